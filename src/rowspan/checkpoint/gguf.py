@@ -1,0 +1,198 @@
+"""GGUF model files, of one part or several, mapped into memory."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rowspan.checkpoint.checkpoint import TensorInfo
+from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_header
+from rowspan.checkpoint.names import TensorKey, key_from_gguf
+from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
+from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES, Scheme
+
+PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor lies: the bytes of a part's mapping from `start` on."""
+
+    data: mmap.mmap
+    start: int
+
+
+class GgufCheckpoint:
+    """A model of one or several GGUF files; see `Checkpoint`.
+
+    paths: the files, in the order of their numbers.
+    file_size: bytes of all of them.
+    unknown_tensors: names that mean nothing to Rowspan; such tensors are neither checked nor readable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, and with it the other parts when its name says that there are some.
+
+        Raises:
+            CheckpointError: a file is damaged, or parts are missing or do not belong together.
+            UnsupportedModelError: a version of GGUF or a tensor type that Rowspan cannot read.
+            UsageError: a file may not be read.
+        """
+        self.paths = part_paths(path)
+        self.file_size = 0
+        self.unknown_tensors: list[str] = []
+        self._metadata: dict[str, Any] = {}
+        self._tensors: dict[TensorKey, TensorInfo] = {}
+        self._places: dict[TensorKey, _Place] = {}
+        names: set[str] = set()
+        for number, part in enumerate(self.paths):
+            data = _map(part)
+            header = read_header(part, data)
+            self._check_part(part, number, header)
+            self.file_size += len(data)
+            self._metadata = {**header.metadata, **self._metadata}  # the first part says most, and has the last word
+            for record in header.tensors:
+                if record.name in names:
+                    raise damaged(part, f"The tensor {record.name[:80]!r} occurs twice.")
+                names.add(record.name)
+                self._add(part, data, record)
+        announced = _integer(path, self._metadata, "split.tensors.count", len(names))
+        if announced != len(names):
+            raise damaged(path, f"{announced} tensors are announced, {len(names)} are there.")
+        self._shapes = {key: info.shape for key, info in self._tensors.items()}
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return self._metadata
+
+    @property
+    def tensors(self) -> Mapping[TensorKey, TensorInfo]:
+        return self._tensors
+
+    @property
+    def shapes(self) -> Mapping[TensorKey, tuple[int, ...]]:
+        return self._shapes
+
+    def read(self, key: TensorKey, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """See `Checkpoint.read`. Always a view of the mapped file, read-only.
+
+        Raises:
+            KeyError: no such tensor (or the checkpoint is closed).
+            ValueError: a slice with a step, or columns that do not fall on block borders.
+        """
+        place, info = self._places[key], self._tensors[key]
+        scheme = SCHEMES[info.scheme]
+        *outer, width = info.shape
+        height = math.prod(outer)
+        first_row, last_row = _bounds(rows, height)
+        first_column, last_column = _bounds(columns, width)
+        if first_column % scheme.block_size or last_column % scheme.block_size:
+            raise ValueError(f"columns {first_column}:{last_column} cut through blocks of {scheme.block_size} elements")
+        blocks = np.frombuffer(place.data, np.uint8, info.nbytes, place.start).reshape(height, -1)
+        return blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
+
+    def close(self) -> None:
+        """Let go of the files. What `read` returned stays valid; the mapping ends with the last of it."""
+        self._places.clear()
+
+    def _check_part(self, part: Path, number: int, header: Header) -> None:
+        count = _integer(part, header.metadata, "split.count", 0) or len(self.paths)  # tools that do not split write 0
+        if count != len(self.paths):
+            raise CheckpointError(
+                f"{part.name} is one of {count} files of a model, but its name does not say so.",
+                why="The parts are found by names of the form NAME-00001-of-00003.gguf.",
+                fix="Put all parts into one folder under their original names.",
+            )
+        claimed = _integer(part, header.metadata, "split.no", number)
+        if claimed != number:
+            raise damaged(part, f"It says that it is part {claimed + 1}.")
+
+    def _add(self, part: Path, data: mmap.mmap, record: TensorRecord) -> None:
+        key = key_from_gguf(record.name)
+        if key is None:
+            self.unknown_tensors.append(record.name)
+            return
+        scheme = _scheme_of(record)
+        if record.shape[-1] % scheme.block_size:
+            raise damaged(
+                part,
+                f"Rows of {record.name} have {record.shape[-1]} elements, {scheme.name} needs {scheme.block_size}s.",
+            )
+        nbytes = math.prod(record.shape) // scheme.block_size * scheme.block_bytes
+        if record.start + nbytes > len(data):
+            end = record.start + nbytes
+            raise damaged(part, f"The tensor {record.name} should end at byte {end}, the file ends at {len(data)}.")
+        self._tensors[key] = TensorInfo(record.shape, scheme.name, nbytes)
+        self._places[key] = _Place(data, record.start)
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """All files of the model that a file belongs to, by its name.
+
+    Raises:
+        CheckpointError: a part is missing; names it.
+    """
+    match = PART_NAME.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    count = int(match["count"])
+    if not 1 <= int(match["number"]) <= count:
+        raise CheckpointError(
+            f"The name {path.name} is not possible.",
+            why="Parts are numbered from 00001 on.",
+            fix="Put all parts into one folder under their original names.",
+        )
+    parts: list[Path] = []
+    for number in range(1, count + 1):
+        part = path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
+        if not part.is_file():
+            raise CheckpointError(
+                f"The model's file {part.name} is missing.",
+                why=f"{path.name} is one of {count} parts.",
+                fix=f"Fetch it into {path.parent}.",
+            )
+        parts.append(part)
+    return tuple(parts)
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError:  # what mmap says of an empty file
+        raise damaged(path, "It is empty.") from None
+    except OSError as error:
+        raise UsageError(f"The model file {path} cannot be opened.", why=f"{error.strerror}.") from error
+
+
+def _integer(part: Path, metadata: Mapping[str, Any], key: str, default: int) -> int:
+    value = metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise damaged(part, f"Its {key} is no integer.")
+    return value
+
+
+def _scheme_of(record: TensorRecord) -> Scheme:
+    scheme = SCHEME_OF_GGML_TYPE.get(record.ggml_type)
+    if scheme is None:
+        name = UNSUPPORTED_GGML_TYPES.get(record.ggml_type, f"number {record.ggml_type}")
+        raise UnsupportedModelError(
+            f"The tensor {record.name} has the type {name}, which is not supported.",
+            why=f"Rowspan reads {', '.join(SCHEMES)}.",
+            fix="Choose another quantization of this model.",
+        )
+    return scheme
+
+
+def _bounds(part: slice, length: int) -> tuple[int, int]:
+    start, stop, step = part.indices(length)
+    if step != 1:
+        raise ValueError(f"a slice with step {step}")
+    return start, max(start, stop)

@@ -1,0 +1,47 @@
+"""What commands share when they speak to people: errors, tables, sizes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from rowspan.errors import RowspanError
+
+_UNLIMITED_WIDTH = 10_000  # a pipe has no edge to wrap at
+
+
+def stderr_console() -> Console:
+    """For everything that is not the command's result."""
+    return Console(stderr=True, soft_wrap=True)
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people, in powers of ten: "98.4 MB"."""
+    return decimal(size)
+
+
+def print_error(error: RowspanError) -> None:
+    """What happened, why, and what to do, on stderr."""
+    console = stderr_console()
+    console.print(Text.assemble(("Error: ", "bold red"), error.what))
+    if error.why:
+        console.print(Text.assemble(("  Why: ", "bold"), error.why))
+    if error.fix:
+        console.print(Text.assemble(("  Fix: ", "bold green"), error.fix))
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout, without frames, so that other programs can read it too."""
+    console = Console(width=None if sys.stdout.isatty() else _UNLIMITED_WIDTH)
+    table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
+    console.print()

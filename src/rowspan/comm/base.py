@@ -1,0 +1,50 @@
+"""What ranks say to each other. Every rank of a plan makes the same calls in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Comm(Protocol):
+    """One rank's connections: to the row group of its stage, and to the stages before and after."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum over the row group; every rank gets the same bits. May change x in place."""
+        ...
+
+    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+        """Join each row rank's columns, (T, widths[row]), to (T, sum(widths)) on row 0; None elsewhere."""
+        ...
+
+    def send_stage(self, x: Tensor) -> None:
+        """Hand hidden states to the next stage."""
+        ...
+
+    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Take hidden states from the previous stage."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SoloComm:
+    """A rank that is alone."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+        return x
+
+    def send_stage(self, x: Tensor) -> None:
+        raise RuntimeError("a lone rank has no next stage")
+
+    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        raise RuntimeError("a lone rank has no previous stage")
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,90 @@
+"""Ranks joined by torch.distributed: gloo between CPU ranks, NCCL (RCCL on ROCm) between cards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rowspan.comm.base import Comm, SoloComm
+from rowspan.plan.split import Plan
+
+PEER_TIMEOUT = timedelta(seconds=120)
+"""How long a rank waits for its peers within a step. The engine notices a dead rank at once and kills the others; this
+only bounds what happens when the engine itself is gone."""
+
+
+def connect(plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> Comm:
+    """Join the other ranks of the plan, which all name the same, not yet existing, `meeting_file`."""
+    if len(plan.shards) == 1:
+        return SoloComm()
+    return DistributedComm(plan, rank, meeting_file, device)
+
+
+class DistributedComm:
+    """See `rowspan.comm.base.Comm`. Between stages the row-0 ranks talk; row 0 then tells its group."""
+
+    def __init__(self, plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> None:
+        # All ranks are on this host: without this gloo binds to whatever address the host's name resolves to, and
+        # fails where it resolves to none.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            backend="gloo" if device.type == "cpu" else "nccl",
+            store=dist.FileStore(str(meeting_file), len(plan.shards)),
+            rank=rank,
+            world_size=len(plan.shards),
+            timeout=PEER_TIMEOUT,
+        )
+        me = plan.shards[rank]
+        members = {stage: [shard.rank for shard in plan.stage(stage)] for stage in range(plan.n_stages)}
+        groups = {stage: dist.new_group(ranks) for stage, ranks in members.items() if len(ranks) > 1}
+        self._rank = rank
+        self._members = members[me.stage]
+        self._group = groups.get(me.stage)
+        self._next = members[me.stage + 1][0] if me.stage + 1 < plan.n_stages else None
+        self._previous = members[me.stage - 1][0] if me.stage else None
+        self._device = device
+
+    @property
+    def _leads(self) -> bool:
+        return self._rank == self._members[0]
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        if self._group is not None:
+            dist.all_reduce(x, group=self._group)
+        return x
+
+    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+        if self._group is None:
+            return x
+        if not self._leads:
+            dist.send(x.contiguous(), self._members[0])
+            return None
+        parts = [x]
+        for peer, width in zip(self._members[1:], widths[1:], strict=True):
+            part = x.new_empty(x.shape[0], width)
+            dist.recv(part, peer)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def send_stage(self, x: Tensor) -> None:
+        if self._leads:
+            assert self._next is not None, "the last stage has none after it"
+            dist.send(x.contiguous(), self._next)
+
+    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        x = torch.empty(shape, dtype=dtype, device=self._device)
+        if self._leads:
+            assert self._previous is not None, "the first stage has none before it"
+            dist.recv(x, self._previous)
+        if self._group is not None:
+            dist.broadcast(x, self._members[0], group=self._group)
+        return x
+
+    def close(self) -> None:
+        dist.destroy_process_group()

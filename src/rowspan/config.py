@@ -1,0 +1,79 @@
+"""Settings: the only home of defaults and environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from rowspan.plan.device import Device
+from rowspan.plan.split import SplitMode
+
+DTYPES = ("float32", "bfloat16", "float16")
+CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # llama.cpp's names → torch's
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Where models come from and where they are kept.
+
+    cache: folder of downloaded models (ROWSPAN_CACHE; else the platform's cache folder).
+    modelscope_endpoint: base address of ModelScope's API (MODELSCOPE_DOMAIN: a host name, or an address).
+    huggingface_endpoint, huggingface_cache: None leaves the choice to huggingface_hub, which reads HF_ENDPOINT,
+        HF_HOME and HF_HUB_CACHE itself.
+    attempts: how often in a row a download may fail without a byte of progress.
+    retry_delay: seconds before the second attempt; doubles with every further one.
+    """
+
+    cache: Path
+    modelscope_endpoint: str = "https://modelscope.cn"
+    huggingface_endpoint: str | None = None
+    huggingface_cache: Path | None = None
+    attempts: int = 5
+    retry_delay: float = 1.0
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> HubConfig:
+        """Settings as the environment asks for them."""
+        cache = environment.get("ROWSPAN_CACHE")
+        domain = environment.get("MODELSCOPE_DOMAIN")
+        endpoint = domain if domain and "://" in domain else f"https://{domain}" if domain else cls.modelscope_endpoint
+        return cls(
+            cache=Path(cache).expanduser() if cache else platformdirs.user_cache_path("rowspan", appauthor=False),
+            modelscope_endpoint=endpoint.rstrip("/"),
+        )
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run one model. Option names in brackets are the command line's."""
+
+    model_path: Path
+    devices: tuple[Device, ...] = (Device("cpu", 0),)  # [--devices]
+    split_mode: SplitMode = SplitMode.LAYER  # [-sm]
+    tensor_split: tuple[float, ...] | None = None  # [-ts] None: equal shares
+    main_gpu: int = 0  # [-mg] the device that split mode `none` uses
+    context_size: int | None = None  # [-c] tokens of one request, prompt and answer; None: the model's, as far as memory lasts
+    parallel: int = 16  # [-np] requests that run at once; more wait
+    token_budget: int = 512  # [-ub] tokens computed in one step
+    block_size: int = 32  # positions in a cache block
+    cache_tokens: int | None = None  # [--cache-tokens] positions in the whole cache; None: as many as useful and safe
+    cache_type_k: str | None = None  # [-ctk] None: like dtype
+    cache_type_v: str | None = None  # [-ctv]
+    dtype: str = "float32"  # [--dtype] of weights and activations
+    threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
+    prefix_reuse: bool = True  # [--no-prefix-reuse]
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where and for whom to serve."""
+
+    host: str = "127.0.0.1"  # [--host]
+    port: int = 8000  # [--port]
+    api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
+    max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
+    drain_seconds: float = 30.0  # [--drain-seconds] how long SIGTERM lets running requests finish

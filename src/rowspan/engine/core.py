@@ -1,0 +1,202 @@
+"""The engine's loop: one thread that schedules, has the workers compute, and hands out tokens."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import count
+
+from rowspan.engine.group import WorkerGroup
+from rowspan.engine.open import Blueprint
+from rowspan.errors import EngineError, RowspanError, UsageError
+from rowspan.kvcache.blocks import BlockManager
+from rowspan.scheduler.batch import TokenEvent
+from rowspan.scheduler.request import Request, SamplingParams
+from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
+
+log = logging.getLogger(__name__)
+
+EventSink = Callable[[TokenEvent | RowspanError], None]
+"""Gets a request's events, then nothing more after one with a finish reason, or after an error. Called on the engine's
+thread: it must return at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    request: Request
+    sink: EventSink
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    seq_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _AskStats:
+    answer: Future[SchedulerStats]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    drain: bool
+
+
+class EngineCore:
+    """Requests in, tokens out. Its methods may be called from any thread."""
+
+    def __init__(self, blueprint: Blueprint, on_progress: Callable[[int], None] = lambda nbytes: None) -> None:
+        """Start the workers and the loop.
+
+        Raises:
+            EngineError: a worker could not load.
+        """
+        config = blueprint.config
+        self._blueprint = blueprint
+        self._scheduler = Scheduler(
+            BlockManager(blueprint.cache.n_blocks, config.block_size),
+            max_sequences=config.parallel,
+            token_budget=config.token_budget,
+            context_length=blueprint.cache.context_size,
+            prefix_reuse=config.prefix_reuse,
+        )
+        self.context_size = self._scheduler.context_length
+        self._vocab_size = blueprint.spec.vocab_size
+        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), on_progress)
+        self.ready = self._group.ready
+        self._sinks: dict[int, EventSink] = {}
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
+        self._ids = count()
+        self._closed = False
+        self._draining = False
+        self._thread = threading.Thread(target=self._loop, name="rowspan-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, tokens: Sequence[int], params: SamplingParams, sink: EventSink) -> int:
+        """Queue a request; its tokens, or the reason it was refused, arrive at `sink`.
+
+        Raises:
+            UsageError: a token that is not in the vocabulary.
+            EngineError: the engine is closed.
+        """
+        if any(not 0 <= token < self._vocab_size for token in tokens):
+            raise UsageError(
+                "The prompt holds a token id that the model does not have.",
+                why=f"Its vocabulary is 0 to {self._vocab_size - 1}.",
+                fix="Check that the tokenizer belongs to this model.",
+            )
+        if self._closed:
+            raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
+        seq_id = next(self._ids)
+        seeded = params if params.seed is not None else replace(params, seed=secrets.randbits(63))
+        self._inbox.put(_Submit(Request(seq_id, list(tokens), seeded), sink))
+        return seq_id
+
+    def cancel(self, seq_id: int) -> None:
+        """End a request and free its cache blocks; its sink hears nothing more. Unknown ids are ignored."""
+        self._inbox.put(_Cancel(seq_id))
+
+    def stats(self) -> SchedulerStats:
+        if self._closed:
+            raise EngineError("The engine is shutting down.")
+        answer: Future[SchedulerStats] = Future()
+        self._inbox.put(_AskStats(answer))
+        return answer.result(timeout=60)
+
+    def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Stop taking requests, let running ones finish for so long, then end the workers."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(_Stop(drain=drain_seconds > 0))
+            self._thread.join(drain_seconds or None)
+            if self._thread.is_alive():
+                self._inbox.put(_Stop(drain=False))
+                self._thread.join()
+
+    def _loop(self) -> None:
+        try:
+            while self._take_commands():
+                self._step()
+        finally:
+            self._closed = True
+            self._refuse_all(EngineError("The engine was shut down.", fix="Send the request again in a moment."))
+            if self._group is not None:
+                self._group.close()
+
+    def _take_commands(self) -> bool:
+        """Carry out what callers asked for; wait for it when there is nothing to compute. False: time to end."""
+        while True:
+            if self._draining and not self._scheduler.busy:
+                return False
+            try:
+                command = self._inbox.get(block=not self._scheduler.busy)
+            except queue.Empty:
+                return True
+            match command:
+                case _Submit(request, sink):
+                    self._admit(request, sink)
+                case _Cancel(seq_id):
+                    self._scheduler.cancel(seq_id)
+                    self._sinks.pop(seq_id, None)
+                case _AskStats(answer):
+                    answer.set_result(self._scheduler.stats())
+                case _Stop(drain):
+                    self._draining = True
+                    if not drain:
+                        return False
+
+    def _admit(self, request: Request, sink: EventSink) -> None:
+        try:
+            self._scheduler.add(request)
+        except RowspanError as error:
+            sink(error)
+        else:
+            self._sinks[request.seq_id] = sink
+
+    def _step(self) -> None:
+        plan = self._scheduler.step()
+        if plan is None:
+            return
+        try:
+            if self._group is None:
+                self._group = WorkerGroup(self._blueprint.setups())
+            result = self._group.run(plan)
+        except RowspanError as error:
+            self._lose_workers(error)
+            return
+        for event in self._scheduler.finish_step(result):
+            sink = self._sinks[event.seq_id]
+            if event.finish is not None:
+                del self._sinks[event.seq_id]
+            sink(event)
+
+    def _lose_workers(self, error: RowspanError) -> None:
+        """Tell everyone; the next request starts the workers anew."""
+        log.error("%s", error)
+        if self._group is not None:
+            self._group.close()
+        self._group = None
+        self._scheduler.abort_all()
+        self._fail_all(error)
+
+    def _refuse_all(self, error: RowspanError) -> None:
+        """Leave nobody waiting for an answer."""
+        self._fail_all(error)
+        while not self._inbox.empty():
+            match self._inbox.get():
+                case _Submit(_, sink):
+                    sink(error)
+                case _AskStats(answer):
+                    answer.set_exception(error)
+
+    def _fail_all(self, error: RowspanError) -> None:
+        for sink in self._sinks.values():
+            sink(error)
+        self._sinks.clear()
+
+

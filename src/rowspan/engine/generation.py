@@ -1,0 +1,74 @@
+"""One request's answer as text: token events in, pieces of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rowspan.scheduler.batch import SampledToken, TokenEvent
+from rowspan.scheduler.request import FinishReason, SamplingParams
+from rowspan.text.detokenizer import Detokenizer
+from rowspan.text.stop import StopMatcher
+from rowspan.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as people read it; `raw` are its exact bytes, which may be part of a character."""
+
+    token: int
+    raw: bytes
+    logprob: float | None = None
+    top: tuple[tuple[int, bytes, float], ...] = ()  # id, bytes, log-probability of the likeliest tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New text of an answer. Text may lag behind the tokens: half a character, or what may begin a stop string, is
+    held back."""
+
+    text: str
+    tokens: tuple[TokenText, ...]
+    generated: int  # tokens so far, a stop token included
+    finish: FinishReason | None = None
+    cached: int = 0  # prompt tokens whose cache entries were reused
+
+
+class Generation:
+    """Turns one request's token events into pieces of text."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, params: SamplingParams, stops: Sequence[str], *, continuation: bool
+    ) -> None:
+        """
+        Raises:
+            UsageError: a stop string is empty.
+        """
+        self._tokenizer = tokenizer
+        self._stop_tokens = frozenset() if params.ignore_eos else params.stop_tokens
+        self._detokenizer = Detokenizer(tokenizer, continuation=continuation)
+        self._matcher = StopMatcher(stops)
+        self._generated = 0
+
+    def advance(self, event: TokenEvent) -> Piece:
+        """The next piece. A finish before the event's own means that a stop string was hit: cancel the request."""
+        sampled, finish = event.sampled, event.finish
+        text, tokens = "", ()
+        if sampled is not None:
+            self._generated += 1
+            if sampled.token not in self._stop_tokens:
+                tokens = (self._spell(sampled),)
+                text, stopped = self._matcher.push(self._detokenizer.push(sampled.token))
+                if stopped:
+                    finish = FinishReason.STOP
+        if finish is not None:
+            rest, _ = self._matcher.push(self._detokenizer.finish())
+            text += rest + self._matcher.finish()
+        return Piece(text, tokens, self._generated, finish, event.cached)
+
+    def _spell(self, sampled: SampledToken) -> TokenText:
+        def raw(token: int) -> bytes:
+            return self._tokenizer.token_bytes(token, special=True)
+
+        top = tuple((token, raw(token), logprob) for token, logprob in sampled.top)
+        return TokenText(sampled.token, raw(sampled.token), sampled.logprob, top)

@@ -1,0 +1,125 @@
+"""From a configuration to everything decided before a worker starts: shape, split, cache size, cores."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rowspan.checkpoint.checkpoint import Checkpoint
+from rowspan.checkpoint.open import open_checkpoint
+from rowspan.config import CACHE_TYPES, EngineConfig
+from rowspan.errors import UnsupportedModelError, UsageError
+from rowspan.model.spec import ModelSpec
+from rowspan.plan.fit import CacheSize, ShardBytes, shard_bytes, size_cache
+from rowspan.plan.split import Plan, split
+from rowspan.worker.messages import WorkerSetup
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What will run where."""
+
+    config: EngineConfig
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    plan: Plan
+    sizes: tuple[ShardBytes, ...]  # by rank
+    cache: CacheSize
+    cache_dtypes: tuple[str, str]
+
+    def setups(self) -> list[WorkerSetup]:
+        return [
+            WorkerSetup(
+                rank=shard.rank,
+                plan=self.plan,
+                model_path=self.config.model_path,
+                dtype=self.config.dtype,
+                cache_dtypes=self.cache_dtypes,
+                n_blocks=self.cache.n_blocks,
+                block_size=self.config.block_size,
+                context_size=self.cache.context_size,
+                cores=cores,
+                threads=threads,
+                meeting_file=Path(),
+            )
+            for shard, (cores, threads) in zip(self.plan.shards, _share_cores(self.plan, self.config), strict=True)
+        ]
+
+
+def draw_up(config: EngineConfig) -> Blueprint:
+    """Read the model's header and decide.
+
+    Raises:
+        RowspanError: no such file, a damaged file, an unknown architecture, an impossible split, too little memory.
+    """
+    checkpoint = open_checkpoint(config.model_path)
+    if checkpoint.unknown_tensors:
+        raise UnsupportedModelError(
+            f"{config.model_path.name} holds tensors Rowspan does not know.",
+            why=f"Leaving out {', '.join(checkpoint.unknown_tensors[:3])} would silently change the model's answers.",
+            fix="Choose a plain llama, mistral, qwen2 or qwen3 model.",
+        )
+    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    plan = split(
+        spec, checkpoint.tensors, config.devices, config.split_mode, config.tensor_split, config.main_gpu
+    )
+    cache_dtypes = (
+        _cache_dtype(config.cache_type_k, config.dtype, "--cache-type-k"),
+        _cache_dtype(config.cache_type_v, config.dtype, "--cache-type-v"),
+    )
+    sizes = tuple(shard_bytes(plan, shard, checkpoint.tensors, config.dtype, cache_dtypes) for shard in plan.shards)
+    return Blueprint(config, checkpoint, spec, plan, sizes, _size_cache(config, spec, plan, sizes), cache_dtypes)
+
+
+def _cache_dtype(name: str | None, dtype: str, option: str) -> str:
+    if name is None:
+        return dtype
+    if name not in CACHE_TYPES:
+        raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
+    return CACHE_TYPES[name]
+
+
+def _size_cache(config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...]) -> CacheSize:
+    if config.context_size is not None and config.context_size > spec.context_length:
+        raise UsageError(
+            f"--ctx-size {config.context_size} is more than {spec.name} was made for.",
+            why=f"Its context is {spec.context_length} tokens; beyond that answers turn to noise.",
+            fix=f"Use --ctx-size {spec.context_length} or less.",
+        )
+    if config.context_size is not None and config.context_size < config.block_size:
+        raise UsageError(
+            f"--ctx-size {config.context_size} is too small.", fix=f"Use at least {config.block_size} tokens."
+        )
+    in_ram = [size for shard, size in zip(plan.shards, sizes, strict=True) if shard.device.kind == "cpu"]
+    free = psutil.virtual_memory().available - sum(size.weights for size in in_ram)
+    return size_cache(
+        spec,
+        context_size=config.context_size,
+        cache_tokens=config.cache_tokens,
+        parallel=config.parallel,
+        block_size=config.block_size,
+        bytes_per_token=sum(size.cache_per_token for size in in_ram),
+        free_bytes=free if in_ram else None,
+    )
+
+
+def _share_cores(plan: Plan, config: EngineConfig) -> list[tuple[tuple[int, ...], int]]:
+    """Cores and threads of each rank: CPU ranks get disjoint, equal sets of the cores this process may use. With fewer
+    cores than ranks, or one rank only, the system places the threads."""
+    allowed = sorted(os.sched_getaffinity(0))
+    cpu_ranks = [shard.rank for shard in plan.shards if shard.device.kind == "cpu"]
+    threads = max(1, (config.threads or len(allowed)) // max(1, len(cpu_ranks)))
+    shares: list[tuple[tuple[int, ...], int]] = []
+    for shard in plan.shards:
+        if shard.rank not in cpu_ranks:
+            shares.append(((), 1))
+        elif len(cpu_ranks) == 1 or len(cpu_ranks) > len(allowed):
+            shares.append(((), threads))
+        else:
+            each = len(allowed) // len(cpu_ranks)
+            place = cpu_ranks.index(shard.rank)
+            shares.append((tuple(allowed[place * each : (place + 1) * each]), threads))
+    return shares

@@ -1,0 +1,76 @@
+"""Models of ModelScope's public repositories, over its plain HTTP API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from rowspan.config import HubConfig
+from rowspan.errors import DownloadError
+from rowspan.hub.cache import Cache
+from rowspan.hub.gguf_files import choose, pick
+from rowspan.hub.progress import ProgressSink
+
+_REVISION = "master"
+
+
+@dataclass(frozen=True)
+class ModelScope:
+    """One model of a repository `org/name`. `choice`: see `gguf_files.pick`."""
+
+    repo: str
+    choice: str | None = None
+    kind = "ModelScope"
+
+    def __str__(self) -> str:
+        return f"ms:{self.repo}:{self.choice}" if self.choice else f"ms:{self.repo}"
+
+    def locate(self, config: HubConfig) -> list[Path] | None:
+        cache = Cache(config.cache)
+        folder = self._path(cache)
+        files = [path for path in folder.rglob("*.gguf") if cache.record(path) is not None]
+        names = pick([path.relative_to(folder).as_posix() for path in files], self.choice)
+        return [folder / name for name in names] if names else None
+
+    def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
+        from rowspan.hub.download import Remote, download  # httpx is slow to import
+
+        cache = Cache(config.cache)
+        api = f"{config.modelscope_endpoint}/api/v1/models/{self.repo}/repo"
+        hashes = self._list(api)
+        names = choose(list(hashes), self.choice, where=f"ms:{self.repo}")
+        paths = [self._path(cache, *name.split("/")) for name in names]
+        for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
+            part_label = f"{label} ({number}/{len(names)})" if len(names) > 1 else label
+            address = f"{api}?{urlencode({'Revision': _REVISION, 'FilePath': name})}"
+            remote = Remote(address, source=f"ms:{self.repo}:{name}", sha256=hashes[name])
+            download(remote, path, cache, config, label=part_label, progress=progress)
+        return paths
+
+    def _path(self, cache: Cache, *parts: str) -> Path:
+        return cache.path("modelscope", *self.repo.split("/"), *parts)
+
+    def _list(self, api: str) -> dict[str, str | None]:
+        """Names of the repository's files, each with its SHA-256 where ModelScope tells it."""
+        import httpx
+
+        from rowspan.hub.download import client, refusal, unreachable
+
+        try:
+            with client() as connection:
+                response = connection.get(f"{api}/files", params={"Revision": _REVISION, "Recursive": "true"})
+        except httpx.HTTPError as error:
+            raise unreachable(api, str(error)) from error
+        if not response.is_success:
+            raise refusal(response)
+        try:
+            files: list[dict[str, Any]] = response.json()["Data"]["Files"]
+            return {file["Path"]: file.get("Sha256") or None for file in files if file.get("Type") != "tree"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DownloadError(
+                f"ModelScope's answer about {self.repo} could not be understood.",
+                why=response.text[:200],
+                fix="Try again later, or fetch the file by its address.",
+            ) from error

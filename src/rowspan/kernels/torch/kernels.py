@@ -1,0 +1,55 @@
+"""The ops in plain torch, for any device torch supports: the oracle of all others."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rowspan.kernels.ops import LayerCache, RawRows, RopeTable, StepInputs
+from rowspan.kernels.torch import attention as paged
+from rowspan.kernels.torch import linear as dense
+from rowspan.quant.dequantize import dequantize
+
+
+class TorchKernels:
+    """See `rowspan.kernels.ops.Kernels` for shapes."""
+
+    def pack(self, weight: Tensor) -> dense.DenseWeight | dense.OnednnWeight:
+        return dense.pack(weight)
+
+    def embedding(self, tokens: Tensor, table: RawRows, first_row: int, dtype: torch.dtype) -> Tensor:
+        local = (tokens - first_row).to(table.blocks.device)
+        inside = (local >= 0) & (local < table.blocks.shape[0])
+        rows = torch.zeros(tokens.shape[0], table.columns)
+        rows[inside] = dequantize(table.scheme, table.blocks[local[inside]])
+        return rows.to(device=tokens.device, dtype=dtype)
+
+    def linear(self, x: Tensor, weight: dense.DenseWeight | dense.OnednnWeight, bias: Tensor | None = None) -> Tensor:
+        return dense.linear(x, weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return (wide * scale * weight).to(x.dtype)
+
+    def rope(self, x: Tensor, positions: Tensor, table: RopeTable) -> Tensor:
+        half = table.cos.shape[1]
+        cos, sin = table.cos[positions][:, None], table.sin[positions][:, None]
+        turned, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
+        if table.interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+        else:
+            a, b = turned[..., :half], turned[..., half:]
+            turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+        return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+    def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        paged.write_cache(cache, slots, k, v)
+
+    def attention(self, q: Tensor, cache: LayerCache, inputs: StepInputs, window: int | None) -> Tensor:
+        return paged.attention(q, cache, inputs, window)
+
+    def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate).mul_(up)

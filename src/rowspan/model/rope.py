@@ -1,0 +1,46 @@
+"""The angles of rotary position embeddings, every scaling folded into one table."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rowspan.kernels.ops import RopeTable
+from rowspan.model.spec import RopeSpec
+
+
+def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: Tensor | None, device: torch.device) -> RopeTable:
+    """Angles of positions 0 … n_positions - 1, worked out in float64.
+
+    freq_divisors: one per pair, from the tensor `rope_freqs` (Llama-3 scaling).
+    """
+    pairs = torch.arange(spec.dim // 2, dtype=torch.float64)
+    frequencies = spec.base ** (-2.0 * pairs / spec.dim)
+    if freq_divisors is not None:
+        frequencies = frequencies / freq_divisors.double()
+    magnitude = spec.yarn_attn_factor if spec.scaling == "yarn" else 1.0
+    if spec.scaling == "linear":
+        frequencies = frequencies / spec.factor
+    elif spec.scaling == "yarn":
+        kept = _yarn_kept(spec, pairs)
+        frequencies = frequencies * kept + frequencies / spec.factor * (1 - kept)
+        if spec.yarn_ext_factor:
+            magnitude *= 1.0 + 0.1 * math.log(spec.factor)
+    angles = torch.outer(torch.arange(n_positions, dtype=torch.float64), frequencies)
+    cos, sin = (angles.cos() * magnitude).float(), (angles.sin() * magnitude).float()
+    return RopeTable(cos.to(device), sin.to(device), spec.interleaved)
+
+
+def _yarn_kept(spec: RopeSpec, pairs: Tensor) -> Tensor:
+    """How much of each frequency stays unscaled (Peng et al. 2023, section 3.2): all of the fast ones, which turn
+    more than beta_fast times within the original context, none of the slow ones, and a ramp between."""
+
+    def pair_turning(turns: float) -> float:
+        return spec.dim * math.log(spec.original_context / (turns * 2 * math.pi)) / (2 * math.log(spec.base))
+
+    low = max(0, math.floor(pair_turning(spec.yarn_beta_fast)))
+    high = min(spec.dim - 1, math.ceil(pair_turning(spec.yarn_beta_slow)))
+    ramp = ((pairs - low) / max(0.001, high - low)).clamp(0, 1)
+    return (1 - ramp) * spec.yarn_ext_factor

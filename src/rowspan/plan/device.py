@@ -1,0 +1,53 @@
+"""Names of devices: `cpu:0`, `cuda:1`. A `cpu:N` is an equal share of the machine's cores; ROCm cards are `cuda:N`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rowspan.errors import UsageError
+
+
+@dataclass(frozen=True, order=True)
+class Device:
+    kind: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+
+def parse_devices(text: str) -> tuple[Device, ...]:
+    """Read a comma list such as "cpu:0,cpu:1"; "cpu" alone means "cpu:0".
+
+    Raises:
+        UsageError: a name that is no device, or one named twice.
+    """
+    devices = []
+    for name in text.split(","):
+        match = re.fullmatch(r"(cpu|cuda)(?::(\d{1,4}))?", name.strip())
+        if match is None:
+            raise UsageError(
+                f"{name.strip()!r} is not a device.",
+                why="Devices are written cpu:0, cpu:1, cuda:0 and so on.",
+                fix="Give a comma list such as --devices cpu:0,cpu:1.",
+            )
+        device = Device(match[1], int(match[2] or 0))
+        if device in devices:
+            raise UsageError(f"Device {device} is named twice.", fix="Name every device once.")
+        devices.append(device)
+    return tuple(devices)
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Read a `--tensor-split` comma list such as "3,1".
+
+    Raises:
+        UsageError: a part that is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--tensor-split {text!r} is not a list of numbers.", fix="Give one share per device, such as 3,1."
+        ) from None

@@ -1,0 +1,97 @@
+"""Bytes: what the cache and the weights of a plan take, and how large a cache fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rowspan.checkpoint.checkpoint import TensorInfo
+from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.errors import OutOfMemoryError
+from rowspan.model.spec import ModelSpec
+from rowspan.plan.split import Plan, Shard
+from rowspan.quant.scheme import SCHEMES
+
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
+
+BLIND_TOKENS = 65536  # cache positions where free memory is not known before a card is opened
+
+
+@dataclass(frozen=True)
+class ShardBytes:
+    """What one rank holds."""
+
+    file: int  # bytes of the model file it reads
+    weights: int  # in memory, unpacked to the engine's dtype
+    cache_per_token: int
+
+
+def shard_bytes(
+    plan: Plan,
+    shard: Shard,
+    tensors: Mapping[TensorKey, TensorInfo],
+    dtype: str,
+    cache_dtypes: tuple[str, str],
+) -> ShardBytes:
+    """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight."""
+    file = weights = 0
+    is_last = shard.stage == plan.n_stages - 1
+    for key, info in tensors.items():
+        cut = plan.cut(key, shard)
+        if cut is None:
+            continue
+        matrix = len(info.shape) == 2
+        columns = len(cut.columns) if matrix else 1
+        scheme = SCHEMES[info.scheme]
+        file += len(cut.rows) * columns * scheme.block_bytes // scheme.block_size
+        looked_up_only = key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings)
+        if not looked_up_only:
+            weights += len(cut.rows) * columns * (DTYPE_BYTES[dtype] if matrix else 4)
+    head_bytes = len(shard.kv_heads) * plan.spec.head_dim
+    per_token = len(shard.layers) * head_bytes * sum(DTYPE_BYTES[cache_dtype] for cache_dtype in cache_dtypes)
+    return ShardBytes(file, weights, per_token)
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    context_size: int  # tokens of one request
+    n_blocks: int
+
+
+def size_cache(
+    spec: ModelSpec,
+    *,
+    context_size: int | None,
+    cache_tokens: int | None,
+    parallel: int,
+    block_size: int,
+    bytes_per_token: int,
+    free_bytes: int | None,
+) -> CacheSize:
+    """Choose context and cache size: what was asked for, else the model's context for every parallel request, as far
+    as memory lasts.
+
+    Args:
+        bytes_per_token: of all ranks together that share the memory.
+        free_bytes: memory left once the weights are loaded; None: unknown, trust the request.
+
+    Raises:
+        OutOfMemoryError: not even one request of the context asked for fits.
+    """
+    affordable = BLIND_TOKENS
+    if free_bytes is not None:
+        affordable = int(max(0, free_bytes) * CACHE_SHARE / max(1, bytes_per_token))
+    if context_size is None:
+        context = min(spec.context_length, cache_tokens or spec.context_length, affordable)
+    else:
+        context = context_size
+    tokens = cache_tokens if cache_tokens is not None else min(parallel * context, max(affordable, context))
+    needed = max(context, tokens)
+    if context < block_size or (free_bytes is not None and needed * bytes_per_token > free_bytes):
+        raise OutOfMemoryError(
+            f"A cache of {needed} tokens needs {needed * bytes_per_token / 2**30:.1f} GiB.",
+            why=f"{max(0, free_bytes or 0) / 2**30:.1f} GiB are left beside the weights.",
+            fix="Use a smaller --ctx-size, --cache-type-k f16 --cache-type-v f16, or a smaller model.",
+        )
+    return CacheSize(context, max(1, -(-tokens // block_size)))

@@ -1,0 +1,61 @@
+"""What a caller asks for (`SamplingParams`) and what the scheduler remembers of it (`Request`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens, and when to stop.
+
+    Order of the steps (that of llama.cpp's default chain): logit_bias, penalties, top_k, top_p, min_p, temperature.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0  # 0 = greedy
+    top_k: int = 0  # 0 = off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64  # tokens the repeat penalty looks back on; -1 = all of them
+    frequency_penalty: float = 0.0  # counts generated tokens only, as OpenAI and vLLM do
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None  # None: a fresh one for every request
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_eos: bool = False  # do not stop at stop_tokens
+    logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # a stop token or stop string
+    LENGTH = "length"  # max_tokens, or the end of the context
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence, catching up: `computed` of `tokens` have their keys and values in the cache."""
+
+    seq_id: int
+    tokens: list[int]  # prompt, then what was generated
+    params: SamplingParams
+    prompt_length: int = 0
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    in_flight: bool = False  # part of a step whose result is not back yet
+    cached: int = 0  # tokens whose cache entries were reused when the request was first admitted
+    introduced: bool = False  # the workers know its tokens and parameters
+    identities: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
+    preemptions: int = 0  # times it lost its blocks to an older request
+
+    def __post_init__(self) -> None:
+        self.prompt_length = self.prompt_length or len(self.tokens)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_length

@@ -1,0 +1,310 @@
+"""Token-budget continuous batching: decides which tokens of which requests the next step computes.
+
+There is no prefill or decode phase. A request has `computed` of its `len(tokens)` known tokens in the cache and is
+catching up; when it has caught up, a token is sampled, and it is one behind again.
+
+All requests form one queue in order of arrival. Its first part is running (owns cache blocks), the rest is waiting, and
+the border moves both ways: admission takes the first of the waiting, preemption gives back the last of the running.
+So no request is ever overtaken, the oldest always gets what it needs, and every request finishes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from rowspan.errors import ContextOverflowError, UsageError
+from rowspan.kvcache.blocks import BlockManager
+from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.request import FinishReason, Request
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStats:
+    """A snapshot. The last four are totals since the start."""
+
+    running: int  # requests that own cache blocks
+    waiting: int  # requests that do not
+    blocks_total: int
+    blocks_used: int  # owned by a running request
+    blocks_cached: int  # not owned, content still reusable
+    prompt_tokens: int  # of admitted requests
+    prefix_hits: int  # those of them that were found in the cache
+    generated_tokens: int
+    preemptions: int
+
+
+class Scheduler:
+    """Plans steps and digests their results. Several plans may be in flight; a request is part of one at a time."""
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        max_sequences: int,
+        token_budget: int,
+        context_length: int,
+        prefix_reuse: bool = True,
+    ) -> None:
+        """
+        Args:
+            blocks: the cache this scheduler owns.
+            max_sequences: requests that may run at the same time.
+            token_budget: tokens computed in one step at most.
+            context_length: tokens of prompt and answer together at most; no more than the cache holds in any case.
+            prefix_reuse: let requests share the cache entries of equal beginnings.
+
+        Raises:
+            UsageError: the limits contradict each other.
+        """
+        least = max_sequences + blocks.block_size
+        if max_sequences < 1 or token_budget < least:
+            # A prompt advances by whole blocks, and must be able to while all the others decode.
+            raise UsageError(
+                f"A step of {token_budget} tokens is too small for {max_sequences} parallel requests.",
+                why=f"It takes a token of each and one cache block of {blocks.block_size} tokens, {least} in all.",
+                fix=f"Allow at least one parallel request and at least {least} tokens a step.",
+            )
+        self.context_length = min(context_length, blocks.n_blocks * blocks.block_size)
+        self._blocks = blocks
+        self._max_sequences = max_sequences
+        self._token_budget = token_budget
+        self._prefix_reuse = prefix_reuse
+        self._requests: dict[int, Request] = {}  # running and waiting
+        self._running: list[Request] = []
+        self._waiting: deque[Request] = deque()
+        self._in_flight: dict[int, list[tuple[Request, int]]] = {}  # plan number → its requests, and how far they get
+        self._forget: list[int] = []  # introduced to the workers, ended since
+        self._next_number = 0
+        self._prompt_tokens = self._prefix_hits = self._generated_tokens = self._preemptions = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            ContextOverflowError: its prompt leaves no room for an answer.
+            UsageError: its prompt is empty, or it asks for no tokens at all.
+            ValueError: its seq_id is in use.
+        """
+        if request.seq_id in self._requests:
+            raise ValueError(f"sequence {request.seq_id} is not finished")
+        if request.params.max_tokens < 1:
+            raise UsageError(
+                f"max_tokens is {request.params.max_tokens}.",
+                why="An answer has at least one token.",
+                fix="Ask for one token or more.",
+            )
+        if not request.tokens:
+            raise UsageError("The prompt is empty.", fix="Send at least one token.")
+        if len(request.tokens) >= self.context_length:
+            raise ContextOverflowError(
+                f"The prompt has {len(request.tokens)} tokens; the context holds {self.context_length}.",
+                why="Prompt and answer share the context, and an answer takes at least one token.",
+                fix="Shorten the prompt, or start with a larger --ctx-size.",
+            )
+        self._requests[request.seq_id] = request
+        self._waiting.append(request)
+
+    def step(self) -> StepPlan | None:
+        """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""
+        draft = _Draft(self._token_budget, self._blocks)
+        self._plan_decodes(draft)
+        self._plan_prefills(draft)
+        self._admit(draft)
+        if not draft.chunks:
+            return None
+        plan = StepPlan(self._next_number, tuple(draft.chunks), tuple(draft.new), tuple(self._forget))
+        self._next_number += 1
+        self._in_flight[plan.number] = draft.ends
+        self._forget = []
+        return plan
+
+    def finish_step(self, result: StepResult) -> list[TokenEvent]:
+        """Take in what a step computed. The events come in the order of the plan's chunks; a request that finishes
+        has lost its blocks when this returns. Results of cancelled requests and of aborted steps are dropped."""
+        sampled = {token.seq_id: token for token in result.sampled}
+        events = []
+        for request, end in self._in_flight.pop(result.number, ()):
+            if self._requests.get(request.seq_id) is not request:
+                continue  # cancelled; its blocks may hold another sequence by now, so they must not be committed
+            request.in_flight = False
+            if self._prefix_reuse:
+                self._blocks.commit(request.tokens, request.identities, request.blocks, request.computed, end)
+            request.computed = end
+            if end == len(request.tokens):
+                events.append(self._append(request, sampled[request.seq_id]))
+        return events
+
+    def cancel(self, seq_id: int) -> bool:
+        """Drop a request and free its blocks at once, even in the middle of a step: the workers run plans in order,
+        so a freed block is only overwritten after that step. False if there is no such request (any more)."""
+        request = self._requests.get(seq_id)
+        if request is None:
+            return False
+        if request.blocks:
+            self._running.remove(request)
+        else:
+            self._waiting.remove(request)
+        self._end(request)
+        return True
+
+    def abort_all(self) -> list[int]:
+        """Drop every request and the cache's content, because the workers lost it and know no sequence any more.
+
+        Returns:
+            The dropped requests' ids, in order of arrival.
+        """
+        aborted = list(self._requests)
+        self._requests.clear()
+        self._running.clear()
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._forget.clear()
+        self._blocks.clear()
+        return aborted
+
+    def stats(self) -> SchedulerStats:
+        """How full it is, and what it did so far."""
+        return SchedulerStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            blocks_total=self._blocks.n_blocks,
+            blocks_used=self._blocks.used_blocks,
+            blocks_cached=self._blocks.reusable_blocks,
+            prompt_tokens=self._prompt_tokens,
+            prefix_hits=self._prefix_hits,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._preemptions,
+        )
+
+    def _plan_decodes(self, draft: _Draft) -> None:
+        """Plan the requests with one token to go."""
+        for request in self._running:  # preemption shortens this list at its end, never up to the current request
+            decodes = len(request.tokens) - request.computed == 1
+            if decodes and not request.in_flight and self._grow(request):
+                draft.add(request, len(request.tokens))
+
+    def _plan_prefills(self, draft: _Draft) -> None:
+        """Plan the requests with more to go, as far as the budget lasts."""
+        for request in self._running:
+            if request.in_flight or len(request.tokens) - request.computed == 1:
+                continue
+            end = self._chunk_end(request.computed, request, draft.budget)
+            if end > request.computed:
+                draft.add(request, end)
+
+    def _admit(self, draft: _Draft) -> None:
+        """Let waiting requests run, in order, while the budget and the blocks last."""
+        while self._waiting and len(self._running) < self._max_sequences:
+            request = self._waiting[0]
+            if not draft.budget or self._blocks.free_blocks <= len(self._running):
+                return
+            matched = self._blocks.match(request.tokens, request.identities) if self._prefix_reuse else []
+            start = len(matched) * self._blocks.block_size
+            end = self._chunk_end(start, request, draft.budget)
+            if end <= start:
+                return
+            self._blocks.take(matched)
+            # All blocks of what is known, so that only decoding can run out of them; and one spare for each that
+            # runs, or what is admitted now, or was preempted just now, would be preempted again in a moment.
+            missing = self._blocks.blocks_for(len(request.tokens)) - len(matched)
+            fresh = self._blocks.allocate(missing, spare=len(self._running))
+            if fresh is None:
+                self._blocks.release(matched)
+                return
+            self._running.append(self._waiting.popleft())
+            request.blocks = matched + fresh
+            request.computed = start
+            if not request.preemptions:
+                request.cached = start
+                self._prompt_tokens += len(request.tokens)
+                self._prefix_hits += start
+            draft.add(request, end)
+
+    def _chunk_end(self, start: int, request: Request, budget: int) -> int:
+        """Where a chunk from `start` ends: at the last known token, or else on a block border, so that a prompt is cut
+        at the same places whatever shares its steps, and its work is always resumed at a border."""
+        end = start + budget
+        known = len(request.tokens)
+        return known if end >= known else end - end % self._blocks.block_size
+
+    def _grow(self, request: Request) -> bool:
+        """See that there is a block for the last known token; preempt the youngest if need be.
+
+        False if even that does not help now, because the youngest is in flight, or is this request itself. Then it
+        waits with what it has: the older ones finish some day, or take its blocks.
+        """
+        missing = self._blocks.blocks_for(len(request.tokens)) - len(request.blocks)
+        if not missing:
+            return True
+        while (fresh := self._blocks.allocate(missing)) is None:
+            youngest = self._running[-1]
+            if youngest is request or youngest.in_flight:
+                return False
+            self._preempt(youngest)
+        request.blocks += fresh
+        return True
+
+    def _preempt(self, youngest: Request) -> None:
+        self._running.pop()
+        self._waiting.appendleft(youngest)
+        self._strip(youngest)
+        youngest.preemptions += 1
+        self._preemptions += 1
+
+    def _append(self, request: Request, sampled: SampledToken) -> TokenEvent:
+        """Append a sampled token, and end the request if it was the last one."""
+        request.tokens.append(sampled.token)
+        self._generated_tokens += 1
+        params = request.params
+        finish = None
+        if sampled.token in params.stop_tokens and not params.ignore_eos:
+            finish = FinishReason.STOP
+        elif request.generated >= params.max_tokens or len(request.tokens) >= self.context_length:
+            finish = FinishReason.LENGTH
+        if finish is not None:
+            self._running.remove(request)
+            self._end(request)
+        return TokenEvent(request.seq_id, sampled, finish, request.cached)
+
+    def _end(self, request: Request) -> None:
+        del self._requests[request.seq_id]
+        self._strip(request)
+
+    def _strip(self, request: Request) -> None:
+        """Take a request's blocks away, and its place in the workers' memory."""
+        self._blocks.release(request.blocks)
+        request.blocks = []
+        request.computed = 0
+        if request.introduced:
+            request.introduced = False
+            self._forget.append(request.seq_id)
+
+
+class _Draft:
+    """A plan in the making."""
+
+    def __init__(self, budget: int, blocks: BlockManager) -> None:
+        self.budget = budget  # tokens left
+        self.chunks: list[Chunk] = []
+        self.new: list[NewSequence] = []
+        self.ends: list[tuple[Request, int]] = []  # who is in it, and how many of their tokens will then be computed
+        self._blocks = blocks
+
+    def add(self, request: Request, end: int) -> None:
+        """Compute a request's tokens up to position `end`."""
+        start, known = request.computed, len(request.tokens)
+        if not request.introduced:
+            request.introduced = True
+            self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
+        # A request owns the blocks of all it knows; the whole table is the frequent case, and slicing copies it twice.
+        table = request.blocks if end == known else request.blocks[: self._blocks.blocks_for(end)]
+        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, tuple(table), end == known))
+        self.ends.append((request, end))
+        self.budget -= end - start
+        request.in_flight = True

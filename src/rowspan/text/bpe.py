@@ -1,0 +1,64 @@
+"""Byte-level BPE (Radford et al. 2019): text becomes UTF-8 bytes, bytes become letters, letters merge. No torch."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from rowspan.text.pretokenizers import PreTokenizer
+from rowspan.text.vocabulary import PREFIX, Vocabulary, faulty_vocabulary
+
+
+def _letters() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for the letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+BYTE_OF_LETTER = _letters()
+
+
+class ByteLevelBpe:
+    """Plain text to token ids and back, for tokenizer.ggml.model = "gpt2"."""
+
+    space_prefix = False
+
+    def __init__(self, vocabulary: Vocabulary, pre: PreTokenizer) -> None:
+        """Raises CheckpointError for merges that do not fit the tokens."""
+        self._rust = Tokenizer(
+            models.BPE(
+                vocab=vocabulary.text_ids,
+                merges=_merges(vocabulary),
+                ignore_merges=pre.ignore_merges,
+            )
+        )
+        if pre.nfc:
+            self._rust.normalizer = normalizers.NFC()
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._rust.pre_tokenizer = pre_tokenizers.Sequence([pre.splitter(), byte_level])
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_bytes(self, token: str) -> bytes:
+        """The bytes a normal token stands for. A character that is no byte's letter stands for itself."""
+        try:
+            return bytes([BYTE_OF_LETTER[letter] for letter in token])
+        except KeyError:
+            return token.encode()
+
+
+def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Pairs of tokens, first to merge first; "a b" in the file."""
+    known = vocabulary.text_ids
+    merges = []
+    for merge in vocabulary.merges:
+        left, _, right = merge.partition(" ")
+        if left not in known or right not in known or left + right not in known:
+            raise faulty_vocabulary(
+                f"{PREFIX}merges holds {merge!r:.60}, which is not a pair of tokens that make a token"
+            )
+        merges.append((left, right))
+    return merges

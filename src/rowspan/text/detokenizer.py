@@ -1,0 +1,35 @@
+"""Detokenizer: token ids to text as they arrive, never half a character. No torch."""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+
+from rowspan.text.tokenizer import Tokenizer
+
+
+class Detokenizer:
+    """Text of one stream of tokens; what it returns in all equals `Tokenizer.decode` with the same options.
+
+    Args:
+        skip_special: leave special tokens out.
+        continuation: False for a text of its own, such as a chat answer: the leading space that SentencePiece models
+            put before the first word is dropped. True for text that goes on after a raw prompt.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._special = not skip_special
+        self._drop_space = tokenizer.space_prefix and not continuation
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """New text: whole characters only. Bytes that can no longer become one turn into U+FFFD."""
+        data = self._tokenizer.token_bytes(token_id, special=self._special)
+        if data and self._drop_space:
+            data = data.removeprefix(b" ")
+            self._drop_space = False
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD for a character that never became whole."""
+        return self._decoder.decode(b"", final=True)

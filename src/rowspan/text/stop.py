@@ -1,0 +1,49 @@
+"""Stop strings: end a text at the first of several strings, which may straddle tokens. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rowspan.errors import UsageError
+
+
+class StopMatcher:
+    """Watches a stream of text for stop strings.
+
+    The stop string that is complete first ends the text (of several complete at the same character, the longest),
+    however the text is cut into pieces. Neither it nor anything after it is emitted.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Raises UsageError for an empty stop string."""
+        if not all(stops):
+            raise UsageError(
+                "A stop string is empty.", why="It would end every text at once.", fix="Leave it out of the list."
+            )
+        self._stops = tuple(stops)
+        self._held = ""  # the longest end of the text so far that may be the beginning of a stop string
+        self._stopped = False
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Text that is safe to emit, and whether a stop string was hit (it stays hit)."""
+        if self._stopped:
+            return "", True
+        text = self._held + text
+        hits = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if hits:
+            self._held, self._stopped = "", True
+            return text[: min(hits)[1]], True
+        safe = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[safe:]
+        return text[:safe], False
+
+    def finish(self) -> str:
+        """The held text, once no more can come."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop` without being all of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -1,0 +1,190 @@
+"""Tokenizer: text to token ids and back, built from a checkpoint's metadata. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from rowspan.errors import UnsupportedModelError
+from rowspan.text.bpe import ByteLevelBpe
+from rowspan.text.pretokenizers import pre_tokenizer
+from rowspan.text.spm import SentencePieceBpe
+from rowspan.text.vocabulary import TokenType, Vocabulary
+
+# Control tokens that end a turn, whether or not the metadata says so: conversions often name only one of several.
+END_OF_TURN = frozenset(
+    {
+        "</s>",
+        "<end_of_turn>",
+        "<|end_of_text|>",
+        "<|end|>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|eot|>",
+        "<|im_end|>",
+    }
+)
+SPECIAL_TYPES = (TokenType.CONTROL, TokenType.UNKNOWN)
+
+
+class Algorithm(Protocol):
+    """What differs between kinds of tokenizers: plain text (no special tokens) to ids, a token to bytes."""
+
+    @property
+    def space_prefix(self) -> bool:
+        """Plain text is encoded with a space put before it."""
+        ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def token_bytes(self, token: str) -> bytes: ...
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    bos_id, eos_id: None where the model has no such token.
+    end_ids: every id that ends a turn or a text.
+    vocab_size: tokens the tokenizer knows; the model's embedding may be padded to more.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, algorithm: Algorithm, *, add_bos: bool, add_eos: bool) -> None:
+        self._vocabulary = vocabulary
+        self._algorithm = algorithm
+        self._prefix = [vocabulary.bos_id] if add_bos and vocabulary.bos_id is not None else []
+        self._suffix = [vocabulary.eos_id] if add_eos and vocabulary.eos_id is not None else []
+        self.bos_id = vocabulary.bos_id
+        self.eos_id = vocabulary.eos_id
+        self.vocab_size = len(vocabulary.tokens)
+        self.end_ids = _end_ids(vocabulary)
+        # Found in the text before the algorithm sees it: always the user-defined tokens, the special ones on demand.
+        self._added = _ids_of(vocabulary, (TokenType.USER_DEFINED,))
+        self._added_and_special = self._added | _ids_of(vocabulary, SPECIAL_TYPES)
+        self._find_added = _finder(self._added)
+        self._find_added_and_special = _finder(self._added_and_special)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """Build the tokenizer a checkpoint describes under GGUF's keys tokenizer.ggml.*.
+
+        Raises:
+            UnsupportedModelError: a kind of tokenizer or pre-tokenizer Rowspan does not know.
+            CheckpointError: keys are missing, malformed or contradict each other.
+        """
+        vocabulary = Vocabulary.from_metadata(metadata)
+        algorithm: Algorithm
+        match vocabulary.model:
+            case "gpt2":
+                pre = pre_tokenizer(vocabulary.pre)
+                algorithm, add_bos = ByteLevelBpe(vocabulary, pre), pre.add_bos
+            case "llama":
+                algorithm, add_bos = SentencePieceBpe(vocabulary), True
+            case other:
+                raise UnsupportedModelError(
+                    f"Tokenizer {other!r} is not supported.",
+                    why="Rowspan knows gpt2 (byte-level BPE) and llama (SentencePiece BPE).",
+                    fix="Choose a model with one of these tokenizers.",
+                )
+        return cls(
+            vocabulary,
+            algorithm,
+            add_bos=add_bos if vocabulary.add_bos is None else vocabulary.add_bos,
+            add_eos=bool(vocabulary.add_eos),
+        )
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of any text; lone surrogates count as U+FFFD.
+
+        Args:
+            add_special: put BOS first and EOS last where the model wants them, never twice: a rendered chat template
+                may begin with BOS already.
+            parse_special: texts of special tokens, such as <|im_start|>, become their ids. False: they stay text.
+        """
+        added, find = (
+            (self._added_and_special, self._find_added_and_special)
+            if parse_special
+            else (self._added, self._find_added)
+        )
+        ids: list[int] = []
+        # Splitting by a pattern with one group: plain text at even places, tokens at odd ones.
+        for place, part in enumerate(find.split(_without_surrogates(text))):
+            if place % 2:
+                ids.append(added[part])
+            elif part:
+                ids += self._algorithm.encode(part)
+        if not add_special:
+            return ids
+        prefix = [] if ids[:1] == self._prefix else self._prefix
+        suffix = [] if ids[-1:] == self._suffix else self._suffix
+        return [*prefix, *ids, *suffix]
+
+    def token_bytes(self, token_id: int, *, special: bool = False) -> bytes:
+        """The exact bytes a token adds to the output: none for ids the tokenizer does not know.
+
+        Args:
+            special: spell special tokens out instead of leaving them out.
+        """
+        if not 0 <= token_id < self.vocab_size:
+            return b""
+        token = self._vocabulary.tokens[token_id]
+        match self._vocabulary.types[token_id]:
+            case TokenType.CONTROL | TokenType.UNKNOWN:
+                return token.encode() if special else b""
+            case TokenType.USER_DEFINED:
+                return token.encode()
+            case TokenType.UNUSED:
+                return b""
+            case _:
+                return self._algorithm.token_bytes(token)
+
+    def is_special(self, token_id: int) -> bool:
+        """A token that steers the model and is no part of the text."""
+        return 0 <= token_id < self.vocab_size and self._vocabulary.types[token_id] in SPECIAL_TYPES
+
+    @property
+    def space_prefix(self) -> bool:
+        """Text is encoded with a space put before it, which decoding takes away again."""
+        return self._algorithm.space_prefix
+
+    def decode(self, token_ids: Iterable[int], *, skip_special: bool = True, continuation: bool = False) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            skip_special: leave special tokens out.
+            continuation: the text goes on after other text, so its leading space is part of it. Otherwise the space
+                that `encode` put first (SentencePiece models only) is taken away, so that a text decodes to itself.
+        """
+        data = b"".join(self.token_bytes(token_id, special=not skip_special) for token_id in token_ids)
+        if self.space_prefix and not continuation:
+            data = data.removeprefix(b" ")
+        return data.decode(errors="replace")
+
+
+def _end_ids(vocabulary: Vocabulary) -> frozenset[int]:
+    named = {token_id for token_id in (vocabulary.eos_id, vocabulary.eot_id, vocabulary.eom_id) if token_id is not None}
+    known = {
+        token_id
+        for token_id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+        if kind is TokenType.CONTROL and token in END_OF_TURN
+    }
+    return frozenset(named | known)
+
+
+def _ids_of(vocabulary: Vocabulary, types: tuple[TokenType, ...]) -> dict[str, int]:
+    tokens = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    return {token: token_id for token_id, (token, kind) in tokens if kind in types and token}
+
+
+def _finder(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the tokens, of those that begin at one place the longest; nothing where there are none."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
+def _without_surrogates(text: str) -> str:
+    """Valid Unicode: surrogate pairs become the character they stand for, lone surrogates U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

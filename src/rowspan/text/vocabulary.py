@@ -1,0 +1,172 @@
+"""Vocabulary: what a checkpoint's metadata says about its tokens, checked once. No torch.
+
+The keys are those of GGUF, tokenizer.ggml.* (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rowspan.errors import CheckpointError
+
+PREFIX = "tokenizer.ggml."
+
+
+class TokenType(IntEnum):
+    """Values of tokenizer.ggml.token_type, after SentencePiece's piece types."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id, and the ids with a meaning of their own (None: the model has no such token).
+
+    model: the algorithm, "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE); others are for the caller to refuse.
+    pre: name of the pre-tokenizer; None where the file gives none.
+    scores: one a token, of SentencePiece models only; higher merges first.
+    add_bos, add_eos, add_space_prefix: None where the file leaves it to the algorithm.
+    """
+
+    model: str
+    pre: str | None
+    tokens: list[str]
+    types: list[TokenType]
+    merges: list[str]
+    scores: list[float]
+    bos_id: int | None
+    eos_id: int | None
+    eot_id: int | None
+    eom_id: int | None
+    unknown_id: int | None
+    padding_id: int | None
+    add_bos: bool | None
+    add_eos: bool | None
+    add_space_prefix: bool | None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
+        """Read and check the tokenizer's keys.
+
+        Raises:
+            CheckpointError: a key is missing, has the wrong type, or contradicts another.
+        """
+        model = _string(metadata, "model")
+        if model is None:
+            raise CheckpointError(
+                "The model file holds no tokenizer.",
+                why=f"The metadata key {PREFIX}model is missing.",
+                fix="Convert the model again, together with its tokenizer files.",
+            )
+        tokens = _strings(metadata, "tokens")
+        if not tokens:
+            raise faulty_vocabulary(f"{PREFIX}tokens is missing or empty")
+
+        def token_id(name: str) -> int | None:
+            value = metadata.get(f"{PREFIX}{name}_token_id")
+            if value is None:
+                return None
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(tokens):
+                raise faulty_vocabulary(f"{PREFIX}{name}_token_id is {value!r:.40}, and there are {len(tokens)} tokens")
+            return value
+
+        return cls(
+            model=model,
+            pre=_string(metadata, "pre"),
+            tokens=tokens,
+            types=_types(metadata, len(tokens)),
+            merges=_strings(metadata, "merges"),
+            scores=_scores(metadata, len(tokens)),
+            bos_id=token_id("bos"),
+            eos_id=token_id("eos"),
+            eot_id=token_id("eot"),
+            eom_id=token_id("eom"),
+            unknown_id=token_id("unknown"),
+            padding_id=token_id("padding"),
+            add_bos=_flag(metadata, "add_bos_token"),
+            add_eos=_flag(metadata, "add_eos_token"),
+            add_space_prefix=_flag(metadata, "add_space_prefix"),
+        )
+
+    @cached_property
+    def text_ids(self) -> dict[str, int]:
+        """Tokens that plain text may become, by their spelling; of equal ones the first."""
+        plain = (TokenType.NORMAL, TokenType.UNDEFINED, TokenType.USER_DEFINED, TokenType.BYTE)
+        ids: dict[str, int] = {}
+        for token_id, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
+            if kind in plain:
+                ids.setdefault(token, token_id)
+        return ids
+
+
+def faulty_vocabulary(why: str) -> CheckpointError:
+    """The error for a vocabulary that cannot be used."""
+    return CheckpointError(
+        "The model file's vocabulary is faulty.",
+        why=f"{why[0].upper()}{why[1:]}.",
+        fix="Fetch the file again; if it stays so, the conversion was faulty.",
+    )
+
+
+def _string(metadata: Mapping[str, Any], key: str) -> str | None:
+    value = metadata.get(PREFIX + key)
+    if value is not None and not isinstance(value, str):
+        raise faulty_vocabulary(f"{PREFIX}{key} is {value!r:.40}, not a text")
+    return value
+
+
+def _flag(metadata: Mapping[str, Any], key: str) -> bool | None:
+    value = metadata.get(PREFIX + key)
+    if value is not None and not isinstance(value, bool):
+        raise faulty_vocabulary(f"{PREFIX}{key} is {value!r:.40}, not true or false")
+    return value
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    value = metadata.get(PREFIX + key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise faulty_vocabulary(f"{PREFIX}{key} is not a list of texts")
+    return value
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> np.ndarray | None:
+    value = metadata.get(PREFIX + key)
+    if value is None:
+        return None
+    numbers = np.asarray(value)
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iuf":
+        raise faulty_vocabulary(f"{PREFIX}{key} is not a list of {count} numbers, one a token")
+    return numbers
+
+
+def _types(metadata: Mapping[str, Any], count: int) -> list[TokenType]:
+    numbers = _numbers(metadata, "token_type", count)
+    if numbers is None:
+        return [TokenType.NORMAL] * count
+    by_value = {int(kind): kind for kind in TokenType}
+    try:
+        return [by_value[value] for value in numbers.tolist()]
+    except KeyError as error:
+        raise faulty_vocabulary(f"{PREFIX}token_type holds {error}, which is no token type") from error
+
+
+def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
+    numbers = _numbers(metadata, "scores", count)
+    if numbers is None:
+        return []
+    if not np.isfinite(numbers).all():
+        raise faulty_vocabulary(f"{PREFIX}scores holds values that are no numbers")
+    scores: list[float] = numbers.tolist()
+    return scores

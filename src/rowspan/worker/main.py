@@ -1,0 +1,65 @@
+"""Entry point of a worker process: `python -m rowspan.worker.main FD`, FD being a socket to the engine.
+
+The engine's end of the socket closing, for whatever reason, ends the process: no worker outlives its engine.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from rowspan.errors import RowspanError
+from rowspan.worker.messages import LoadProgress, WorkerFailure, WorkerSetup
+
+PROGRESS_BYTES = 8 << 20  # report loading in steps of this size
+
+
+def main() -> None:
+    # Ctrl-C in a terminal reaches the whole process group; the engine decides when its workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine = Connection(int(sys.argv[1]))
+    setup = engine.recv()
+    try:
+        serve(engine, setup)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the engine is gone
+    except Exception as error:
+        engine.send(_failure(setup.rank, error))
+
+
+def serve(engine: Connection, setup: WorkerSetup) -> None:
+    """Load, report, then run plans until the engine hangs up."""
+    from rowspan.worker.worker import Worker  # torch: seconds to import
+
+    unreported = 0
+
+    def report(nbytes: int) -> None:
+        nonlocal unreported
+        unreported += nbytes
+        if unreported >= PROGRESS_BYTES:
+            engine.send(LoadProgress(unreported))
+            unreported = 0
+
+    worker = Worker(setup, report)
+    engine.send(LoadProgress(unreported))
+    engine.send(worker.ready)
+    while True:
+        result = worker.step(engine.recv())
+        if result is not None:
+            engine.send(result)
+
+
+def _failure(rank: int, error: Exception) -> WorkerFailure:
+    if isinstance(error, RowspanError):
+        return WorkerFailure(rank, error.what, error.why, error.fix, "")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        what = f"Rank {rank} ran out of memory."
+        return WorkerFailure(rank, what, "", "Use a smaller --ctx-size or model, or more devices.", str(error))
+    what = f"Rank {rank} failed: {type(error).__name__}: {error}"
+    return WorkerFailure(rank, what, "", "Please report this with the log.", traceback.format_exc())
+
+
+if __name__ == "__main__":
+    main()

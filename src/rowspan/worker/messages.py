@@ -1,0 +1,51 @@
+"""What passes between the engine and a worker process, besides step plans and results: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowspan.plan.split import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """The first message to a worker: everything it needs to become a rank of the engine."""
+
+    rank: int
+    plan: Plan
+    model_path: Path
+    dtype: str
+    cache_dtypes: tuple[str, str]
+    n_blocks: int
+    block_size: int
+    context_size: int
+    cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
+    threads: int
+    meeting_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """File bytes read since the last report."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    rank: int
+    weight_bytes: int
+    cache_bytes: int
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailure:
+    """The worker could not load or compute, and ends. `detail` is for the log."""
+
+    rank: int
+    what: str
+    why: str
+    fix: str
+    detail: str

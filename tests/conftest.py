@@ -1,0 +1,15 @@
+"""Fixtures for the whole tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rowspan import hub
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, as GGUF: fetched into the ordinary cache if it is not there yet."""
+    return hub.resolve("smollm2:135m").path

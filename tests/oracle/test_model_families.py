@@ -1,0 +1,92 @@
+"""Every family and variation of the transformer against transformers, on random weights."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kit.gguf_builder import TinyModel
+from kit.single_rank import SingleRank
+from kit.transformers_reference import reference_logits, reference_model
+
+from rowspan.scheduler.batch import Chunk
+
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 32}
+YARN_HF = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+CASES: dict[str, tuple[TinyModel, dict[str, Any] | None]] = {
+    "llama": (TinyModel("llama"), None),
+    "llama untied, one KV head": (TinyModel("llama", tied=False, n_kv_heads=1), None),
+    "llama with q/k/v bias": (TinyModel("llama", bias=True), None),
+    "llama as SmolLM2: 9 heads, 3 KV heads": (TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288), None),
+    "llama linear scaling": (
+        TinyModel("llama", rope_scaling={"type": "linear", "factor": 2.0}),
+        {"rope_type": "linear", "factor": 2.0},
+    ),
+    "llama yarn": (TinyModel("llama", rope_scaling=YARN, context_length=128), YARN_HF),
+    "mistral": (TinyModel("mistral", tied=False, head_dim=32), None),
+    "mistral sliding window": (TinyModel("mistral", sliding_window=9), None),
+    "qwen2": (TinyModel("qwen2"), None),
+    "qwen2 yarn": (TinyModel("qwen2", rope_scaling=YARN, context_length=128), YARN_HF),
+    "qwen3": (TinyModel("qwen3", head_dim=32, n_heads=4), None),
+    "qwen3 untied Q8_0": (TinyModel("qwen3", head_dim=32, tied=False, scheme="Q8_0"), None),
+    "llama Q4_K with Q6_K": (
+        TinyModel("llama", hidden_size=256, ffn_size=512, scheme="Q4_K", schemes={"ffn_down": "Q6_K"}),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_agree_with_transformers(case: str, tmp_path: Path) -> None:
+    tiny, rope_parameters = CASES[case]
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"))
+    tokens = random.Random(case).choices(range(engine.spec.vocab_size), k=70)
+    ours = engine.logits(tokens)
+    theirs = reference_logits(reference_model(tiny, rope_parameters), tokens)
+    assert theirs.std() > 0.5, "the model is too flat to tell anything"
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
+    """The converter stores Llama-3 scaling as one divisor per frequency. The same divisors go into transformers by
+    hand: it works them out itself only for its own parameters."""
+    tiny = TinyModel("llama", rope_freqs=True)
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"))
+    reference = reference_model(tiny)
+    reference.model.rotary_emb.inv_freq /= torch.from_numpy(tiny.weights()["rope_freqs.weight"])
+    tokens = random.Random(3).choices(range(engine.spec.vocab_size), k=70)
+    torch.testing.assert_close(
+        engine.logits(tokens), reference_logits(reference, tokens), atol=2e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int) -> None:
+    """A token's logits are the same to the last bit whether its prompt is computed alone, in aligned chunks, or amid
+    other sequences; so a seed gives the same text whoever shares the batch."""
+    rng = random.Random(seed)
+    tiny = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=768, seed=seed, context_length=1024)
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), n_blocks=64)
+    block = engine.block_size
+    length = rng.choice([300, 97, 530])
+    prompt = tuple(rng.choices(range(engine.spec.vocab_size), k=length))
+    blocks = tuple(range(20))
+    alone = engine.step([Chunk(0, prompt, 0, blocks[: -(-length // block)], True)])
+
+    def stranger(place: int) -> Chunk:
+        size = rng.choice([1, 1, 1, 3, 50])
+        tokens = tuple(rng.choices(range(engine.spec.vocab_size), k=size))
+        return Chunk(10 + place, tokens, 0, (40 + 2 * place, 41 + 2 * place), True)
+
+    position = 0
+    while position < length:
+        size = min(rng.choice([1, 2, 5]) * block, length - position)
+        mine = Chunk(0, prompt[position : position + size], position, blocks[: -(-(position + size) // block)], True)
+        chunks = [*(stranger(place) for place in range(rng.randrange(4))), mine, *(stranger(place + 4) for place in range(3))]
+        before = sum(len(chunk.tokens) for chunk in chunks[: chunks.index(mine)])
+        got = engine.step(chunks)[before : before + size]
+        assert torch.equal(got, alone[position : position + size]), f"positions {position} to {position + size}"
+        position += size

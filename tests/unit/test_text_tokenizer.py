@@ -1,0 +1,175 @@
+"""The tokenizer's rules about special tokens, ends of turns, strange ids, and damaged metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.vocabulary import bpe, spm
+
+from rowspan.errors import CheckpointError, UnsupportedModelError
+from rowspan.text.tokenizer import Tokenizer
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)  # lone surrogates too
+PREFIX = "tokenizer.ggml."
+PADDED = Tokenizer.from_metadata(bpe(vocab_size=400))
+BY_KIND = {"bpe": Tokenizer.from_metadata(bpe()), "spm": Tokenizer.from_metadata(spm())}
+
+
+def with_tokens(metadata: dict[str, Any], *added: tuple[str, int], **keys: Any) -> Tokenizer:
+    """The tokenizer with further (token, type)s at the end of its vocabulary, and other keys changed."""
+    metadata = metadata | {PREFIX + key: value for key, value in keys.items()}
+    metadata[PREFIX + "tokens"] = metadata[PREFIX + "tokens"] + [token for token, _ in added]
+    metadata[PREFIX + "token_type"] = np.append(metadata[PREFIX + "token_type"], [kind for _, kind in added])
+    if PREFIX + "scores" in metadata:
+        metadata[PREFIX + "scores"] = np.append(metadata[PREFIX + "scores"], [0.0] * len(added))
+    return Tokenizer.from_metadata(metadata)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@given(text=ANY_TEXT)
+def test_any_text_survives(kind: str, text: str) -> None:
+    tokenizer = BY_KIND[kind]
+    ids = tokenizer.encode(text, add_special=False, parse_special=False)
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert tokenizer.decode(ids) == (whole.replace("▁", " ") if kind == "spm" else whole)
+
+
+def test_special_tokens_in_the_text() -> None:
+    tokenizer = Tokenizer.from_metadata(bpe())
+    text = "<|im_start|>the<|im_end|>"
+    assert tokenizer.encode(text) == [1, *tokenizer.encode("the"), 2]
+    plain = tokenizer.encode(text, parse_special=False)
+    assert not any(map(tokenizer.is_special, plain))
+    assert tokenizer.decode(plain) == text
+    assert tokenizer.decode([1, 2]) == ""
+    assert tokenizer.decode([1, 2], skip_special=False) == "<|im_start|><|im_end|>"
+
+
+def test_a_whole_word_that_spells_a_control_token_stays_text() -> None:
+    tokenizer = with_tokens(bpe(pre="llama-bpe"), ("stop", 3))  # this pre-tokenizer looks whole words up first
+    assert not any(map(tokenizer.is_special, tokenizer.encode("stop", parse_special=False, add_special=False)))
+    assert tokenizer.encode("stop", add_special=False) == [tokenizer.vocab_size - 1]
+
+
+def test_user_defined_tokens_are_text_and_the_longest_one_wins() -> None:
+    tokenizer = with_tokens(bpe(), ("<think>", 4), ("<think>\n", 4))
+    first = tokenizer.vocab_size - 2
+    for parse_special in (True, False):
+        assert tokenizer.encode("<think>\n<think>", parse_special=parse_special) == [first + 1, first]
+    assert tokenizer.decode([first]) == "<think>"
+    assert not tokenizer.is_special(first)
+
+
+def test_bos_and_eos_come_once() -> None:
+    tokenizer = with_tokens(spm(), add_eos_token=True)
+    (word,) = tokenizer.encode("the", add_special=False)
+    assert tokenizer.encode("the") == [1, word, 2]
+    assert tokenizer.encode("<s>the</s>") == [1, word, 2]
+    assert tokenizer.encode("") == [1, 2]
+    assert Tokenizer.from_metadata(bpe()).encode("") == []
+
+
+def test_who_begins_with_bos_where_the_file_does_not_say() -> None:
+    for metadata, begins in ((bpe(), False), (bpe(pre="llama-bpe"), True), (spm(), True)):
+        del metadata[PREFIX + "add_bos_token"]
+        assert (Tokenizer.from_metadata(metadata).encode("the")[0] == 1) is begins
+
+
+def test_the_space_before_plain_text() -> None:
+    tokenizer = Tokenizer.from_metadata(spm())
+    (word,) = tokenizer.encode("the", add_special=False)
+    assert tokenizer.encode("the</s>the", add_special=False) == [word, 2, word]
+    assert tokenizer.token_bytes(word) == b" the"
+    bare = with_tokens(spm(), add_space_prefix=False)
+    assert bare.decode(bare.encode(" the")) == " the"
+    assert bare.token_bytes(bare.encode("the", add_special=False)[0])[:1] == b"t"
+
+
+def test_ends_of_turn() -> None:
+    size = len(bpe()[PREFIX + "tokens"])
+    added = [("<|eot_id|>", 3), ("<|end|>", 1), ("<turn>", 3), ("<pause>", 3)]  # <|end|> is plain text here
+    tokenizer = with_tokens(bpe(), *added, eom_token_id=size + 2)
+    assert tokenizer.end_ids == {0, 2, size, size + 2}
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+
+
+@given(st.integers(-(2**40), 2**40))
+def test_ids_nobody_knows_are_silent(token_id: int) -> None:
+    if not 0 <= token_id < len(bpe()[PREFIX + "tokens"]):
+        assert PADDED.token_bytes(token_id, special=True) == b""
+        assert PADDED.decode([token_id]) == ""
+        assert not PADDED.is_special(token_id)
+
+
+def test_a_long_text_without_a_space_is_quick() -> None:
+    text = "a" * 200_000
+    for metadata in (bpe(), bpe(pre="llama-bpe"), bpe(pre="default"), spm()):
+        tokenizer = Tokenizer.from_metadata(metadata)
+        assert tokenizer.decode(tokenizer.encode(text)) == text  # quadratic work would run into the test's time limit
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("model", "t5", "'t5'"),
+        ("pre", "no-such-words", "'no-such-words'.*smollm"),
+        ("pre", None, "names no pre-tokenizer"),
+    ],
+)
+def test_unknown_kinds_are_refused(key: str, value: str | None, says: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=says):
+        Tokenizer.from_metadata(bpe() | {PREFIX + key: value})
+
+
+@pytest.mark.parametrize("base", [bpe(), spm()], ids=["bpe", "spm"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", None),
+        ("model", 3),
+        ("pre", 3),
+        ("tokens", None),
+        ("tokens", []),
+        ("tokens", "abc"),
+        ("tokens", ["a", 3]),
+        ("token_type", [1, 2]),
+        ("token_type", "abc"),
+        ("token_type", np.full(288, 77)),
+        ("merges", ["a b", 3]),
+        ("bos_token_id", -1),
+        ("bos_token_id", 2**31),
+        ("eos_token_id", "2"),
+        ("eot_token_id", True),
+        ("eom_token_id", 1.0),
+        ("unknown_token_id", 10**6),
+        ("padding_token_id", 10**6),
+        ("add_bos_token", 1),
+        ("add_space_prefix", "yes"),
+        ("scores", [[0.0]]),
+    ],
+)
+def test_damaged_metadata_is_a_checkpoint_error(base: dict[str, Any], key: str, value: Any) -> None:
+    metadata = base | {PREFIX + key: value}
+    if value is None:
+        del metadata[PREFIX + key]
+    with pytest.raises(CheckpointError):
+        Tokenizer.from_metadata(metadata)
+
+
+@pytest.mark.parametrize("merge", ["", "a", "he llo!", "a b c", "a  b", "zz zz"])
+def test_merges_that_make_no_token_are_a_checkpoint_error(merge: str) -> None:
+    with pytest.raises(CheckpointError, match="merges"):
+        Tokenizer.from_metadata(bpe() | {PREFIX + "merges": [merge]})
+
+
+def test_scores_and_byte_tokens_of_sentencepiece_models_are_checked() -> None:
+    metadata = spm()
+    for scores in (None, np.full(len(metadata[PREFIX + "tokens"]), np.nan)):
+        with pytest.raises(CheckpointError, match="scores"):
+            Tokenizer.from_metadata(metadata | {PREFIX + "scores": scores})
+    with pytest.raises(CheckpointError, match="marked as a byte"):
+        with_tokens(metadata, ("0x41", 6))
