@@ -107,19 +107,23 @@ def _size_cache(config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[
 
 
 def _share_cores(plan: Plan, config: EngineConfig) -> list[tuple[tuple[int, ...], int]]:
-    """Cores and threads of each rank: CPU ranks get disjoint, equal sets of the cores this process may use. With fewer
-    cores than ranks, or one rank only, the system places the threads."""
+    """Cores and threads of each rank.
+
+    The CPU devices named in the configuration get disjoint, equal sets of the cores this process may use, whether the
+    plan uses them all or not: `none` on the first of two runs on half of the cores, as one of two cards would be half
+    of the rig. With fewer cores than CPU devices, or one such device only, the system places the threads.
+    """
     allowed = sorted(os.sched_getaffinity(0))
-    cpu_ranks = [shard.rank for shard in plan.shards if shard.device.kind == "cpu"]
-    threads = max(1, (config.threads or len(allowed)) // max(1, len(cpu_ranks)))
+    cpus = [device for device in config.devices if device.kind == "cpu"]
+    each = len(allowed) // max(1, len(cpus))
+    threads = max(1, (config.threads or len(allowed)) // max(1, len(cpus)))
     shares: list[tuple[tuple[int, ...], int]] = []
     for shard in plan.shards:
-        if shard.rank not in cpu_ranks:
+        if shard.device not in cpus:
             shares.append(((), 1))
-        elif len(cpu_ranks) == 1 or len(cpu_ranks) > len(allowed):
+        elif len(cpus) == 1 or not each:
             shares.append(((), threads))
         else:
-            each = len(allowed) // len(cpu_ranks)
-            place = cpu_ranks.index(shard.rank)
+            place = cpus.index(shard.device)
             shares.append((tuple(allowed[place * each : (place + 1) * each]), threads))
     return shares

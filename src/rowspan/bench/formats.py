@@ -1,0 +1,186 @@
+"""Writes rows as they are measured, so that what is done is kept whatever happens next."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+from rowspan.bench.model import count_text
+from rowspan.bench.results import SAMPLES, workload_name
+from rowspan.plan.explain import memory_text
+
+Row = Mapping[str, Any]
+
+
+class Format(Protocol):
+    """One way to write rows: `add` for each, then `finish`, also after an interruption. Every call flushes."""
+
+    def add(self, row: Row) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the Markdown table. right: numbers are set flush right."""
+
+    title: str
+    width: int
+    cell: Callable[[Row], str]
+    right: bool = False
+
+    def set(self, text: str) -> str:
+        return text.rjust(self.width) if self.right else text.ljust(self.width)
+
+    @property
+    def rule(self) -> str:
+        return "-" * (self.width - 1) + ":" if self.right else "-" * self.width
+
+
+LEADING = (
+    Column("model", 26, lambda row: row["model_type"]),
+    Column("size", 10, lambda row: memory_text(row["model_size"]), right=True),
+    Column("params", 8, lambda row: count_text(row["model_n_params"]), right=True),
+    Column("backend", 8, lambda row: row["backends"]),
+    Column("sm", 5, lambda row: row["split_mode"]),
+    Column("devices", 12, lambda row: row["devices"]),
+)
+OPTIONAL = {  # shown where they vary, or are not the default; by field of EngineConfig
+    "tensor_split": Column("ts", 9, lambda row: row["tensor_split"]),
+    "main_gpu": Column("mg", 2, lambda row: str(row["main_gpu"]), right=True),
+    "dtype": Column("dtype", 8, lambda row: row["dtype"]),
+    "cache_type_k": Column("type_k", 6, lambda row: row["type_k"]),
+    "cache_type_v": Column("type_v", 6, lambda row: row["type_v"]),
+    "token_budget": Column("n_ubatch", 8, lambda row: str(row["n_ubatch"]), right=True),
+    "threads": Column("threads", 7, lambda row: str(row["n_threads"]), right=True),
+}
+TRAILING = (
+    Column("test", 15, workload_name, right=True),
+    Column("t/s", 18, lambda row: f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}", right=True),
+)
+
+
+class Markdown:
+    """A table for people and pull requests.
+
+    Args:
+        optional: keys of `OPTIONAL` to show.
+    """
+
+    def __init__(self, out: TextIO, optional: Sequence[str] = ()) -> None:
+        self._out = out
+        self._columns = (*LEADING, *(OPTIONAL[name] for name in OPTIONAL if name in optional), *TRAILING)
+        self._last: Row | None = None
+
+    def add(self, row: Row) -> None:
+        if self._last is None:
+            self._write(column.set(column.title) for column in self._columns)
+            self._write(column.rule for column in self._columns)
+        self._write(column.set(column.cell(row)) for column in self._columns)
+        self._last = row
+
+    def finish(self) -> None:
+        if self._last is not None:
+            row = self._last
+            cpu, torch = row["cpu_info"], row["torch_version"]
+            print(f"\nrowspan {row['engine_version']}, torch {torch}, {cpu}", file=self._out, flush=True)
+
+    def _write(self, cells: Iterable[str]) -> None:
+        print("| " + " | ".join(cells) + " |", file=self._out, flush=True)
+
+
+class Json:
+    """An array of objects."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lead = "["
+
+    def add(self, row: Row) -> None:
+        print(self._lead, json.dumps(row, indent=2), sep="\n", end="", file=self._out, flush=True)
+        self._lead = ","
+
+    def finish(self) -> None:
+        print("[]" if self._lead == "[" else "\n]", file=self._out, flush=True)
+
+
+class JsonLines:
+    """An object in every line."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def add(self, row: Row) -> None:
+        print(json.dumps(row), file=self._out, flush=True)
+
+    def finish(self) -> None:
+        pass
+
+
+class Csv:
+    """A line of field names, then the rows; without single samples."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        self._started = False
+
+    def add(self, row: Row) -> None:
+        flat = _without_samples(row)
+        if not self._started:
+            self._writer.writerow(flat)
+            self._started = True
+        self._writer.writerow(flat.values())
+        self._out.flush()
+
+    def finish(self) -> None:
+        pass
+
+
+class Sql:
+    """Statements for SQLite and others; table `llama_bench`, as llama-bench's own; without single samples."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._started = False
+
+    def add(self, row: Row) -> None:
+        flat = _without_samples(row)
+        if not self._started:
+            fields = ",\n".join(f"  {name} {_sql_type(value)}" for name, value in flat.items())
+            print(f"CREATE TABLE IF NOT EXISTS llama_bench (\n{fields}\n);\n", file=self._out)
+            self._started = True
+        names, values = ", ".join(flat), ", ".join(map(_sql_value, flat.values()))
+        print(f"INSERT INTO llama_bench ({names}) VALUES ({values});", file=self._out, flush=True)
+
+    def finish(self) -> None:
+        pass
+
+
+# Each takes where to write, and the keys of OPTIONAL to show; formats that hold every field anyway ignore these.
+FORMATS: Mapping[str, Callable[[TextIO, Sequence[str]], Format]] = {
+    "md": Markdown,
+    "json": lambda out, optional: Json(out),
+    "jsonl": lambda out, optional: JsonLines(out),
+    "csv": lambda out, optional: Csv(out),
+    "sql": lambda out, optional: Sql(out),
+}
+
+
+def _without_samples(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in SAMPLES}
+
+
+def _sql_type(value: Any) -> str:
+    return "INTEGER" if isinstance(value, int) else "REAL" if isinstance(value, float) else "TEXT"
+
+
+def _sql_value(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"

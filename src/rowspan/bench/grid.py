@@ -1,0 +1,104 @@
+"""What is measured: configurations (how a model runs) × workloads (what it computes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from rowspan.config import EngineConfig
+from rowspan.plan.device import Device
+from rowspan.plan.split import SplitMode
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One test, in tokens: `n_depth` are in the cache already, a prompt of `n_prompt` follows, then `n_gen` single
+    tokens."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+
+    @property
+    def name(self) -> str:
+        """As llama-bench writes it: "pp512", "tg128", "pp512+tg128", "tg128 @ d4096"."""
+        parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(self.n_gen)
+        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens whose time is taken."""
+        return self.n_prompt + self.n_gen
+
+    @property
+    def context(self) -> int:
+        """Positions in use at the end."""
+        return self.n_depth + self.n_tokens
+
+
+def workloads(
+    prompts: Sequence[int], generations: Sequence[int], pairs: Sequence[tuple[int, int]], depths: Sequence[int]
+) -> list[Workload]:
+    """Prompts and generations are tests of their own, pairs combine them; all of them at every depth. 0 leaves out."""
+    return [
+        Workload(n_prompt, n_gen, depth)
+        for depth in depths
+        for n_prompt, n_gen in [*((n, 0) for n in prompts), *((0, n) for n in generations), *pairs]
+        if n_prompt or n_gen
+    ]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of every option of the engine that a benchmark varies; see `EngineConfig`."""
+
+    devices: Sequence[tuple[Device, ...]]
+    split_modes: Sequence[SplitMode]
+    main_gpus: Sequence[int]
+    tensor_splits: Sequence[tuple[float, ...] | None]
+    dtypes: Sequence[str]
+    cache_types_k: Sequence[str | None]
+    cache_types_v: Sequence[str | None]
+    token_budgets: Sequence[int]
+    threads: Sequence[int | None]
+
+    def configurations(self, paths: Sequence[Path], context_size: int) -> Iterator[EngineConfig]:
+        """Every combination with every model, the model changing least often. There is room for one sequence of `context_size`."""
+        for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
+            paths,
+            self.devices,
+            self.split_modes,
+            self.main_gpus,
+            self.tensor_splits,
+            self.dtypes,
+            self.cache_types_k,
+            self.cache_types_v,
+            self.token_budgets,
+            self.threads,
+        ):
+            yield EngineConfig(
+                model_path=path,
+                devices=devices,
+                split_mode=mode,
+                tensor_split=ratios,
+                main_gpu=main,
+                context_size=max(context_size, EngineConfig.block_size),
+                parallel=1,
+                token_budget=budget,
+                cache_type_k=type_k,
+                cache_type_v=type_v,
+                dtype=dtype,
+                threads=threads,
+                prefix_reuse=False,
+            )
+
+
+def notable(configurations: Sequence[EngineConfig], options: Iterable[str]) -> list[str]:
+    """Those options, fields of EngineConfig, that vary or are not at their default."""
+    return [
+        option
+        for option in options
+        if {getattr(configuration, option) for configuration in configurations} != {getattr(EngineConfig, option)}
+    ]

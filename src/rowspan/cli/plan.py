@@ -1,0 +1,42 @@
+"""`rowspan plan`: who would hold what."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rowspan.engine.open import Blueprint
+    from rowspan.plan.explain import Explanation
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="Model, as for `rowspan pull`.")],
+    devices: Annotated[str, typer.Option("--devices", "-dev", help="Comma list: cpu:0,cpu:1.")] = "cpu:0",
+    split_mode: Annotated[str, typer.Option("--split-mode", "-sm", help="none, layer or row.")] = "layer",
+    tensor_split: Annotated[str | None, typer.Option("--tensor-split", "-ts", help="Share of each device: 3,1.")] = None,
+    main_gpu: Annotated[int, typer.Option("--main-gpu", "-mg", help="Place of the device that `none` uses.")] = 0,
+    context_size: Annotated[int | None, typer.Option("--ctx-size", "-c", help="Tokens of one request.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show how a model is split: what each device holds, and how many bytes. Loads nothing but the file's header."""
+
+
+def describe(blueprint: Blueprint) -> Explanation:
+    """The table and notes of what is about to run."""
+    from rowspan.plan.explain import explain
+
+    return explain(blueprint.plan, blueprint.sizes, blueprint.cache, blueprint.config.block_size)
+
+
+def show_plan(blueprint: Blueprint) -> None:
+    """Print the plan's table and notes to stdout; for other commands too, such as `serve`."""
+    from rowspan.cli.console_output import print_table
+    from rowspan.plan.explain import HEADER
+
+    explanation = describe(blueprint)
+    print_table(explanation.title, HEADER, explanation.rows())
+    for note in explanation.notes:
+        typer.echo(f"- {note}")
