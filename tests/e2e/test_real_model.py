@@ -28,7 +28,12 @@ PROMPTS = [
         {"role": "assistant", "content": "Nice to meet you, Ada!"},
         {"role": "user", "content": "What is my name?"},
     ],
-    [{"role": "user", "content": "Explain the following code:\n```python\ndef f(n):\n    return n * f(n - 1) if n else 1\n```"}],
+    [
+        {
+            "role": "user",
+            "content": "Explain this code:\n```python\ndef f(n):\n    return n * f(n - 1) if n else 1\n```",
+        }
+    ],
     [{"role": "user", "content": "List five animals, then their sounds. " * 12}],
     [{"role": "user", "content": "Tell me a long story about a lighthouse keeper and the sea."}],
 ]

@@ -31,9 +31,7 @@ def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, wind
 
 @pytest.mark.parametrize("window", [None, 7, 300])
 @pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(3, 3, 64), (1, 1, 32), (2, 8, 128), (4, 1, 80)])
-def test_random_batches_agree_with_the_textbook(
-    kv_heads: int, group: int, head_dim: int, window: int | None
-) -> None:
+def test_random_batches_agree_with_the_textbook(kv_heads: int, group: int, head_dim: int, window: int | None) -> None:
     rng = random.Random(f"{kv_heads} {group} {head_dim} {window}")
     torch.manual_seed(rng.getrandbits(32))
     block_size, n_blocks = rng.choice([(16, 120), (32, 60), (7, 250)])

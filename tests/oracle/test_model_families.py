@@ -58,9 +58,7 @@ def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
     reference = reference_model(tiny)
     reference.model.rotary_emb.inv_freq /= torch.from_numpy(tiny.weights()["rope_freqs.weight"])
     tokens = random.Random(3).choices(range(engine.spec.vocab_size), k=70)
-    torch.testing.assert_close(
-        engine.logits(tokens), reference_logits(reference, tokens), atol=2e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(engine.logits(tokens), reference_logits(reference, tokens), atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -85,8 +83,12 @@ def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int) -> None:
     while position < length:
         size = min(rng.choice([1, 2, 5]) * block, length - position)
         mine = Chunk(0, prompt[position : position + size], position, blocks[: -(-(position + size) // block)], True)
-        chunks = [*(stranger(place) for place in range(rng.randrange(4))), mine, *(stranger(place + 4) for place in range(3))]
-        before = sum(len(chunk.tokens) for chunk in chunks[: chunks.index(mine)])
+        chunks = [
+            *(stranger(place) for place in range(rng.randrange(4))),
+            mine,
+            *(stranger(place + 4) for place in range(3)),
+        ]
+        before = sum(len(chunk.tokens) for chunk in earlier)
         got = engine.step(chunks)[before : before + size]
         assert torch.equal(got, alone[position : position + size]), f"positions {position} to {position + size}"
         position += size

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from rowspan.cli.bench import bench
 from rowspan.cli.models import models
+from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
 from rowspan.errors import RowspanError
 
@@ -15,6 +17,8 @@ from rowspan.errors import RowspanError
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(pull)
 app.command()(models)
+app.command()(plan)
+app.command()(bench)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,12 +15,18 @@ def plan(
     model: Annotated[str, typer.Argument(help="Model, as for `rowspan pull`.")],
     devices: Annotated[str, typer.Option("--devices", "-dev", help="Comma list: cpu:0,cpu:1.")] = "cpu:0",
     split_mode: Annotated[str, typer.Option("--split-mode", "-sm", help="none, layer or row.")] = "layer",
-    tensor_split: Annotated[str | None, typer.Option("--tensor-split", "-ts", help="Share of each device: 3,1.")] = None,
+    tensor_split: Annotated[
+        str | None, typer.Option("--tensor-split", "-ts", help="Share of each device: 3,1.")
+    ] = None,
     main_gpu: Annotated[int, typer.Option("--main-gpu", "-mg", help="Place of the device that `none` uses.")] = 0,
     context_size: Annotated[int | None, typer.Option("--ctx-size", "-c", help="Tokens of one request.")] = None,
+    parallel: Annotated[int, typer.Option("--parallel", "-np", min=1, help="Requests that run at once.")] = 16,
+    cache_type_k: Annotated[str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16 or f16.")] = None,
+    cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Of weights and activations.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show how a model is split: what each device holds, and how many bytes. Loads nothing but the file's header."""
+    """Show how a model is split: what each device holds, and how many bytes. Reads the file's header only."""
 
 
 def describe(blueprint: Blueprint) -> Explanation:

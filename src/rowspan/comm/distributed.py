@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 from rowspan.comm.base import Comm, SoloComm
 from rowspan.plan.split import Plan
@@ -35,7 +36,7 @@ class DistributedComm:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             backend="gloo" if device.type == "cpu" else "nccl",
-            store=dist.FileStore(str(meeting_file), len(plan.shards)),
+            store=FileStore(str(meeting_file), len(plan.shards)),
             rank=rank,
             world_size=len(plan.shards),
             timeout=PEER_TIMEOUT,

@@ -109,14 +109,14 @@ class EngineCore:
         return answer.result(timeout=60)
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
-        """Stop taking requests, let running ones finish for so long, then end the workers."""
-        if not self._closed:
-            self._closed = True
-            self._inbox.put(_Stop(drain=drain_seconds > 0))
-            self._thread.join(drain_seconds or None)
-            if self._thread.is_alive():
-                self._inbox.put(_Stop(drain=False))
-                self._thread.join()
+        """Stop taking requests, let running ones finish for so long, then end the workers. A second call, from another
+        thread, may cut the drain of the first one short."""
+        self._closed = True
+        self._inbox.put(_Stop(drain=drain_seconds > 0))
+        self._thread.join(drain_seconds or None)
+        if self._thread.is_alive():
+            self._inbox.put(_Stop(drain=False))
+            self._thread.join()
 
     def _loop(self) -> None:
         try:
@@ -198,5 +198,3 @@ class EngineCore:
         for sink in self._sinks.values():
             sink(error)
         self._sinks.clear()
-
-

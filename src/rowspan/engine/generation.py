@@ -53,7 +53,8 @@ class Generation:
     def advance(self, event: TokenEvent) -> Piece:
         """The next piece. A finish before the event's own means that a stop string was hit: cancel the request."""
         sampled, finish = event.sampled, event.finish
-        text, tokens = "", ()
+        text = ""
+        tokens: tuple[TokenText, ...] = ()
         if sampled is not None:
             self._generated += 1
             if sampled.token not in self._stop_tokens:

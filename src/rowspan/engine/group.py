@@ -84,7 +84,8 @@ class WorkerGroup:
         with theirs:
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "rowspan.worker.main", str(theirs.fileno())],
+                    # -P: a file in the current folder must not take the place of a library.
+                    [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     env=os.environ | {"OMP_NUM_THREADS": str(setup.threads)},

@@ -91,7 +91,8 @@ class LLM:
 
 
 def _collect(pieces: Iterator[Piece], prompt_tokens: int) -> Answer:
-    text, tokens = [], []
+    text: list[str] = []
+    tokens: list[TokenText] = []
     finish = FinishReason.STOP
     for piece in pieces:
         text.append(piece.text)

@@ -63,9 +63,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
             fix="Choose a plain llama, mistral, qwen2 or qwen3 model.",
         )
     spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
-    plan = split(
-        spec, checkpoint.tensors, config.devices, config.split_mode, config.tensor_split, config.main_gpu
-    )
+    plan = split(spec, checkpoint.tensors, config.devices, config.split_mode, config.tensor_split, config.main_gpu)
     cache_dtypes = (
         _cache_dtype(config.cache_type_k, config.dtype, "--cache-type-k"),
         _cache_dtype(config.cache_type_v, config.dtype, "--cache-type-v"),

@@ -58,11 +58,15 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class RopeTable:
-    """cos and sin of every position's angles, float32 (positions, dim / 2); scaling is folded in."""
+    """cos and sin of angles, float32 (positions, dim / 2); scaling is folded in."""
 
     cos: Tensor
     sin: Tensor
     interleaved: bool
+
+    def at(self, positions: Tensor) -> RopeTable:
+        """The rows of these positions: looked up once a step, used by every layer."""
+        return RopeTable(self.cos[positions], self.sin[positions], self.interleaved)
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ class Kernels(Protocol):
         """x / rms(x) · weight over the last dimension (Zhang and Sennrich 2019)."""
         ...
 
-    def rope(self, x: Tensor, positions: Tensor, table: RopeTable) -> Tensor:
-        """Rotate the leading `dim` elements of every head of x (T, heads, D)."""
+    def rope(self, x: Tensor, angles: RopeTable) -> Tensor:
+        """Rotate the leading `dim` elements of every head of x (T, heads, D) by its token's row of angles."""
         ...
 
     def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:

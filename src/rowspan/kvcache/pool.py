@@ -24,6 +24,8 @@ def allocate_pool(
     """
     shape = (n_blocks * block_size, kv_heads, head_dim)
     return [
-        LayerCache(torch.empty(shape, dtype=dtypes[0], device=device), torch.empty(shape, dtype=dtypes[1], device=device))
+        LayerCache(
+            torch.empty(shape, dtype=dtypes[0], device=device), torch.empty(shape, dtype=dtypes[1], device=device)
+        )
         for _ in range(n_layers)
     ]

@@ -37,8 +37,9 @@ class Transformer:
 
     def run_layers(self, x: Tensor, caches: Sequence[LayerCache], inputs: StepInputs) -> Tensor:
         """Hidden states (T, hidden) through this stage's layers."""
+        angles = self.rope.at(inputs.positions)
         for layer, cache in zip(self.weights.layers, caches, strict=True):
-            x = x + self._attention(layer, self._norm(x, layer.attn_norm), cache, inputs)
+            x = x + self._attention(layer, self._norm(x, layer.attn_norm), angles, cache, inputs)
             x = x + self._mlp(layer, self._norm(x, layer.ffn_norm))
         return x
 
@@ -49,7 +50,9 @@ class Transformer:
         part = self.kernels.linear(x, self.weights.head).float()
         return self.comm.gather_columns(part, [len(peer.vocab) for peer in self.plan.stage(self.shard.stage)])
 
-    def _attention(self, layer: LayerWeights, x: Tensor, cache: LayerCache, inputs: StepInputs) -> Tensor:
+    def _attention(
+        self, layer: LayerWeights, x: Tensor, angles: RopeTable, cache: LayerCache, inputs: StepInputs
+    ) -> Tensor:
         spec = self.plan.spec
         kv_shape = (x.shape[0], len(self.shard.kv_heads), spec.head_dim)
         q = self._project(x, layer.q).view(x.shape[0], len(self.shard.kv_heads) * spec.group, spec.head_dim)
@@ -57,8 +60,8 @@ class Transformer:
         v = self._project(x, layer.v).view(kv_shape)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        q = self.kernels.rope(q, inputs.positions, self.rope)
-        k = self.kernels.rope(k, inputs.positions, self.rope)
+        q = self.kernels.rope(q, angles)
+        k = self.kernels.rope(k, angles)
         self.kernels.write_cache(cache, inputs.slots, k, v)
         mixed = self.kernels.attention(q, cache, inputs, spec.sliding_window)
         return self.comm.all_reduce(self._project(mixed, layer.o))

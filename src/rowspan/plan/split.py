@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
@@ -191,7 +191,7 @@ def _cut_rows(
     if spec.n_kv_heads % head_unit:
         raise SplitError(
             f"{spec.name} cannot be split by row.",
-            why=f"Its attention output is quantized in blocks that only {head_unit} KV heads together would align with, "
+            why=f"Its attention output is quantized in blocks that only {head_unit} KV heads together align with, "
             f"and it has {spec.n_kv_heads}.",
             fix="Use --split-mode layer.",
         )
@@ -215,9 +215,7 @@ def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
     return math.lcm(*blocks)
 
 
-def _balance_layers(
-    spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]
-) -> list[Span]:
+def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]) -> list[Span]:
     """Contiguous layers per stage such that the slowest stage, by bytes read per token and share, is as fast as can be.
 
     The head counts for the last stage: in a small model it weighs as much as several layers (SmolLM2-135M: eight).
@@ -250,7 +248,7 @@ def _balance_layers(
             for stop in stops
         }
     borders = best[spec.n_layers][1]
-    return [Span(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
+    return [Span(start, stop) for start, stop in pairwise(borders)]
 
 
 def apportion(units: int, shares: Sequence[float]) -> list[int]:
@@ -266,7 +264,7 @@ def apportion(units: int, shares: Sequence[float]) -> list[int]:
 
 def _spans(counts: Iterable[int], unit: int = 1) -> list[Span]:
     borders = [0, *accumulate(count * unit for count in counts)]
-    return [Span(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
+    return [Span(start, stop) for start, stop in pairwise(borders)]
 
 
 def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> list[float]:

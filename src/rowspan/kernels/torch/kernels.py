@@ -29,21 +29,19 @@ class TorchKernels:
         return dense.linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return (wide * scale * weight).to(x.dtype)
+        return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
 
-    def rope(self, x: Tensor, positions: Tensor, table: RopeTable) -> Tensor:
-        half = table.cos.shape[1]
-        cos, sin = table.cos[positions][:, None], table.sin[positions][:, None]
+    def rope(self, x: Tensor, angles: RopeTable) -> Tensor:
+        half = angles.cos.shape[1]
+        cos, sin = angles.cos[:, None], angles.sin[:, None]
         turned, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
-        if table.interleaved:
+        if angles.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
         else:
             a, b = turned[..., :half], turned[..., half:]
             turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-        return torch.cat((turned.to(x.dtype), rest), dim=-1)
+        return torch.cat((turned.to(x.dtype), rest), dim=-1) if rest.shape[-1] else turned.to(x.dtype)
 
     def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
         paged.write_cache(cache, slots, k, v)

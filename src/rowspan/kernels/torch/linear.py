@@ -50,7 +50,7 @@ class OnednnWeight:
 
 def pack(weight: Tensor) -> DenseWeight | OnednnWeight:
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if on_cpu and weight.numel() and torch.backends.mkldnn.is_available():
+    if on_cpu and weight.numel() and torch._C._has_mkldnn:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         return OnednnWeight(packed, weight.shape[0], weight.shape[1])
     return DenseWeight(weight.contiguous())

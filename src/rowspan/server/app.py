@@ -1,0 +1,38 @@
+"""The web application: routes, gatekeepers and the chat page, put together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from rowspan.config import ServerConfig
+from rowspan.console.page import console_routes
+from rowspan.engine.engine import Engine
+from rowspan.server import errors
+from rowspan.server.chat import chat_routes
+from rowspan.server.completions import completion_routes
+from rowspan.server.gatekeepers import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
+from rowspan.server.models import model_routes
+from rowspan.server.service import Service
+
+
+def create_app(engine: Engine, config: ServerConfig, model_name: str) -> FastAPI:
+    """One model behind OpenAI's API and the chat page.
+
+    Args:
+        model_name: what clients call the model.
+    """
+    # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
+    app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
+    service = Service(engine, config, model_name)
+    for routes in (chat_routes, completion_routes, model_routes):
+        app.include_router(routes(service), responses=errors.ERROR_RESPONSES)
+    app.include_router(console_routes())
+    errors.install(app)
+    # The last one added is the first one met.
+    app.add_middleware(BodyLimit)
+    if config.api_keys:
+        app.add_middleware(KeyCheck, keys=config.api_keys)
+    else:
+        app.add_middleware(OriginCheck, loopback=is_loopback(config.host))
+    app.add_middleware(RequestId)
+    return app

@@ -1,0 +1,148 @@
+"""POST /v1/completions: text that goes on where the prompt ends."""
+
+from __future__ import annotations
+
+import asyncio
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from rowspan.engine.generation import Piece, TokenText
+from rowspan.server.errors import FieldError
+from rowspan.server.reply import Answer, Json, Reply, respond
+from rowspan.server.sampling import choice_params, limited, sampling_params
+from rowspan.server.schema import CompletionRequest, refuse_unsupported
+from rowspan.server.service import Job, Service
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_ANSWERS = 2048  # prompts × n of one request
+
+
+class CompletionWriter:
+    """Choices as text.
+
+    Args:
+        echoes: by choice, the prompt's text if it is to be repeated.
+    """
+
+    id_prefix = "cmpl"
+    whole_object = chunk_object = "text_completion"
+
+    def __init__(self, echoes: Sequence[str], *, with_logprobs: bool) -> None:
+        self._echoes = list(echoes)
+        self._logprobs = [LegacyLogprobs() for _ in echoes] if with_logprobs else None
+
+    def whole(self, index: int, answer: Answer) -> Json:
+        return {"text": self._echoes[index] + answer.text, "logprobs": self._of(index, answer.tokens)}
+
+    def part(self, index: int, piece: Piece) -> Json | None:
+        text, self._echoes[index] = self._echoes[index] + piece.text, ""
+        logprobs = self._of(index, piece.tokens)
+        if not (text or piece.finish or (logprobs and piece.tokens)):
+            return None
+        return {"text": text, "logprobs": logprobs}
+
+    def _of(self, index: int, tokens: Sequence[TokenText]) -> Json | None:
+        return self._logprobs[index].write(tokens) if self._logprobs else None
+
+
+class LegacyLogprobs:
+    """The older form of log-probabilities: parallel lists, with each token's place in the text in characters."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def write(self, tokens: Sequence[TokenText]) -> Json:
+        return {
+            "tokens": [_spelling(token.raw) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [_top(token) for token in tokens],
+            "text_offset": [self._advance(token.raw) for token in tokens],
+        }
+
+    def _advance(self, raw: bytes) -> int:
+        start = self._offset
+        self._offset += len(self._decoder.decode(raw))
+        return start
+
+
+def _top(token: TokenText) -> dict[str, float | None]:
+    """The likeliest tokens, best first, and the chosen one in any case."""
+    top: dict[str, float | None] = {}
+    for _, raw, logprob in token.top:
+        top.setdefault(_spelling(raw), logprob)
+    top.setdefault(_spelling(token.raw), token.logprob)
+    return top
+
+
+def _spelling(raw: bytes) -> str:
+    """A token as text; OpenAI's notation for part of a character."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def completion_routes(service: Service) -> APIRouter:
+    router = APIRouter()
+    engine = service.engine
+
+    def encode(prompt: str | list[int]) -> list[int]:
+        return engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
+    def spell(prompt: str | list[int]) -> str:
+        if isinstance(prompt, str):
+            return prompt.encode(errors="replace").decode()  # JSON may hold lone surrogates, UTF-8 may not
+        return engine.tokenizer.decode(prompt, skip_special=False, continuation=True)
+
+    @router.post("/v1/completions", summary="Continue a text")
+    async def create_completion(request: CompletionRequest, http: Request) -> Response:
+        service.check_model(request.model)
+        refuse_unsupported(request)
+        n = request.n or 1
+        _check(request, n)
+        prompts = await asyncio.to_thread(lambda: [encode(prompt) for prompt in request.prompts])
+        params = sampling_params(request, logprobs=request.logprobs, vocab_size=engine.blueprint.spec.vocab_size)
+        max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+        jobs = [
+            Job(
+                prompt,
+                choice_params(limited(params, max_tokens, len(prompt), engine.context_size), choice),
+                request.stops,
+                continuation=True,
+            )
+            for prompt in prompts
+            for choice in range(n)
+        ]
+        echoes = [spell(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
+        writer = CompletionWriter(echoes, with_logprobs=request.logprobs is not None)
+        reply = Reply(service, request, writer, sum(map(len, prompts)))
+        return await respond(service, http, request, jobs, reply)
+
+    return router
+
+
+def _check(request: CompletionRequest, n: int) -> None:
+    n_answers = len(request.prompts) * n
+    if not 1 <= n_answers <= MAX_ANSWERS:
+        raise FieldError(
+            f"The request asks for {n_answers} answers (prompts times n).",
+            field="prompt",
+            fix=f"Send a prompt, or up to {MAX_ANSWERS // n} of them.",
+        )
+    if request.best_of is not None and request.best_of != n:
+        raise FieldError(
+            f"best_of {request.best_of} with n {n} is not supported.",
+            field="best_of",
+            why="Rowspan does not choose among answers.",
+            fix="Leave best_of out, or make it equal to n.",
+        )
+    if request.echo and request.logprobs is not None:
+        raise FieldError(
+            "echo together with logprobs is not supported.",
+            field="echo",
+            why="Log-probabilities of the prompt are not computed, and leaving them out would mislead.",
+            fix="Leave out one of them.",
+        )

@@ -1,0 +1,174 @@
+"""Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}} and the right status."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from rowspan.errors import RowspanError, UsageError
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+UNAVAILABLE = "The engine failed, or is shutting down. Try again in a moment; the server's log says more."
+INTERNAL = "The server failed to handle this request. Its log says more."
+
+
+class FieldError(UsageError):
+    """A field of the request is wrong."""
+
+    def __init__(self, what: str, *, field: str, why: str = "", fix: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.field = field
+
+
+class UnknownModelError(FieldError):
+    http_status = 404
+    code = "model_not_found"
+
+
+class InvalidKeyError(RowspanError):
+    http_status = 401
+    code = "invalid_api_key"
+
+
+class ForeignOriginError(RowspanError):
+    http_status = 403
+    code = "foreign_origin"
+
+
+class BodyTooLargeError(RowspanError):
+    http_status = 413
+    code = "request_too_large"
+
+
+class BusyError(RowspanError):
+    http_status = 429
+    code = "too_many_requests"
+
+
+HEADERS: Mapping[type[RowspanError], Mapping[str, str]] = {
+    InvalidKeyError: {"WWW-Authenticate": "Bearer"},
+    BusyError: {"Retry-After": "1"},
+    BodyTooLargeError: {"Connection": "close"},  # the rest of the body is not read
+}
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 429, 500, 503)
+}
+
+
+def error_json(message: str, status: int, *, param: str | None = None, code: str | None = None) -> bytes:
+    """The body. ASCII, because messages may quote what no encoding can carry (lone surrogates)."""
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode("ascii")
+
+
+def describe(error: Exception) -> tuple[int, bytes]:
+    """Status and body for any exception. Nothing internal leaves the server: that goes to the log."""
+    if not isinstance(error, RowspanError):
+        log.error("Internal error", exc_info=error)
+        return 500, error_json(INTERNAL, 500, code="internal_error")
+    status = error.http_status
+    if status >= 500:
+        log.error("%s", error)
+        message = UNAVAILABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else INTERNAL
+        return status, error_json(message, status, code=error.code)
+    param = error.field if isinstance(error, FieldError) else None
+    return status, error_json(str(error), status, param=param, code=error.code)
+
+
+def error_response(error: Exception) -> Response:
+    status, body = describe(error)
+    headers = next((headers for kind, headers in HEADERS.items() if isinstance(error, kind)), None)
+    return Response(body, status, headers, "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Have every exception of the app answered in this shape."""
+
+    async def known(request: Request, error: Exception) -> Response:
+        return error_response(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        message, param = explain_invalid(error.errors(), error.body)
+        return Response(error_json(message, 400, param=param, code="invalid_request"), 400, None, "application/json")
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        asked = f"{request.method} {request.url.path}"
+        message = {
+            404: f"There is no {asked}. The API begins at /v1, for example /v1/chat/completions.",
+            405: f"{asked} is not possible: wrong method.",
+        }.get(error.status_code, error.detail)
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        body = error_json(message, error.status_code, code=code)
+        return Response(body, error.status_code, error.headers, "application/json")
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_exception_handler(RowspanError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, known)
+
+
+def explain_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> tuple[str, str | None]:
+    """What pydantic found wrong, as one sentence, and the path of the field it is about.
+
+    Where a field may have several types, pydantic reports every alternative: those that got furthest into the body are
+    closest to what the client meant.
+    """
+    if errors[0]["type"] == "json_invalid":
+        return f"The request's body is not valid JSON: {errors[0]['ctx']['error']}.", None
+    if isinstance(body, bytes):
+        return "The request's body is not declared as JSON. Send the header Content-Type: application/json.", None
+    paths = [_path(error, body) for error in errors]
+    path = max(paths, key=len)
+    furthest = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
+    if not path:
+        return "The request has no body, or one that is not a JSON object. Send a JSON object.", None
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    if furthest[0]["type"] == "missing":
+        return f"The field {name} is missing.", name
+    reasons = dict.fromkeys(str(error["msg"]).removeprefix("Value error, ") for error in furthest)
+    return f"The field {name} is wrong: {' or '.join(reasons)}.", name
+
+
+def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
+    """Where in the body an error is: pydantic's location without the names of a union's branches."""
+    path: list[str | int] = []
+    here = body
+    for step in error["loc"][1:]:
+        if (isinstance(here, dict) and step in here) or (isinstance(here, list) and isinstance(step, int)):
+            here = here[step]
+        elif not (isinstance(here, dict) and error["type"] == "missing" and step == error["loc"][-1]):
+            continue
+        path.append(step)
+    return path

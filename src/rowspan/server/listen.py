@@ -1,0 +1,92 @@
+"""Taking the port, before anything expensive is done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+import psutil
+
+from rowspan.errors import RowspanError, UsageError
+
+
+class AddressError(UsageError):
+    """The server cannot listen where it was told to."""
+
+    code = "bad_address"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not listening yet: until it does, clients are refused instead of left waiting.
+
+    Raises:
+        AddressError: an unknown host, not an address of this machine, a port in use or not allowed.
+    """
+    try:
+        # IPv4 first: "localhost" is both, and more programs try 127.0.0.1 than ::1.
+        found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+    except (OSError, UnicodeError):
+        raise AddressError(
+            f"The host {host!r} is not known.",
+            fix="Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks.",
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise _explain(error, host, port) from None
+    return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Begin to take connections.
+
+    Raises:
+        AddressError: another program was faster to listen on the port.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _explain(error, host, port) from None
+
+
+def url(listener: socket.socket) -> str:
+    """The address to open in a browser on this machine."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _explain(error: OSError, host: str, port: int) -> RowspanError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressError(
+                f"Port {port} is in use{_by_whom(port)}.", fix="Stop that program, or choose another port with --port."
+            )
+        case errno.EACCES:
+            return AddressError(
+                f"Port {port} is not allowed to you.",
+                why="Ports below 1024 belong to the administrator.",
+                fix="Choose one of 1024 or more with --port.",
+            )
+        case errno.EADDRNOTAVAIL:
+            return AddressError(
+                f"{host} is not an address of this machine.", fix="Use --host 127.0.0.1, or --host 0.0.0.0 for all of its."
+            )
+        case _:
+            return AddressError(f"Cannot listen on {host}, port {port}.", why=f"The system says: {error.strerror}.")
+
+
+def _by_whom(port: int) -> str:
+    """The program that listens there, as far as the system tells."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return ""

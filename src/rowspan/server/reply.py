@@ -1,0 +1,133 @@
+"""From pieces of answers to what the client gets: one JSON object, or a stream of them.
+
+What chat and completions have in common is here; how a single choice looks is a `ChoiceWriter`'s.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from fastapi import Request, Response
+
+from rowspan.engine.generation import Piece, TokenText
+from rowspan.scheduler.request import FinishReason
+from rowspan.server.connection import DONE, EventStream, event, json_event, while_connected
+from rowspan.server.errors import describe
+from rowspan.server.schema import GenerationRequest
+from rowspan.server.service import Job, Pieces, Service
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Answer:
+    """All pieces of one answer, put together."""
+
+    text: str = ""
+    tokens: list[TokenText] = field(default_factory=list)
+    generated: int = 0
+    finish: FinishReason | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.generated, self.finish = piece.generated, piece.finish
+
+
+class ChoiceWriter(Protocol):
+    """How an API writes down one choice, without its index and finish reason."""
+
+    id_prefix: str
+    whole_object: str  # the "object" of an answer in one
+    chunk_object: str  # the "object" of a part of a stream
+
+    def whole(self, index: int, answer: Answer) -> Json: ...
+
+    def part(self, index: int, piece: Piece) -> Json | None:
+        """None: nothing to tell yet. A piece with a finish reason always is told."""
+        ...
+
+
+class Reply:
+    """The answers to one request."""
+
+    def __init__(self, service: Service, request: GenerationRequest, writer: ChoiceWriter, prompt_tokens: int) -> None:
+        self._writer = writer
+        self._prompt_tokens = prompt_tokens
+        self._usage_at_end, self._usage_always = request.usage_wanted
+        self._head = {
+            "id": f"{writer.id_prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": service.model_name,
+            "system_fingerprint": service.fingerprint,
+        }
+
+    async def whole(self, pieces: Pieces, n_answers: int) -> Json:
+        answers = [Answer() for _ in range(n_answers)]
+        async with aclosing(pieces):
+            async for index, piece in pieces:
+                answers[index].add(piece)
+        choices = [
+            {"index": index, **self._writer.whole(index, answer), "finish_reason": answer.finish}
+            for index, answer in enumerate(answers)
+        ]
+        usage = self._usage(sum(answer.generated for answer in answers))
+        return {**self._head, "object": self._writer.whole_object, "choices": choices, "usage": usage}
+
+    async def stream(self, first: tuple[int, Piece], rest: Pieces) -> AsyncGenerator[bytes, None]:
+        """Server-sent events. An error in the middle becomes the last event, instead of [DONE]."""
+        generated: dict[int, int] = {}
+
+        def chunk(index: int, piece: Piece) -> bytes:
+            generated[index] = piece.generated
+            choice = self._writer.part(index, piece)
+            if choice is None:
+                return b""
+            return self._chunk(
+                [{"index": index, **choice, "finish_reason": piece.finish}],
+                sum(generated.values()) if self._usage_always else None,
+            )
+
+        async with aclosing(rest):
+            try:
+                if data := chunk(*first):
+                    yield data
+                async for arrival in rest:
+                    if data := chunk(*arrival):
+                        yield data
+            except Exception as error:
+                yield event(describe(error)[1])
+                return
+        if self._usage_at_end:
+            yield self._chunk([], sum(generated.values()))
+        yield DONE
+
+    def _chunk(self, choices: Sequence[Json], completion_tokens: int | None) -> bytes:
+        usage = {} if completion_tokens is None else {"usage": self._usage(completion_tokens)}
+        return json_event({**self._head, "object": self._writer.chunk_object, "choices": choices, **usage})
+
+    def _usage(self, completion_tokens: int) -> Json:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self._prompt_tokens + completion_tokens,
+        }
+
+
+async def respond(
+    service: Service, http: Request, request: GenerationRequest, jobs: Sequence[Job], reply: Reply
+) -> Response:
+    """Compute, and answer in the way the client asked for. Nothing is sent before the first token is there, so that
+    whatever goes wrong until then gets its own status."""
+    pieces = service.answer(jobs)
+    if not request.stream:
+        whole = await while_connected(http.receive, reply.whole(pieces, len(jobs)))
+        return Response(orjson.dumps(whole), media_type="application/json")
+    first = await while_connected(http.receive, anext(pieces))
+    return EventStream(reply.stream(first, pieces))

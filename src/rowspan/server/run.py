@@ -1,0 +1,66 @@
+"""Serving until told to stop, and stopping politely."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from rowspan.engine.engine import Engine
+
+GRACE_SECONDS = 5.0  # beyond the drain time, for last words to reach the clients
+
+
+def serve(app: FastAPI, engine: Engine, listener: socket.socket, *, drain_seconds: float, access_log: bool) -> int:
+    """Serve until a signal comes; the engine is closed afterwards.
+
+    The first SIGTERM or SIGINT drains: no new connections, running answers get `drain_seconds`. A second one ends at
+    once.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that ended it at once.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=access_log,
+        lifespan="off",
+        server_header=False,
+        loop="auto",  # uvloop where it exists
+        timeout_graceful_shutdown=int(drain_seconds + GRACE_SECONDS),
+    )
+    server = DrainingServer(config, engine, drain_seconds)
+    server.run([listener])
+    return server.exit_code
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn, with the engine drained while the last answers are sent."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self._engine = engine
+        self._drain_seconds = drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called for SIGTERM and SIGINT, between any two bytecodes of the main thread."""
+        if self.should_exit:
+            self.force_exit = True
+            self.exit_code = 128 + sig
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        # Takes no more requests, and ends with an error those that have not finished in time.
+        drained = loop.run_in_executor(None, partial(self._engine.close, drain_seconds=self._drain_seconds))
+        stopped = asyncio.create_task(super().shutdown(sockets))
+        while not (stopped.done() and drained.done()) and not self.force_exit:
+            await asyncio.sleep(0.05)
+        if self.force_exit:
+            stopped.cancel()
+            await loop.run_in_executor(None, self._engine.close)

@@ -1,0 +1,99 @@
+"""What every route needs: the engine behind it, and how many may ask at once."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+
+from rowspan.config import ServerConfig
+from rowspan.engine.engine import Engine
+from rowspan.engine.generation import Piece
+from rowspan.scheduler.request import SamplingParams
+from rowspan.server.errors import BusyError, UnknownModelError
+
+Pieces = AsyncGenerator[tuple[int, Piece], None]
+"""Pieces of several answers as they come, each with its answer's index."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to compute."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    stops: tuple[str, ...]
+    continuation: bool  # the text goes on after the prompt's, rather than being an answer
+
+
+class Service:
+    """One model, served."""
+
+    def __init__(self, engine: Engine, config: ServerConfig, model_name: str) -> None:
+        self.engine = engine
+        self.model_name = model_name
+        self.created = int(time.time())
+        self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
+        self._limit = engine.blueprint.config.parallel + config.max_waiting
+        self._unfinished = 0
+
+    def check_model(self, name: str | None) -> None:
+        """Raise UnknownModelError unless it is the served model; None is."""
+        if name not in (None, self.model_name):
+            raise UnknownModelError(
+                f"There is no model {name!r:.200} here.", field="model", fix=f"This server has {self.model_name}."
+            )
+
+    async def answer(self, jobs: Sequence[Job]) -> Pieces:
+        """Compute all answers at once. Closing the iterator cancels what is unfinished.
+
+        Raises:
+            BusyError: too many others wait.
+            RowspanError: a job was refused, or the engine failed.
+        """
+        arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
+
+        async def follow(index: int, job: Job) -> None:
+            stream = self.engine.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
+            try:
+                async with aclosing(stream):
+                    async for piece in stream:
+                        arrivals.put_nowait((index, piece))
+                arrivals.put_nowait(None)
+            except Exception as error:
+                arrivals.put_nowait(error)
+
+        with self._admitted(len(jobs)):
+            tasks = [asyncio.create_task(follow(index, job)) for index, job in enumerate(jobs)]
+            unfinished = len(tasks)
+            try:
+                while unfinished:
+                    match await arrivals.get():
+                        case None:
+                            unfinished -= 1
+                        case Exception() as error:
+                            raise error
+                        case arrival:
+                            yield arrival
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def _admitted(self, n_answers: int) -> Iterator[None]:
+        """Count answers in the making. A large request is taken whenever there is any room, or it never would be."""
+        if self._unfinished >= self._limit:
+            raise BusyError(
+                "The server is busy.",
+                why=f"{self._unfinished} answers are being computed or wait for it.",
+                fix="Try again in a moment, or start the server with a larger --max-waiting.",
+            )
+        self._unfinished += n_answers
+        try:
+            yield
+        finally:
+            self._unfinished -= n_answers

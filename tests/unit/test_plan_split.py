@@ -1,0 +1,319 @@
+"""Every element of every tensor is held exactly once wherever it is needed, however a model is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowspan.checkpoint.checkpoint import TensorInfo
+from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.errors import SplitError, UsageError
+from rowspan.model.spec import ModelSpec, RopeSpec
+from rowspan.plan.device import Device, parse_devices, parse_ratios
+from rowspan.plan.split import Plan, Shard, Span, SplitMode, apportion, split
+from rowspan.quant.scheme import SCHEMES
+
+BY_OUTPUTS = {Role.EMBEDDING, Role.HEAD, Role.Q, Role.K, Role.V, Role.GATE, Role.UP}
+BY_INPUTS = {Role.O, Role.DOWN}
+SPEC = ModelSpec(
+    architecture="llama",
+    name="Cut",
+    n_layers=6,
+    hidden_size=64,
+    n_heads=6,
+    n_kv_heads=3,
+    head_dim=16,
+    ffn_size=96,
+    vocab_size=100,
+    context_length=256,
+    norm_eps=1e-5,
+    rope=RopeSpec(dim=16, base=1e4, interleaved=True),
+    sliding_window=None,
+    tied_embeddings=True,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    spec: ModelSpec
+    tensors: Mapping[TensorKey, TensorInfo]
+
+
+def model_of(spec: ModelSpec, schemes: Mapping[Role, str] | None = None, *, biases: bool = False) -> Model:
+    """A model of this shape, the tensors of some roles quantized."""
+    keys = spec.required_tensors() + [TensorKey(Role.ROPE_FREQS)]
+    if not spec.tied_embeddings:
+        keys.append(TensorKey(Role.HEAD))
+    for layer in range(spec.n_layers) if biases else ():
+        biased = (Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN)
+        keys += [TensorKey(role, layer, "bias") for role in biased]
+        keys += [TensorKey(role, layer) for role in (Role.Q_NORM, Role.K_NORM)]
+    tensors = {}
+    for key in keys:
+        scheme = SCHEMES[(schemes or {}).get(key.role, "F32") if key.part == "weight" else "F32"]
+        shape = spec.expected_shape(key)
+        tensors[key] = TensorInfo(shape, scheme.name, math.prod(shape) // scheme.block_size * scheme.block_bytes)
+    return Model(spec, tensors)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """Any shape whose o and down are whole blocks of 1, 32 or 256 elements."""
+    schemes = {role: draw(st.sampled_from(["F32", "Q4_0", "Q4_K"])) for role in (Role.O, Role.DOWN)}
+    head_dim = draw(st.sampled_from([8, 16, 48, 64, 80, 128]))
+    group = draw(st.integers(1, 6))
+    block = SCHEMES[schemes[Role.O]].block_size
+    kv_unit = block // math.gcd(block, group * head_dim)
+    n_kv_heads = kv_unit * draw(st.integers(1, max(1, 12 // kv_unit)))
+    ffn_unit = SCHEMES[schemes[Role.DOWN]].block_size
+    spec = replace(
+        SPEC,
+        n_layers=draw(st.integers(1, 12)),
+        n_heads=n_kv_heads * group,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_size=ffn_unit * draw(st.integers(1, 40)),
+        vocab_size=draw(st.integers(1, 500)),
+        tied_embeddings=draw(st.booleans()),
+    )
+    return model_of(spec, schemes, biases=draw(st.booleans()))
+
+
+def cpus(n: int) -> list[Device]:
+    return [Device("cpu", index) for index in range(n)]
+
+
+def ratios(n: int) -> st.SearchStrategy[list[float] | None]:
+    return st.none() | st.lists(st.floats(1e-3, 1e3), min_size=n, max_size=n)
+
+
+def assert_tiles(spans: Sequence[Span], length: int) -> None:
+    """The spans, in order, follow each other from 0 to length; empty ones may stand anywhere."""
+    at = 0
+    for span in spans:
+        assert len(span) >= 0
+        if len(span):
+            assert span.start == at
+            at = span.stop
+    assert at == length
+
+
+def assert_complete(plan: Plan, model: Model) -> None:
+    """Each tensor is where it is needed, whole, once, and cut only between blocks."""
+    assert [shard.rank for shard in plan.shards] == list(range(len(plan.shards)))
+    assert_tiles([plan.stage(index)[0].layers for index in range(plan.n_stages)], plan.spec.n_layers)
+    for index in range(plan.n_stages):
+        group = plan.stage(index)
+        assert len(group[0].layers) > 0
+        assert {shard.layers for shard in group} == {group[0].layers}
+        assert [shard.row for shard in group] == list(range(len(group)))
+        for key, info in model.tensors.items():
+            assert_whole_in_stage(plan, group, key, info)
+
+
+def assert_whole_in_stage(plan: Plan, group: Sequence[Shard], key: TensorKey, info: TensorInfo) -> None:
+    first, last = group[0].stage == 0, group[0].stage == plan.n_stages - 1
+    needed = {
+        Role.EMBEDDING: first or (last and plan.spec.tied_embeddings),
+        Role.HEAD: last,
+        Role.FINAL_NORM: last,
+        Role.ROPE_FREQS: True,
+    }.get(key.role, key.layer is not None and key.layer in group[0].layers)
+    cuts = [plan.cut(key, shard) for shard in group]
+    held = [cut for cut in cuts if cut is not None]
+    if not needed:
+        assert not held
+    elif key.part == "bias" and key.role in BY_INPUTS:  # added to one partial sum
+        assert [cut is not None for cut in cuts] == [shard.row == 0 for shard in group]
+        assert held[0].rows == Span(0, info.shape[0])
+    else:
+        assert len(held) == len(group)
+        rows, columns = [cut.rows for cut in held], [cut.columns for cut in held]
+        if key.role in BY_INPUTS:
+            block = SCHEMES[info.scheme].block_size
+            assert set(rows) == {Span(0, info.shape[0])}
+            assert_tiles(columns, info.shape[1])
+            assert all(border % block == 0 for span in columns for border in (span.start, span.stop))
+        elif key.role in BY_OUTPUTS:
+            assert_tiles(rows, info.shape[0])
+            assert set(columns) == {Span(0, info.shape[-1])}
+        else:
+            assert set(rows) == {Span(0, info.shape[0])}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), model=models(), n=st.integers(1, 9))
+def test_row_covers_the_model(data: st.DataObject, model: Model, n: int) -> None:
+    plan = split(model.spec, model.tensors, cpus(n), SplitMode.ROW, data.draw(ratios(n)))
+    assert (plan.n_stages, len(plan.shards), plan.output_rank) == (1, n, 0)
+    assert_complete(plan, model)
+    for shard in plan.shards:  # a rank's queries attend to the keys it holds
+        q, k, o = (plan.cut(TensorKey(role, 0), shard) for role in (Role.Q, Role.K, Role.O))
+        assert q is not None
+        assert k is not None
+        assert o is not None
+        assert q.rows == o.columns
+        assert (q.rows.start, q.rows.stop) == (k.rows.start * model.spec.group, k.rows.stop * model.spec.group)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), model=models())
+def test_layer_covers_the_model(data: st.DataObject, model: Model) -> None:
+    n = data.draw(st.integers(1, min(9, model.spec.n_layers)))
+    plan = split(model.spec, model.tensors, cpus(n), SplitMode.LAYER, data.draw(ratios(n)))
+    assert (plan.n_stages, len(plan.shards), plan.output_rank) == (n, n, n - 1)
+    assert_complete(plan, model)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), model=models(), n=st.integers(1, 9))
+def test_none_holds_everything_on_the_main_device(data: st.DataObject, model: Model, n: int) -> None:
+    main = data.draw(st.integers(0, n - 1))
+    plan = split(model.spec, model.tensors, cpus(n), SplitMode.NONE, data.draw(ratios(n)), main)
+    assert [shard.device for shard in plan.shards] == [Device("cpu", main)]
+    assert_complete(plan, model)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layer_bytes=st.lists(st.integers(1, 100), min_size=2, max_size=7),
+    head=st.integers(1, 300),
+    shares=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+)
+def test_no_other_layer_cut_has_a_faster_slowest_stage(layer_bytes: list[int], head: int, shares: list[int]) -> None:
+    n_layers, shares = len(layer_bytes), shares[: len(layer_bytes)]
+    tensors: dict[TensorKey, TensorInfo] = {
+        key: TensorInfo(SPEC.expected_shape(key), "F32", layer_bytes[key.layer] if key.role is Role.Q else 0)
+        for key in replace(SPEC, n_layers=n_layers).required_tensors()
+        if key.layer is not None
+    }
+    tensors[TensorKey(Role.EMBEDDING)] = TensorInfo((100, 64), "F32", head)
+
+    def slowest(borders: Sequence[int]) -> float:
+        loads = [sum(layer_bytes[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
+        loads[-1] += head
+        return max(load / share for load, share in zip(loads, shares, strict=True))
+
+    plan = split(replace(SPEC, n_layers=n_layers), tensors, cpus(len(shares)), SplitMode.LAYER, shares)
+    chosen = [0, *(shard.layers.stop for shard in plan.shards)]
+    cuts = combinations(range(1, n_layers), len(shares) - 1)
+    assert slowest(chosen) == pytest.approx(min(slowest([0, *cut, n_layers]) for cut in cuts))
+
+
+@given(units=st.integers(0, 10_000), shares=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9))
+def test_apportion_is_largest_remainder(units: int, shares: list[float]) -> None:
+    counts = apportion(units, shares)
+    quotas = [units * share / math.fsum(shares) for share in shares]
+    above = [count - quota for count, quota in zip(counts, quotas, strict=True)]
+    assert sum(counts) == units
+    assert all(abs(difference) < 1 + 1e-6 for difference in above)
+    rounded_up = [1 - difference for difference in above if difference > 1e-6]  # their remainders
+    rounded_down = [-difference for difference in above if difference < -1e-6]
+    assert max(rounded_down, default=0.0) <= min(rounded_up, default=1.0) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("units", "shares", "counts"),
+    [
+        (3, [1, 1], [2, 1]),
+        (3, [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]),
+        (8, [3, 1], [6, 2]),
+        (10, [5, 3, 1], [6, 3, 1]),
+        (1, [1, 9], [0, 1]),
+        (0, [1, 2], [0, 0]),
+    ],
+)
+def test_apportion_by_hand(units: int, shares: list[float], counts: list[int]) -> None:
+    assert apportion(units, shares) == counts
+
+
+def test_more_ranks_than_kv_heads_leave_ranks_without() -> None:
+    model = model_of(SPEC)
+    plan = split(model.spec, model.tensors, cpus(5), SplitMode.ROW)
+    assert [len(shard.kv_heads) for shard in plan.shards] == [1, 1, 1, 0, 0]
+    ffn = [len(shard.ffn) for shard in plan.shards]
+    assert min(ffn[3:]) > max(ffn[:3])  # what they lack in heads they get in MLP rows
+    assert_complete(plan, model)
+
+
+def test_mlp_rows_even_out_uneven_heads() -> None:
+    model = model_of(replace(SPEC, ffn_size=9600))
+    plan = split(model.spec, model.tensors, cpus(2), SplitMode.ROW)
+
+    def weight(shard: Shard) -> int:
+        cuts = [plan.cut(TensorKey(role, 0), shard) for role in (*BY_OUTPUTS, *BY_INPUTS) if role not in OUTSIDE]
+        return sum(len(cut.rows) * len(cut.columns) for cut in cuts if cut is not None)
+
+    assert [len(shard.kv_heads) for shard in plan.shards] == [2, 1]
+    assert weight(plan.shards[0]) == pytest.approx(weight(plan.shards[1]), rel=0.01)
+
+
+OUTSIDE = {Role.EMBEDDING, Role.HEAD}
+
+
+def test_ratios_are_followed() -> None:
+    model = model_of(replace(SPEC, n_kv_heads=8, n_heads=8, ffn_size=1600, vocab_size=1000, n_layers=12))
+    row = split(model.spec, model.tensors, cpus(2), SplitMode.ROW, [3, 1])
+    assert [(len(s.kv_heads), len(s.ffn), len(s.vocab)) for s in row.shards] == [(6, 1200, 750), (2, 400, 250)]
+    layer = split(model.spec, model.tensors, cpus(2), SplitMode.LAYER, [3, 1])
+    assert [len(shard.layers) for shard in layer.shards] == [9, 3]
+
+
+@pytest.mark.parametrize(
+    ("devices", "mode", "shares", "main", "says"),
+    [
+        (7, SplitMode.LAYER, None, 0, "6 layers cannot be split over 7 devices"),
+        (2, SplitMode.ROW, [1.0], 0, "1 shares for 2 devices"),
+        (2, SplitMode.LAYER, [1.0, 1.0, 1.0], 0, "3 shares for 2 devices"),
+        (2, SplitMode.ROW, [1.0, 0.0], 0, "positive"),
+        (2, SplitMode.ROW, [1.0, -1.0], 0, "positive"),
+        (2, SplitMode.ROW, [1.0, math.nan], 0, "positive"),
+        (2, SplitMode.ROW, [1.0, math.inf], 0, "positive"),
+        (0, SplitMode.ROW, None, 0, "no device"),
+        (0, SplitMode.NONE, None, 0, "no device"),
+        (2, SplitMode.NONE, None, 2, "no device 2"),
+        (2, SplitMode.NONE, None, -1, "no device -1"),
+    ],
+)
+def test_refusals_say_why(devices: int, mode: SplitMode, shares: list[float] | None, main: int, says: str) -> None:
+    model = model_of(SPEC)
+    with pytest.raises(SplitError, match=says) as refusal:
+        split(model.spec, model.tensors, cpus(devices), mode, shares, main)
+    assert refusal.value.fix
+
+
+def test_blocks_that_heads_cannot_align_with_are_refused() -> None:
+    tensors = dict(model_of(SPEC).tensors)  # 96 inputs of o: not whole blocks of 256
+    for layer in range(SPEC.n_layers):
+        tensors[TensorKey(Role.O, layer)] = TensorInfo((64, 96), "Q4_K", 0)
+    with pytest.raises(SplitError, match="cannot be split by row"):
+        split(SPEC, tensors, cpus(2), SplitMode.ROW)
+
+
+def test_devices_are_read() -> None:
+    assert parse_devices("cpu") == (Device("cpu", 0),)
+    assert parse_devices(" cpu:1 , cuda:0") == (Device("cpu", 1), Device("cuda", 0))
+
+
+@pytest.mark.parametrize("text", ["", "gpu:0", "cpu:", "cpu:-1", "cpu:0,", "cpu:0,cpu:0", "cpu,cpu:0", "cpu:123456"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        parse_devices(text)
+    assert refusal.value.fix
+
+
+def test_ratios_are_read() -> None:
+    assert parse_ratios("3,1") == (3.0, 1.0)
+    assert parse_ratios("0.5, 2") == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1;2"])
+def test_what_is_no_ratio_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ratios(text)
