@@ -79,3 +79,9 @@ class ServerConfig:
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
     drain_seconds: float = 30.0  # [--drain-seconds] how long SIGTERM lets running requests finish
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> ServerConfig:
+        """Settings as the environment asks for them: ROWSPAN_API_KEY is a key that clients need."""
+        key = environment.get("ROWSPAN_API_KEY")
+        return cls(api_keys=frozenset({key}) if key else frozenset())

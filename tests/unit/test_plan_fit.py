@@ -59,8 +59,7 @@ def test_scarce_memory_shortens_the_cache_and_then_the_context() -> None:
 def test_it_fits_or_is_refused(context: int | None, tokens: int | None, parallel: int, free: int, each: int) -> None:
     try:
         cache = size(context, tokens, parallel, free, each)
-    except OutOfMemoryError as refusal:
-        assert refusal.fix
+    except OutOfMemoryError:
         return
     assert 32 <= cache.context_size <= 4096
     assert context in (None, cache.context_size)

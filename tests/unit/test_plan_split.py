@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +21,7 @@ from rowspan.quant.scheme import SCHEMES
 
 BY_OUTPUTS = {Role.EMBEDDING, Role.HEAD, Role.Q, Role.K, Role.V, Role.GATE, Role.UP}
 BY_INPUTS = {Role.O, Role.DOWN}
+OUTSIDE = {Role.EMBEDDING, Role.HEAD}  # of the layers
 SPEC = ModelSpec(
     architecture="llama",
     name="Cut",
@@ -47,7 +48,7 @@ class Model:
 
 def model_of(spec: ModelSpec, schemes: Mapping[Role, str] | None = None, *, biases: bool = False) -> Model:
     """A model of this shape, the tensors of some roles quantized."""
-    keys = spec.required_tensors() + [TensorKey(Role.ROPE_FREQS)]
+    keys = [*spec.required_tensors(), TensorKey(Role.ROPE_FREQS)]
     if not spec.tied_embeddings:
         keys.append(TensorKey(Role.HEAD))
     for layer in range(spec.n_layers) if biases else ():
@@ -196,7 +197,7 @@ def test_no_other_layer_cut_has_a_faster_slowest_stage(layer_bytes: list[int], h
     tensors[TensorKey(Role.EMBEDDING)] = TensorInfo((100, 64), "F32", head)
 
     def slowest(borders: Sequence[int]) -> float:
-        loads = [sum(layer_bytes[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
+        loads = [sum(layer_bytes[a:b]) for a, b in pairwise(borders)]
         loads[-1] += head
         return max(load / share for load, share in zip(loads, shares, strict=True))
 
@@ -252,9 +253,6 @@ def test_mlp_rows_even_out_uneven_heads() -> None:
 
     assert [len(shard.kv_heads) for shard in plan.shards] == [2, 1]
     assert weight(plan.shards[0]) == pytest.approx(weight(plan.shards[1]), rel=0.01)
-
-
-OUTSIDE = {Role.EMBEDDING, Role.HEAD}
 
 
 def test_ratios_are_followed() -> None:

@@ -11,10 +11,14 @@ from rowspan.cli.bench import bench
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
+from rowspan.cli.run import run
+from rowspan.cli.serve import serve
 from rowspan.errors import RowspanError
 
 # Plain help and plain tracebacks: rich's would cost half of the time that `rowspan --help` takes.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(run)
+app.command()(serve)
 app.command()(pull)
 app.command()(models)
 app.command()(plan)

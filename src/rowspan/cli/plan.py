@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,10 +24,37 @@ def plan(
     parallel: Annotated[int, typer.Option("--parallel", "-np", min=1, help="Requests that run at once.")] = 16,
     cache_type_k: Annotated[str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16 or f16.")] = None,
     cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Of weights and activations.")] = "float32",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show how a model is split: what each device holds, and how many bytes. Reads the file's header only."""
+    from rowspan import hub
+    from rowspan.bench.ranges import parse_names
+    from rowspan.cli.progress import terminal_progress
+    from rowspan.config import DTYPES, EngineConfig
+    from rowspan.engine.open import draw_up
+    from rowspan.plan.device import parse_devices, parse_ratios
+    from rowspan.plan.split import SplitMode
+
+    (mode,) = parse_names("--split-mode", [split_mode], SplitMode)
+    (number_type,) = parse_names("--dtype", [dtype], DTYPES)
+    config = EngineConfig(
+        model_path=hub.resolve(model, progress=terminal_progress()).path,
+        devices=parse_devices(devices),
+        split_mode=SplitMode(mode),
+        tensor_split=parse_ratios(tensor_split) if tensor_split else None,
+        main_gpu=main_gpu,
+        context_size=context_size,
+        parallel=parallel,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+        dtype=number_type,
+    )
+    blueprint = draw_up(config)
+    if as_json:
+        typer.echo(json.dumps(describe(blueprint).to_dict(), indent=2))
+    else:
+        show_plan(blueprint)
 
 
 def describe(blueprint: Blueprint) -> Explanation:

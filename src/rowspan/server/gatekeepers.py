@@ -114,7 +114,8 @@ class BodyLimit:
 
     def _too_large(self) -> RowspanError:
         return BodyTooLargeError(
-            f"The request's body is larger than {self._limit >> 20} MiB.", fix="Send less text, or fewer prompts at once."
+            f"The request's body is larger than {self._limit >> 20} MiB.",
+            fix="Send less text, or fewer prompts at once.",
         )
 
 

@@ -77,7 +77,8 @@ def _explain(error: OSError, host: str, port: int) -> RowspanError:
             )
         case errno.EADDRNOTAVAIL:
             return AddressError(
-                f"{host} is not an address of this machine.", fix="Use --host 127.0.0.1, or --host 0.0.0.0 for all of its."
+                f"{host} is not an address of this machine.",
+                fix="Use --host 127.0.0.1, or --host 0.0.0.0 for all of its.",
             )
         case _:
             return AddressError(f"Cannot listen on {host}, port {port}.", why=f"The system says: {error.strerror}.")

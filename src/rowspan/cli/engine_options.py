@@ -1,0 +1,129 @@
+"""The options that say how to run a model, under llama.cpp's names; for every command that runs one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from rowspan.config import EngineConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """As typed; None where nothing was. The defaults named here are EngineConfig's, and tested to be."""
+
+    devices: Annotated[
+        str | None, typer.Option("--devices", "-dev", help="Comma list: cpu:0,cpu:1. [default: cpu:0]")
+    ] = None
+    split_mode: Annotated[
+        str | None,
+        typer.Option(
+            "--split-mode", "-sm", help="none, layer or row. [default: layer; with a single device there is no split]"
+        ),
+    ] = None
+    tensor_split: Annotated[
+        str | None, typer.Option("--tensor-split", "-ts", help="Share of each device: 3,1. [default: equal]")
+    ] = None
+    main_gpu: Annotated[
+        int | None,
+        typer.Option("--main-gpu", "-mg", min=0, help="Place in --devices of the one that split mode none uses."),
+    ] = None
+    context_size: Annotated[
+        int | None,
+        typer.Option(
+            "--ctx-size", "-c", min=1, help="Tokens of one request, prompt and answer. [default: the model's]"
+        ),
+    ] = None
+    parallel: Annotated[
+        int | None,
+        typer.Option("--parallel", "-np", min=1, help="Requests that run at once; more wait. [default: 16]"),
+    ] = None
+    token_budget: Annotated[
+        int | None, typer.Option("--ubatch-size", "-ub", min=1, help="Tokens computed in one step. [default: 512]")
+    ] = None
+    cache_type_k: Annotated[
+        str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16 or f16. [default: as --dtype]")
+    ] = None
+    cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="Of weights and activations: float32, bfloat16, float16. [default: float32]"),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", min=1, help="Of all CPU devices together. [default: the usable cores]"),
+    ] = None
+    no_prefix_reuse: Annotated[
+        bool, typer.Option("--no-prefix-reuse", help="Compute every prompt from its beginning.")
+    ] = False
+
+    def check(self) -> Callable[[Path], EngineConfig]:
+        """Read the options, before anything is fetched or opened; the result makes the configuration for a model file.
+
+        Raises:
+            UsageError: an option that means nothing.
+        """
+        from functools import partial
+
+        from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
+        from rowspan.plan.device import parse_devices, parse_ratios
+        from rowspan.plan.split import SplitMode
+
+        given = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        given["prefix_reuse"] = not given.pop("no_prefix_reuse")
+        if self.devices is not None:
+            given["devices"] = parse_devices(self.devices)
+        if self.tensor_split is not None:
+            given["tensor_split"] = parse_ratios(self.tensor_split)
+        if self.split_mode is not None:
+            given["split_mode"] = SplitMode(_one_of("--split-mode", self.split_mode, list(SplitMode)))
+        elif len(given.get("devices", ())) < 2:
+            given["split_mode"] = SplitMode.NONE
+        for option, value in (("--cache-type-k", self.cache_type_k), ("--cache-type-v", self.cache_type_v)):
+            _one_of(option, value, list(CACHE_TYPES))
+        _one_of("--dtype", self.dtype, DTYPES)
+        return partial(EngineConfig, **given)
+
+
+def _one_of(option: str, value: str | None, choices: list[str] | tuple[str, ...]) -> str | None:
+    from rowspan.errors import UsageError
+
+    if value is not None and value not in choices:
+        raise UsageError(f"{option} {value} is not known.", fix=f"Choose one of {', '.join(choices)}.")
+    return value
+
+
+def with_engine_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command all engine options; it gets them as one argument, `engine`."""
+    own = inspect.signature(command).parameters.values()
+    hints = get_type_hints(command, include_extras=True)
+    option_hints = get_type_hints(EngineOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=option_hints[field.name]
+        )
+        for field in fields(EngineOptions)
+    ]
+
+    @wraps(command)
+    def with_options(**arguments: object) -> T:
+        engine = EngineOptions(**{field.name: arguments.pop(field.name) for field in fields(EngineOptions)})  # type: ignore[arg-type]
+        return command(**arguments, engine=engine)
+
+    kept = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        for parameter in own
+        if parameter.name != "engine"
+    ]
+    with_options.__signature__ = inspect.Signature(kept + shared, return_annotation=None)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + shared}
+    return with_options

@@ -1,0 +1,142 @@
+"""The sampler against a slow reference that works on whole distributions in plain Python."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rowspan.scheduler.batch import NewSequence
+from rowspan.scheduler.request import SamplingParams
+from rowspan.worker.sampler import Sampler
+
+
+def reference_logits(logits: list[float], tokens: list[int], prompt_length: int, params: SamplingParams) -> list[float]:
+    """Logit bias and penalties, one entry at a time, from their published definitions."""
+    recent = tokens if params.repeat_last_n < 0 else tokens[len(tokens) - params.repeat_last_n :]
+    recent = recent if params.repeat_last_n else []
+    counts = Counter(tokens[prompt_length:])
+    changed = []
+    for token, value in enumerate(logits):
+        value += params.logit_bias.get(token, 0.0)
+        if token in recent:
+            value = value / params.repeat_penalty if value > 0 else value * params.repeat_penalty
+        if counts[token]:
+            value -= params.frequency_penalty * counts[token] + params.presence_penalty
+        changed.append(value)
+    return changed
+
+
+def reference_distribution(logits: list[float], params: SamplingParams) -> dict[int, float]:
+    """Token → probability after top_k, top_p, min_p and temperature."""
+
+    def softmax(entries: list[tuple[int, float]], temperature: float = 1.0) -> list[float]:
+        highest = max(value for _, value in entries)
+        weights = [math.exp((value - highest) / temperature) for _, value in entries]
+        return [weight / sum(weights) for weight in weights]
+
+    entries = sorted(enumerate(logits), key=lambda entry: (-entry[1], entry[0]))
+    if params.top_k > 0:
+        entries = entries[: params.top_k]
+    probabilities = softmax(entries)
+    kept, before = 0, 0.0
+    while kept < len(entries) and (kept == 0 or before < params.top_p):
+        before += probabilities[kept]
+        kept += 1
+    if params.top_p >= 1.0:
+        kept = len(entries)
+    kept = max(1, sum(probability >= params.min_p * probabilities[0] for probability in probabilities[:kept]))
+    entries = entries[:kept]
+    return dict(zip((token for token, _ in entries), softmax(entries, params.temperature), strict=True))
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.3, 0.8, 1.0, 2.0]),
+        top_k=rng.choice([0, 1, 3, 10, 1000]),
+        top_p=rng.choice([1.0, 0.9, 0.5, 0.01]),
+        min_p=rng.choice([0.0, 0.05, 0.4]),
+        repeat_penalty=rng.choice([1.0, 1.3, 0.8]),
+        repeat_last_n=rng.choice([64, 3, -1, 0]),
+        frequency_penalty=rng.choice([0.0, 0.5, -0.5]),
+        presence_penalty=rng.choice([0.0, 1.0]),
+        logit_bias={rng.randrange(20): rng.uniform(-5, 5) for _ in range(rng.choice([0, 2]))},
+        seed=rng.getrandbits(64),
+    )
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_draws_follow_the_reference_distribution(case: int) -> None:
+    """2,000 requests that differ in their seeds only; Pearson's chi-square at p = 1e-6, and nothing impossible."""
+    rng = random.Random(case)
+    params = random_params(rng)
+    logits = [rng.gauss(0, 2) for _ in range(20)]
+    tokens = rng.choices(range(20), k=12)
+    wanted = reference_distribution(reference_logits(logits, tokens, 5, params), params)
+    sampler = Sampler()
+    n_draws = 2000
+    row = torch.tensor([logits], dtype=torch.float32)
+    drawn: Counter[int] = Counter()
+    for seq_id in range(n_draws):
+        sampler.learn(NewSequence(seq_id, tuple(tokens), 5, replace(params, seed=rng.getrandbits(64))))
+        drawn[sampler.sample([seq_id], row)[0].token] += 1
+    assert set(drawn) <= set(wanted)
+    common = {token: p for token, p in wanted.items() if p * n_draws >= 5}
+    chi_square = sum((drawn[token] - p * n_draws) ** 2 / (p * n_draws) for token, p in common.items())
+    degrees = max(1, len(common) - 1)
+    # Wilson and Hilferty's approximation of the quantile; 4.75 standard deviations are p = 1e-6.
+    limit = degrees * (1 - 2 / (9 * degrees) + 4.75 * math.sqrt(2 / (9 * degrees))) ** 3
+    assert chi_square <= limit
+
+
+def test_greedy_is_the_reference_argmax_with_penalties() -> None:
+    rng = random.Random(7)
+    for seq_id in range(200):
+        params = replace(random_params(rng), temperature=0.0)
+        logits = [rng.gauss(0, 2) for _ in range(20)]
+        tokens = rng.choices(range(20), k=9)
+        changed = reference_logits(logits, tokens, 4, params)
+        sampler = Sampler()
+        sampler.learn(NewSequence(seq_id, tuple(tokens), 4, params))
+        chosen = sampler.sample([seq_id], torch.tensor([logits]))[0].token
+        assert changed[chosen] == pytest.approx(max(changed), abs=1e-5)
+
+
+def test_a_seed_means_the_same_tokens_after_a_preemption_and_in_any_company() -> None:
+    logits = torch.randn(30, 4, 50)
+    params = SamplingParams(temperature=1.0, seed=99, repeat_penalty=1.2, frequency_penalty=0.3)
+
+    def run(company: int, interrupted_at: int | None) -> list[int]:
+        sampler, tokens = Sampler(), [1, 2, 3]
+        for seq_id in range(company + 1):
+            sampler.learn(
+                NewSequence(seq_id, tuple(tokens), 3, params if seq_id == company else replace(params, seed=seq_id))
+            )
+        for step, rows in enumerate(logits):
+            if step == interrupted_at:
+                sampler.forget(company)
+                sampler.learn(NewSequence(company, tuple(tokens), 3, params))
+            mixed = torch.cat((rows[1 : company + 1], rows[:1]))
+            tokens.append(sampler.sample(range(company + 1), mixed)[-1].token)
+        return tokens
+
+    assert run(0, None) == run(3, None) == run(2, 11)
+    assert len(set(run(0, None))) > 5
+
+
+def test_logprobs_are_those_of_the_model_not_of_the_filters() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    sampler = Sampler()
+    sampler.learn(
+        NewSequence(0, (2,), 1, SamplingParams(temperature=0.1, top_k=1, logit_bias={0: 100.0}, seed=1, logprobs=2))
+    )
+    sampled = sampler.sample([0], logits)[0]
+    expected = torch.log_softmax(logits[0], -1)
+    assert sampled.token == 0
+    assert sampled.logprob == pytest.approx(float(expected[0]))
+    assert [token for token, _ in sampled.top] == [1, 2]
+    assert [logprob for _, logprob in sampled.top] == pytest.approx([float(expected[1]), float(expected[2])])
