@@ -56,9 +56,7 @@ class EngineConfig:
     split_mode: SplitMode = SplitMode.LAYER  # [-sm]
     tensor_split: tuple[float, ...] | None = None  # [-ts] None: equal shares
     main_gpu: int = 0  # [-mg] the device that split mode `none` uses
-    context_size: int | None = (
-        None  # [-c] tokens of one request; None: the model's, as far as memory lasts
-    )
+    context_size: int | None = None  # [-c] tokens of one request; None: the model's, as far as memory lasts
     parallel: int = 16  # [-np] requests that run at once; more wait
     token_budget: int = 512  # [-ub] tokens computed in one step
     block_size: int = 32  # positions in a cache block

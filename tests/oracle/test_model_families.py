@@ -83,11 +83,8 @@ def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int) -> None:
     while position < length:
         size = min(rng.choice([1, 2, 5]) * block, length - position)
         mine = Chunk(0, prompt[position : position + size], position, blocks[: -(-(position + size) // block)], True)
-        chunks = [
-            *(stranger(place) for place in range(rng.randrange(4))),
-            mine,
-            *(stranger(place + 4) for place in range(3)),
-        ]
+        earlier = [stranger(place) for place in range(rng.randrange(4))]
+        chunks = [*earlier, mine, *(stranger(place + 4) for place in range(3))]
         before = sum(len(chunk.tokens) for chunk in earlier)
         got = engine.step(chunks)[before : before + size]
         assert torch.equal(got, alone[position : position + size]), f"positions {position} to {position + size}"

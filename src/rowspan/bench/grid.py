@@ -65,7 +65,7 @@ class Grid:
     threads: Sequence[int | None]
 
     def configurations(self, paths: Sequence[Path], context_size: int) -> Iterator[EngineConfig]:
-        """Every combination with every model, which changes least often; with room for one sequence of `context_size`."""
+        """Every combination; the model changes least often. Each has room for one sequence of `context_size` tokens."""
         for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
             paths,
             self.devices,

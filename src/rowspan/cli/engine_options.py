@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -85,21 +85,21 @@ class EngineOptions:
         if self.tensor_split is not None:
             given["tensor_split"] = parse_ratios(self.tensor_split)
         if self.split_mode is not None:
-            given["split_mode"] = SplitMode(_one_of("--split-mode", self.split_mode, list(SplitMode)))
+            _check_choice("--split-mode", self.split_mode, list(SplitMode))
+            given["split_mode"] = SplitMode(self.split_mode)
         elif len(given.get("devices", ())) < 2:
             given["split_mode"] = SplitMode.NONE
         for option, value in (("--cache-type-k", self.cache_type_k), ("--cache-type-v", self.cache_type_v)):
-            _one_of(option, value, list(CACHE_TYPES))
-        _one_of("--dtype", self.dtype, DTYPES)
+            _check_choice(option, value, list(CACHE_TYPES))
+        _check_choice("--dtype", self.dtype, DTYPES)
         return partial(EngineConfig, **given)
 
 
-def _one_of(option: str, value: str | None, choices: list[str] | tuple[str, ...]) -> str | None:
+def _check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:
     from rowspan.errors import UsageError
 
     if value is not None and value not in choices:
         raise UsageError(f"{option} {value} is not known.", fix=f"Choose one of {', '.join(choices)}.")
-    return value
 
 
 def with_engine_options(command: Callable[..., T]) -> Callable[..., T]:

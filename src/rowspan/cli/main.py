@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rowspan.cli.bench import bench
+from rowspan.cli.devices import devices
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
@@ -23,6 +24,7 @@ app.command()(pull)
 app.command()(models)
 app.command()(plan)
 app.command()(bench)
+app.command()(devices)
 
 
 def _show_version(wanted: bool) -> None:

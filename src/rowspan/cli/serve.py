@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def serve(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # says nothing of the requests this is about
     engine_config = engine.check()
-    options = {
+    options: dict[str, Any] = {
         "host": host,
         "port": port,
         "api_keys": frozenset(api_key) if api_key else None,

@@ -43,6 +43,7 @@ class AttentionGroup:
     token_rows: Tensor  # int64 (B, M): their rows among the step's T tokens
     positions: Tensor  # int64 (B, M)
     slots: Tensor  # int64 (B, L): cache slot of position 0, 1, …; padded with any valid slot to a common length L
+    lengths: Sequence[int]  # B: positions written, those of this step included
 
 
 @dataclass(frozen=True)

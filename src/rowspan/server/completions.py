@@ -14,6 +14,7 @@ from rowspan.server.reply import Answer, Json, Reply, respond
 from rowspan.server.sampling import choice_params, limited, sampling_params
 from rowspan.server.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import Job, Service
+from rowspan.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_ANSWERS = 2048  # prompts × n of one request
@@ -29,9 +30,9 @@ class CompletionWriter:
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def __init__(self, echoes: Sequence[str], *, with_logprobs: bool) -> None:
+    def __init__(self, echoes: Sequence[str], tokenizer: Tokenizer, *, with_logprobs: bool) -> None:
         self._echoes = list(echoes)
-        self._logprobs = [LegacyLogprobs() for _ in echoes] if with_logprobs else None
+        self._logprobs = [LegacyLogprobs(tokenizer) for _ in echoes] if with_logprobs else None
 
     def whole(self, index: int, answer: Answer) -> Json:
         return {"text": self._echoes[index] + answer.text, "logprobs": self._of(index, answer.tokens)}
@@ -50,7 +51,8 @@ class CompletionWriter:
 class LegacyLogprobs:
     """The older form of log-probabilities: parallel lists, with each token's place in the text in characters."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
         self._offset = 0
         self._decoder = getincrementaldecoder("utf-8")("replace")
 
@@ -59,13 +61,16 @@ class LegacyLogprobs:
             "tokens": [_spelling(token.raw) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [_top(token) for token in tokens],
-            "text_offset": [self._advance(token.raw) for token in tokens],
+            "text_offset": [self._advance(token) for token in tokens],
         }
 
-    def _advance(self, raw: bytes) -> int:
-        start = self._offset
-        self._offset += len(self._decoder.decode(raw))
-        return start
+    def _advance(self, token: TokenText) -> int:
+        raw = self._tokenizer.token_bytes(token.token)  # nothing for special tokens, which are no part of the text
+        start, self._offset = self._offset, self._offset + len(self._decoder.decode(raw))
+        try:
+            return self._offset - len(raw.decode())
+        except UnicodeDecodeError:
+            return start
 
 
 def _top(token: TokenText) -> dict[str, float | None]:
@@ -117,7 +122,7 @@ def completion_routes(service: Service) -> APIRouter:
             for choice in range(n)
         ]
         echoes = [spell(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
-        writer = CompletionWriter(echoes, with_logprobs=request.logprobs is not None)
+        writer = CompletionWriter(echoes, engine.tokenizer, with_logprobs=request.logprobs is not None)
         reply = Reply(service, request, writer, sum(map(len, prompts)))
         return await respond(service, http, request, jobs, reply)
 

@@ -122,6 +122,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         asked = f"{request.method} {request.url.path}"
         message = {
+            400: "The request's body cannot be read. Send JSON, in UTF-8.",
             404: f"There is no {asked}. The API begins at /v1, for example /v1/chat/completions.",
             405: f"{asked} is not possible: wrong method.",
         }.get(error.status_code, error.detail)
@@ -150,7 +151,7 @@ def explain_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> tuple[str
     if isinstance(body, bytes):
         return "The request's body is not declared as JSON. Send the header Content-Type: application/json.", None
     paths = [_path(error, body) for error in errors]
-    path = max(paths, key=len)
+    path = max(paths, key=lambda path: (len(path), [step for step in path if isinstance(step, int)]))
     furthest = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
     if not path:
         return "The request has no body, or one that is not a JSON object. Send a JSON object.", None

@@ -88,6 +88,6 @@ def _by_whom(port: int) -> str:
     """The program that listens there, as far as the system tells."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (port,):
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     return ""

@@ -6,7 +6,8 @@ the answer, and that Rowspan does not implement, are refused by name: see `refus
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -134,13 +135,15 @@ class CompletionRequest(GenerationRequest):
     best_of: int | None = None  # as many as n, or else it would have to choose
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> Sequence[str | list[int]]:
         """One or several, each text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # the union leaves token ids only
-        return self.prompt  # type: ignore[return-value]
+        match self.prompt:
+            case str() as text:
+                return [text]
+            case [int(), *_] as token_ids:
+                return [cast("list[int]", token_ids)]
+            case several:
+                return cast("Sequence[str | list[int]]", several)
 
 
 def refuse_unsupported(request: GenerationRequest) -> None:

@@ -35,7 +35,8 @@ def step_inputs(plan: StepPlan, block_size: int, device: torch.device) -> StepIn
         at = first + torch.arange(length)
         table = _slot_table((chunk for _, chunk in members), block_size)
         slots[token_rows] = table.gather(1, at)
-        groups.append(AttentionGroup(token_rows.to(device), at.to(device), table.to(device)))
+        lengths = [chunk.position + length for _, chunk in members]
+        groups.append(AttentionGroup(token_rows.to(device), at.to(device), table.to(device), lengths))
     return StepInputs(
         tokens=torch.tensor(tokens, device=device),
         positions=torch.tensor(positions, device=device),

@@ -1,8 +1,8 @@
 """Paged causal attention in plain torch: flash-style over tiles of keys (Dao et al. 2022), in float32.
 
 Tile borders are absolute positions and small row counts are padded, so that a token's result does not depend on how
-its prompt was cut into chunks or who shares the step. Measured with MKL: a product's rows keep their bits from 16 rows
-on, and sums over at most 256 keys keep theirs when zeros are appended; not beyond.
+its prompt was cut into chunks or who shares the step. Measured with MKL: rows of q·k keep their bits from 16 rows on,
+rows of weights·v from 4 on, as long as the sum is over at most 256 keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor
 from rowspan.kernels.ops import AttentionGroup, LayerCache, StepInputs
 
 KEY_TILE = 256  # keys per tile
-MIN_ROWS = 16  # rows of a query tile
+MIN_SCORE_ROWS = 16  # rows of a product q·k
+MIN_VALUE_ROWS = 4  # rows of a product weights·v
+LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
 
 
 def write_cache(cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
@@ -38,43 +40,48 @@ def _attend(q: Tensor, cache: LayerCache, group: AttentionGroup, window: int | N
     n_rows = n_tokens * per_kv_head
 
     rows = q.view(n_sequences, n_tokens, kv_heads, per_kv_head, head_dim).permute(0, 2, 1, 3, 4)
-    rows = rows.reshape(n_sequences, kv_heads, n_rows, head_dim).float() * head_dim**-0.5
-    last = group.positions.repeat_interleave(per_kv_head, dim=1)  # (B, rows): the last position each row sees
-    if n_rows < MIN_ROWS:
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, MIN_ROWS - n_rows))
-        last = torch.nn.functional.pad(last, (0, MIN_ROWS - n_rows))
-    last = last[:, None, :, None]
+    rows = rows.reshape(n_sequences * kv_heads, n_rows, head_dim).float() * head_dim**-0.5
+    rows = _pad_rows(rows, MIN_SCORE_ROWS)
+    last = group.positions.repeat_interleave(per_kv_head, dim=1)  # what each row sees up to
+    last = last.repeat_interleave(kv_heads, dim=0)[:, :, None]
 
-    shape = (n_sequences, kv_heads, rows.shape[2], 1)
-    highest = rows.new_full(shape, float("-inf"))
-    total = rows.new_zeros(shape)
-    weighted = torch.zeros_like(rows)
+    highest = rows.new_full((n_sequences * kv_heads, n_rows, 1), float("-inf"))
+    total = torch.zeros_like(highest)
+    weighted = rows.new_zeros(n_sequences * kv_heads, n_rows, head_dim)
     for start in range(0, group.slots.shape[1], KEY_TILE):
-        slots = group.slots[:, start : start + KEY_TILE]
-        keys = cache.k[slots].float().permute(0, 2, 3, 1)  # (B, H, D, tile)
-        values = cache.v[slots].float().permute(0, 2, 1, 3)  # (B, H, tile, D)
+        keys, values = _gather(cache, group, start)
         at = torch.arange(start, start + KEY_TILE, device=q.device)
         hidden = at > last
         if window is not None:
             hidden |= at <= last - window
-        scores = torch.matmul(rows, keys).masked_fill_(hidden, float("-inf"))
+        scores = torch.bmm(rows, keys.transpose(1, 2))[:, :n_rows].masked_fill(hidden, float("-inf"))
         new_highest = torch.maximum(highest, scores.amax(-1, keepdim=True))
-        base = new_highest.clamp(min=-1e30)  # rows that have seen nothing yet: exp(-inf) instead of exp(nan)
-        weights = torch.exp(scores - base)
+        base = new_highest.clamp(min=-1e30)  # rows that have seen nothing yet: -inf - -inf would be nan
+        weights = scores.sub_(base).clamp_(min=LOWEST).exp_()
         shrink = torch.exp(highest - base)
         total = total * shrink + weights.sum(-1, keepdim=True)
-        # Weights are zero where hidden, but a slot that was never written may hold NaN, and 0 · NaN is NaN.
-        values = values.masked_fill(_never_seen(group, at, window)[:, None, :, None], 0.0)
-        weighted = weighted * shrink + torch.matmul(weights, values)
+        weighted = weighted * shrink + torch.bmm(_pad_rows(weights, MIN_VALUE_ROWS), values)[:, :n_rows]
         highest = new_highest
 
-    result = (weighted / total)[:, :, :n_rows].view(n_sequences, kv_heads, n_tokens, per_kv_head, head_dim)
+    result = (weighted / total).view(n_sequences, kv_heads, n_tokens, per_kv_head, head_dim)
     return result.permute(0, 2, 1, 3, 4).reshape(n_sequences, n_tokens, n_heads, head_dim)
 
 
-def _never_seen(group: AttentionGroup, at: Tensor, window: int | None) -> Tensor:
-    """(B, tile): keys that no token of the sequence sees in this step."""
-    unseen = at > group.positions[:, -1:]
-    if window is not None:
-        unseen |= at <= group.positions[:, :1] - window
-    return unseen
+def _gather(cache: LayerCache, group: AttentionGroup, start: int) -> tuple[Tensor, Tensor]:
+    """One tile of keys and values, each (B·H, tile, D)."""
+    slots = group.slots[:, start : start + KEY_TILE]
+    n_sequences, kv_heads, head_dim = len(group.lengths), *cache.k.shape[1:]
+    shape = (n_sequences, KEY_TILE, kv_heads, head_dim)
+    by_head = (n_sequences * kv_heads, KEY_TILE, head_dim)
+    keys = cache.k.index_select(0, slots.flatten()).view(shape).float()
+    values = cache.v.index_select(0, slots.flatten()).view(shape).float()
+    # Weights of hidden keys are next to nothing, but what nobody has written yet may hold NaN, and 0 · NaN is NaN.
+    for sequence, length in enumerate(group.lengths):
+        if length < start + KEY_TILE:
+            values[sequence, max(0, length - start) :] = 0.0
+    return keys.transpose(1, 2).reshape(by_head), values.transpose(1, 2).reshape(by_head)
+
+
+def _pad_rows(x: Tensor, n_rows: int) -> Tensor:
+    missing = n_rows - x.shape[1]
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing > 0 else x

@@ -1,0 +1,41 @@
+"""One tiny model behind one server, shared by the tests of the API: starting its worker takes longer than they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from kit.gguf_builder import TinyModel
+from kit.http_server import RunningServer, serving
+
+from rowspan.config import EngineConfig, ServerConfig
+from rowspan.engine.engine import Engine
+from rowspan.plan.split import SplitMode
+
+PARALLEL, MAX_WAITING = 4, 3
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TinyModel(context_length=4096).write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_path: Path) -> Iterator[Engine]:
+    config = EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=PARALLEL, cache_tokens=PARALLEL * 4096)
+    with Engine.open(config) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def server(tiny_engine: Engine) -> Iterator[RunningServer]:
+    with serving(tiny_engine, ServerConfig(max_waiting=MAX_WAITING)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client

@@ -1,0 +1,114 @@
+"""/v1/completions, /v1/models and /health over real HTTP."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from kit.http_server import MODEL_NAME, RunningServer
+
+from rowspan.scheduler.request import SamplingParams
+
+
+def expected(server: RunningServer, prompt: str, max_tokens: int) -> str:
+    params = SamplingParams(max_tokens=max_tokens, temperature=0)
+    tokens = server.engine.tokenizer.encode(prompt)
+    return "".join(piece.text for piece in server.engine.generate(tokens, params, continuation=True))
+
+
+def test_continues_a_text(client: openai.OpenAI, server: RunningServer) -> None:
+    answer = client.completions.create(model=MODEL_NAME, prompt="hello the", temperature=0)
+    assert answer.object == "text_completion"
+    assert answer.choices[0].text == expected(server, "hello the", 16), "16 tokens where nothing is said"
+    assert answer.choices[0].finish_reason == "length"
+    chunks = list(client.completions.create(model=MODEL_NAME, prompt="hello the", temperature=0, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_prompts_of_every_kind(client: openai.OpenAI, server: RunningServer) -> None:
+    texts = ["hello the", "a world"]
+    token_ids = [server.engine.tokenizer.encode(text) for text in texts]
+    answers = [expected(server, text, 6) for text in texts]
+    request: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0, "max_tokens": 6}
+    for prompt in (texts, token_ids):
+        several = client.completions.create(**request, prompt=prompt)  # type: ignore[call-overload]
+        assert [choice.text for choice in several.choices] == answers
+        assert [choice.index for choice in several.choices] == [0, 1]
+        assert several.usage.prompt_tokens == sum(map(len, token_ids))
+        assert several.usage.completion_tokens == 12
+    assert client.completions.create(**request, prompt=token_ids[1]).choices[0].text == answers[1]
+    twice = client.completions.create(**request, prompt=texts, n=2, best_of=2)
+    assert [choice.text for choice in twice.choices] == [answers[0]] * 2 + [answers[1]] * 2
+
+
+def test_echo(client: openai.OpenAI, server: RunningServer) -> None:
+    request: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0, "max_tokens": 3, "echo": True}
+    whole = "hello the" + expected(server, "hello the", 3)
+    assert client.completions.create(**request, prompt="hello the").choices[0].text == whole
+    token_ids = server.engine.tokenizer.encode("hello the")
+    assert client.completions.create(**request, prompt=token_ids).choices[0].text == whole
+    streamed = client.completions.create(**request, prompt="hello the", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == whole
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_legacy_logprobs(client: openai.OpenAI, stream: bool) -> None:
+    answer = client.completions.create(
+        model=MODEL_NAME,
+        prompt="hello",
+        max_tokens=12,
+        logprobs=2,
+        temperature=3.0,
+        seed=1,
+        stream=stream,  # type: ignore[call-overload]
+    )
+    parts = list(answer) if stream else [answer]
+    text = "".join(part.choices[0].text for part in parts)
+    logprobs = [part.choices[0].logprobs for part in parts]
+    tokens = [token for part in logprobs for token in part.tokens]
+    values = [value for part in logprobs for value in part.token_logprobs]
+    tops = [top for part in logprobs for top in part.top_logprobs]
+    offsets = [offset for part in logprobs for offset in part.text_offset]
+    assert len(tokens) == len(values) == len(tops) == len(offsets) == 12
+    for token, value, top in zip(tokens, values, tops, strict=True):
+        assert top[token] == value
+        assert 2 <= len(top) <= 3
+        assert all(value <= other for name, other in top.items() if name != token) or value == max(top.values())
+    for token, offset in zip(tokens, offsets, strict=True):
+        if not re.match(r"bytes:|<\|", token):
+            assert text[offset : offset + len(token)] == token
+
+
+def test_models(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.object, model.owned_by) == (MODEL_NAME, "model", "rowspan")
+    assert client.models.retrieve(MODEL_NAME) == model
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("another/model")
+    assert refused.value.code == "model_not_found"
+
+
+def test_health_and_schema_and_page(server: RunningServer) -> None:
+    with server.client() as http:
+        assert http.get("/health").json() == {"status": "ok"}
+        paths = http.get("/openapi.json").json()["paths"]
+        assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health"} <= set(paths)
+        page = http.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert "unsafe" not in page.headers["content-security-policy"]
+        for path in re.findall(r'(?:src|href)="(/[^"]*)"', page.text):
+            assert_served(http.get(path))
+        scripts = http.get("/console/chat.js").text
+        for path in re.findall(r'from "(/[^"]*)"', scripts):
+            assert_served(http.get(path))
+        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", scripts)
+
+
+def assert_served(response: httpx.Response) -> None:
+    assert response.status_code == 200
+    assert response.headers["x-content-type-options"] == "nosniff"

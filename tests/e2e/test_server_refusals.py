@@ -1,0 +1,215 @@
+"""What a server refuses: always OpenAI's error shape, the right status, and the field to blame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kit.http_server import MODEL_NAME, RunningServer, serving
+
+from rowspan.config import ServerConfig
+from rowspan.engine.engine import Engine
+from rowspan.server.gatekeepers import MAX_BODY_BYTES
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+KEYS = frozenset({"first-key", "second-key"})
+
+
+def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+    assert body["error"]["message"].endswith(".")
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+@pytest.fixture(scope="module")
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("temperature", "hot", "temperature"),
+        ("temperature", -1, "temperature"),
+        ("temperature", True, "temperature"),
+        ("max_tokens", 0, "max_tokens"),
+        ("max_tokens", "5", "max_tokens"),
+        ("max_completion_tokens", 1.5, "max_completion_tokens"),
+        ("top_p", 1.5, "top_p"),
+        ("n", 17, "n"),
+        ("n", 0, "n"),
+        ("stop", 5, "stop"),
+        ("stop", ["a", 5], "stop[1]"),
+        ("stop", [""], None),
+        ("seed", 2**64, "seed"),
+        ("logit_bias", [1], "logit_bias"),
+        ("logit_bias", {"1": "x"}, "logit_bias.1"),
+        ("top_logprobs", 21, "top_logprobs"),
+        ("top_logprobs", 2, "top_logprobs"),
+        ("stream", "yes", "stream"),
+        ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
+        ("repetition_penalty", 0, "repetition_penalty"),
+        ("model", 5, "model"),
+        ("messages", [], "messages"),
+        ("messages", "hello", "messages"),
+        ("messages", None, "messages"),
+        ("messages", [{"content": "hello"}], "messages[0].role"),
+        ("messages", [{"role": "pope", "content": "hello"}], "messages[0].role"),
+        ("messages", [*HELLO, {"role": "user"}], "messages[1]"),
+        ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
+        ("messages", [{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
+        (
+            "messages",
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "messages[0].content[0].type",
+        ),
+        ("tools", [{"type": "function", "function": {"name": "f"}}], "tools"),
+        ("functions", [{"name": "f"}], "functions"),
+        ("response_format", {"type": "json_object"}, "response_format"),
+        ("modalities", ["text", "audio"], "modalities"),
+        ("guided_json", {}, "guided_json"),
+    ],
+)
+def test_wrong_fields_of_a_chat_are_named(http: httpx.Client, field: str, value: Any, param: str | None) -> None:
+    error = refusal(http.post(CHAT, json={"messages": HELLO, field: value}), 400)
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    if param:
+        assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, None),
+        ({"prompt": [-1]}, "prompt[0]"),
+        ({"prompt": [300, 10**6]}, None),
+        ({"prompt": ["a", 5]}, "prompt[1]"),
+        ({"prompt": ["a"] * 1025, "n": 2}, "prompt"),
+        ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+        ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "suffix": "z"}, "suffix"),
+        ({"prompt": "a", "logprobs": True}, "logprobs"),
+    ],
+)
+def test_wrong_fields_of_a_completion_are_named(http: httpx.Client, fields: dict[str, Any], param: str | None) -> None:
+    assert refusal(http.post(COMPLETIONS, json=fields), 400)["param"] == param
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_longer_than_the_context(client: openai.OpenAI, stream: bool) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=MODEL_NAME, prompt=[5] * 4096, stream=stream)
+    assert refused.value.code == "context_length_exceeded"
+    assert "4096" in refused.value.message
+
+
+def test_an_unknown_model(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="gpt-🙂", messages=HELLO)  # type: ignore[arg-type]
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    assert MODEL_NAME in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"nothing", b'"text"', b"[]", b"null", b"[" * 100_000, b'{"messages": "\xff"}', b"\x00"),
+        *(b'{"max_tokens": ' + b"9" * 5000 + b"}", b'{"temperature": NaN, "messages": []}', b'{"a":1,}'),
+    ],
+)
+def test_malformed_bodies(http: httpx.Client, body: bytes) -> None:
+    refusal(http.post(CHAT, content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_a_body_that_is_not_declared_as_json(http: httpx.Client) -> None:
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+        response = http.post(CHAT, content=json.dumps({"messages": HELLO}), headers={"content-type": content_type})
+        assert "Content-Type: application/json" in refusal(response, 400)["message"]
+
+
+def test_lone_surrogates_come_to_nothing_bad(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json"}
+    chat = rb'{"messages": [{"role": "user", "content": "a\ud800b"}], "max_tokens": 2}'
+    assert http.post(CHAT, content=chat, headers=headers).status_code == 200
+    echo = rb'{"prompt": "a\ud800b", "echo": true, "max_tokens": 2}'
+    assert http.post(COMPLETIONS, content=echo, headers=headers).status_code == 200
+    refusal(http.post(CHAT, content=rb'{"messages": [{"role": "\ud800"}]}', headers=headers), 400)
+    refusal(http.post(CHAT, content=chat.replace(b"{", rb'{"model": "\ud800",', 1), headers=headers), 404)
+
+
+def test_unknown_routes_and_methods(http: httpx.Client) -> None:
+    assert refusal(http.get("/v1/nothing"), 404)["code"] == "not_found"
+    assert refusal(http.post("/v1/chat/completions/", json={}), 404)["code"] == "not_found"
+    response = http.get(CHAT)
+    assert refusal(response, 405)["code"] == "method_not_allowed"
+    assert response.headers["allow"] == "POST"
+
+
+def test_large_bodies(http: httpx.Client) -> None:
+    body = b" " * (MAX_BODY_BYTES + 1)
+    headers = {"content-type": "application/json"}
+    assert refusal(http.post(CHAT, content=body, headers=headers), 413)["code"] == "request_too_large"
+    chunks = (body[start : start + 2**20] for start in range(0, len(body), 2**20))
+    refusal(http.post(CHAT, content=chunks, headers=headers), 413)
+
+
+def test_web_pages_of_others_are_kept_out(http: httpx.Client, server: RunningServer) -> None:
+    body = {"messages": HELLO, "max_tokens": 1}
+    assert http.post(CHAT, json=body, headers={"origin": server.url}).status_code == 200
+    for origin in ("https://evil.example", "http://127.0.0.1:1", "http://["):
+        assert refusal(http.post(CHAT, json=body, headers={"origin": origin}), 403)["code"] == "foreign_origin"
+    rebound = {"origin": "http://evil.example:8000", "host": "evil.example:8000"}
+    refusal(http.post(CHAT, json=body, headers=rebound), 403)
+    assert http.post(CHAT, json=body, headers={"origin": "vscode-webview://1"}).status_code == 200
+
+
+def test_api_keys(tiny_engine: Engine) -> None:
+    with serving(tiny_engine, ServerConfig(api_keys=KEYS)) as guarded, guarded.client() as http:
+        body = {"messages": HELLO, "max_tokens": 1}
+        for value in ("", "Bearer", "Bearer wrong", "Bearer first-key2", "Basic first-key", "first-key", "Bearer \xe9"):
+            headers = {"authorization": value.encode("latin-1")}
+            for path in (CHAT, "/v1/nothing"):
+                response = http.post(path, json=body, headers=headers)
+                assert refusal(response, 401)["code"] == "invalid_api_key"
+                assert response.headers["www-authenticate"] == "Bearer"
+        assert http.get("/v1/models").status_code == 401
+        for path in ("/health", "/", "/console/chat.js"):
+            assert http.get(path).status_code == 200
+        for key in KEYS:
+            assert http.post(CHAT, json=body, headers={"authorization": f"Bearer {key}"}).status_code == 200
+        client = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="wrong", max_retries=0)
+        with client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ["messages", "model", "temperature", "stop", "logit_bias", "n", "seed", "stream", "top_logprobs", "prompt"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from([CHAT, COMPLETIONS]), body=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4) | JSON)
+def test_no_json_breaks_the_server(http: httpx.Client, path: str, body: Any) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code in (200, 400, 404)
+    if response.status_code != 200:
+        refusal(response, response.status_code)

@@ -1,0 +1,174 @@
+"""What is computed, where, and what is said of it: steps, cores, model facts, the machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.gguf_builder import TinyModel
+
+from rowspan.bench.environment import Card, peak_child_memory, probe_cards, probe_cpu, probe_memory
+from rowspan.bench.model import count_text, fingerprint, model_facts
+from rowspan.bench.steps import SEQUENCE, Steps
+from rowspan.checkpoint.open import open_checkpoint
+from rowspan.config import EngineConfig
+from rowspan.engine.open import draw_up
+from rowspan.model.spec import ModelSpec
+from rowspan.plan.device import parse_devices
+from rowspan.plan.split import SplitMode
+
+VOCAB, CONTEXT = 50, 400
+
+
+@given(start=st.integers(0, 100), length=st.integers(1, 300), budget=st.integers(1, 128), block=st.integers(1, 64))
+def test_a_prompt_is_computed_once_in_steps_of_the_budget(start: int, length: int, budget: int, block: int) -> None:
+    chunks = [plan.chunks[0] for plan in Steps(VOCAB, CONTEXT, budget, block).prompt(start, length)]
+    whole = Steps(VOCAB, CONTEXT, CONTEXT, block).prompt(0, CONTEXT)[0].chunks[0].tokens
+    assert tuple(token for chunk in chunks for token in chunk.tokens) == whole[start : start + length]
+    assert [len(chunk.tokens) for chunk in chunks[:-1]] == [budget] * (len(chunks) - 1)
+    assert [chunk.samples for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    position = start
+    for chunk in chunks:
+        assert chunk.position == position
+        position += len(chunk.tokens)
+        assert len(chunk.blocks) * block >= position > (len(chunk.blocks) - 1) * block
+        assert chunk.blocks == tuple(range(len(chunk.blocks)))
+
+
+def test_generation_is_one_token_a_step() -> None:
+    plans = Steps(VOCAB, CONTEXT, 64, 32).generation(31, 3)
+    assert [(plan.chunks[0].position, len(plan.chunks[0].tokens)) for plan in plans] == [(31, 1), (32, 1), (33, 1)]
+    assert [plan.chunks[0].blocks for plan in plans] == [(0,), (0, 1), (0, 1)]
+    assert all(plan.chunks[0].samples for plan in plans)
+
+
+def test_the_sequence_is_introduced_once() -> None:
+    steps = Steps(VOCAB, CONTEXT, 64, 32)
+    plans = [*steps.prompt(0, 100), *steps.generation(100, 2), *steps.prompt(0, 100)]
+    assert [plan.new for plan in plans] == [(SEQUENCE,)] + [()] * 5
+    assert [plan.number for plan in plans] == list(range(6))
+
+
+def test_tokens_are_the_same_whatever_the_configuration() -> None:
+    small, large = Steps(VOCAB, CONTEXT, 8, 16), Steps(VOCAB, CONTEXT, 8, 32)
+    assert [p.chunks[0].tokens for p in small.prompt(0, 99)] == [p.chunks[0].tokens for p in large.prompt(0, 99)]
+    tokens = Steps(VOCAB, CONTEXT, CONTEXT, 16).prompt(0, CONTEXT)[0].chunks[0].tokens
+    assert set(tokens) == set(range(VOCAB))
+
+
+def cores_of(path: Path, devices: str, mode: SplitMode, main: int = 0, threads: int | None = None) -> list[object]:
+    config = EngineConfig(path, parse_devices(devices), mode, main_gpu=main, threads=threads)
+    return [(setup.cores, setup.threads) for setup in draw_up(config).setups()]
+
+
+def test_a_cpu_device_is_the_same_share_in_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 4, 5, 6, 7})
+    path = TinyModel().write(tmp_path / "m.gguf")
+    halves = [((2, 3, 4), 3), ((5, 6, 7), 3)]
+    assert cores_of(path, "cpu:0,cpu:1", SplitMode.ROW) == halves
+    assert cores_of(path, "cpu:0,cpu:1", SplitMode.LAYER) == halves
+    assert cores_of(path, "cpu:0,cpu:1", SplitMode.NONE) == halves[:1]
+    assert cores_of(path, "cpu:0,cpu:1", SplitMode.NONE, main=1) == halves[1:]
+    assert cores_of(path, "cpu:0,cpu:1", SplitMode.ROW, threads=4) == [((2, 3, 4), 2), ((5, 6, 7), 2)]
+
+
+def test_a_lone_cpu_device_has_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    path = TinyModel().write(tmp_path / "m.gguf")
+    for mode in SplitMode:
+        assert cores_of(path, "cpu:1", mode) == [((), 4)]
+    assert cores_of(path, "cpu:0,cuda:0", SplitMode.ROW) == [((), 4), ((), 1)]
+
+
+def test_more_cpu_devices_than_cores_are_left_to_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    path = TinyModel().write(tmp_path / "m.gguf")
+    assert cores_of(path, "cpu:0,cpu:1,cpu:2", SplitMode.ROW) == [((), 1)] * 3
+
+
+def test_model_facts(tmp_path: Path) -> None:
+    model = TinyModel(scheme="Q4_1", schemes={"token_embd": "Q8_0"})
+    checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
+    facts = model_facts(checkpoint, ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes), "abc")
+    weights = model.weights()
+    assert facts.n_params == sum(weight.size for weight in weights.values())
+    assert facts.size == sum(len(tensor.data) for tensor in model.tensors())
+    assert facts.type == "llama 92K Q4_1"  # 286 · 64 + 2 · (2 · 64 · 64 + 2 · 64 · 32 + 3 · 64 · 128) and norms
+    assert facts.sha256 == "abc"
+
+
+def test_fingerprints_tell_files_apart(tmp_path: Path) -> None:
+    def of(raw: bytes) -> str:
+        path = tmp_path / "f"
+        path.write_bytes(raw)
+        return fingerprint((path,))
+
+    raw = bytes(3 << 20)
+    assert of(raw) == of(raw)
+    others = {of(raw + b"\0"), of(b"x" + raw[1:]), of(raw[:-1] + b"x"), of(b""), of(b"x")}
+    assert len(others - {of(raw)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999"), (9_500, "9.5 K"), (134_515_008, "135 M"), (7_241_732_096, "7.2 B"), (70_553_706_496, "71 B")],
+)
+def test_count_text(count: int, text: str) -> None:
+    assert count_text(count) == text
+
+
+def test_cpu(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: sse avx avx2 amx_int8\n")
+    cpu = probe_cpu(cpuinfo)
+    assert (cpu.model, cpu.flags) == ("Some CPU @ 3 GHz", ("avx", "avx2", "amx_int8"))
+    assert cpu.cores == len(os.sched_getaffinity(0))
+    assert probe_cpu(tmp_path / "missing").model
+
+
+def test_memory() -> None:
+    memory = probe_memory()
+    assert 0 < memory.free <= memory.total
+
+
+def test_cards_by_the_tools_of_their_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "NVIDIA Some Card, 24576, 24000"\necho "Other, [N/A], 5"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for number, vendor in enumerate(("0x1002", "0x8086")):
+        device = tmp_path / "drm" / f"card{number}" / "device"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(vendor + "\n")
+        (device / "device").write_text("0x744c\n")
+        (device / "mem_info_vram_total").write_text(str(32 << 30))
+        (device / "mem_info_vram_used").write_text(str(2 << 30))
+    assert probe_cards(tmp_path / "drm") == [
+        Card("NVIDIA Some Card", 24576 << 20, 24000 << 20),
+        Card("Other", None, 5 << 20),
+        Card("AMD 0x744c", 32 << 30, 30 << 30),
+    ]
+
+
+def test_a_driver_tool_that_fails_means_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert probe_cards(tmp_path / "drm") == []
+
+
+def test_memory_of_children_is_counted_while_they_live() -> None:
+    before = peak_child_memory()
+    code = "held = bytearray(50_000_000); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert peak_child_memory() - before > 50_000_000
+        child.communicate(b"\n")
+    assert peak_child_memory() == before

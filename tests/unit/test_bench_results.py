@@ -1,0 +1,124 @@
+"""Statistics, and the formats that carry them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowspan.bench.formats import FORMATS
+from rowspan.bench.results import SAMPLES, Times
+
+ROW: dict[str, Any] = {
+    "cpu_info": 'A "quoted" CPU, with a comma',
+    "backends": "CPU",
+    "model_type": "llama 135M Q4_1",
+    "model_size": 98_000_000,
+    "model_n_params": 134_515_008,
+    "n_ubatch": 512,
+    "n_threads": 2,
+    "type_k": "f32",
+    "type_v": "f32",
+    "split_mode": "row",
+    "main_gpu": 0,
+    "devices": "cpu:0/cpu:1",
+    "tensor_split": "0.00",
+    "n_prompt": 512,
+    "n_gen": 0,
+    "n_depth": 0,
+    "engine_version": "0.1.0",
+    "torch_version": "2",
+    "dtype": "float32",
+    "model_filename": "it's a model.gguf",
+    "model_sha256": None,
+    **Times((2_000_000_000, 4_000_000_000), 512).fields(),
+}
+
+
+def deviation(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+@given(samples=st.lists(st.integers(1_000, 10**12), min_size=1, max_size=20), n_tokens=st.integers(1, 10**5))
+def test_statistics_are_those_of_the_repetitions(samples: list[int], n_tokens: int) -> None:
+    fields = Times(tuple(samples), n_tokens).fields()
+    rates = n_tokens / (np.array(samples) * 1e-9)
+    assert fields["avg_ns"] == pytest.approx(np.mean(samples), rel=1e-9, abs=1)
+    assert fields["stddev_ns"] == pytest.approx(deviation(np.array(samples)), rel=1e-6, abs=1)
+    assert fields["avg_ts"] == pytest.approx(np.mean(rates))
+    assert fields["stddev_ts"] == pytest.approx(deviation(rates), rel=1e-6, abs=1e-6 * rates.max())
+    assert fields["median_ts"] == pytest.approx(np.median(rates))
+    assert fields["samples_ns"] == samples
+    assert fields["samples_ts"] == pytest.approx(rates.tolist())
+
+
+def test_the_average_rate_is_the_mean_of_rates() -> None:
+    fields = Times((1_000_000_000, 3_000_000_000), 300).fields()
+    assert fields["avg_ts"] == pytest.approx(200)  # not 600 tokens / 4 s = 150
+    assert fields["avg_ns"] == 2_000_000_000
+
+
+def written(name: str, rows: int, optional: tuple[str, ...] = ()) -> str:
+    out = io.StringIO()
+    form = FORMATS[name](out, optional)
+    for _ in range(rows):
+        form.add(ROW)
+    form.finish()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_json_is_whole_whenever_it_is_finished(rows: int) -> None:
+    assert json.loads(written("json", rows)) == [ROW] * rows
+
+
+def test_json_lines() -> None:
+    assert [json.loads(line) for line in written("jsonl", 2).splitlines()] == [ROW, ROW]
+
+
+def test_rows_appear_at_once() -> None:
+    out = io.StringIO()
+    form = FORMATS["jsonl"](out, ())
+    form.add(ROW)
+    assert json.loads(out.getvalue()) == ROW
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(written("csv", 2))))
+    assert len(rows) == 2
+    assert rows[0] == {name: "" if value is None else str(value) for name, value in ROW.items() if name not in SAMPLES}
+
+
+def test_sql_runs_in_sqlite() -> None:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    for _ in range(2):  # a second run adds to the table
+        database.executescript(written("sql", 2))
+    rows = [dict(row) for row in database.execute("SELECT * FROM llama_bench")]
+    assert rows == [{name: value for name, value in ROW.items() if name not in SAMPLES}] * 4
+    assert database.execute("SELECT typeof(avg_ts), typeof(n_prompt) FROM llama_bench").fetchone()[:] == (
+        "real",
+        "integer",
+    )
+
+
+def test_markdown_is_an_aligned_table() -> None:
+    lines = written("md", 2, ("dtype",)).splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
+    assert table[0] == ["model", "size", "params", "backend", "sm", "devices", "dtype", "test", "t/s"]
+    assert set("".join(table[1])) == {"-", ":"}
+    expected = ["llama 135M Q4_1", "93.5 MiB", "135 M", "CPU", "row", "cpu:0/cpu:1", "float32", "pp512"]
+    assert table[2] == [*expected, "192.00 ± 90.51"]
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert "torch 2" in lines[-1]
+
+
+def test_nothing_measured_prints_nothing() -> None:
+    assert {written(name, 0) for name in ("md", "jsonl", "csv", "sql")} == {""}
