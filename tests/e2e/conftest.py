@@ -14,17 +14,19 @@ from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
 from rowspan.plan.split import SplitMode
 
-PARALLEL, MAX_WAITING = 4, 3
+PARALLEL, MAX_WAITING, CONTEXT = 4, 3, 2048
 
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TinyModel(context_length=4096).write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    return TinyModel(context_length=CONTEXT).write(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_path: Path) -> Iterator[Engine]:
-    config = EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=PARALLEL, cache_tokens=PARALLEL * 4096)
+    config = EngineConfig(
+        tiny_path, split_mode=SplitMode.NONE, parallel=PARALLEL, cache_tokens=PARALLEL * CONTEXT, threads=1
+    )
     with Engine.open(config) as engine:
         yield engine
 

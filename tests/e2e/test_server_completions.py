@@ -35,7 +35,7 @@ def test_prompts_of_every_kind(client: openai.OpenAI, server: RunningServer) -> 
     answers = [expected(server, text, 6) for text in texts]
     request: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0, "max_tokens": 6}
     for prompt in (texts, token_ids):
-        several = client.completions.create(**request, prompt=prompt)  # type: ignore[call-overload]
+        several = client.completions.create(**request, prompt=prompt)
         assert [choice.text for choice in several.choices] == answers
         assert [choice.index for choice in several.choices] == [0, 1]
         assert several.usage.prompt_tokens == sum(map(len, token_ids))
@@ -57,14 +57,14 @@ def test_echo(client: openai.OpenAI, server: RunningServer) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_legacy_logprobs(client: openai.OpenAI, stream: bool) -> None:
-    answer = client.completions.create(
+    answer: Any = client.completions.create(
         model=MODEL_NAME,
         prompt="hello",
         max_tokens=12,
         logprobs=2,
         temperature=3.0,
         seed=1,
-        stream=stream,  # type: ignore[call-overload]
+        stream=stream,
     )
     parts = list(answer) if stream else [answer]
     text = "".join(part.choices[0].text for part in parts)

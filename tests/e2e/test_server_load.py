@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,10 +33,13 @@ def events(response: httpx.Response) -> Iterator[Any]:
 
 
 def test_hanging_up_on_a_stream_stops_it(server: RunningServer) -> None:
+    before = server.engine.stats().generated_tokens
     with server.client() as http, http.stream("POST", CHAT, json={**LONG, "stream": True, "n": 3}) as response:
-        assert next(events(response))["choices"]
+        arriving = events(response)
+        assert next(arriving)["choices"]
         assert server.engine.stats().running == 3
-    assert eventually(server.is_idle, seconds=2)
+    assert eventually(server.is_idle, seconds=5)
+    assert server.engine.stats().generated_tokens - before < server.engine.context_size / 2
 
 
 @pytest.mark.parametrize("n", [1, 9])
@@ -50,7 +53,8 @@ def test_hanging_up_before_the_answer_stops_it(server: RunningServer, stream: bo
             pending = pool.submit(lambda: http.send(request, stream=True).read())
             assert eventually(lambda: server.engine.stats().generated_tokens > before + 20)
             drop_connections(http)
-            assert eventually(server.is_idle, seconds=2)
+            assert eventually(server.is_idle, seconds=5)
+            assert server.engine.stats().generated_tokens - before < server.engine.context_size / 2
             with pytest.raises(httpx.TransportError):
                 pending.result()
 
@@ -59,8 +63,6 @@ def drop_connections(http: httpx.Client) -> None:
     """As a client does that is killed: its sockets close under it."""
     for connection in psutil.Process().net_connections("tcp"):
         if connection.raddr and connection.raddr.port == http.base_url.port:
-            import socket
-
             with socket.socket(fileno=os.dup(connection.fd)) as duplicate:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
@@ -91,7 +93,7 @@ def test_an_engine_that_dies(tiny_path: Path) -> None:
     """Before the first token: 503. After it: an error event. And the next request finds new workers."""
     before = psutil.Process().children()
     with (
-        Engine.open(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2)) as engine,
+        Engine.open(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2, threads=1)) as engine,
         serving(engine, ServerConfig()) as server,
         server.client() as http,
         ThreadPoolExecutor() as pool,
@@ -116,7 +118,6 @@ def test_an_engine_that_dies(tiny_path: Path) -> None:
 
 def test_one_slow_reader_does_not_hold_up_others(server: RunningServer) -> None:
     with server.client() as http, http.stream("POST", CHAT, json={**LONG, "stream": True}):
-        began = time.monotonic()
         assert http.post(CHAT, json={**LONG, "max_tokens": 5}).status_code == 200
-        assert time.monotonic() - began < 5
-    assert eventually(server.is_idle, seconds=2)
+        assert server.engine.stats().running == 1
+    assert eventually(server.is_idle, seconds=5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.errors import OutOfMemoryError
+from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CacheSize, shard_bytes, size_cache
@@ -51,7 +51,7 @@ def test_scarce_memory_shortens_the_cache_and_then_the_context() -> None:
 
 @given(
     context=st.none() | st.integers(32, 4096),
-    tokens=st.none() | st.integers(1, 10**6),
+    tokens=st.none() | st.integers(32, 10**6),
     parallel=st.integers(1, 64),
     free=st.integers(-GIB, GIB),
     each=st.integers(0, 10**6),
@@ -66,6 +66,11 @@ def test_it_fits_or_is_refused(context: int | None, tokens: int | None, parallel
     assert (cache.n_blocks - 1) * 32 * each <= max(0, free)
     if tokens is None:
         assert cache.n_blocks * 32 >= cache.context_size
+
+
+def test_a_cache_smaller_than_a_block_is_refused() -> None:
+    with pytest.raises(UsageError, match="31 tokens is too small"):
+        size(tokens=31)
 
 
 @pytest.mark.parametrize(

@@ -93,18 +93,20 @@ class Markdown:
 
 
 class Json:
-    """An array of objects."""
+    """An array of objects. It is opened at once and closed by `finish` alone, so that an interruption between any two
+    statements leaves it whole."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._lead = "["
+        self._separator = ""
+        print("[", end="", file=out, flush=True)
 
     def add(self, row: Row) -> None:
-        print(self._lead, json.dumps(row, indent=2), sep="\n", end="", file=self._out, flush=True)
-        self._lead = ","
+        print(self._separator, json.dumps(row, indent=2), sep="\n", end="", file=self._out, flush=True)
+        self._separator = ","
 
     def finish(self) -> None:
-        print("[]" if self._lead == "[" else "\n]", file=self._out, flush=True)
+        print("\n]", file=self._out, flush=True)
 
 
 class JsonLines:

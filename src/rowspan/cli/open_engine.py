@@ -10,12 +10,13 @@ from rowspan.hub.progress import task
 
 def open_engine(blueprint: Blueprint, progress: ProgressSink) -> Engine:
     """Load the model, with progress in bytes of its file."""
-    loaded = 0
+    total = sum(size.file for size in blueprint.sizes)
+    loaded = 0  # in the end more than the total, where a tensor is read twice: a tied embedding and head
 
     def report(nbytes: int) -> None:
         nonlocal loaded
         loaded += nbytes
-        progress.advance_to(loaded)
+        progress.advance_to(min(loaded, total))
 
-    with task(progress, f"Loading {blueprint.spec.name}", sum(size.file for size in blueprint.sizes)):
+    with task(progress, f"Loading {blueprint.spec.name}", total):
         return Engine(blueprint, report)

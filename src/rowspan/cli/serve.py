@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rowspan.cli.engine_options import EngineOptions, with_engine_options
+
+if TYPE_CHECKING:
+    import socket
+
+    from rowspan.config import ServerConfig
+    from rowspan.engine.engine import Engine
 
 
 @with_engine_options
@@ -49,21 +55,16 @@ def serve(
     from dataclasses import replace
 
     from rowspan import hub
-    from rowspan.cli.console_output import stderr_console
     from rowspan.cli.open_engine import open_engine
     from rowspan.cli.plan import show_plan
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import ServerConfig
     from rowspan.engine.open import draw_up
-    from rowspan.server.app import create_app
-    from rowspan.server.gatekeepers import is_loopback
-    from rowspan.server.listen import bind, listen, url
-    from rowspan.server.run import serve as serve_app
+    from rowspan.server.listen import bind
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # says nothing of the requests this is about
     engine_config = engine.check()
     options: dict[str, Any] = {
         "host": host,
@@ -80,13 +81,23 @@ def serve(
         blueprint = draw_up(engine_config(files.path))
         show_plan(blueprint)
         with open_engine(blueprint, terminal_progress()) as running:
-            name = model_name or files.name
-            app = create_app(running, config, name)
-            listen(listener)
-            address = url(listener)
-            console = stderr_console()
-            console.print(f"[bold]{name}[/] is served: web chat at {address}/, API at {address}/v1", highlight=False)
-            if not config.api_keys and not is_loopback(config.host):
-                console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
-            exit_code = serve_app(app, running, listener, drain_seconds=config.drain_seconds, access_log=verbose)
+            exit_code = _serve(running, config, model_name or files.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
+
+
+def _serve(engine: Engine, config: ServerConfig, name: str, listener: socket.socket, *, access_log: bool) -> int:
+    """Say where, and serve until told to stop; the exit code."""
+    from rowspan.cli.console_output import stderr_console
+    from rowspan.server.app import create_app  # FastAPI: a second to import, which a wrong option should not cost
+    from rowspan.server.gatekeepers import is_loopback
+    from rowspan.server.listen import listen, url
+    from rowspan.server.run import serve as serve_app
+
+    app = create_app(engine, config, name)
+    listen(listener)
+    address = url(listener)
+    console = stderr_console()
+    console.print(f"{name} is served: web chat at {address}/, API at {address}/v1", markup=False, highlight=False)
+    if not config.api_keys and not is_loopback(config.host):
+        console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
+    return serve_app(app, engine, listener, drain_seconds=config.drain_seconds, access_log=access_log)

@@ -83,11 +83,11 @@ class _Loader:
 
     def load(self) -> ModelWeights:
         layers = tuple(self._layer(index) for index in range(self.shard.layers.start, self.shard.layers.stop))
-        is_last = self.shard.stage == self.plan.n_stages - 1
+        is_first, is_last = self.shard.stage == 0, self.shard.stage == self.plan.n_stages - 1
         head_role = Role.EMBEDDING if self.plan.spec.tied_embeddings else Role.HEAD
         return ModelWeights(
             layers=layers,
-            embedding=self._embedding() if self.shard.stage == 0 else None,
+            embedding=self._embedding(also_head=is_last and self.plan.spec.tied_embeddings) if is_first else None,
             final_norm=self._vector(TensorKey(Role.FINAL_NORM)),
             head=self._matrix(TensorKey(head_role)) if is_last else None,
             rope_freqs=self._vector(TensorKey(Role.ROPE_FREQS)),
@@ -115,10 +115,13 @@ class _Loader:
             down=project(Role.DOWN),
         )
 
-    def _embedding(self) -> RawRows:
+    def _embedding(self, also_head: bool) -> RawRows:
         key = TensorKey(Role.EMBEDDING)
-        info = self.checkpoint.tensors[key]
-        return RawRows(info.scheme, self._raw(key, self._cut(key)), info.shape[1])
+        info, cut = self.checkpoint.tensors[key], self._cut(key)
+        blocks = self._map(key, cut)
+        if not also_head:  # else it is told when the head is packed
+            self.on_tensor(blocks.nbytes)
+        return RawRows(info.scheme, blocks, info.shape[1])
 
     def _matrix(self, key: TensorKey) -> Any:
         dense = self._dense(key, self._cut(key)).to(self.device, self.dtype)
@@ -143,11 +146,12 @@ class _Loader:
     def _dense(self, key: TensorKey, cut: Cut) -> Tensor:
         if not len(cut.rows) or not len(cut.columns):
             return torch.zeros(len(cut.rows), len(cut.columns))
-        return dequantize(self.checkpoint.tensors[key].scheme, self._raw(key, cut))
-
-    def _raw(self, key: TensorKey, cut: Cut) -> Tensor:
-        raw = self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())
+        raw = self._map(key, cut)
         self.on_tensor(raw.nbytes)
+        return dequantize(self.checkpoint.tensors[key].scheme, raw)
+
+    def _map(self, key: TensorKey, cut: Cut) -> Tensor:
+        raw = self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())
         with warnings.catch_warnings():
             # The file is mapped read-only, which torch cannot express and warns of; nothing here writes to it.
             warnings.simplefilter("ignore", UserWarning)

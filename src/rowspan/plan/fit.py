@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
-from rowspan.errors import OutOfMemoryError
+from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.split import Plan, Shard
 from rowspan.quant.scheme import SCHEMES
@@ -47,7 +47,8 @@ def shard_bytes(
         file += len(cut.rows) * columns * scheme.block_bytes // scheme.block_size
         looked_up_only = key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings)
         if not looked_up_only:
-            weights += len(cut.rows) * columns * (DTYPE_BYTES[dtype] if matrix else 4)
+            in_dtype = matrix or key.part == "bias"  # norms stay float32
+            weights += len(cut.rows) * columns * (DTYPE_BYTES[dtype] if in_dtype else 4)
     head_bytes = len(shard.kv_heads) * plan.spec.head_dim
     per_token = len(shard.layers) * head_bytes * sum(DTYPE_BYTES[cache_dtype] for cache_dtype in cache_dtypes)
     return ShardBytes(file, weights, per_token)
@@ -78,7 +79,10 @@ def size_cache(
 
     Raises:
         OutOfMemoryError: not even one request of the context asked for fits.
+        UsageError: a cache smaller than one of its blocks is asked for.
     """
+    if cache_tokens is not None and cache_tokens < block_size:
+        raise UsageError(f"A cache of {cache_tokens} tokens is too small.", fix=f"Use at least {block_size}.")
     affordable = BLIND_TOKENS
     if free_bytes is not None:
         affordable = int(max(0, free_bytes) * CACHE_SHARE / max(1, bytes_per_token))
@@ -87,7 +91,7 @@ def size_cache(
     else:
         context = context_size
     tokens = cache_tokens if cache_tokens is not None else min(parallel * context, max(affordable, context))
-    needed = max(context, tokens)
+    needed = max(context, tokens, block_size)
     if context < block_size or (free_bytes is not None and needed * bytes_per_token > free_bytes):
         raise OutOfMemoryError(
             f"A cache of {needed} tokens needs {needed * bytes_per_token / 2**30:.1f} GiB.",

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from rowspan.checkpoint.checkpoint import TensorInfo
@@ -23,6 +24,7 @@ from rowspan.plan.device import Device
 from rowspan.quant.scheme import SCHEMES
 
 FFN_GRAIN = 16  # rows of an MLP slice come in multiples of a vector register (AVX-512: 16 floats) where they can
+LARGEST_SPREAD = 1e6  # between the shares of two devices
 
 
 class SplitMode(StrEnum):
@@ -139,7 +141,7 @@ def split(
     """Cut a model over devices.
 
     Args:
-        tensors: the checkpoint's tensors; their sizes balance the stages, their block sizes bind the cuts.
+        tensors: the checkpoint's tensors; their shapes balance the stages, their block sizes bind the cuts.
         ratios: one positive share per device; equal when None.
         main_device: index of the device that `none` uses.
 
@@ -186,6 +188,8 @@ def _cut_rows(
     o and down are cut by inputs, so these cuts must fall on the borders of their quantization blocks. Whole heads are
     coarse (SmolLM2 has 3), so the MLP's finer cut evens out what the heads' could not.
     """
+    if len(shares) == 1:
+        return [Span(0, spec.n_kv_heads)], [Span(0, spec.ffn_size)]
     head_width = spec.group * spec.head_dim
     head_unit = math.lcm(head_width, _block(tensors, Role.O)) // head_width
     if spec.n_kv_heads % head_unit:
@@ -216,7 +220,8 @@ def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
 
 
 def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]) -> list[Span]:
-    """Contiguous layers per stage such that the slowest stage, by bytes read per token and share, is as fast as can be.
+    """Contiguous layers per stage such that the slowest stage, by weights read per token and share, is as fast as can
+    be. Weights are counted by elements: in memory all are of one dtype, whatever the file packs them in.
 
     The head counts for the last stage: in a small model it weighs as much as several layers (SmolLM2-135M: eight).
     """
@@ -226,12 +231,12 @@ def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], sh
             why="Every device needs a layer.",
             fix=f"Name at most {spec.n_layers} devices, or use --split-mode row.",
         )
-    layer_bytes = [0] * spec.n_layers
+    layer_weights = [0] * spec.n_layers
     for key, info in tensors.items():
         if key.layer is not None:
-            layer_bytes[key.layer] += info.nbytes
-    head = tensors[TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)].nbytes
-    upto = [0, *accumulate(layer_bytes)]
+            layer_weights[key.layer] += math.prod(info.shape)
+    head = math.prod(tensors[TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)].shape)
+    upto = [0, *accumulate(layer_weights)]
 
     # best[k]: (time of the slowest of the stages so far, their borders) with layers 0 … k - 1 placed
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
@@ -252,9 +257,10 @@ def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], sh
 
 
 def apportion(units: int, shares: Sequence[float]) -> list[int]:
-    """Divide whole units by shares: largest remainder, ties to the lower index."""
-    total = sum(shares)
-    quotas = [units * share / total for share in shares]
+    """Divide whole units by shares: largest remainder, ties to the lower index. In exact arithmetic, so that a tie is
+    a tie."""
+    total = sum(map(Fraction, shares))
+    quotas = [units * Fraction(share) / total for share in shares]
     counts = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - quotas[i])
     for index in by_remainder[: units - sum(counts)]:
@@ -280,6 +286,12 @@ def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> 
     if any(not math.isfinite(ratio) or ratio <= 0 for ratio in ratios):
         raise SplitError(
             "--tensor-split must hold positive numbers.",
+            fix="To leave a device out, do not name it in --devices.",
+        )
+    if max(ratios) > LARGEST_SPREAD * min(ratios):
+        raise SplitError(
+            "The shares of --tensor-split are too far apart.",
+            why=f"The smallest of {', '.join(map(str, ratios))} would hold nothing.",
             fix="To leave a device out, do not name it in --devices.",
         )
     return list(ratios)

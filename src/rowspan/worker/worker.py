@@ -10,6 +10,7 @@ import torch
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.distributed import connect
+from rowspan.errors import UsageError
 from rowspan.kernels.registry import kernels_for
 from rowspan.kvcache.pool import allocate_pool
 from rowspan.model.rope import rope_table
@@ -100,5 +101,11 @@ def _claim(setup: WorkerSetup) -> torch.device:
     torch.set_num_threads(setup.threads)
     if device.kind == "cpu":
         return torch.device("cpu")
+    if device.index >= torch.cuda.device_count():
+        raise UsageError(
+            f"There is no device {device}.",
+            why=f"torch {torch.__version__} sees {torch.cuda.device_count()} cards here.",
+            fix="Name another in --devices, or install the build of torch that is made for your card.",
+        )
     torch.cuda.set_device(device.index)
     return torch.device("cuda", device.index)
