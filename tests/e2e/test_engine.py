@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from kit.gguf_builder import TinyModel
+from kit.http_server import eventually
 
 from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
@@ -63,15 +64,6 @@ def run(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY) -> l
 
 def new_children(before: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if process not in before]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_company_and_preemption_change_nothing(engine: Engine) -> None:

@@ -271,6 +271,7 @@ def test_ratios_are_followed() -> None:
         (2, SplitMode.LAYER, [1.0, 1.0, 1.0], 0, "3 shares for 2 devices"),
         (2, SplitMode.ROW, [1.0, 0.0], 0, "positive"),
         (2, SplitMode.ROW, [1.0, -1.0], 0, "positive"),
+        (2, SplitMode.ROW, [1e308, 1.0], 0, "too far apart"),
         (2, SplitMode.ROW, [1.0, math.nan], 0, "positive"),
         (2, SplitMode.ROW, [1.0, math.inf], 0, "positive"),
         (0, SplitMode.ROW, None, 0, "no device"),
@@ -284,6 +285,12 @@ def test_refusals_say_why(devices: int, mode: SplitMode, shares: list[float] | N
     with pytest.raises(SplitError, match=says) as refusal:
         split(model.spec, model.tensors, cpus(devices), mode, shares, main)
     assert refusal.value.fix
+
+
+def test_cards_and_cpus_are_not_mixed() -> None:
+    model = model_of(SPEC)
+    with pytest.raises(SplitError, match="different kinds"):
+        split(model.spec, model.tensors, parse_devices("cpu:0,cuda:0"), SplitMode.ROW)
 
 
 def test_blocks_that_heads_cannot_align_with_are_refused() -> None:

@@ -276,6 +276,12 @@ def _spans(counts: Iterable[int], unit: int = 1) -> list[Span]:
 def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> list[float]:
     if not devices:
         raise SplitError("There is no device to run on.", fix="Name one, such as --devices cpu:0.")
+    if len({device.kind for device in devices}) > 1:
+        raise SplitError(
+            f"{', '.join(map(str, devices))} are of different kinds.",
+            why="Cards and CPUs have no transport between them yet.",
+            fix="Name cards only, or CPUs only.",
+        )
     if ratios is None:
         return [1.0] * len(devices)
     if len(ratios) != len(devices):

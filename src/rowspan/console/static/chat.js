@@ -207,7 +207,15 @@ async function failed(error) {
     return;
   }
   if (!(error instanceof ApiError)) console.error(error);
-  showError(error instanceof ApiError ? error.message : `This page failed: ${error.message}`, unanswered ? answer : null);
+  const refused = error.status >= 400 && error.status < 500 && error.status !== 429;
+  if (refused && unanswered && !prompt.value) {
+    prompt.value = messages.at(-1).content; // to be changed: sent again as it is, it would fail again
+    grow();
+  }
+  showError(
+    error instanceof ApiError ? error.message : `This page failed: ${error.message}`,
+    unanswered && !refused ? answer : null,
+  );
 }
 
 /** Asks for the API key; false if the reader would rather not. */
