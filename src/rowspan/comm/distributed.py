@@ -1,8 +1,7 @@
-"""Ranks joined by torch.distributed: gloo between CPU ranks, NCCL (RCCL on ROCm) between cards."""
+"""Cards joined by torch.distributed: NCCL, or RCCL on ROCm."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
-from rowspan.comm.base import Comm, SoloComm
 from rowspan.plan.split import Plan
 
 PEER_TIMEOUT = timedelta(seconds=120)
@@ -20,22 +18,13 @@ PEER_TIMEOUT = timedelta(seconds=120)
 only bounds what happens when the engine itself is gone."""
 
 
-def connect(plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> Comm:
-    """Join the other ranks of the plan, which all name the same, not yet existing, `meeting_file`."""
-    if len(plan.shards) == 1:
-        return SoloComm()
-    return DistributedComm(plan, rank, meeting_file, device)
-
-
 class DistributedComm:
     """See `rowspan.comm.base.Comm`. Between stages the row-0 ranks talk; row 0 then tells its group."""
 
     def __init__(self, plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> None:
-        # All ranks are on this host: without this gloo binds to whatever address the host's name resolves to, and
-        # fails where it resolves to none.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        """Args: meeting_file: the same, not yet existing, file for all ranks."""
         dist.init_process_group(
-            backend="gloo" if device.type == "cpu" else "nccl",
+            backend="nccl",
             store=FileStore(str(meeting_file), len(plan.shards)),
             rank=rank,
             world_size=len(plan.shards),

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import combinations
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from rowspan.errors import EngineError, RowspanError
 from rowspan.scheduler.batch import StepPlan, StepResult
-from rowspan.worker.messages import LoadProgress, WorkerFailure, WorkerReady, WorkerSetup
+from rowspan.worker.messages import PEER_LOST, LoadProgress, WorkerFailure, WorkerReady, WorkerSetup
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +46,10 @@ class WorkerGroup:
         self._links: list[Connection] = []
         self._output_rank = setups[0].plan.output_rank
         try:
-            for setup in setups:
-                self._spawn(replace(setup, meeting_file=self._folder / "meeting"))
+            with ExitStack() as spawning:
+                peers = _socket_mesh(len(setups), spawning)
+                for setup, links in zip(setups, peers, strict=True):
+                    self._spawn(replace(setup, peers=links, meeting_file=self._folder / "meeting"))
             self.ready = self._await_ready(on_progress)
         except BaseException:
             self.close()
@@ -60,7 +65,7 @@ class WorkerGroup:
             for link in self._links:
                 link.send(plan)
         except OSError:
-            self._raise_failure()
+            raise self._diagnose() from None
         while True:
             rank, message = self._receive()
             if rank == self._output_rank and isinstance(message, StepResult):
@@ -86,7 +91,7 @@ class WorkerGroup:
                 subprocess.Popen(
                     # -P: a file in the current folder must not take the place of a library.
                     [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *(fd for fd in setup.peers if fd >= 0)],
                     stdin=subprocess.DEVNULL,
                     env=os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
                 )
@@ -114,28 +119,53 @@ class WorkerGroup:
         try:
             message = link.recv()
         except (EOFError, OSError):
-            raise self._death(rank) from None
+            raise self._diagnose() from None
         if isinstance(message, WorkerFailure):
             raise _failed(message)
         return rank, message
 
-    def _raise_failure(self) -> None:
-        """A rank does not take messages any more: find out which and why."""
-        while True:
-            self._receive()
+    def _diagnose(self) -> RowspanError:
+        """A rank is gone, and the others have followed or will: find the one that was first, and why."""
+        codes: dict[int, int | None] = {}
+        for rank, (link, process) in enumerate(zip(self._links, self._processes, strict=True)):
+            try:
+                codes[rank] = process.wait(EXIT_SECONDS)
+                while link.poll():
+                    if isinstance(message := link.recv(), WorkerFailure):
+                        return _failed(message)
+            except subprocess.TimeoutExpired:
+                codes[rank] = None
+            except (EOFError, OSError):
+                pass  # it left no word
+        by_itself = [rank for rank, code in codes.items() if code not in (None, 0, PEER_LOST)]
+        rank = by_itself[0] if by_itself else 0
+        return _death(rank, codes[rank])
 
-    def _death(self, rank: int) -> RowspanError:
-        try:
-            code = self._processes[rank].wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = None
-        how = {None: "hung up", -9: "was killed (signal 9; often the system, out of memory)"}.get(
-            code, f"ended with signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+
+def _socket_mesh(n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
+    """A socket between every two ranks: for each rank the descriptors to all (-1 to itself). The owner closes them,
+    once the ranks have inherited theirs, so that a rank's end closes when the rank ends."""
+    peers = [[-1] * n_ranks for _ in range(n_ranks)]
+    for a, b in combinations(range(n_ranks), 2):
+        ends = socket.socketpair()
+        for end in ends:
+            owner.enter_context(end)
+        peers[a][b], peers[b][a] = (end.fileno() for end in ends)
+    return [tuple(row) for row in peers]
+
+
+def _death(rank: int, code: int | None) -> RowspanError:
+    how = f"ended with code {code}"
+    if code is None:
+        how = "hung up"
+    elif code < 0:
+        how = f"was killed by signal {-code}" + (
+            " (often the system, out of memory)" if code == -signal.SIGKILL else ""
         )
-        return EngineError(
-            f"The worker of rank {rank} {how}.",
-            fix="If it happens again: use a smaller --ctx-size or model, and look at the log above.",
-        )
+    return EngineError(
+        f"The worker of rank {rank} {how}.",
+        fix="If it happens again: use a smaller --ctx-size or model, and look at the log above.",
+    )
 
 
 def _failed(failure: WorkerFailure) -> RowspanError:

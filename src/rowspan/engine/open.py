@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -43,7 +42,6 @@ class Blueprint:
                 context_size=self.cache.context_size,
                 cores=cores,
                 threads=threads,
-                meeting_file=Path(),
             )
             for shard, (cores, threads) in zip(self.plan.shards, _share_cores(self.plan, self.config), strict=True)
         ]

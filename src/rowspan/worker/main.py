@@ -10,8 +10,9 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
+from rowspan.comm.peer_lost import PeerLostError
 from rowspan.errors import RowspanError
-from rowspan.worker.messages import LoadProgress, WorkerFailure, WorkerSetup
+from rowspan.worker.messages import PEER_LOST, LoadProgress, WorkerFailure, WorkerSetup
 
 PROGRESS_BYTES = 8 << 20  # report loading in steps of this size
 
@@ -25,6 +26,8 @@ def main() -> None:
         serve(engine, setup)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the engine is gone
+    except PeerLostError:
+        sys.exit(PEER_LOST)  # the engine asks the peer
     except Exception as error:
         engine.send(_failure(setup.rank, error))
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rowspan.plan.split import Plan
 
+PEER_LOST = 3  # a worker's exit code: another rank hung up on it
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
@@ -22,7 +24,8 @@ class WorkerSetup:
     context_size: int
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
-    meeting_file: Path
+    peers: tuple[int, ...] = ()  # file descriptors of sockets to the other ranks; the group fills them in
+    meeting_file: Path = Path()  # likewise
 
 
 @dataclass(frozen=True, slots=True)

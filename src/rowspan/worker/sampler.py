@@ -45,9 +45,7 @@ class Sampler:
     def sample(self, seq_ids: Sequence[int], logits: Tensor) -> tuple[SampledToken, ...]:
         """One token for each sequence from float32 logits (len(seq_ids), vocabulary)."""
         best = logits.argmax(dim=-1).tolist() if len(seq_ids) else []
-        return tuple(
-            self._sample_one(*item) for item in zip(seq_ids, logits, best, strict=True)
-        )
+        return tuple(self._sample_one(*item) for item in zip(seq_ids, logits, best, strict=True))
 
     def _sample_one(self, seq_id: int, logits: Tensor, likeliest: int) -> SampledToken:
         history = self._histories[seq_id]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.comm.distributed import connect
+from rowspan.comm.connect import connect
 from rowspan.errors import UsageError
 from rowspan.kernels.registry import kernels_for
 from rowspan.kvcache.pool import allocate_pool
@@ -54,7 +54,7 @@ class Worker:
             self._device,
         )
         rope = rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs, self._device)
-        self._comm = connect(plan, setup.rank, setup.meeting_file, self._device)
+        self._comm = connect(plan, setup.rank, setup.peers, setup.meeting_file, self._device)
         self._model = Transformer(plan, shard, weights, rope, kernels, self._comm, dtype)
         self.ready = WorkerReady(
             rank=setup.rank,

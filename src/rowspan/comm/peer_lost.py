@@ -1,0 +1,5 @@
+"""The one error of a rank's connections, apart from them: it needs no torch."""
+
+
+class PeerLostError(Exception):
+    """Another rank hung up in the middle of a step. Why it did is for the engine to find out."""
