@@ -72,6 +72,7 @@ class EngineCore:
         self._sinks: dict[int, EventSink] = {}
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
         self._ids = count()
+        self._gate = threading.Lock()  # held to put a command, or to close: none is put that nobody would take
         self._closed = False
         self._draining = False
         self._thread = threading.Thread(target=self._loop, name="rowspan-engine", daemon=True)
@@ -90,11 +91,9 @@ class EngineCore:
                 why=f"Its vocabulary is 0 to {self._vocab_size - 1}.",
                 fix="Check that the tokenizer belongs to this model.",
             )
-        if self._closed:
-            raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
         seq_id = next(self._ids)
         seeded = params if params.seed is not None else replace(params, seed=secrets.randbits(63))
-        self._inbox.put(_Submit(Request(seq_id, list(tokens), seeded), sink))
+        self._put(_Submit(Request(seq_id, list(tokens), seeded), sink))
         return seq_id
 
     def cancel(self, seq_id: int) -> None:
@@ -102,28 +101,35 @@ class EngineCore:
         self._inbox.put(_Cancel(seq_id))
 
     def stats(self) -> SchedulerStats:
-        if self._closed:
-            raise EngineError("The engine is shutting down.")
+        """Raises EngineError when the engine is closed."""
         answer: Future[SchedulerStats] = Future()
-        self._inbox.put(_AskStats(answer))
+        self._put(_AskStats(answer))
         return answer.result(timeout=60)
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """Stop taking requests, let running ones finish for so long, then end the workers. A second call, from another
         thread, may cut the drain of the first one short."""
-        self._closed = True
+        with self._gate:
+            self._closed = True
         self._inbox.put(_Stop(drain=drain_seconds > 0))
         self._thread.join(drain_seconds or None)
         if self._thread.is_alive():
             self._inbox.put(_Stop(drain=False))
             self._thread.join()
 
+    def _put(self, command: _Submit | _AskStats) -> None:
+        with self._gate:
+            if self._closed:
+                raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
+            self._inbox.put(command)
+
     def _loop(self) -> None:
         try:
             while self._take_commands():
                 self._step()
         finally:
-            self._closed = True
+            with self._gate:
+                self._closed = True
             self._refuse_all(EngineError("The engine was shut down.", fix="Send the request again in a moment."))
             if self._group is not None:
                 self._group.close()
