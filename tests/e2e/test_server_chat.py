@@ -36,6 +36,19 @@ def test_answers_as_the_engine_does(client: openai.OpenAI, server: RunningServer
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (prompt_tokens, 20, prompt_tokens + 20)
 
 
+def test_usage_tells_what_the_cache_saved(client: openai.OpenAI) -> None:
+    question: list[Any] = [{"role": "user", "content": "Has this been asked before? " * 12}]
+    first, again = (
+        client.chat.completions.create(model=MODEL_NAME, messages=question, temperature=0, max_tokens=2).usage
+        for _ in range(2)
+    )
+    assert first is not None
+    assert again is not None
+    assert first.prompt_tokens_details is not None
+    assert again.prompt_tokens_details is not None
+    assert (first.prompt_tokens_details.cached_tokens or 0) < 32 <= (again.prompt_tokens_details.cached_tokens or 0)
+
+
 def test_a_stream_says_the_same(client: openai.OpenAI, server: RunningServer) -> None:
     chunks = list(
         client.chat.completions.create(messages=QUESTION, model=MODEL_NAME, temperature=0, max_tokens=30, stream=True)

@@ -82,7 +82,6 @@ def test_a_lone_cpu_device_has_all_cores(tmp_path: Path, monkeypatch: pytest.Mon
     path = TinyModel().write(tmp_path / "m.gguf")
     for mode in SplitMode:
         assert cores_of(path, "cpu:1", mode) == [((), 4)]
-    assert cores_of(path, "cpu:0,cuda:0", SplitMode.ROW) == [((), 4), ((), 1)]
 
 
 def test_more_cpu_devices_than_cores_are_left_to_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

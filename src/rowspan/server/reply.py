@@ -60,6 +60,7 @@ class Reply:
     def __init__(self, service: Service, request: GenerationRequest, writer: ChoiceWriter, prompt_tokens: int) -> None:
         self._writer = writer
         self._prompt_tokens = prompt_tokens
+        self._cached_tokens = 0
         self._usage_at_end, self._usage_always = request.usage_wanted
         self._head = {
             "id": f"{writer.id_prefix}-{uuid.uuid4().hex}",
@@ -72,6 +73,7 @@ class Reply:
         answers = [Answer() for _ in range(n_answers)]
         async with aclosing(pieces):
             async for index, piece in pieces:
+                self._note_cached(piece)
                 answers[index].add(piece)
         choices = [
             {"index": index, **self._writer.whole(index, answer), "finish_reason": answer.finish}
@@ -85,6 +87,7 @@ class Reply:
         generated: dict[int, int] = {}
 
         def chunk(index: int, piece: Piece) -> bytes:
+            self._note_cached(piece)
             generated[index] = piece.generated
             choice = self._writer.part(index, piece)
             if choice is None:
@@ -112,11 +115,15 @@ class Reply:
         usage = {} if completion_tokens is None else {"usage": self._usage(completion_tokens)}
         return json_event({**self._head, "object": self._writer.chunk_object, "choices": choices, **usage})
 
+    def _note_cached(self, piece: Piece) -> None:
+        self._cached_tokens = max(self._cached_tokens, piece.cached)
+
     def _usage(self, completion_tokens: int) -> Json:
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": self._prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
         }
 
 
