@@ -64,6 +64,7 @@ class EngineConfig:
     cache_type_k: str | None = None  # [-ctk] None: like dtype
     cache_type_v: str | None = None  # [-ctv]
     dtype: str = "float32"  # [--dtype] of weights and activations
+    cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_splits_agree_in_company(model_path: Path, engine: Engine, mode: str, n_
         ThreadPoolExecutor(len(prompts)) as pool,
     ):
         assert list(pool.map(lambda prompt: run(split, prompt), prompts)) == alone
+
+
+@pytest.mark.parametrize("scheme", ["F32", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_plan_foretells_what_the_workers_hold(tmp_path: Path, scheme: str, dtype: str) -> None:
+    path = replace(MODEL, scheme=scheme, tied=False).write(tmp_path / "tiny.gguf")
+    with open_engine(path, "cpu:0,cpu:1", "row", dtype=dtype, context_size=64) as engine:
+        sizes = engine.blueprint.sizes
+        assert [worker.weight_bytes for worker in engine.ready] == [size.weights for size in sizes]
+        cached = engine.blueprint.cache.n_blocks * engine.blueprint.config.block_size
+        assert [worker.cache_bytes for worker in engine.ready] == [size.cache_per_token * cached for size in sizes]
 
 
 def test_a_killed_worker_is_an_error_now_and_no_trouble_later(model_path: Path) -> None:

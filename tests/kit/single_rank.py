@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.base import SoloComm
+from rowspan.kernels.isa import choose_isa
 from rowspan.kernels.registry import kernels_for
 from rowspan.kvcache.pool import allocate_pool
 from rowspan.model.rope import rope_table
@@ -26,19 +27,19 @@ CPU = torch.device("cpu")
 
 
 class SingleRank:
-    def __init__(self, path: Path, *, n_blocks: int = 64, block_size: int = 32, dtype: str = "float32") -> None:
+    def __init__(self, path: Path, *, n_blocks: int = 64, block_size: int = 32, isa: str | None = None) -> None:
+        """Args: isa: of the kernels; None: the best this machine has."""
         checkpoint = open_checkpoint(path)
         self.spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
         plan = split(self.spec, checkpoint.tensors, [Device("cpu", 0)], SplitMode.NONE)
-        torch_dtype: torch.dtype = getattr(torch, dtype)
-        kernels = kernels_for(CPU)
-        weights = load_weights(checkpoint, plan, plan.shards[0], kernels, CPU, torch_dtype)
+        dtype = torch.float32
+        kernels = kernels_for(CPU, dtype, choose_isa(isa), threads=2)
+        weights = load_weights(checkpoint, plan, plan.shards[0], kernels, CPU, dtype)
         rope = rope_table(self.spec.rope, n_blocks * block_size, weights.rope_freqs, CPU)
-        self.model = Transformer(plan, plan.shards[0], weights, rope, kernels, SoloComm(), torch_dtype)
+        self.model = Transformer(plan, plan.shards[0], weights, rope, kernels, SoloComm(), dtype)
         self.block_size = block_size
-        dtypes = (torch_dtype, torch_dtype)
         self.caches = allocate_pool(
-            self.spec.n_layers, n_blocks, block_size, self.spec.n_kv_heads, self.spec.head_dim, dtypes, CPU
+            self.spec.n_layers, n_blocks, block_size, self.spec.n_kv_heads, self.spec.head_dim, (dtype, dtype), CPU
         )
 
     @torch.inference_mode()

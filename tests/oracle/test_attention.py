@@ -7,8 +7,9 @@ import random
 import pytest
 import torch
 
+from rowspan.kernels.isa import available_isas
 from rowspan.kernels.ops import LayerCache
-from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.kernels.registry import kernels_for
 from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.inputs import step_inputs
 
@@ -29,13 +30,16 @@ def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, wind
     return out
 
 
+@pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("window", [None, 7, 300])
 @pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(3, 3, 64), (1, 1, 32), (2, 8, 128), (4, 1, 80)])
-def test_random_batches_agree_with_the_textbook(kv_heads: int, group: int, head_dim: int, window: int | None) -> None:
+def test_random_batches_agree_with_the_textbook(
+    kv_heads: int, group: int, head_dim: int, window: int | None, isa: str
+) -> None:
     rng = random.Random(f"{kv_heads} {group} {head_dim} {window}")
     torch.manual_seed(rng.getrandbits(32))
     block_size, n_blocks = rng.choice([(16, 120), (32, 60), (7, 250)])
-    kernels = TorchKernels()
+    kernels = kernels_for(CPU, torch.float32, isa, threads=2)
     # What was never written is poison: any use of it shows.
     cache = LayerCache(*(torch.full((n_blocks * block_size, kv_heads, head_dim), float("nan")) for _ in "kv"))
     free = list(range(n_blocks))
@@ -69,7 +73,9 @@ def test_random_batches_agree_with_the_textbook(kv_heads: int, group: int, head_
         row += len(chunk.tokens)
 
 
-def test_a_rank_without_heads_gets_nothing_back() -> None:
+@pytest.mark.parametrize("isa", available_isas())
+def test_a_rank_without_heads_gets_nothing_back(isa: str) -> None:
     cache = LayerCache(torch.empty(64, 0, 32), torch.empty(64, 0, 32))
     inputs = step_inputs(StepPlan(0, (Chunk(0, (1, 2, 3), 0, (0,), True),)), 32, CPU)
-    assert TorchKernels().attention(torch.empty(3, 0, 32), cache, inputs, None).shape == (3, 0)
+    kernels = kernels_for(CPU, torch.float32, isa, threads=1)
+    assert kernels.attention(torch.empty(3, 0, 32), cache, inputs, None).shape == (3, 0)

@@ -12,6 +12,7 @@ from kit.gguf_builder import TinyModel
 from kit.single_rank import SingleRank
 from kit.transformers_reference import reference_logits, reference_model
 
+from rowspan.kernels.isa import available_isas
 from rowspan.scheduler.batch import Chunk
 
 YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 32}
@@ -39,10 +40,11 @@ CASES: dict[str, tuple[TinyModel, dict[str, Any] | None]] = {
 }
 
 
+@pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("case", CASES)
-def test_logits_agree_with_transformers(case: str, tmp_path: Path) -> None:
+def test_logits_agree_with_transformers(case: str, isa: str, tmp_path: Path) -> None:
     tiny, rope_parameters = CASES[case]
-    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"))
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), isa=isa)
     tokens = random.Random(case).choices(range(engine.spec.vocab_size), k=70)
     ours = engine.logits(tokens)
     theirs = reference_logits(reference_model(tiny, rope_parameters), tokens)
@@ -61,13 +63,15 @@ def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
     torch.testing.assert_close(engine.logits(tokens), reference_logits(reference, tokens), atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("scheme", ["F32", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("seed", range(2))
+def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int, isa: str, scheme: str) -> None:
     """A token's logits are the same to the last bit whether its prompt is computed alone, in aligned chunks, or amid
     other sequences; so a seed gives the same text whoever shares the batch."""
     rng = random.Random(seed)
-    tiny = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=768, seed=seed, context_length=1024)
-    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), n_blocks=64)
+    tiny = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=768, seed=seed, scheme=scheme)
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), n_blocks=64, isa=isa)
     block = engine.block_size
     length = rng.choice([300, 97, 530])
     prompt = tuple(rng.choices(range(engine.spec.vocab_size), k=length))

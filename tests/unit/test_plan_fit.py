@@ -88,7 +88,10 @@ def test_shards_together_weigh_what_the_file_does(tmp_path: Path, mode: SplitMod
     checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
     spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
     plan = split(spec, checkpoint.tensors, [Device("cpu", 0), Device("cpu", 1), Device("cpu", 2)], mode)
-    sizes = [shard_bytes(plan, shard, checkpoint.tensors, "bfloat16", ("float16", "float32")) for shard in plan.shards]
+    sizes = [
+        shard_bytes(plan, shard, checkpoint.tensors, "bfloat16", ("float16", "float32"), quantized=False)
+        for shard in plan.shards
+    ]
 
     matrices = [info for info in checkpoint.tensors.values() if len(info.shape) == 2]
     vectors = sum(info.nbytes for info in checkpoint.tensors.values() if len(info.shape) == 1)

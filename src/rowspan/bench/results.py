@@ -14,7 +14,6 @@ from rowspan.bench.model import ModelFacts
 from rowspan.config import CACHE_TYPES
 from rowspan.engine.open import Blueprint
 
-KERNELS = "torch"  # the only ones there are so far
 SAMPLES = ("samples_ns", "samples_ts")  # fields that are lists; only the JSON formats hold them
 
 
@@ -93,7 +92,7 @@ def record(
         "engine": "rowspan",
         "engine_version": importlib.metadata.version("rowspan"),
         "torch_version": importlib.metadata.version("torch"),
-        "kernels": KERNELS,
+        "kernels": blueprint.cpu_isa,
         "dtype": blueprint.config.dtype,
         "model_fingerprint": model.fingerprint,
         "model_sha256": model.sha256,

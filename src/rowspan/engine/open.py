@@ -11,6 +11,7 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
+from rowspan.kernels.isa import TORCH, choose_isa
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.fit import CacheSize, ShardBytes, shard_bytes, size_cache
 from rowspan.plan.split import Plan, split
@@ -28,6 +29,7 @@ class Blueprint:
     sizes: tuple[ShardBytes, ...]  # by rank
     cache: CacheSize
     cache_dtypes: tuple[str, str]
+    cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
 
     def setups(self) -> list[WorkerSetup]:
         return [
@@ -36,6 +38,7 @@ class Blueprint:
                 plan=self.plan,
                 model_path=self.config.model_path,
                 dtype=self.config.dtype,
+                cpu_isa=self.cpu_isa,
                 cache_dtypes=self.cache_dtypes,
                 n_blocks=self.cache.n_blocks,
                 block_size=self.config.block_size,
@@ -66,8 +69,15 @@ def draw_up(config: EngineConfig) -> Blueprint:
         _cache_dtype(config.cache_type_k, config.dtype, "--cache-type-k"),
         _cache_dtype(config.cache_type_v, config.dtype, "--cache-type-v"),
     )
-    sizes = tuple(shard_bytes(plan, shard, checkpoint.tensors, config.dtype, cache_dtypes) for shard in plan.shards)
-    return Blueprint(config, checkpoint, spec, plan, sizes, _size_cache(config, spec, plan, sizes), cache_dtypes)
+    cpu_isa = choose_isa(config.cpu_isa)
+    if config.dtype != "float32" or plan.shards[0].device.kind != "cpu":
+        cpu_isa = TORCH  # as kernels.registry has it
+    sizes = tuple(
+        shard_bytes(plan, shard, checkpoint.tensors, config.dtype, cache_dtypes, quantized=cpu_isa != TORCH)
+        for shard in plan.shards
+    )
+    cache = _size_cache(config, spec, plan, sizes)
+    return Blueprint(config, checkpoint, spec, plan, sizes, cache, cache_dtypes, cpu_isa)
 
 
 def _cache_dtype(name: str | None, dtype: str, option: str) -> str:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -81,16 +80,17 @@ class LayerCache:
 class Kernels(Protocol):
     """One device's implementation of the ops."""
 
-    def pack(self, weight: Tensor) -> Any:
-        """Turn a dense (rows, columns) matrix into this device's runtime layout (a `Weight`)."""
+    def pack(self, scheme: str, raw: Tensor, shape: tuple[int, int]) -> Weight:
+        """Turn a file's blocks, uint8 (rows, bytes per row), into this device's runtime layout of a (rows, columns)
+        matrix."""
         ...
 
-    def embedding(self, tokens: Tensor, table: RawRows, first_row: int, dtype: torch.dtype) -> Tensor:
+    def embedding(self, tokens: Tensor, table: RawRows, first_row: int) -> Tensor:
         """Rows of the table, (T, columns). The table starts at vocabulary entry `first_row`; tokens outside it give
         zeros, so that the sum over all ranks is the embedding."""
         ...
 
-    def linear(self, x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """(T, columns) → (T, rows)."""
         ...
 

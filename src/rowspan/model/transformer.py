@@ -31,9 +31,8 @@ class Transformer:
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (T,) → hidden states (T, hidden)."""
         assert self.weights.embedding is not None, "only the first stage embeds"
-        return self.comm.all_reduce(
-            self.kernels.embedding(tokens, self.weights.embedding, self.shard.vocab.start, self.dtype)
-        )
+        part = self.kernels.embedding(tokens, self.weights.embedding, self.shard.vocab.start)
+        return self.comm.all_reduce(part)
 
     def run_layers(self, x: Tensor, caches: Sequence[LayerCache], inputs: StepInputs) -> Tensor:
         """Hidden states (T, hidden) through this stage's layers."""

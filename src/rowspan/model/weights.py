@@ -66,7 +66,7 @@ def load_weights(
     dtype: torch.dtype,
     on_tensor: Callable[[int], None] = lambda nbytes: None,
 ) -> ModelWeights:
-    """Read, dequantize and pack what `shard` holds. `on_tensor` is told the file bytes of each tensor read."""
+    """Read and pack what `shard` holds. `on_tensor` is told the file bytes of each tensor read."""
     return _Loader(checkpoint, plan, shard, kernels, device, dtype, on_tensor).load()
 
 
@@ -124,8 +124,10 @@ class _Loader:
         return RawRows(info.scheme, blocks, info.shape[1])
 
     def _matrix(self, key: TensorKey) -> Any:
-        dense = self._dense(key, self._cut(key)).to(self.device, self.dtype)
-        weight = self.kernels.pack(dense)
+        cut = self._cut(key)
+        shape = (len(cut.rows), len(cut.columns))
+        raw = self._read(key, cut) if all(shape) else torch.empty(0, dtype=torch.uint8)
+        weight = self.kernels.pack(self.checkpoint.tensors[key].scheme, raw, shape)
         self.nbytes += weight.nbytes
         return weight
 
@@ -134,7 +136,10 @@ class _Loader:
         if cut is None:
             return None
         dtype = torch.float32 if key.role in NORMS else self.dtype
-        vector = self._dense(key, Cut(Span(0, 1), cut.rows)).flatten().to(self.device, dtype)
+        if not len(cut.rows):
+            return torch.zeros(0, dtype=dtype, device=self.device)
+        raw = self._read(key, Cut(Span(0, 1), cut.rows))
+        vector = dequantize(self.checkpoint.tensors[key].scheme, raw).flatten().to(self.device, dtype)
         self.nbytes += vector.nbytes
         return vector
 
@@ -143,12 +148,10 @@ class _Loader:
         assert cut is not None, f"{key} belongs to another rank"
         return cut
 
-    def _dense(self, key: TensorKey, cut: Cut) -> Tensor:
-        if not len(cut.rows) or not len(cut.columns):
-            return torch.zeros(len(cut.rows), len(cut.columns))
+    def _read(self, key: TensorKey, cut: Cut) -> Tensor:
         raw = self._map(key, cut)
         self.on_tensor(raw.nbytes)
-        return dequantize(self.checkpoint.tensors[key].scheme, raw)
+        return raw
 
     def _map(self, key: TensorKey, cut: Cut) -> Tensor:
         raw = self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())

@@ -33,8 +33,14 @@ def shard_bytes(
     tensors: Mapping[TensorKey, TensorInfo],
     dtype: str,
     cache_dtypes: tuple[str, str],
+    *,
+    quantized: bool,
 ) -> ShardBytes:
-    """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight."""
+    """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight.
+
+    Args:
+        quantized: weights that are quantized in the file stay so in memory, as native CPU kernels have them.
+    """
     file = weights = 0
     is_last = shard.stage == plan.n_stages - 1
     for key, info in tensors.items():
@@ -47,8 +53,11 @@ def shard_bytes(
         file += len(cut.rows) * columns * scheme.block_bytes // scheme.block_size
         looked_up_only = key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings)
         if not looked_up_only:
-            in_dtype = matrix or key.part == "bias"  # norms stay float32
-            weights += len(cut.rows) * columns * (DTYPE_BYTES[dtype] if in_dtype else 4)
+            if quantized and matrix and scheme.group > 1 and len(cut.rows) and columns:
+                weights += scheme.panel_bytes(len(cut.rows), columns)
+            else:
+                norm = not matrix and key.part == "weight"  # norms stay float32
+                weights += len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
     head_bytes = len(shard.kv_heads) * plan.spec.head_dim
     per_token = len(shard.layers) * head_bytes * sum(DTYPE_BYTES[cache_dtype] for cache_dtype in cache_dtypes)
     return ShardBytes(file, weights, per_token)

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+
+
+class Unpacked(NamedTuple):
+    """n blocks taken apart: value = scale · code + minimum, with the scale and the minimum of the code's group.
+
+    Scales, minima and scale · code are exact in float32, since no scheme needs more than 24 bits for them (11 of a
+    float16, and at most 7 + 5 of Q6_K's scale and code); so a fused multiply-add gives the same value.
+    """
+
+    codes: torch.Tensor  # [n, block size] int8
+    scales: torch.Tensor  # [n, groups of a block] float32
+    minima: torch.Tensor | None = None  # [n, groups of a block] float32; None: all zero
+
+
+def values(unpacked: Unpacked, group: int) -> torch.Tensor:
+    """The elements themselves, `group` of which share a scale: a new tensor of the codes' shape, float32."""
+    codes, scales, minima = unpacked
+    result = codes.view(*scales.shape, group).float().mul_(scales.unsqueeze(2))
+    if minima is not None:
+        result.add_(minima.unsqueeze(2))
+    return result.flatten(1)
 
 
 def halves(blocks: torch.Tensor, start: int) -> torch.Tensor:
@@ -16,6 +39,6 @@ def bit_fields(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     [n, bytes] uint8 → [n, bytes * 8 // bits] uint8.
     """
     mask = (1 << bits) - 1
-    flat = packed.reshape(-1, width)
-    # One pass per shift, then interleaved: faster than a broadcast shift, whose inner loops are only `width` long.
+    # Contiguous, one pass per shift, then interleaved: faster than passes whose inner loops are only `width` long.
+    flat = packed.contiguous().view(-1, width)
     return torch.stack([(flat >> shift) & mask for shift in range(0, 8, bits)], dim=1).view(packed.shape[0], -1)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from rowspan.quant import dense, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.blocks import Unpacked, values
+from rowspan.quant.scheme import SCHEMES, Scheme
 
-# [n, block_bytes] uint8 → [n, block_size] float32; a new tensor, except of F32.
-BLOCK_FUNCTIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+# [n, block_bytes] uint8 → [n, 1] float32; a new tensor, except of F32.
+DENSE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "F32": dense.f32,
     "F16": dense.f16,
     "BF16": dense.bf16,
+}
+# [n, block_bytes] uint8 → codes, scales and minima; new tensors, except of the codes of Q8_0.
+QUANTIZED: Mapping[str, Callable[[torch.Tensor], Unpacked]] = {
     "Q8_0": q8.q8_0,
     "Q4_0": q4.q4_0,
     "Q4_1": q4.q4_1,
@@ -42,15 +46,34 @@ def dequantize(scheme_name: str, raw: torch.Tensor, out_dtype: torch.dtype = tor
     Raises:
         ValueError: a row is not a whole number of blocks.
     """
-    scheme, block_function = SCHEMES[scheme_name], BLOCK_FUNCTIONS[scheme_name]
-    n_rows, row_bytes = raw.shape
+    scheme = SCHEMES[scheme_name]
+    result = torch.empty(raw.shape[0], columns(scheme, raw), dtype=out_dtype, device=raw.device)
+    for rows, blocks in chunks(scheme, raw):
+        if scheme_name in DENSE:
+            part = DENSE[scheme_name](blocks)
+        else:
+            part = values(QUANTIZED[scheme_name](blocks), scheme.group)
+        result[rows].view(part.shape).copy_(part)
+    return result
+
+
+def columns(scheme: Scheme, raw: torch.Tensor) -> int:
+    """Elements of each row of `raw`.
+
+    Raises:
+        ValueError: a row is not a whole number of blocks.
+    """
+    row_bytes = raw.shape[1]
     if row_bytes % scheme.block_bytes:
         raise ValueError(f"rows of {row_bytes} bytes are not whole {scheme.name} blocks of {scheme.block_bytes}")
-    n_columns = row_bytes // scheme.block_bytes * scheme.block_size
-    result = torch.empty(n_rows, n_columns, dtype=out_dtype, device=raw.device)
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, n_columns))
-    for first in range(0, n_rows, rows_at_once):
-        some = slice(first, first + rows_at_once)
-        blocks = raw[some].reshape(-1, scheme.block_bytes)
-        result[some] = block_function(blocks).view(-1, n_columns)
-    return result
+    return row_bytes // scheme.block_bytes * scheme.block_size
+
+
+def chunks(scheme: Scheme, raw: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some rows at a time: which ones, and their blocks, [n, block_bytes]."""
+    if raw.numel() == 0:
+        return
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // columns(scheme, raw))
+    for first in range(0, raw.shape[0], rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        yield rows, raw[rows].reshape(-1, scheme.block_bytes)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q2_k(blocks: torch.Tensor) -> torch.Tensor:
+def q2_k(blocks: torch.Tensor) -> Unpacked:
     d, dmin = halves(blocks, 80), halves(blocks, 82)
     scale, minimum = bit_fields(blocks[:, :16], bits=4, width=16).float().chunk(2, dim=1)
-    q = bit_fields(blocks[:, 16:80], bits=2, width=32).view(-1, 16, 16)
-    return q.float().mul_((d * scale).unsqueeze(2)).sub_((dmin * minimum).unsqueeze(2)).flatten(1)
+    q = bit_fields(blocks[:, 16:80], bits=2, width=32)
+    return Unpacked(q.view(torch.int8), d * scale, -dmin * minimum)

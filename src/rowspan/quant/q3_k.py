@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q3_k(blocks: torch.Tensor) -> torch.Tensor:
+def q3_k(blocks: torch.Tensor) -> Unpacked:
     d = halves(blocks, 108)
     scale = bit_fields(blocks[:, 96:104], bits=4, width=8) | (bit_fields(blocks[:, 104:108], bits=2, width=4) << 4)
     q = bit_fields(blocks[:, 32:96], bits=2, width=32) | (bit_fields(blocks[:, :32], bits=1, width=32) << 2)
-    group_scale = d * scale.float().sub_(32)
-    return q.float().sub_(4).view(-1, 16, 16).mul_(group_scale.unsqueeze(2)).flatten(1)
+    return Unpacked(q.view(torch.int8).sub_(4), d * scale.float().sub_(32))

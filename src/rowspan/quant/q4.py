@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q4_0(blocks: torch.Tensor) -> torch.Tensor:
+def q4_0(blocks: torch.Tensor) -> Unpacked:
     d, q = halves(blocks, 0), bit_fields(blocks[:, 2:], bits=4, width=16)
-    return q.float().sub_(8).mul_(d)
+    return Unpacked(q.view(torch.int8).sub_(8), d)
 
 
-def q4_1(blocks: torch.Tensor) -> torch.Tensor:
+def q4_1(blocks: torch.Tensor) -> Unpacked:
     d, m, q = halves(blocks, 0), halves(blocks, 2), bit_fields(blocks[:, 4:], bits=4, width=16)
-    return q.float().mul_(d).add_(m)
+    return Unpacked(q.view(torch.int8), d, m)

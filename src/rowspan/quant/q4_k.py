@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q4_k(blocks: torch.Tensor) -> torch.Tensor:
+def q4_k(blocks: torch.Tensor) -> Unpacked:
     return _scaled(blocks, bit_fields(blocks[:, 16:144], bits=4, width=32))
 
 
-def q5_k(blocks: torch.Tensor) -> torch.Tensor:
+def q5_k(blocks: torch.Tensor) -> Unpacked:
     high = bit_fields(blocks[:, 16:48], bits=1, width=32)
     return _scaled(blocks, bit_fields(blocks[:, 48:176], bits=4, width=32) | (high << 4))
 
 
-def _scaled(blocks: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+def _scaled(blocks: torch.Tensor, q: torch.Tensor) -> Unpacked:
     d, dmin = halves(blocks, 0), halves(blocks, 2)
     scale, minimum = _scales_and_minima(blocks[:, 4:16])
-    groups = q.float().view(-1, 8, 32)
-    return groups.mul_((d * scale.float()).unsqueeze(2)).sub_((dmin * minimum.float()).unsqueeze(2)).flatten(1)
+    return Unpacked(q.view(torch.int8), d * scale.float(), -dmin * minimum.float())
 
 
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q5_0(blocks: torch.Tensor) -> torch.Tensor:
+def q5_0(blocks: torch.Tensor) -> Unpacked:
     d, q = halves(blocks, 0), _codes(blocks[:, 2:])
-    return q.float().sub_(16).mul_(d)
+    return Unpacked(q.view(torch.int8).sub_(16), d)
 
 
-def q5_1(blocks: torch.Tensor) -> torch.Tensor:
+def q5_1(blocks: torch.Tensor) -> Unpacked:
     d, m, q = halves(blocks, 0), halves(blocks, 2), _codes(blocks[:, 4:])
-    return q.float().mul_(d).add_(m)
+    return Unpacked(q.view(torch.int8), d, m)
 
 
 def _codes(packed: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import bit_fields, halves
+from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 
-def q6_k(blocks: torch.Tensor) -> torch.Tensor:
+def q6_k(blocks: torch.Tensor) -> Unpacked:
     d, scale = halves(blocks, 208), blocks[:, 192:208].view(torch.int8).float()
     q = bit_fields(blocks[:, :128], bits=4, width=64) | (bit_fields(blocks[:, 128:192], bits=2, width=32) << 4)
-    return q.float().sub_(32).view(-1, 16, 16).mul_((d * scale).unsqueeze(2)).flatten(1)
+    return Unpacked(q.view(torch.int8).sub_(32), d * scale)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import halves
+from rowspan.quant.blocks import Unpacked, halves
 
 
-def q8_0(blocks: torch.Tensor) -> torch.Tensor:
-    d, q = halves(blocks, 0), blocks[:, 2:].view(torch.int8)
-    return q.float().mul_(d)
+def q8_0(blocks: torch.Tensor) -> Unpacked:
+    return Unpacked(blocks[:, 2:].view(torch.int8), halves(blocks, 0))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+PANEL = 16  # rows that native kernels compute side by side, one in each lane of a vector
+
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
@@ -17,10 +19,18 @@ class Scheme:
     ggml_type: int  # number of the type in GGUF files
     block_size: int  # elements
     block_bytes: int
+    group: int = 1  # elements that share a scale (and minimum); 1 of dense types
+    has_minima: bool = False  # value = scale · code + minimum, else scale · code
+    four_bit: bool = False  # codes fit half a byte: Q4_0's signed ones become 0 … 15 through a minimum
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row of `columns` elements, a multiple of the block size."""
         return columns // self.block_size * self.block_bytes
+
+    def panel_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of a quantized matrix in the native kernels' layout, `rowspan.quant.panels`."""
+        parameters = 4 * (2 if self.has_minima or self.four_bit else 1) * columns // self.group
+        return -(-rows // PANEL) * PANEL * (columns // (2 if self.four_bit else 1) + parameters)
 
 
 SCHEMES: Mapping[str, Scheme] = {
@@ -29,16 +39,16 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("F32", 0, 1, 4),
         Scheme("F16", 1, 1, 2),
         Scheme("BF16", 30, 1, 2),
-        Scheme("Q8_0", 8, 32, 34),
-        Scheme("Q4_0", 2, 32, 18),
-        Scheme("Q4_1", 3, 32, 20),
-        Scheme("Q5_0", 6, 32, 22),
-        Scheme("Q5_1", 7, 32, 24),
-        Scheme("Q2_K", 10, 256, 84),
-        Scheme("Q3_K", 11, 256, 110),
-        Scheme("Q4_K", 12, 256, 144),
-        Scheme("Q5_K", 13, 256, 176),
-        Scheme("Q6_K", 14, 256, 210),
+        Scheme("Q8_0", 8, 32, 34, 32),
+        Scheme("Q4_0", 2, 32, 18, 32, four_bit=True),
+        Scheme("Q4_1", 3, 32, 20, 32, has_minima=True, four_bit=True),
+        Scheme("Q5_0", 6, 32, 22, 32),
+        Scheme("Q5_1", 7, 32, 24, 32, has_minima=True),
+        Scheme("Q2_K", 10, 256, 84, 16, has_minima=True, four_bit=True),
+        Scheme("Q3_K", 11, 256, 110, 16),
+        Scheme("Q4_K", 12, 256, 144, 32, has_minima=True, four_bit=True),
+        Scheme("Q5_K", 13, 256, 176, 32, has_minima=True),
+        Scheme("Q6_K", 14, 256, 210, 16),
     )
 }
 

@@ -18,6 +18,7 @@ class WorkerSetup:
     plan: Plan
     model_path: Path
     dtype: str
+    cpu_isa: str  # which native kernels a CPU rank uses
     cache_dtypes: tuple[str, str]
     n_blocks: int
     block_size: int

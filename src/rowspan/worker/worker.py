@@ -41,7 +41,7 @@ class Worker:
         self._device = _claim(setup)
         self._sampler = Sampler()
         dtype: torch.dtype = getattr(torch, setup.dtype)
-        kernels = kernels_for(self._device)
+        kernels = kernels_for(self._device, dtype, setup.cpu_isa, setup.threads)
         checkpoint = open_checkpoint(setup.model_path)
         weights = load_weights(checkpoint, plan, shard, kernels, self._device, dtype, on_tensor)
         self._caches = allocate_pool(

@@ -6,26 +6,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rowspan.kernels.ops import LayerCache, RawRows, RopeTable, StepInputs
+from rowspan.kernels.ops import LayerCache, RawRows, RopeTable, StepInputs, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
 from rowspan.quant.dequantize import dequantize
 
+CPU = torch.device("cpu")
+
 
 class TorchKernels:
-    """See `rowspan.kernels.ops.Kernels` for shapes."""
+    """See `rowspan.kernels.ops.Kernels` for shapes.
 
-    def pack(self, weight: Tensor) -> dense.DenseWeight | dense.OnednnWeight:
-        return dense.pack(weight)
+    dtype: of weights and activations.
+    """
 
-    def embedding(self, tokens: Tensor, table: RawRows, first_row: int, dtype: torch.dtype) -> Tensor:
+    def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def pack(self, scheme: str, raw: Tensor, shape: tuple[int, int]) -> Weight:
+        matrix = dequantize(scheme, raw) if raw.numel() else torch.zeros(shape)
+        return dense.pack(matrix.to(self._device, self._dtype))
+
+    def embedding(self, tokens: Tensor, table: RawRows, first_row: int) -> Tensor:
         local = (tokens - first_row).to(table.blocks.device)
         inside = (local >= 0) & (local < table.blocks.shape[0])
         rows = torch.zeros(tokens.shape[0], table.columns)
         rows[inside] = dequantize(table.scheme, table.blocks[local[inside]])
-        return rows.to(device=tokens.device, dtype=dtype)
+        return rows.to(device=tokens.device, dtype=self._dtype)
 
-    def linear(self, x: Tensor, weight: dense.DenseWeight | dense.OnednnWeight, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return dense.linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rowspan.kernels.ops import Weight
+
 
 @dataclass(frozen=True)
 class DenseWeight:
@@ -56,9 +58,11 @@ def pack(weight: Tensor) -> DenseWeight | OnednnWeight:
     return DenseWeight(weight.contiguous())
 
 
-def linear(x: Tensor, weight: DenseWeight | OnednnWeight, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     if isinstance(weight, DenseWeight):
         return F.linear(x, weight.matrix, bias)
+    if not isinstance(weight, OnednnWeight):
+        raise TypeError(f"{type(weight).__name__} is another kernels' layout")
     rows = x.shape[0]
     if rows == 1:
         x = x.expand(2, -1)

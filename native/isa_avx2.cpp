@@ -1,0 +1,2 @@
+#define ROWSPAN_ISA avx2
+#include "isa.hpp"

@@ -1,0 +1,2 @@
+#define ROWSPAN_ISA avx512
+#include "isa.hpp"

@@ -1,0 +1,83 @@
+// The ops between the matrix products. Only functions of this namespace are called, none of the standard library's
+// templates: the linker would keep one instance of those for all instruction sets.
+#pragma once
+
+#include "simd.hpp"
+#include "vector_math.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+// The first n < width elements at p, then zeros.
+inline Vec load_part(const float* p, size_t n) {
+    float padded[Vec::width] = {};
+    for (size_t i = 0; i < n; ++i) padded[i] = p[i];
+    return Vec::load(padded);
+}
+
+inline void store_part(Vec x, float* p, size_t n) {
+    float padded[Vec::width];
+    x.store(padded);
+    for (size_t i = 0; i < n; ++i) p[i] = padded[i];
+}
+
+inline void rms_norm(const float* x, const float* weight, float eps, size_t width, float* out, size_t first,
+                     size_t last) {
+    const size_t whole = width / Vec::width * Vec::width;
+    const size_t rest = width - whole;
+    for (size_t row = first; row < last; ++row) {
+        const float* from = x + row * width;
+        float* to = out + row * width;
+
+        const Vec end = load_part(from + whole, rest);
+        Vec squares = end * end;
+        for (size_t i = 0; i < whole; i += Vec::width) {
+            const Vec part = Vec::load(from + i);
+            squares = Vec::fma(part, part, squares);
+        }
+        const Vec scale = Vec::all(1.0f / __builtin_sqrtf(squares.sum() / static_cast<float>(width) + eps));
+
+        for (size_t i = 0; i < whole; i += Vec::width) {
+            (Vec::load(from + i) * scale * Vec::load(weight + i)).store(to + i);
+        }
+        store_part(end * scale * load_part(weight + whole, rest), to + whole, rest);
+    }
+}
+
+inline Vec silu(Vec x) { return x / (Vec::all(1.0f) + exp(Vec::zero() - x)); }
+
+inline void gated_silu(const float* gate, const float* up, float* out, size_t first, size_t last) {
+    size_t i = first;
+    for (; i + Vec::width <= last; i += Vec::width) (silu(Vec::load(gate + i)) * Vec::load(up + i)).store(out + i);
+    // Through the same vector code: an element's bits must not depend on where the work was cut.
+    store_part(silu(load_part(gate + i, last - i)) * load_part(up + i, last - i), out + i, last - i);
+}
+
+inline void rope(const float* x, const float* cos, const float* sin, size_t heads, size_t size, size_t half,
+                 bool interleaved, float* out, size_t first, size_t last) {
+    // The pair i of a head is at i · step and i · step + gap.
+    const size_t step = interleaved ? 2 : 1;
+    const size_t gap = interleaved ? 1 : half;
+    for (size_t token = first; token < last; ++token) {
+        const float* c = cos + token * half;
+        const float* s = sin + token * half;
+        for (size_t head = 0; head < heads; ++head) {
+            const float* from = x + (token * heads + head) * size;
+            float* to = out + (token * heads + head) * size;
+            size_t i = 0;
+            for (; !interleaved && i + Vec::width <= half; i += Vec::width) {
+                const Vec a = Vec::load(from + i), b = Vec::load(from + gap + i);
+                const Vec cosines = Vec::load(c + i), sines = Vec::load(s + i);
+                (a * cosines - b * sines).store(to + i);
+                (a * sines + b * cosines).store(to + gap + i);
+            }
+            for (; i < half; ++i) {
+                const float a = from[i * step], b = from[i * step + gap];
+                to[i * step] = a * c[i] - b * s[i];
+                to[i * step + gap] = a * s[i] + b * c[i];
+            }
+            for (i = 2 * half; i < size; ++i) to[i] = from[i];
+        }
+    }
+}
+
+}  // namespace rowspan::ROWSPAN_ISA
