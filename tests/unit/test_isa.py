@@ -1,0 +1,45 @@
+"""Choosing among the kernels of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kit.gguf_builder import TinyModel
+
+from rowspan.config import EngineConfig
+from rowspan.engine.open import draw_up
+from rowspan.errors import UsageError
+from rowspan.kernels.isa import TORCH, available_isas, choose_isa
+from rowspan.plan.device import Device
+
+
+def test_the_best_is_chosen_and_torch_is_always_there() -> None:
+    isas = available_isas()
+    assert isas[-1] == TORCH
+    assert choose_isa(None) == choose_isa("") == isas[0]
+    assert [choose_isa(isa) for isa in isas] == isas
+
+
+def test_what_the_machine_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="ROWSPAN_CPU_ISA=amx9 cannot be had") as refusal:
+        choose_isa("amx9")
+    assert TORCH in refusal.value.why
+
+
+def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    monkeypatch.setenv("ROWSPAN_CPU_ISA", TORCH)
+    dense = draw_up(EngineConfig(path))
+    assert {setup.cpu_isa for setup in dense.setups()} == {TORCH}
+    monkeypatch.setenv("ROWSPAN_CPU_ISA", "sse")
+    with pytest.raises(UsageError):
+        draw_up(EngineConfig(path))
+
+
+@pytest.mark.parametrize(
+    "config", [{"dtype": "bfloat16"}, {"devices": (Device("cuda", 0),)}], ids=["other dtype", "card"]
+)
+def test_native_kernels_are_for_float32_on_cpus(tmp_path: Path, config: dict[str, object]) -> None:
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    assert draw_up(EngineConfig(path, **config)).cpu_isa == TORCH  # type: ignore[arg-type]
