@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rowspan import hub
+
+# Inputs are fresh in every run; how long one takes says nothing on a busy machine.
+settings.register_profile("rowspan", deadline=None)
+settings.load_profile("rowspan")
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,9 @@ class HubConfig:
         domain = environment.get("MODELSCOPE_DOMAIN")
         endpoint = domain if domain and "://" in domain else f"https://{domain}" if domain else cls.modelscope_endpoint
         return cls(
-            cache=Path(cache).expanduser() if cache else platformdirs.user_cache_path("rowspan", appauthor=False),
+            cache=Path(os.path.expanduser(cache))
+            if cache
+            else platformdirs.user_cache_path("rowspan", appauthor=False),
             modelscope_endpoint=endpoint.rstrip("/"),
         )
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rowspan.errors import ModelNotFoundError
@@ -97,6 +97,7 @@ def test_a_wrong_name_says_how_to_write_it(name: str, hints: list[str]) -> None:
 
 
 @given(st.text(max_size=30))
+@example("~nobody/model.gguf")
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     for prefix in ("", "hf:", "ms:", "pypi:", "https:", "https://"):
         try:

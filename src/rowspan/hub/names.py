@@ -43,7 +43,7 @@ def parse(name: str) -> tuple[str, Source]:
     if entry is not None:
         return entry.name, entry.source
     if _PATH.match(name) or name.endswith(".gguf") or os.path.isdir(name):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # unlike Path's own, it leaves ~nobody as it is
         return stem(path.name), LocalFile(path)
     raise _unknown(name)
 
