@@ -175,8 +175,9 @@ def test_splits_agree_in_company(model_path: Path, engine: Engine, mode: str, n_
         assert list(pool.map(lambda prompt: run(split, prompt), prompts)) == alone
 
 
-@pytest.mark.parametrize("scheme", ["F32", "Q8_0", "Q4_0", "Q4_1"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("scheme", "dtype"), [("F32", "float32"), ("Q8_0", "float32"), ("Q4_1", "float32"), ("Q4_0", "bfloat16")]
+)
 def test_a_plan_foretells_what_the_workers_hold(tmp_path: Path, scheme: str, dtype: str) -> None:
     path = replace(MODEL, scheme=scheme, tied=False).write(tmp_path / "tiny.gguf")
     with open_engine(path, "cpu:0,cpu:1", "row", dtype=dtype, context_size=64) as engine:
