@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from rowspan.plan.split import Plan
 
 
 class Comm(Protocol):
@@ -29,6 +32,27 @@ class Comm(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Whom a rank talks to. Between stages the row-0 ranks talk; row 0 then tells its group."""
+
+    members: tuple[int, ...]  # its stage's row group, itself included
+    leads: bool  # it is row 0
+    next: int | None  # row 0 of the next stage
+    previous: int | None  # row 0 of the previous stage
+
+    @classmethod
+    def of(cls, plan: Plan, rank: int) -> Neighbours:
+        stage = plan.shards[rank].stage
+        members = tuple(shard.rank for shard in plan.stage(stage))
+        return cls(
+            members=members,
+            leads=rank == members[0],
+            next=plan.stage(stage + 1)[0].rank if stage + 1 < plan.n_stages else None,
+            previous=plan.stage(stage - 1)[0].rank if stage else None,
+        )
 
 
 class SoloComm:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
+from rowspan.comm.base import Neighbours
 from rowspan.plan.split import Plan
 
 PEER_TIMEOUT = timedelta(seconds=120)
@@ -19,7 +20,7 @@ only bounds what happens when the engine itself is gone."""
 
 
 class DistributedComm:
-    """See `rowspan.comm.base.Comm`. Between stages the row-0 ranks talk; row 0 then tells its group."""
+    """See `rowspan.comm.base.Comm`."""
 
     def __init__(self, plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> None:
         """Args: meeting_file: the same, not yet existing, file for all ranks."""
@@ -30,19 +31,11 @@ class DistributedComm:
             world_size=len(plan.shards),
             timeout=PEER_TIMEOUT,
         )
-        me = plan.shards[rank]
         members = {stage: [shard.rank for shard in plan.stage(stage)] for stage in range(plan.n_stages)}
         groups = {stage: dist.new_group(ranks) for stage, ranks in members.items() if len(ranks) > 1}
-        self._rank = rank
-        self._members = members[me.stage]
-        self._group = groups.get(me.stage)
-        self._next = members[me.stage + 1][0] if me.stage + 1 < plan.n_stages else None
-        self._previous = members[me.stage - 1][0] if me.stage else None
+        self._near = Neighbours.of(plan, rank)
+        self._group = groups.get(plan.shards[rank].stage)
         self._device = device
-
-    @property
-    def _leads(self) -> bool:
-        return self._rank == self._members[0]
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if self._group is not None:
@@ -52,28 +45,28 @@ class DistributedComm:
     def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
         if self._group is None:
             return x
-        if not self._leads:
-            dist.send(x.contiguous(), self._members[0])
+        if not self._near.leads:
+            dist.send(x.contiguous(), self._near.members[0])
             return None
         parts = [x]
-        for peer, width in zip(self._members[1:], widths[1:], strict=True):
+        for peer, width in zip(self._near.members[1:], widths[1:], strict=True):
             part = x.new_empty(x.shape[0], width)
             dist.recv(part, peer)
             parts.append(part)
         return torch.cat(parts, dim=1)
 
     def send_stage(self, x: Tensor) -> None:
-        if self._leads:
-            assert self._next is not None, "the last stage has none after it"
-            dist.send(x.contiguous(), self._next)
+        if self._near.leads:
+            assert self._near.next is not None, "the last stage has none after it"
+            dist.send(x.contiguous(), self._near.next)
 
     def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         x = torch.empty(shape, dtype=dtype, device=self._device)
-        if self._leads:
-            assert self._previous is not None, "the first stage has none before it"
-            dist.recv(x, self._previous)
+        if self._near.leads:
+            assert self._near.previous is not None, "the first stage has none before it"
+            dist.recv(x, self._near.previous)
         if self._group is not None:
-            dist.broadcast(x, self._members[0], group=self._group)
+            dist.broadcast(x, self._near.members[0], group=self._group)
         return x
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rowspan.comm.base import Neighbours
 from rowspan.comm.peer_lost import PeerLostError
 from rowspan.plan.split import Plan
 
@@ -21,21 +22,14 @@ EAGER_BYTES = 64 << 10  # fits every socket's buffer: can be sent before anyone 
 
 
 class SocketComm:
-    """See `rowspan.comm.base.Comm`. Between stages the row-0 ranks talk; row 0 then tells its group."""
+    """See `rowspan.comm.base.Comm`."""
 
     def __init__(self, plan: Plan, rank: int, peers: Sequence[int]) -> None:
         """Args: peers: for each rank the file descriptor of the socket to it; anything for `rank` itself."""
-        me = plan.shards[rank]
         self._rank = rank
+        self._near = Neighbours.of(plan, rank)
         self._sockets = {peer: socket.socket(fileno=fd) for peer, fd in enumerate(peers) if peer != rank}
-        self._members = [shard.rank for shard in plan.stage(me.stage)]
-        self._others = [peer for peer in self._members if peer != rank]
-        self._next = plan.stage(me.stage + 1)[0].rank if me.stage + 1 < plan.n_stages else None
-        self._previous = plan.stage(me.stage - 1)[0].rank if me.stage else None
-
-    @property
-    def _leads(self) -> bool:
-        return self._rank == self._members[0]
+        self._others = [peer for peer in self._near.members if peer != rank]
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if not self._others:
@@ -55,36 +49,36 @@ class SocketComm:
                 self._receive(parts[peer], peer)
                 if self._rank > peer:
                     self._send(x, peer)
-        total = parts[self._members[0]].float()  # summed in the order of ranks: the same bits everywhere
-        for member in self._members[1:]:
+        total = parts[self._near.members[0]].float()  # summed in the order of ranks: the same bits everywhere
+        for member in self._near.members[1:]:
             total = total + parts[member]
         return total.to(x.dtype)
 
     def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
         if not self._others:
             return x
-        if not self._leads:
-            self._send(x, self._members[0])
+        if not self._near.leads:
+            self._send(x, self._near.members[0])
             return None
         parts = [x]
-        for peer, width in zip(self._members[1:], widths[1:], strict=True):
+        for peer, width in zip(self._near.members[1:], widths[1:], strict=True):
             parts.append(self._receive(x.new_empty(x.shape[0], width), peer))
         return torch.cat(parts, dim=1)
 
     def send_stage(self, x: Tensor) -> None:
-        if self._leads:
-            assert self._next is not None, "the last stage has none after it"
-            self._send(x, self._next)
+        if self._near.leads:
+            assert self._near.next is not None, "the last stage has none after it"
+            self._send(x, self._near.next)
 
     def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         x = torch.empty(shape, dtype=dtype)
-        if self._leads:
-            assert self._previous is not None, "the first stage has none before it"
-            self._receive(x, self._previous)
+        if self._near.leads:
+            assert self._near.previous is not None, "the first stage has none before it"
+            self._receive(x, self._near.previous)
             for peer in self._others:
                 self._send(x, peer)
         else:
-            self._receive(x, self._members[0])
+            self._receive(x, self._near.members[0])
         return x
 
     def close(self) -> None:

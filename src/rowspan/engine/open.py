@@ -11,7 +11,7 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
-from rowspan.kernels.isa import TORCH, choose_isa
+from rowspan.kernels.isa import TORCH, kernels_used
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.fit import CacheSize, ShardBytes, shard_bytes, size_cache
 from rowspan.plan.split import Plan, split
@@ -69,9 +69,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         _cache_dtype(config.cache_type_k, config.dtype, "--cache-type-k"),
         _cache_dtype(config.cache_type_v, config.dtype, "--cache-type-v"),
     )
-    cpu_isa = choose_isa(config.cpu_isa)
-    if config.dtype != "float32" or plan.shards[0].device.kind != "cpu":
-        cpu_isa = TORCH  # as kernels.registry has it
+    cpu_isa = kernels_used(config.cpu_isa, plan.shards[0].device.kind, config.dtype)
     sizes = tuple(
         shard_bytes(plan, shard, checkpoint.tensors, config.dtype, cache_dtypes, quantized=cpu_isa != TORCH)
         for shard in plan.shards

@@ -24,6 +24,16 @@ def available_isas() -> list[str]:
     return [*(module.isas() if module is not None else []), TORCH]
 
 
+def kernels_used(wanted: str | None, device_kind: str, dtype: str) -> str:
+    """Which kernels run a model: native ones are for float32 on CPUs, torch's for everything else.
+
+    Raises:
+        UsageError: as `choose_isa`.
+    """
+    isa = choose_isa(wanted)
+    return isa if device_kind == "cpu" and dtype == "float32" else TORCH
+
+
 def choose_isa(wanted: str | None) -> str:
     """The best one, or the one asked for.
 

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
+
 
 class Weight(Protocol):
     """A matrix in one of the runtime layouts. `x @ weight.T` has `rows` outputs and takes `columns` inputs."""

@@ -11,12 +11,9 @@ from rowspan.kernels.torch.kernels import TorchKernels
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype, isa: str, threads: int) -> Kernels:
-    """Native kernels for float32 on CPUs that have them; plain torch for every other device and dtype.
+    """The kernels that `rowspan.kernels.isa.kernels_used` names.
 
     Args:
-        isa: of the CPU, from `rowspan.kernels.isa.choose_isa`.
-        threads: of the native kernels.
+        threads: of native kernels.
     """
-    if device.type == "cpu" and dtype == torch.float32 and isa != TORCH:
-        return CpuKernels(isa, threads)
-    return TorchKernels(dtype, device)
+    return TorchKernels(dtype, device) if isa == TORCH else CpuKernels(isa, threads)

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
-from rowspan.kernels.ops import AttentionGroup, StepInputs
+from rowspan.kernels.ops import KEY_TILE, AttentionGroup, StepInputs
 from rowspan.scheduler.batch import Chunk, StepPlan
-
-PAD_TO = 256  # positions; slot tables are padded to a multiple of it, the key tile of kernels/torch
 
 
 def step_inputs(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
@@ -50,7 +48,7 @@ def _slot_table(chunks: Iterable[Chunk], block_size: int) -> torch.Tensor:
     """Slots of every position of each chunk's sequence, (chunks, positions). Padding repeats block 0."""
     tables = [chunk.blocks for chunk in chunks]
     longest = max(len(blocks) for blocks in tables) * block_size
-    width = -(-longest // PAD_TO) * PAD_TO
+    width = -(-longest // KEY_TILE) * KEY_TILE
     n_blocks = -(-width // block_size)
     padded = torch.tensor([[*blocks, *(0 for _ in range(n_blocks - len(blocks)))] for blocks in tables])
     slots = padded[:, :, None] * block_size + torch.arange(block_size)

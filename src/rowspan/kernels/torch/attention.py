@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rowspan.kernels.ops import AttentionGroup, LayerCache, StepInputs
+from rowspan.kernels.ops import KEY_TILE, AttentionGroup, LayerCache, StepInputs
 
-KEY_TILE = 256  # keys per tile
 MIN_SCORE_ROWS = 16  # rows of a product q·k
 MIN_VALUE_ROWS = 4  # rows of a product weights·v
 LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
