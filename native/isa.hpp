@@ -1,7 +1,9 @@
 // The kernels of one instruction set, put together. Included by isa_*.cpp, which name the set.
 #pragma once
 
+#include "activations.hpp"
 #include "attention.hpp"
+#include "cache_rows.hpp"
 #include "kernels.hpp"
 #include "linear.hpp"
 #include "small_ops.hpp"
@@ -16,8 +18,8 @@ namespace rowspan {
 const Kernels& ROWSPAN_JOIN(ROWSPAN_ISA, _kernels)() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
-        ROWSPAN_STRING(ROWSPAN_ISA), linear, pack_tokens, kTokenTile, rms_norm, gated_silu, rope, attention,
-        attention_tasks};
+        ROWSPAN_STRING(ROWSPAN_ISA), kTokenTile, float_tokens_bytes, int8_tokens_bytes, pack_floats, pack_int8,
+        linear_float, linear_int8, rms_norm, gated_silu, add, rope, write_cache, attention_scratch, attention};
     return kernels;
 }
 

@@ -1,61 +1,75 @@
 // The kernels every instruction set implements, as plain functions over raw memory. Shapes are given in elements; all
-// arrays are contiguous, row-major and float32 unless said otherwise. A thread runs tasks [begin, end) of a kernel whose
-// work was cut into independent tasks: see pool.hpp.
+// arrays are contiguous, row-major and float32 unless said otherwise. Every thread of a run calls a kernel with its own
+// Team and does its share; callers put barriers between kernels that need each other's results.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "matrix.hpp"
+#include "team.hpp"
+
 namespace rowspan {
 
-// A matrix (rows × columns) quantized in groups of columns: value = scale · code + minimum. Rows come in panels of 16,
-// padded with zeros: codes (panels, columns, 16) int8, or (panels, columns / 2, 16) with the even column in the low
-// half of the byte; scales and minima (panels, groups, 16).
-struct GroupedMatrix {
-    const int8_t* codes;
-    const float* scales;
-    const float* minima;  // may be null: all zero
-    size_t rows, columns, group;
-    bool four_bit;
+enum class CacheType : int { f32, f16, bf16, q8_0 };
+
+// The keys, or the values, of one layer: (slots, kv_heads, size) of the type; q8_0: int8 codes, and float16 scales
+// (slots, kv_heads, size / 32): value = scale · code.
+struct CacheSide {
+    CacheType type;
+    void* data;
+    uint16_t* scales;
 };
 
-// Attention of `sequences` sequences with `tokens` new tokens each. q and out (sequences, tokens, kv_heads · group, size);
-// k and v (slots, kv_heads, size): the whole cache of a layer. slots (sequences, slot_stride): where positions 0, 1, … of
-// a sequence are; new token t of sequence b is at position first_positions[b] + t and sees no later one, and none more
-// than window - 1 before it (window 0: all). Scores are scaled by 1 / sqrt(size).
+// Attention of several sequences' new tokens to themselves and what is cached before them. q and out (tokens, kv_heads ·
+// group, size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions from positions[starts[s]] on;
+// slots (sequences, slot_stride): where its positions 0, 1, … are cached. A token sees no position after its own, and none
+// more than window - 1 before it (window 0: all). Scores are scaled by 1 / sqrt(size).
 struct Attention {
     const float* q;
-    const float* k;
-    const float* v;
-    const int64_t* slots;
-    const int64_t* first_positions;
     float* out;
-    size_t sequences, tokens, slot_stride, kv_heads, group, size, window;
+    CacheSide k, v;
+    size_t sequences;
+    const int64_t* starts;
+    const int64_t* positions;
+    const int64_t* slots;
+    size_t slot_stride;
+    size_t kv_heads, group, size, window;
 };
 
 struct Kernels {
     const char* name;
 
-    // y (tokens, rows) = x (tokens, columns) · matrix.T + bias (rows; may be null). Tasks: panels of 16 rows.
-    // packed: x as `pack_tokens` leaves it.
-    void (*linear)(const float* packed, size_t tokens, const GroupedMatrix& matrix, const float* bias, float* y,
-                   size_t first_panel, size_t last_panel);
-    // Reorder x (tokens, columns) for `linear`. Tasks: groups of `token_tile` tokens.
-    void (*pack_tokens)(const float* x, size_t tokens, size_t columns, float* packed, size_t first, size_t last);
+    // Reorder x (tokens, columns) for the products below: the bytes needed, and the packing. Work is cut into tiles of
+    // `token_tile` tokens.
     size_t token_tile;
+    size_t (*float_tokens_bytes)(size_t tokens, size_t columns);
+    size_t (*int8_tokens_bytes)(size_t tokens, size_t columns);
+    void (*pack_floats)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
+    void (*pack_int8)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
 
-    // out (n, width) = x / rms(x) · weight. Tasks: rows.
-    void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, size_t first,
-                     size_t last);
-    // out = silu(gate) · up. Tasks: elements.
-    void (*gated_silu)(const float* gate, const float* up, float* out, size_t first, size_t last);
-    // Rotate the leading 2 · half elements of each head of x (tokens, heads, size) into out, by cos and sin
-    // (tokens, half). Tasks: tokens.
-    void (*rope)(const float* x, const float* cos, const float* sin, size_t heads, size_t size, size_t half,
-                 bool interleaved, float* out, size_t first, size_t last);
-    // Causal attention of sequences with equally many new tokens over the paged cache. Tasks: see attention_tasks.
-    void (*attention)(const Attention& work, size_t first, size_t last);
-    size_t (*attention_tasks)(const Attention& work);
+    // y (tokens, rows) = tokens · matrix.T + bias (rows) + residual (tokens, rows); bias and residual may be null.
+    // linear_float: exact weights of any kind; linear_int8: quantized ones, and tokens rounded to int8.
+    void (*linear_float)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                         float* y, const Team& team);
+    void (*linear_int8)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                        float* y, const Team& team);
+
+    // out (rows, width) = x / rms(x) · weight
+    void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
+    // out = silu(gate) · up
+    void (*gated_silu)(const float* gate, const float* up, float* out, Range elements);
+    void (*add)(const float* a, const float* b, float* out, Range elements);
+    // Rotate the leading 2 · half elements of each head of x (tokens, heads, size) into out, by the rows of cos and sin
+    // (positions, half) that belong to the tokens' positions.
+    void (*rope)(const float* x, const float* cos, const float* sin, const int64_t* positions, size_t heads, size_t size,
+                 size_t half, bool interleaved, float* out, Range tokens);
+
+    // Store rows (tokens, kv_heads, size) at slots[token], in the cache's type.
+    void (*write_cache)(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
+                        Range tokens);
+    size_t (*attention_scratch)(const Attention& work);  // floats
+    void (*attention)(const Attention& work, float* scratch, const Team& team);
 };
 
 const Kernels& avx2_kernels();

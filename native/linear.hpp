@@ -1,164 +1,96 @@
-// y = x · W.T for weights quantized in groups, unpacked in registers.
-//
-// A lane is an output row, so a weight vector is used for every token of a tile and each output is summed over the
-// columns in order: its bits depend neither on how many tokens share the step nor on their place among them.
+// y = x · W.T (+ bias, + residual): how the work is cut, for integer and for float products alike.
 #pragma once
 
-#include <algorithm>
-#include <cstring>
-#include <utility>
-
-#include "kernels.hpp"
-#include "simd.hpp"
+#include "linear_float.hpp"
+#include "linear_int8.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kPanel = 16;                        // rows of a panel
-constexpr size_t kPerPanel = kPanel / Vec::width;    // vectors that cover it
-constexpr size_t kTokenTile = Vec::width == 16 ? 12 : 4;  // tokens of a full tile: 32 (16) registers, less a few
+// Tokens whose activations stay in the second-level cache while the panels of a thread pass by.
+constexpr size_t kTokenBlock = 256;
+constexpr size_t kBlockTiles = kTokenBlock / kTokenTile;
 
-constexpr size_t kFewTokens = Vec::width == 16 ? 3 : 1;
-
-// The weights of one column, for one panel: codes are read in pairs of columns where two share a byte.
-template <bool FourBit>
-struct Codes;
-
-template <>
-struct Codes<false> {
-    static constexpr size_t bytes_per_column_pair = 2 * kPanel;
-    static void load(const int8_t* at, Vec (&even)[kPerPanel], Vec (&odd)[kPerPanel]) {
-        for (size_t i = 0; i < kPerPanel; ++i) {
-            even[i] = Vec::codes(at + i * Vec::width);
-            odd[i] = Vec::codes(at + kPanel + i * Vec::width);
-        }
-    }
+// What becomes of a product: y (tokens, rows) = product + bias + residual; both may be null.
+struct Output {
+    const float* bias;
+    const float* residual;
+    float* y;
 };
 
-template <>
-struct Codes<true> {
-    static constexpr size_t bytes_per_column_pair = kPanel;
-    static void load(const int8_t* at, Vec (&even)[kPerPanel], Vec (&odd)[kPerPanel]) {
-        const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-        const __m128i nibble = _mm_set1_epi8(15);
-        alignas(16) int8_t low[kPanel], high[kPanel];
-        _mm_store_si128(reinterpret_cast<__m128i*>(low), _mm_and_si128(both, nibble));
-        _mm_store_si128(reinterpret_cast<__m128i*>(high), _mm_and_si128(_mm_srli_epi16(both, 4), nibble));
-        for (size_t i = 0; i < kPerPanel; ++i) {
-            even[i] = Vec::codes(low + i * Vec::width);
-            odd[i] = Vec::codes(high + i * Vec::width);
-        }
-    }
-};
-
-// One tile: Tokens tokens times Panels panels. x is packed: (columns, tile) with the tile's true height as stride.
-template <size_t Tokens, size_t Panels, bool FourBit>
-inline void linear_tile(const float* x, const GroupedMatrix& w, size_t panel, const float* bias, float* y) {
-    constexpr size_t kVecs = Panels * kPerPanel;
-    const size_t code_stride = w.columns / 2 * Codes<FourBit>::bytes_per_column_pair;
-    const size_t n_groups = w.columns / w.group;
-    const int8_t* codes = w.codes + panel * code_stride;
-
-    Vec sum[Tokens][kVecs];
-    for (size_t t = 0; t < Tokens; ++t)
-        for (size_t i = 0; i < kVecs; ++i) sum[t][i] = Vec::zero();
-
-    for (size_t group = 0; group < n_groups; ++group) {
-        Vec scale[kVecs], minimum[kVecs];
-        for (size_t p = 0; p < Panels; ++p)
-            for (size_t i = 0; i < kPerPanel; ++i) {
-                const size_t at = ((panel + p) * n_groups + group) * kPanel + i * Vec::width;
-                scale[p * kPerPanel + i] = Vec::load(w.scales + at);
-                minimum[p * kPerPanel + i] = w.minima ? Vec::load(w.minima + at) : Vec::zero();
-            }
-        for (size_t pair = 0; pair < w.group / 2; ++pair) {
-            Vec even[kVecs], odd[kVecs];
-            for (size_t p = 0; p < Panels; ++p) {
-                Vec e[kPerPanel], o[kPerPanel];
-                Codes<FourBit>::load(codes + p * code_stride, e, o);
-                for (size_t i = 0; i < kPerPanel; ++i) {
-                    even[p * kPerPanel + i] = Vec::fma(e[i], scale[p * kPerPanel + i], minimum[p * kPerPanel + i]);
-                    odd[p * kPerPanel + i] = Vec::fma(o[i], scale[p * kPerPanel + i], minimum[p * kPerPanel + i]);
-                }
-            }
-#pragma GCC unroll 16
-            for (size_t t = 0; t < Tokens; ++t) {
-                const Vec a = Vec::all(x[t]);
-#pragma GCC unroll 8
-                for (size_t i = 0; i < kVecs; ++i) sum[t][i] = Vec::fma(a, even[i], sum[t][i]);
-            }
-#pragma GCC unroll 16
-            for (size_t t = 0; t < Tokens; ++t) {
-                const Vec a = Vec::all(x[Tokens + t]);
-#pragma GCC unroll 8
-                for (size_t i = 0; i < kVecs; ++i) sum[t][i] = Vec::fma(a, odd[i], sum[t][i]);
-            }
-            x += 2 * Tokens;
-            codes += Codes<FourBit>::bytes_per_column_pair;
-        }
-    }
-
-    for (size_t p = 0; p < Panels; ++p) {
-        const size_t row = (panel + p) * kPanel;
-        const size_t rows = w.rows - row < kPanel ? w.rows - row : kPanel;
-        for (size_t t = 0; t < Tokens; ++t) {
-            float result[kPanel];
-            for (size_t i = 0; i < kPerPanel; ++i) sum[t][p * kPerPanel + i].store(result + i * Vec::width);
-            if (bias)
-                for (size_t r = 0; r < rows; ++r) result[r] += bias[row + r];
-            std::memcpy(y + t * w.rows + row, result, rows * sizeof(float));
+inline void put(const Output& out, const Matrix& w, size_t token, size_t panel, size_t panels, size_t tokens,
+                const float* product) {
+    const size_t row = panel * kPanel;
+    const size_t rows = lower(panels * kPanel, w.rows - row);
+    for (size_t t = 0; t < tokens; ++t) {
+        const float* from = product + t * panels * kPanel;
+        const size_t at = (token + t) * w.rows + row;
+        for (size_t r = 0; r < rows; ++r) {
+            float value = from[r];
+            if (out.bias) value += out.bias[row + r];
+            if (out.residual) value += out.residual[at + r];
+            out.y[at + r] = value;
         }
     }
 }
 
-using LinearTile = void (*)(const float*, const GroupedMatrix&, size_t, const float*, float*);
-
-template <size_t Panels, bool FourBit, size_t... Heights>
-inline LinearTile linear_tile_of(size_t tokens, std::index_sequence<Heights...>) {
-    static constexpr LinearTile tiles[] = {linear_tile<Heights + 1, Panels, FourBit>...};
-    return tiles[tokens - 1];
+template <size_t Panels, typename Product>
+inline void linear_panels(const Product& product, const Matrix& w, size_t tokens, Range tiles, size_t panel,
+                          const Output& out) {
+    const size_t first = tiles.from * kTokenTile, count = lower(tokens, tiles.to * kTokenTile) - first;
+    alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
+    for (size_t i = 0; i < count * Panels * kPanel; ++i) y[i] = 0.0f;
+    for (size_t column = 0; column < w.columns; column += kStripColumns)
+        product.template add<Panels>(panel, column, lower(kStripColumns, w.columns - column), tiles, y);
+    put(out, w, first, panel, Panels, count, y);
 }
 
-template <bool FourBit>
-inline void linear_panels(const float* packed, size_t tokens, const GroupedMatrix& w, const float* bias, float* y,
-                          size_t first_panel, size_t last_panel) {
-    using Heights = std::make_index_sequence<kTokenTile>;
-    using FewHeights = std::make_index_sequence<kFewTokens>;
-    // Tokens in blocks that stay in the second-level cache while all panels of this thread pass by.
-    const size_t block = std::max(kTokenTile, (384 << 10) / (w.columns * sizeof(float)) / kTokenTile * kTokenTile);
-    for (size_t start = 0; start < tokens; start += block) {
-        const size_t stop = std::min(tokens, start + block);
-        // Few tokens leave registers free: more panels at once hide the latency of the sums.
-        const size_t widest = stop - start <= kFewTokens ? 4 : 2;
-        for (size_t panel = first_panel, width; panel < last_panel; panel += width) {
-            const size_t left = last_panel - panel;
-            width = left >= widest ? widest : left >= 2 ? 2 : 1;
-            for (size_t token = start; token < stop; token += kTokenTile) {
-                const size_t height = std::min(kTokenTile, tokens - token);
-                const LinearTile tile = width == 4   ? linear_tile_of<4, FourBit>(height, FewHeights{})
-                                        : width == 2 ? linear_tile_of<2, FourBit>(height, Heights{})
-                                                     : linear_tile_of<1, FourBit>(height, Heights{});
-                tile(packed + token * w.columns, w, panel, bias, y + token * w.rows);
-            }
+// A unit is one token block times a few panels.
+template <typename Product>
+inline void linear_units(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
+    const size_t tiles = token_tiles(tokens), blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
+    const size_t wide = tokens == 1 ? kPanelsOfOne : kPanelsOfTile;
+    const size_t panels = w.panels(), per_block = (panels + wide - 1) / wide;
+    const Range mine = team.share(blocks * per_block);
+    for (size_t unit = mine.from; unit < mine.to; ++unit) {
+        const size_t block = unit / per_block;
+        const Range part = {block * kBlockTiles, lower(tiles, (block + 1) * kBlockTiles)};
+        size_t panel = unit % per_block * wide;
+        const size_t end = lower(panels, panel + wide);
+        if (wide == kPanelsOfOne && end - panel == kPanelsOfOne) {
+            linear_panels<kPanelsOfOne>(product, w, tokens, part, panel, out);
+            continue;
         }
+        for (; panel + kPanelsOfTile <= end; panel += kPanelsOfTile)
+            linear_panels<kPanelsOfTile>(product, w, tokens, part, panel, out);
+        if (kPanelsOfTile > 1 && panel < end) linear_panels<1>(product, w, tokens, part, panel, out);
     }
 }
 
-inline void linear(const float* packed, size_t tokens, const GroupedMatrix& w, const float* bias, float* y,
-                   size_t first_panel, size_t last_panel) {
-    if (w.four_bit)
-        linear_panels<true>(packed, tokens, w, bias, y, first_panel, last_panel);
-    else
-        linear_panels<false>(packed, tokens, w, bias, y, first_panel, last_panel);
+inline void linear_float(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                         float* y, const Team& team) {
+    linear_units(FloatProduct(packed, tokens, w), w, tokens, {bias, residual, y}, team);
 }
 
-// (tokens, columns) → tiles of (columns, height): a tile's broadcasts read memory in order.
-inline void pack_tokens(const float* x, size_t tokens, size_t columns, float* packed, size_t first, size_t last) {
-    for (size_t tile = first; tile < last; ++tile) {
-        const size_t token = tile * kTokenTile;
-        const size_t height = std::min(kTokenTile, tokens - token);
-        float* out = packed + token * columns;
-        for (size_t column = 0; column < columns; ++column)
-            for (size_t t = 0; t < height; ++t) *out++ = x[(token + t) * columns + column];
+// For quantized matrices.
+inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                        float* y, const Team& team) {
+    const Output out = {bias, residual, y};
+    const bool four = w.kind == Codes::u4, wide = w.zero == 128;
+    const auto run = [&](auto format) {
+        linear_units(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, out, team);
+    };
+    if (w.group == 32) {
+        if (four)
+            w.minima ? run(Format<true, false, true, 32>()) : run(Format<true, false, false, 32>());
+        else if (w.minima)
+            run(Format<false, false, true, 32>());
+        else
+            wide ? run(Format<false, true, false, 32>()) : run(Format<false, false, false, 32>());
+    } else {
+        if (four)
+            w.minima ? run(Format<true, false, true, 16>()) : run(Format<true, false, false, 16>());
+        else
+            run(Format<false, false, false, 16>());
     }
 }
 

@@ -1,31 +1,32 @@
-// The Python module: kernels chosen at run time, and the threads that run them. Tensors arrive as addresses; the Python
-// side (rowspan/kernels/cpu) answers for shapes, types and lifetimes.
+// The Python module: kernels chosen at run time, the threads that run them, and programs of their calls. Tensors arrive as
+// addresses; the Python side (rowspan/kernels/cpu) answers for shapes, types and lifetimes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "kernels.hpp"
 #include "pool.hpp"
+#include "program.hpp"
 
 namespace nb = nanobind;
 
 namespace rowspan {
 
-// Multiply-adds below which a call is not worth sharing: waking a helper takes some 5 µs.
-constexpr size_t kSmallWork = 1 << 16;
+void bind_pack(nb::module_& module);
+void bind_ceilings(nb::module_& module);
 
 // What this machine can run, best first.
 std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
         found.push_back(&avx512_kernels());
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2_kernels());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+        found.push_back(&avx2_kernels());
     return found;
 }
 
@@ -46,86 +47,101 @@ T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-class Cpu {
-  public:
-    Cpu(const std::string& isa, size_t threads) : kernels_(kernels_named(isa)), pool_(threads) {}
+// One rank's kernels and threads. Programs keep it alive.
+struct Cpu {
+    Cpu(const std::string& isa, size_t threads) : kernels(kernels_named(isa)), pool(threads) {}
 
-    void linear(uintptr_t x, size_t tokens, uintptr_t codes, uintptr_t scales, uintptr_t minima, size_t rows,
-                size_t columns, size_t group, bool four_bit, uintptr_t bias, uintptr_t y) {
-        const GroupedMatrix matrix{at<int8_t>(codes), at<float>(scales), at<float>(minima), rows,
-                                   columns,           group,             four_bit};
-        const bool small = tokens * rows * columns < kSmallWork;
-        const float* packed = at<float>(x);  // a lone token is packed as it is
-        if (tokens > 1) {
-            packed_.resize(std::max(packed_.size(), tokens * columns));
-            const size_t tiles = (tokens + kernels_.token_tile - 1) / kernels_.token_tile;
-            pool_.run(tiles, tokens * columns < kSmallWork, [&](size_t first, size_t last) {
-                kernels_.pack_tokens(at<float>(x), tokens, columns, packed_.data(), first, last);
-            });
-            packed = packed_.data();
-        }
-        pool_.run((rows + 15) / 16, small, [&](size_t first, size_t last) {
-            kernels_.linear(packed, tokens, matrix, at<float>(bias), at<float>(y), first, last);
-        });
-    }
-
-    void rms_norm(uintptr_t x, uintptr_t weight, float eps, size_t n, size_t width, uintptr_t out) {
-        pool_.run(n, n * width < kSmallWork, [&](size_t first, size_t last) {
-            kernels_.rms_norm(at<float>(x), at<float>(weight), eps, width, at<float>(out), first, last);
-        });
-    }
-
-    void gated_silu(uintptr_t gate, uintptr_t up, size_t n, uintptr_t out) {
-        // In lines of 64 bytes, so that no two threads write to one.
-        pool_.run((n + 15) / 16, n < kSmallWork / 16, [&](size_t first, size_t last) {
-            kernels_.gated_silu(at<float>(gate), at<float>(up), at<float>(out), first * 16, std::min(n, last * 16));
-        });
-    }
-
-    void rope(uintptr_t x, uintptr_t cos, uintptr_t sin, size_t tokens, size_t heads, size_t size, size_t half,
-              bool interleaved, uintptr_t out) {
-        pool_.run(tokens, tokens * heads * size < kSmallWork, [&](size_t first, size_t last) {
-            kernels_.rope(at<float>(x), at<float>(cos), at<float>(sin), heads, size, half, interleaved, at<float>(out),
-                          first, last);
-        });
-    }
-
-    void attention(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t slots, uintptr_t first_positions, uintptr_t out,
-                   size_t sequences, size_t tokens, size_t slot_stride, size_t kv_heads, size_t group, size_t size,
-                   size_t window) {
-        const Attention work{at<float>(q),
-                             at<float>(k),
-                             at<float>(v),
-                             at<int64_t>(slots),
-                             at<int64_t>(first_positions),
-                             at<float>(out),
-                             sequences,
-                             tokens,
-                             slot_stride,
-                             kv_heads,
-                             group,
-                             size,
-                             window};
-        pool_.run(kernels_.attention_tasks(work), false,
-                  [&](size_t first, size_t last) { kernels_.attention(work, first, last); });
-    }
-
-  private:
-    const Kernels& kernels_;
-    Pool pool_;
-    std::vector<float> packed_;
+    const Kernels& kernels;
+    Pool pool;
 };
+
+CacheSide cache_side(int type, uintptr_t data, uintptr_t scales) {
+    return {static_cast<CacheType>(type), at<void>(data), at<uint16_t>(scales)};
+}
+
+void bind_program(nb::module_& module) {
+    nb::class_<Cpu>(module, "Cpu")
+        .def(nb::init<const std::string&, size_t>(), nb::arg("isa"), nb::arg("threads"))
+        .def("packed_bytes", [](const Cpu& cpu, bool int8, size_t tokens, size_t columns) {
+            return (int8 ? cpu.kernels.int8_tokens_bytes : cpu.kernels.float_tokens_bytes)(tokens, columns);
+        });
+
+    nb::class_<Matrix>(module, "Matrix")
+        .def("__init__", [](Matrix* matrix, int kind, uintptr_t codes, uintptr_t scales, uintptr_t minima,
+                            uintptr_t sub_scales, uintptr_t sub_minima, size_t rows, size_t columns, size_t group,
+                            int zero) {
+            new (matrix) Matrix{static_cast<Codes>(kind), at<void>(codes), at<uint16_t>(scales), at<uint16_t>(minima),
+                                at<int8_t>(sub_scales), at<int8_t>(sub_minima), rows, columns, group, zero};
+        });
+
+    nb::class_<Program>(module, "Program")
+        .def("__init__", [](Program* program, Cpu& cpu) { new (program) Program(cpu.kernels, cpu.pool); },
+             nb::keep_alive<1, 2>())
+        .def("barrier", &Program::barrier)
+        .def("end_segment", &Program::end_segment)
+        .def("embedding",
+             [](Program& program, int ggml_type, uintptr_t blocks, size_t stride, size_t first, size_t rows,
+                size_t columns, uintptr_t out) {
+                 program.embedding({ggml_type, at<uint8_t>(blocks), stride, first, rows, columns}, at<float>(out));
+             })
+        .def("select", [](Program& program, uintptr_t x, size_t width,
+                          uintptr_t out) { program.select(at<float>(x), width, at<float>(out)); })
+        .def("add",
+             [](Program& program, int rows, uintptr_t a, uintptr_t b, size_t width, uintptr_t out) {
+                 program.add(static_cast<Rows>(rows), at<float>(a), at<float>(b), width, at<float>(out));
+             })
+        .def("gated_silu",
+             [](Program& program, int rows, uintptr_t gate, uintptr_t up, size_t width, uintptr_t out) {
+                 program.gated_silu(static_cast<Rows>(rows), at<float>(gate), at<float>(up), width, at<float>(out));
+             })
+        .def("rms_norm",
+             [](Program& program, int rows, uintptr_t x, uintptr_t weight, float eps, size_t heads, size_t width,
+                uintptr_t out) {
+                 program.rms_norm(static_cast<Rows>(rows), at<float>(x), at<float>(weight), eps, heads, width,
+                                  at<float>(out));
+             })
+        .def("pack",
+             [](Program& program, int rows, bool int8, uintptr_t x, size_t columns, uintptr_t packed) {
+                 program.pack(static_cast<Rows>(rows), int8, at<float>(x), columns, at<void>(packed));
+             })
+        .def("linear",
+             [](Program& program, int rows, bool int8, uintptr_t packed, const Matrix& w, uintptr_t bias,
+                uintptr_t residual, uintptr_t y) {
+                 program.linear(static_cast<Rows>(rows), int8, at<void>(packed), w, at<float>(bias), at<float>(residual),
+                                at<float>(y));
+             })
+        .def("rope",
+             [](Program& program, uintptr_t x, uintptr_t cos, uintptr_t sin, size_t heads, size_t size, size_t half,
+                bool interleaved, uintptr_t out) {
+                 program.rope(at<float>(x), at<float>(cos), at<float>(sin), {heads, size, half, interleaved},
+                              at<float>(out));
+             })
+        .def("write_cache",
+             [](Program& program, uintptr_t x, size_t kv_heads, size_t size, int type, uintptr_t data, uintptr_t scales) {
+                 program.write_cache(at<float>(x), kv_heads, size, cache_side(type, data, scales));
+             })
+        .def("attention",
+             [](Program& program, uintptr_t q, int k_type, uintptr_t k, uintptr_t k_scales, int v_type, uintptr_t v,
+                uintptr_t v_scales, size_t kv_heads, size_t group, size_t size, size_t window, uintptr_t out) {
+                 program.attention(at<float>(q), cache_side(k_type, k, k_scales), cache_side(v_type, v, v_scales),
+                                   {kv_heads, group, size, window}, at<float>(out));
+             })
+        .def("begin",
+             [](Program& program, size_t tokens, uintptr_t ids, uintptr_t positions, uintptr_t cache_slots,
+                size_t sequences, uintptr_t starts, uintptr_t slots, size_t slot_stride, size_t outputs,
+                uintptr_t output_rows) {
+                 program.begin({tokens, at<int64_t>(ids), at<int64_t>(positions), at<int64_t>(cache_slots), sequences,
+                                at<int64_t>(starts), at<int64_t>(slots), slot_stride, outputs,
+                                at<int64_t>(output_rows)});
+             })
+        .def("run", &Program::run, nb::call_guard<nb::gil_scoped_release>());
+}
 
 }  // namespace rowspan
 
 NB_MODULE(_native, module) {
-    using rowspan::Cpu;
     module.def("isas", &rowspan::isas, "Instruction sets this machine has kernels for, best first.");
-    nb::class_<Cpu>(module, "Cpu")
-        .def(nb::init<const std::string&, size_t>(), nb::arg("isa"), nb::arg("threads"))
-        .def("linear", &Cpu::linear)
-        .def("rms_norm", &Cpu::rms_norm)
-        .def("gated_silu", &Cpu::gated_silu)
-        .def("rope", &Cpu::rope)
-        .def("attention", &Cpu::attention);
+    rowspan::bind_program(module);
+    rowspan::bind_pack(module);
+    rowspan::bind_ceilings(module);
 }

@@ -1,9 +1,8 @@
-// Threads that share the tasks of one kernel call.
+// The threads of one rank.
 #pragma once
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -11,11 +10,9 @@
 #include <thread>
 #include <vector>
 
-namespace rowspan {
+#include "team.hpp"
 
-// Between the calls of a step, microseconds apart, a thread waits by looking; it sleeps once nothing has come for so
-// many looks (about 50 µs), so that an idle engine uses no core.
-constexpr int kLooks = 1500;
+namespace rowspan {
 
 class Pool {
   public:
@@ -38,33 +35,27 @@ class Pool {
 
     size_t threads() const { return helpers_.size() + 1; }
 
-    // Call work(first, last) so that tasks 0 … tasks - 1 are all done when this returns; in the calling thread alone
-    // when `small` says that waking others would take longer.
+    // Call work(team) in every thread, this one included, and return when all are done.
     template <typename Work>
-    void run(size_t tasks, bool small, const Work& work) {
-        if (small || helpers_.empty() || tasks < 2) {
-            if (tasks) work(size_t{0}, tasks);
-            return;
-        }
-        job_ = [](const void* context, size_t first, size_t last) { (*static_cast<const Work*>(context))(first, last); };
+    void run(const Work& work) {
+        job_ = [](const void* context, const Team& team) { (*static_cast<const Work*>(context))(team); };
         context_ = &work;
-        tasks_ = tasks;
-        unfinished_.store(helpers_.size(), std::memory_order_relaxed);
-        {
-            // Under the lock, so that a helper that has just found nothing cannot fall asleep unnoticed.
-            std::lock_guard lock(mutex_);
-            call_.fetch_add(1, std::memory_order_release);
+        if (!helpers_.empty()) {
+            {
+                // Under the lock, so that a helper that has just found nothing cannot fall asleep unnoticed.
+                std::lock_guard lock(mutex_);
+                call_.fetch_add(1, std::memory_order_release);
+            }
+            wake_.notify_all();
         }
-        wake_.notify_all();
         do_share(0);
-        for (int looks = 0; unfinished_.load(std::memory_order_acquire);)
-            if (++looks < kLooks)
-                _mm_pause();
-            else
-                std::this_thread::yield();  // more threads than cores: let the helper run
     }
 
   private:
+    // A step follows the last one within some 100 µs, in which a helper waits by looking; it sleeps once nothing has come
+    // for so many looks (about 200 µs), so that an idle engine uses no core.
+    static constexpr int kLooks = 6000;
+
     void help(size_t index) {
         for (size_t seen = 0;;) {
             for (int looks = 0; call_.load(std::memory_order_acquire) == seen && looks < kLooks; ++looks) _mm_pause();
@@ -75,21 +66,20 @@ class Pool {
             ++seen;
             if (ending_) return;
             do_share(index);
-            unfinished_.fetch_sub(1, std::memory_order_release);
         }
     }
 
     void do_share(size_t index) {
-        const size_t first = tasks_ * index / threads(), last = tasks_ * (index + 1) / threads();
-        if (first < last) job_(context_, first, last);
+        const Team team = {index, threads(), barrier_};
+        job_(context_, team);
+        team.wait();
     }
 
-    void (*job_)(const void*, size_t, size_t) = nullptr;
+    void (*job_)(const void*, const Team&) = nullptr;
     const void* context_ = nullptr;
-    size_t tasks_ = 0;
-    std::atomic<size_t> unfinished_{0};
     std::atomic<size_t> call_{0};
     bool ending_ = false;
+    Barrier barrier_;
     std::mutex mutex_;
     std::condition_variable wake_;
     std::vector<std::thread> helpers_;  // last: they use all of the above

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "simd.hpp"
+#include "team.hpp"
 #include "vector_math.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
@@ -20,11 +21,10 @@ inline void store_part(Vec x, float* p, size_t n) {
     for (size_t i = 0; i < n; ++i) p[i] = padded[i];
 }
 
-inline void rms_norm(const float* x, const float* weight, float eps, size_t width, float* out, size_t first,
-                     size_t last) {
+inline void rms_norm(const float* x, const float* weight, float eps, size_t width, float* out, Range rows) {
     const size_t whole = width / Vec::width * Vec::width;
     const size_t rest = width - whole;
-    for (size_t row = first; row < last; ++row) {
+    for (size_t row = rows.from; row < rows.to; ++row) {
         const float* from = x + row * width;
         float* to = out + row * width;
 
@@ -45,21 +45,32 @@ inline void rms_norm(const float* x, const float* weight, float eps, size_t widt
 
 inline Vec silu(Vec x) { return x / (Vec::all(1.0f) + exp(Vec::zero() - x)); }
 
-inline void gated_silu(const float* gate, const float* up, float* out, size_t first, size_t last) {
-    size_t i = first;
-    for (; i + Vec::width <= last; i += Vec::width) (silu(Vec::load(gate + i)) * Vec::load(up + i)).store(out + i);
-    // Through the same vector code: an element's bits must not depend on where the work was cut.
-    store_part(silu(load_part(gate + i, last - i)) * load_part(up + i, last - i), out + i, last - i);
+// Elements first … last - 1 of an operation on vectors; the last few through the same vector code, since an element's
+// bits must not depend on where the work was cut.
+template <typename Operation>
+inline void elementwise(const float* a, const float* b, float* out, Range elements, Operation operation) {
+    size_t i = elements.from;
+    for (; i + Vec::width <= elements.to; i += Vec::width) operation(Vec::load(a + i), Vec::load(b + i)).store(out + i);
+    const size_t rest = elements.to - i;
+    if (rest) store_part(operation(load_part(a + i, rest), load_part(b + i, rest)), out + i, rest);
 }
 
-inline void rope(const float* x, const float* cos, const float* sin, size_t heads, size_t size, size_t half,
-                 bool interleaved, float* out, size_t first, size_t last) {
+inline void gated_silu(const float* gate, const float* up, float* out, Range elements) {
+    elementwise(gate, up, out, elements, [](Vec g, Vec u) { return silu(g) * u; });
+}
+
+inline void add(const float* a, const float* b, float* out, Range elements) {
+    elementwise(a, b, out, elements, [](Vec x, Vec y) { return x + y; });
+}
+
+inline void rope(const float* x, const float* cos, const float* sin, const int64_t* positions, size_t heads, size_t size,
+                 size_t half, bool interleaved, float* out, Range tokens) {
     // The pair i of a head is at i · step and i · step + gap.
     const size_t step = interleaved ? 2 : 1;
     const size_t gap = interleaved ? 1 : half;
-    for (size_t token = first; token < last; ++token) {
-        const float* c = cos + token * half;
-        const float* s = sin + token * half;
+    for (size_t token = tokens.from; token < tokens.to; ++token) {
+        const float* c = cos + static_cast<size_t>(positions[token]) * half;
+        const float* s = sin + static_cast<size_t>(positions[token]) * half;
         for (size_t head = 0; head < heads; ++head) {
             const float* from = x + (token * heads + head) * size;
             float* to = out + (token * heads + head) * size;

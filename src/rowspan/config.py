@@ -12,8 +12,8 @@ import platformdirs
 from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 
-DTYPES = ("float32", "bfloat16", "float16")
-CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # llama.cpp's names → torch's
+DTYPES = ("int8", "float32", "bfloat16", "float16")
+CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}  # llama.cpp's names → ours
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,11 @@ class EngineConfig:
     token_budget: int = 512  # [-ub] tokens computed in one step
     block_size: int = 32  # positions in a cache block
     cache_tokens: int | None = None  # [--cache-tokens] positions in the whole cache; None: as many as useful and safe
-    cache_type_k: str | None = None  # [-ctk] None: like dtype
+    cache_type_k: str | None = None  # [-ctk] None: like dtype, and f16 beside int8
     cache_type_v: str | None = None  # [-ctv]
-    dtype: str = "float32"  # [--dtype] of weights and activations
+    # [--dtype] of what is computed with. int8: activations are rounded to 8 bits for products with quantized weights;
+    # None: int8 with native CPU kernels, bfloat16 on cards, float32 elsewhere
+    dtype: str | None = None
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]

@@ -32,7 +32,7 @@ def rowspan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_layer_and_row_over_two_ranks(model: Path) -> None:
-    options = "-p 40 -n 2 -pg 9,1 -d 0,8 -sm layer,row --devices cpu:0,cpu:1 -ts 2,1 -ub 16 -ctk f16 -r 2 -o json"
+    options = "-p 40 -n 2 -pg 9,1 -d 0,8 -sm layer,row --devices cpu:0,cpu:1 -ts 2,1 -ub 16 -ctk f32 -r 2 -o json"
     done = rowspan("bench", "-m", model, *options.split())
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)
@@ -46,7 +46,7 @@ def test_layer_and_row_over_two_ranks(model: Path) -> None:
         tokens = row["n_prompt"] + row["n_gen"]
         assert row["samples_ts"] == pytest.approx([tokens * 1e9 / sample for sample in row["samples_ns"]])
         assert row["avg_ts"] == pytest.approx(sum(row["samples_ts"]) / 2)
-        assert (row["n_ubatch"], row["type_k"], row["type_v"], row["dtype"]) == (16, "f16", "f32", "float32")
+        assert (row["n_ubatch"], row["type_k"], row["type_v"], row["dtype"]) == (16, "f32", "f16", "int8")
         assert (row["devices"], row["tensor_split"], row["backends"]) == ("cpu:0/cpu:1", "2.00/1.00", "CPU")
         assert row["engine"] == "rowspan"
         assert row["model_size"] < row["model_n_params"] * 2
@@ -98,14 +98,14 @@ def test_what_cannot_be_measured_is_refused(model: Path, options: str, says: str
 
 
 def test_plan_prints_who_holds_what(model: Path) -> None:
-    options = ("--devices", "cpu:0,cpu:1,cpu:2,cpu:3", "-sm", "row", "-c", "64", "-ctk", "f16")
+    options = ("--devices", "cpu:0,cpu:1,cpu:2,cpu:3", "-sm", "row", "-c", "64", "-ctk", "f32")
     table = rowspan("plan", model, *options)
     assert table.returncode == 0, table.stderr
     assert "0 of 3" in table.stdout
     assert "Rank 3 (cpu:3) holds no KV" in table.stdout
     answer = json.loads(rowspan("plan", model, *options, "--json").stdout)
     assert [rank["device"] for rank in answer["holdings"]] == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
-    assert answer["totals"]["cache_per_token"] == 2 * 3 * 16 * (2 + 4)  # layers · KV heads · head_dim · (K + V)
+    assert answer["totals"]["cache_per_token"] == 2 * 3 * 16 * (4 + 2)  # layers · KV heads · head_dim · (K + V)
 
 
 def test_plan_loads_no_torch(model: Path) -> None:

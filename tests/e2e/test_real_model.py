@@ -39,9 +39,11 @@ PROMPTS = [
 ]
 
 
-def open_engine(path: Path, devices: str = "cpu:0", mode: str = "none", **options: Any) -> Engine:
+def open_engine(
+    path: Path, devices: str = "cpu:0", mode: str = "none", dtype: str = "float32", **options: Any
+) -> Engine:
     config = EngineConfig(
-        path, devices=parse_devices(devices), split_mode=SplitMode(mode), context_size=1024, **options
+        path, devices=parse_devices(devices), split_mode=SplitMode(mode), context_size=1024, dtype=dtype, **options
     )
     return Engine.open(config)
 

@@ -109,7 +109,13 @@ def test_stop_strings(client: openai.OpenAI, server: RunningServer, stream: bool
 
 
 def test_several_choices_have_their_own_seeds(client: openai.OpenAI) -> None:
-    request: dict[str, Any] = {"model": MODEL_NAME, "messages": QUESTION, "max_tokens": 12, "temperature": 2.0}
+    request: dict[str, Any] = {
+        "model": MODEL_NAME,
+        "messages": QUESTION,
+        "max_tokens": 12,
+        "temperature": 2.0,
+        "extra_body": {"ignore_eos": True},
+    }
     several = client.chat.completions.create(**request, seed=7, n=3)
     texts = [choice.message.content for choice in several.choices]
     assert [choice.index for choice in several.choices] == [0, 1, 2]

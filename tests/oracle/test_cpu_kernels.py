@@ -1,90 +1,197 @@
-"""Native CPU kernels against torch, for every instruction set this machine has, on random shapes."""
+"""Native CPU kernels against torch and plain arithmetic, for every instruction set this machine has, on random shapes.
+
+Ops of the native kernels only record; here each test's ops are a program of their own, whose inputs are put into it as
+another rank's hidden states would be, and whose buffers are full of NaN before it runs: what is left out shows.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from kit.run_ops import Floats, one_sequence, run_ops
+from numpy.typing import NDArray
 
+from rowspan.kernels.cpu import trace
+from rowspan.kernels.cpu.kernels import CpuKernels
+from rowspan.kernels.cpu.trace import Rows, Value
 from rowspan.kernels.isa import TORCH, available_isas
-from rowspan.kernels.ops import Kernels, RopeTable
-from rowspan.kernels.registry import kernels_for
 from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
+from rowspan.quant.panels import aligned
 
-CPU = torch.device("cpu")
 NATIVE = [isa for isa in available_isas() if isa != TORCH]
 ORACLE = TorchKernels(torch.float32)
 
 
 @pytest.fixture(params=NATIVE)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    """Kernels whose outputs are full of NaN before they are written: what is left out shows."""
-    empty, empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *args, **options: _poisoned(empty(*args, **options)))
-    monkeypatch.setattr(torch, "empty_like", lambda *args, **options: _poisoned(empty_like(*args, **options)))
-    return kernels_for(CPU, torch.float32, request.param, threads=random.choice([1, 2, 3]))
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        array: NDArray[Any] = aligned(shape, dtype)
+        array.view(np.uint8).fill(0xFF)  # NaN in every float type
+        return array
+
+    monkeypatch.setattr(trace, "aligned", poisoned)
+    return str(request.param)
 
 
-def _poisoned(x: Any) -> Any:
-    return x.fill_(float("nan")) if x.is_floating_point() else x
+def native(isa: str, *, int8: bool = False) -> CpuKernels:
+    return CpuKernels(isa, random.choice([1, 2, 3]), int8=int8)
 
 
-@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F32", "F16", "BF16"])
-@pytest.mark.parametrize("seed", range(4))
-def test_linear(kernels: Kernels, scheme: str, seed: int) -> None:
+def quantized(scheme: str, rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Random blocks: of schemes that gguf can make from weights, or raw ones with sane scales."""
+    kind = gguf.GGMLQuantizationType[scheme]
+    try:
+        weight = rng.standard_normal((rows, columns)).astype(np.float32)
+        blocks: NDArray[Any] = gguf.quants.quantize(weight, kind)
+        return blocks.view(np.uint8).reshape(rows, -1).copy()
+    except NotImplementedError:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
+        for at in {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}[scheme]:
+            halves = rng.uniform(1e-3, 1e-2, (rows, columns // block, 1)).astype(np.float16)
+            raw[:, :, at : at + 2] = halves.view(np.uint8).reshape(rows, columns // block, 2)
+        return raw.reshape(rows, -1)
+
+
+SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+SUPER_BLOCKS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+TOKENS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 64, 101, 300)
+
+
+def shape_of(scheme: str, rng: np.random.Generator) -> tuple[int, int]:
+    block = 256 if scheme in SUPER_BLOCKS else 32
+    return int(rng.choice([1, 15, 16, 17, 48, 100, 333])), block * int(rng.integers(1, 20 if block == 32 else 6))
+
+
+@pytest.mark.parametrize("scheme", [*SMALL_BLOCKS, *SUPER_BLOCKS, "F32", "F16", "BF16"])
+@pytest.mark.parametrize("seed", range(2))
+def test_exact_linear(isa: str, scheme: str, seed: int) -> None:
     rng = np.random.default_rng([seed, *scheme.encode()])
-    rows, columns = int(rng.choice([1, 15, 16, 17, 48, 100, 333])), 32 * int(rng.integers(1, 20))
-    weight = rng.standard_normal((rows, columns)).astype(np.float32)
-    raw = torch.from_numpy(gguf.quants.quantize(weight, gguf.GGMLQuantizationType[scheme]).view(np.uint8).copy())
-    packed = kernels.pack(scheme, raw, (rows, columns))
+    rows, columns = shape_of(scheme, rng)
+    raw = quantized(scheme, rows, columns, rng)
+    exact = dequantize(scheme, torch.from_numpy(raw)).double().numpy()
+    kernels = native(isa)
+    packed = kernels.matrix(scheme, raw, (rows, columns))
     assert (packed.rows, packed.columns) == (rows, columns)
-    exact = dequantize(scheme, raw).double()
-    for tokens in (1, 2, 3, 4, 5, 12, 13, 64, 101):
-        x = torch.from_numpy(rng.standard_normal((tokens, columns)).astype(np.float32))
-        bias = torch.from_numpy(rng.standard_normal(rows).astype(np.float32)) if tokens % 2 else None
-        y = kernels.linear(x, packed, bias)
-        expected = x.double() @ exact.T + (0 if bias is None else bias.double())
+    for tokens in TOKENS:
+        x = rng.standard_normal((tokens, columns)).astype(np.float32)
+        bias = rng.standard_normal(rows).astype(np.float32) if tokens % 2 else None
+        kernels = native(isa)
+        y = run_ops(kernels, lambda x, inputs, k=kernels, b=bias: k.linear(x, packed, b), x)
+        expected = x.astype(np.float64) @ exact.T + (0 if bias is None else bias)
         # Float32 sums of n terms err by about n · 2⁻²⁴ of the sum of their magnitudes; much less in practice.
-        allowed = 2.0**-24 * columns * (x.double().abs() @ exact.abs().T + 1)
-        assert ((y.double() - expected).abs() <= allowed).all()
+        allowed = 2.0**-24 * columns * (np.abs(x) @ np.abs(exact.T) + 1)
+        assert (np.abs(y - expected) <= allowed).all()
+
+
+@pytest.mark.parametrize("scheme", [*SMALL_BLOCKS, *SUPER_BLOCKS])
+@pytest.mark.parametrize("seed", range(2))
+def test_int8_linear(isa: str, scheme: str, seed: int) -> None:
+    """Against the same rounding of activations in plain arithmetic: that it is right is a matter of float32 sums."""
+    rng = np.random.default_rng([seed, *scheme.encode()])
+    rows, columns = shape_of(scheme, rng)
+    raw = quantized(scheme, rows, columns, rng)
+    exact = dequantize(scheme, torch.from_numpy(raw)).double().numpy()
+    packed = native(isa).matrix(scheme, raw, (rows, columns))
+    for tokens in TOKENS:
+        x = rng.standard_normal((tokens, columns)).astype(np.float32) * 10.0 ** rng.integers(-3, 3, (tokens, 1))
+        x = x.astype(np.float32)
+        x[rng.integers(tokens), : columns // 2] = 0.0
+        residual = rng.standard_normal((tokens, rows)).astype(np.float32)
+        kernels = native(isa, int8=True)
+        y = run_ops(kernels, lambda x, r, inputs, k=kernels: k.add(r, k.linear(x, packed)), x, residual)
+        rounded = rounded_to_int8(x)
+        allowed = 2.0**-23 * columns * (np.abs(rounded) @ np.abs(exact.T) + np.abs(residual)) + 1e-30
+        assert (np.abs(y - (rounded @ exact.T + residual)) <= allowed + rounding_ties(x, exact)).all()
+
+
+def rounded_to_int8(x: Floats) -> NDArray[np.float64]:
+    groups = x.reshape(len(x), -1, 32).astype(np.float64)
+    scale = np.abs(groups).max(axis=2, keepdims=True) / 127
+    rounded: NDArray[np.float64] = np.rint(groups / np.where(scale == 0, 1, scale)) * scale
+    return rounded.reshape(x.shape)
+
+
+def rounding_ties(x: Floats, exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What it may cost that an activation within a float32's precision of the middle of two codes takes the other."""
+    groups = x.reshape(len(x), -1, 32).astype(np.float64)
+    scale = np.abs(groups).max(axis=2, keepdims=True) / 127
+    codes = groups / np.where(scale == 0, 1, scale)
+    tie = np.abs(codes - np.floor(codes) - 0.5) < 1e-4
+    cost: NDArray[np.float64] = (tie * scale).reshape(x.shape) @ np.abs(exact.T)
+    return cost
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_1", "Q6_K"])
+def test_bits_do_not_depend_on_company_or_threads(isa: str, scheme: str, int8: bool) -> None:
+    rng = np.random.default_rng(7)
+    rows, columns = 72, 512
+    raw = quantized(scheme, rows, columns, rng)
+    x = rng.standard_normal((300, columns)).astype(np.float32)
+    results = []
+    for part, threads in ((slice(0, 300), 1), (slice(0, 300), 3), (slice(2, 3), 2), (slice(1, 12), 2)):
+        kernels = CpuKernels(isa, threads, int8=int8)
+        packed = kernels.matrix(scheme, raw, (rows, columns))
+        y = run_ops(kernels, lambda x, inputs, k=kernels, w=packed: k.linear(x, w), x[part].copy())
+        results.append(y[2 - part.start])
+    assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_small_ops(kernels: Kernels, seed: int) -> None:
+def test_small_ops(isa: str, seed: int) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     tokens, heads, size = rng.choice([1, 2, 7, 300]), rng.choice([1, 3, 9]), rng.choice([32, 64, 80, 128])
-    x = torch.randn(tokens, heads, size) * rng.choice([1e-3, 1.0, 50.0])
-    weight = torch.randn(size)
-    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5), ORACLE.rms_norm(x, weight, 1e-5))
-
+    x = (torch.randn(tokens, heads * size) * rng.choice([1e-3, 1.0, 50.0])).numpy()
+    other = torch.randn(tokens, heads * size).numpy()
+    weight = torch.randn(rng.choice([size, heads * size])).numpy()
     half = rng.choice([size // 2, size // 4])
-    angles = torch.randn(tokens, half)
-    table = RopeTable(angles.cos(), angles.sin(), interleaved=rng.random() < 0.5)
-    torch.testing.assert_close(kernels.rope(x, table), ORACLE.rope(x, table))
+    angles = torch.randn(500, half)
+    table = RopeTable(angles.cos().numpy(), angles.sin().numpy(), interleaved=rng.random() < 0.5)
+    inputs = one_sequence(tokens, np.arange(tokens) + rng.randrange(200))
 
-    gate, up = x.flatten(1), torch.randn(tokens, heads * size)
-    torch.testing.assert_close(kernels.gated_silu(gate, up), ORACLE.gated_silu(gate, up))
+    def check(op: Callable[..., Any], *arrays: Floats) -> None:
+        """The same op of the oracle's kernels and of native ones."""
+        kernels = native(isa)
+        y = run_ops(kernels, lambda *values: op(kernels, *values), *arrays, inputs=inputs)
+        expected = run_ops(ORACLE, lambda *values: op(ORACLE, *values), *arrays, inputs=inputs)
+        torch.testing.assert_close(torch.from_numpy(y), torch.from_numpy(expected))
 
-
-def test_extremes_of_silu(kernels: Kernels) -> None:
-    gate = torch.tensor([[-1e30, -200.0, -88.0, -0.0, 0.0, 88.0, 200.0, 1e30]])
-    torch.testing.assert_close(
-        kernels.gated_silu(gate, torch.ones_like(gate)), ORACLE.gated_silu(gate, torch.ones_like(gate))
-    )
-
-
-def test_shapes_without_elements(kernels: Kernels) -> None:
-    empty = torch.empty(0, dtype=torch.uint8)
-    assert kernels.linear(torch.ones(3, 64), kernels.pack("Q8_0", empty, (0, 64))).shape == (3, 0)
-    assert torch.equal(kernels.linear(torch.ones(3, 0), kernels.pack("Q8_0", empty, (5, 0))), torch.zeros(3, 5))
+    check(lambda k, x, i: k.rms_norm(x, k.vector(weight, norm=True), 1e-5), x)
+    check(lambda k, x, i: k.rope(x, k.rope_table(table), size, i), x)
+    check(lambda k, x, y, i: k.gated_silu(x, y), x, other)
+    check(lambda k, x, y, i: k.add(x, y), x, other)
+    check(lambda k, x, i: k.outputs(x, i), x)
 
 
-def test_what_native_kernels_would_misread_is_refused(kernels: Kernels) -> None:
-    with pytest.raises(TypeError, match="float32"):
-        kernels.rms_norm(torch.ones(2, 64, dtype=torch.bfloat16), torch.ones(64), 1e-5)
+def test_extremes_of_silu(isa: str) -> None:
+    gate = np.array([[-1e30, -200.0, -88.0, -0.0, 0.0, 88.0, 200.0, 1e30]], np.float32)
+    kernels = native(isa)
+    y = run_ops(kernels, lambda gate, up, inputs: kernels.gated_silu(gate, up), gate, np.ones_like(gate))
+    expected = torch.nn.functional.silu(torch.from_numpy(gate))
+    torch.testing.assert_close(torch.from_numpy(y), expected)
+
+
+def test_shapes_without_elements(isa: str) -> None:
+    kernels = native(isa, int8=True)
+    empty = np.empty((0, 0), np.uint8)
+    no_rows, no_columns = kernels.matrix("Q8_0", empty, (0, 64)), kernels.matrix("Q8_0", empty, (5, 0))
+    x = np.ones((3, 64), np.float32)
+    assert run_ops(kernels, lambda x, inputs: kernels.linear(x, no_rows), x).shape == (3, 0)
+    kernels = native(isa, int8=True)
+    y = run_ops(kernels, lambda x, inputs: kernels.linear(x, no_columns), np.ones((3, 0), np.float32))
+    assert np.array_equal(y, np.zeros((3, 5)))
+
+
+def test_another_kernels_layout_is_refused(isa: str) -> None:
+    with pytest.raises(TypeError, match="layout"):
+        native(isa).linear(Value(Rows.TOKENS, 64), ORACLE.matrix("F32", np.zeros((1, 256), np.uint8), (1, 64)))

@@ -7,8 +7,8 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.scheduler.request import SamplingParams
@@ -79,7 +79,7 @@ def test_draws_follow_the_reference_distribution(case: int) -> None:
     wanted = reference_distribution(reference_logits(logits, tokens, 5, params), params)
     sampler = Sampler()
     n_draws = 2000
-    row = torch.tensor([logits], dtype=torch.float32)
+    row = np.array([logits], dtype=np.float32)
     drawn: Counter[int] = Counter()
     for seq_id in range(n_draws):
         sampler.learn(NewSequence(seq_id, tuple(tokens), 5, replace(params, seed=rng.getrandbits(64))))
@@ -102,12 +102,12 @@ def test_greedy_is_the_reference_argmax_with_penalties() -> None:
         changed = reference_logits(logits, tokens, 4, params)
         sampler = Sampler()
         sampler.learn(NewSequence(seq_id, tuple(tokens), 4, params))
-        chosen = sampler.sample([seq_id], torch.tensor([logits]))[0].token
+        chosen = sampler.sample([seq_id], np.array([logits], dtype=np.float32))[0].token
         assert changed[chosen] == pytest.approx(max(changed), abs=1e-5)
 
 
 def test_a_seed_means_the_same_tokens_after_a_preemption_and_in_any_company() -> None:
-    logits = torch.randn(30, 4, 50)
+    logits = np.random.default_rng(3).standard_normal((30, 4, 50), dtype=np.float32)
     params = SamplingParams(temperature=1.0, seed=99, repeat_penalty=1.2, frequency_penalty=0.3)
 
     def run(company: int, interrupted_at: int | None) -> list[int]:
@@ -120,7 +120,7 @@ def test_a_seed_means_the_same_tokens_after_a_preemption_and_in_any_company() ->
             if step == interrupted_at:
                 sampler.forget(company)
                 sampler.learn(NewSequence(company, tuple(tokens), 3, params))
-            mixed = torch.cat((rows[1 : company + 1], rows[:1]))
+            mixed = np.concatenate((rows[1 : company + 1], rows[:1]))
             tokens.append(sampler.sample(range(company + 1), mixed)[-1].token)
         return tokens
 
@@ -129,14 +129,43 @@ def test_a_seed_means_the_same_tokens_after_a_preemption_and_in_any_company() ->
 
 
 def test_logprobs_are_those_of_the_model_not_of_the_filters() -> None:
-    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    values = [1.0, 3.0, 2.0, 0.0]
     sampler = Sampler()
     sampler.learn(
         NewSequence(0, (2,), 1, SamplingParams(temperature=0.1, top_k=1, logit_bias={0: 100.0}, seed=1, logprobs=2))
     )
-    sampled = sampler.sample([0], logits)[0]
-    expected = torch.log_softmax(logits[0], -1)
+    sampled = sampler.sample([0], np.array([values], dtype=np.float32))[0]
+    total = math.log(sum(map(math.exp, values)))
     assert sampled.token == 0
-    assert sampled.logprob == pytest.approx(float(expected[0]))
+    assert sampled.logprob == pytest.approx(1.0 - total)
     assert [token for token, _ in sampled.top] == [1, 2]
-    assert [logprob for _, logprob in sampled.top] == pytest.approx([float(expected[1]), float(expected[2])])
+    assert [logprob for _, logprob in sampled.top] == pytest.approx([3.0 - total, 2.0 - total])
+
+
+@pytest.mark.parametrize("top_k", [0, 3, 6])
+def test_among_equal_logits_the_lower_id_ranks_first(top_k: int) -> None:
+    """Seven tokens share five places: the drawn ones are the first of those that a stable sort ranks."""
+    logits = np.array([[0.0, 1.0, 0.0, 1.0, -1.0, 0.0, 0.0]], dtype=np.float32)
+    ranking = [1, 3, 0, 2, 5, 6, 4]
+    params = SamplingParams(temperature=100.0, top_k=top_k, logprobs=5)
+    sampler, drawn = Sampler(), set()
+    for seq_id in range(300):
+        sampler.learn(NewSequence(seq_id, (), 0, replace(params, seed=seq_id)))
+        sampled = sampler.sample([seq_id], logits)[0]
+        drawn.add(sampled.token)
+        assert [token for token, _ in sampled.top] == ranking[:5]
+    assert drawn == set(ranking[: top_k or 7])
+
+
+def test_a_row_without_numbers_harms_no_other() -> None:
+    logits = np.array([[math.nan] * 4, [0.0, 0.0, 9.0, 0.0]], dtype=np.float32)
+    for temperature in (0.0, 1.0):
+        sampler = Sampler()
+        params = SamplingParams(temperature=temperature, min_p=0.5, top_p=0.9, seed=1, logprobs=4)
+        for seq_id in (0, 1):
+            sampler.learn(NewSequence(seq_id, (1,), 1, params))
+        assert sampler.sample([0, 1], logits)[1].token == 2
+
+
+def test_nothing_to_sample() -> None:
+    assert Sampler().sample([], np.empty((0, 0), dtype=np.float32)) == ()

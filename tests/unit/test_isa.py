@@ -40,6 +40,15 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "config", [{"dtype": "bfloat16"}, {"devices": (Device("cuda", 0),)}], ids=["other dtype", "card"]
 )
-def test_native_kernels_are_for_float32_on_cpus(tmp_path: Path, config: dict[str, object]) -> None:
+def test_native_kernels_are_for_int8_and_float32_on_cpus(tmp_path: Path, config: dict[str, object]) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     assert draw_up(EngineConfig(path, **config)).cpu_isa == TORCH  # type: ignore[arg-type]
+
+
+def test_int8_needs_native_kernels(tmp_path: Path) -> None:
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    with pytest.raises(UsageError, match="int8"):
+        draw_up(EngineConfig(path, dtype="int8", cpu_isa=TORCH))
+    with pytest.raises(UsageError, match="q8_0"):
+        draw_up(EngineConfig(path, cache_type_k="q8_0", cpu_isa=TORCH))
+    assert draw_up(EngineConfig(path, cpu_isa=TORCH)).dtype == "float32"

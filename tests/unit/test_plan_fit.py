@@ -89,7 +89,7 @@ def test_shards_together_weigh_what_the_file_does(tmp_path: Path, mode: SplitMod
     spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
     plan = split(spec, checkpoint.tensors, [Device("cpu", 0), Device("cpu", 1), Device("cpu", 2)], mode)
     sizes = [
-        shard_bytes(plan, shard, checkpoint.tensors, "bfloat16", ("float16", "float32"), quantized=False)
+        shard_bytes(plan, shard, checkpoint.tensors, "bfloat16", ("float16", "float32"), native=False)
         for shard in plan.shards
     ]
 

@@ -58,7 +58,7 @@ class Grid:
     split_modes: Sequence[SplitMode]
     main_gpus: Sequence[int]
     tensor_splits: Sequence[tuple[float, ...] | None]
-    dtypes: Sequence[str]
+    dtypes: Sequence[str | None]
     cache_types_k: Sequence[str | None]
     cache_types_v: Sequence[str | None]
     token_budgets: Sequence[int]

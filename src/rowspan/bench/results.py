@@ -93,7 +93,7 @@ def record(
         "engine_version": importlib.metadata.version("rowspan"),
         "torch_version": importlib.metadata.version("torch"),
         "kernels": blueprint.cpu_isa,
-        "dtype": blueprint.config.dtype,
+        "dtype": blueprint.dtype,
         "model_fingerprint": model.fingerprint,
         "model_sha256": model.sha256,
         "load_seconds": round(run.load_seconds, 3),

@@ -46,10 +46,10 @@ def bench(
         Values, typer.Option("--ubatch-size", "-ub", help="Tokens computed in one step. [default: 512]")
     ] = None,
     cache_type_k: Annotated[
-        Values, typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16. [default: as --dtype]")
+        Values, typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0. [default: as --dtype]")
     ] = None,
     cache_type_v: Annotated[Values, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
-    dtype: Annotated[Values, typer.Option("--dtype", help=f"Of weights and activations. {MANY}")] = None,
+    dtype: Annotated[Values, typer.Option("--dtype", help=f"What is computed with. {MANY}")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Of every test.")] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl, csv or sql.")] = "md",
     delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds of rest before every test.")] = 0.0,
@@ -80,7 +80,7 @@ def bench(
         split_modes=[SplitMode(name) for name in parse_names("-sm", split_mode or ["layer"], SplitMode)],
         main_gpus=parse_numbers("-mg", main_gpu or ["0"]),
         tensor_splits=[parse_ratios(text) for text in alternatives(tensor_split or ())] or [None],
-        dtypes=parse_names("--dtype", dtype or [EngineConfig.dtype], DTYPES),
+        dtypes=parse_names("--dtype", dtype, DTYPES) if dtype else [None],
         cache_types_k=parse_names("-ctk", cache_type_k, CACHE_TYPES) if cache_type_k else [None],
         cache_types_v=parse_names("-ctv", cache_type_v, CACHE_TYPES) if cache_type_v else [None],
         token_budgets=parse_numbers("-ub", ubatch or [str(EngineConfig.token_budget)], least=1),

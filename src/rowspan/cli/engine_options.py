@@ -51,12 +51,15 @@ class EngineOptions:
         int | None, typer.Option("--ubatch-size", "-ub", min=1, help="Tokens computed in one step. [default: 512]")
     ] = None
     cache_type_k: Annotated[
-        str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16 or f16. [default: as --dtype]")
+        str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16 or q8_0. [default: as --dtype]")
     ] = None
     cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", help="Of weights and activations: float32, bfloat16, float16. [default: float32]"),
+        typer.Option(
+            "--dtype",
+            help="What is computed with: int8, float32, bfloat16, float16. [default: int8 on CPUs, bfloat16 on cards]",
+        ),
     ] = None
     threads: Annotated[
         int | None,

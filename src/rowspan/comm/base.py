@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import Generic, Protocol, TypeVar
 
 from rowspan.plan.split import Plan
 
+Array = TypeVar("Array")
+"""What a rank computes with: NumPy arrays, or torch's tensors."""
 
-class Comm(Protocol):
+
+class Comm(Protocol[Array]):
     """One rank's connections: to the row group of its stage, and to the stages before and after."""
 
-    def all_reduce(self, x: Tensor) -> Tensor:
+    @property
+    def rows(self) -> int:
+        """Ranks of the row group."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """This rank is row 0 of its stage."""
+        ...
+
+    def all_reduce(self, x: Array) -> Array:
         """Sum over the row group; every rank gets the same bits. May change x in place."""
         ...
 
-    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+    def gather_columns(self, x: Array, widths: Sequence[int]) -> Array | None:
         """Join each row rank's columns, (T, widths[row]), to (T, sum(widths)) on row 0; None elsewhere."""
         ...
 
-    def send_stage(self, x: Tensor) -> None:
+    def send_stage(self, x: Array) -> None:
         """Hand hidden states to the next stage."""
         ...
 
-    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def receive_stage(self, shape: tuple[int, ...]) -> Array:
         """Take hidden states from the previous stage."""
         ...
 
@@ -55,19 +65,22 @@ class Neighbours:
         )
 
 
-class SoloComm:
+class SoloComm(Generic[Array]):
     """A rank that is alone."""
 
-    def all_reduce(self, x: Tensor) -> Tensor:
+    rows = 1
+    leads = True
+
+    def all_reduce(self, x: Array) -> Array:
         return x
 
-    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+    def gather_columns(self, x: Array, widths: Sequence[int]) -> Array | None:
         return x
 
-    def send_stage(self, x: Tensor) -> None:
+    def send_stage(self, x: Array) -> None:
         raise RuntimeError("a lone rank has no next stage")
 
-    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def receive_stage(self, shape: tuple[int, ...]) -> Array:
         raise RuntimeError("a lone rank has no previous stage")
 
     def close(self) -> None:

@@ -20,10 +20,10 @@ only bounds what happens when the engine itself is gone."""
 
 
 class DistributedComm:
-    """See `rowspan.comm.base.Comm`."""
+    """See `rowspan.comm.base.Comm`; of tensors on cards."""
 
-    def __init__(self, plan: Plan, rank: int, meeting_file: Path, device: torch.device) -> None:
-        """Args: meeting_file: the same, not yet existing, file for all ranks."""
+    def __init__(self, plan: Plan, rank: int, meeting_file: Path, device: torch.device, dtype: torch.dtype) -> None:
+        """Args: meeting_file: the same, not yet existing, file for all ranks; dtype: of the hidden states."""
         dist.init_process_group(
             backend="nccl",
             store=FileStore(str(meeting_file), len(plan.shards)),
@@ -36,6 +36,15 @@ class DistributedComm:
         self._near = Neighbours.of(plan, rank)
         self._group = groups.get(plan.shards[rank].stage)
         self._device = device
+        self._dtype = dtype
+
+    @property
+    def rows(self) -> int:
+        return len(self._near.members)
+
+    @property
+    def leads(self) -> bool:
+        return self._near.leads
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if self._group is not None:
@@ -60,8 +69,8 @@ class DistributedComm:
             assert self._near.next is not None, "the last stage has none after it"
             dist.send(x.contiguous(), self._near.next)
 
-    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        x = torch.empty(shape, dtype=dtype, device=self._device)
+    def receive_stage(self, shape: tuple[int, ...]) -> Tensor:
+        x = torch.empty(shape, dtype=self._dtype, device=self._device)
         if self._near.leads:
             assert self._near.previous is not None, "the first stage has none before it"
             dist.recv(x, self._near.previous)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from rowspan.comm.base import Neighbours
 from rowspan.comm.peer_lost import PeerLostError
@@ -22,7 +21,7 @@ EAGER_BYTES = 64 << 10  # fits every socket's buffer: can be sent before anyone 
 
 
 class SocketComm:
-    """See `rowspan.comm.base.Comm`."""
+    """See `rowspan.comm.base.Comm`; of contiguous float32 arrays."""
 
     def __init__(self, plan: Plan, rank: int, peers: Sequence[int]) -> None:
         """Args: peers: for each rank the file descriptor of the socket to it; anything for `rank` itself."""
@@ -31,30 +30,38 @@ class SocketComm:
         self._sockets = {peer: socket.socket(fileno=fd) for peer, fd in enumerate(peers) if peer != rank}
         self._others = [peer for peer in self._near.members if peer != rank]
 
-    def all_reduce(self, x: Tensor) -> Tensor:
+    @property
+    def rows(self) -> int:
+        return len(self._near.members)
+
+    @property
+    def leads(self) -> bool:
+        return self._near.leads
+
+    def all_reduce(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self._others:
             return x
-        x = x.contiguous()
-        parts = {peer: torch.empty_like(x) for peer in self._others} | {self._rank: x}
+        parts = {self._rank: x}
         if x.nbytes <= EAGER_BYTES:
             for peer in self._others:
                 self._send(x, peer)
             for peer in self._others:
-                self._receive(parts[peer], peer)
+                parts[peer] = self._receive(x.shape, peer)
         else:
             # All pairs in one order that every rank keeps, the lower rank speaking first: nobody waits in a circle.
             for peer in self._others:
                 if self._rank < peer:
                     self._send(x, peer)
-                self._receive(parts[peer], peer)
+                parts[peer] = self._receive(x.shape, peer)
                 if self._rank > peer:
                     self._send(x, peer)
-        total = parts[self._near.members[0]].float()  # summed in the order of ranks: the same bits everywhere
-        for member in self._near.members[1:]:
-            total = total + parts[member]
-        return total.to(x.dtype)
+        # Summed in the order of ranks: the same bits everywhere. The last sum goes to x, whose part is in it by then.
+        total, *between, last = (parts[member] for member in self._near.members)
+        for part in between:
+            total += part
+        return np.add(total, last, out=x)
 
-    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+    def gather_columns(self, x: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float32] | None:
         if not self._others:
             return x
         if not self._near.leads:
@@ -62,49 +69,42 @@ class SocketComm:
             return None
         parts = [x]
         for peer, width in zip(self._near.members[1:], widths[1:], strict=True):
-            parts.append(self._receive(x.new_empty(x.shape[0], width), peer))
-        return torch.cat(parts, dim=1)
+            parts.append(self._receive((len(x), width), peer))
+        return np.concatenate(parts, axis=1)
 
-    def send_stage(self, x: Tensor) -> None:
+    def send_stage(self, x: NDArray[np.float32]) -> None:
         if self._near.leads:
             assert self._near.next is not None, "the last stage has none after it"
             self._send(x, self._near.next)
 
-    def receive_stage(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        x = torch.empty(shape, dtype=dtype)
-        if self._near.leads:
-            assert self._near.previous is not None, "the first stage has none before it"
-            self._receive(x, self._near.previous)
-            for peer in self._others:
-                self._send(x, peer)
-        else:
-            self._receive(x, self._near.members[0])
+    def receive_stage(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if not self._near.leads:
+            return self._receive(shape, self._near.members[0])
+        assert self._near.previous is not None, "the first stage has none before it"
+        x = self._receive(shape, self._near.previous)
+        for peer in self._others:
+            self._send(x, peer)
         return x
 
     def close(self) -> None:
         for link in self._sockets.values():
             link.close()
 
-    def _send(self, x: Tensor, peer: int) -> None:
+    def _send(self, x: NDArray[np.float32], peer: int) -> None:
         try:
-            self._sockets[peer].sendall(_bytes_of(x.contiguous()))
+            self._sockets[peer].sendall(x.data)
         except OSError as error:
             raise PeerLostError from error
 
-    def _receive(self, x: Tensor, peer: int) -> Tensor:
-        view = _bytes_of(x)
-        while view:
+    def _receive(self, shape: tuple[int, ...], peer: int) -> NDArray[np.float32]:
+        x = np.empty(shape, dtype=np.float32)
+        missing = x.reshape(-1).view(np.uint8).data
+        while missing:
             try:
-                received = self._sockets[peer].recv_into(view, flags=socket.MSG_WAITALL)
+                received = self._sockets[peer].recv_into(missing, flags=socket.MSG_WAITALL)
             except OSError as error:
                 raise PeerLostError from error
             if not received:
                 raise PeerLostError
-            view = view[received:]
+            missing = missing[received:]
         return x
-
-
-def _bytes_of(x: Tensor) -> memoryview:
-    """The memory of a contiguous tensor, whatever its dtype."""
-    array: Any = x.view(-1).view(torch.uint8).numpy()
-    return memoryview(array)

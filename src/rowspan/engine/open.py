@@ -13,7 +13,7 @@ from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used
 from rowspan.model.spec import ModelSpec
-from rowspan.plan.fit import CacheSize, ShardBytes, shard_bytes, size_cache
+from rowspan.plan.fit import Q8_GROUP, CacheSize, ShardBytes, shard_bytes, size_cache
 from rowspan.plan.split import Plan, split
 from rowspan.worker.messages import WorkerSetup
 
@@ -29,6 +29,7 @@ class Blueprint:
     sizes: tuple[ShardBytes, ...]  # by rank
     cache: CacheSize
     cache_dtypes: tuple[str, str]
+    dtype: str
     cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
 
     def setups(self) -> list[WorkerSetup]:
@@ -37,12 +38,14 @@ class Blueprint:
                 rank=shard.rank,
                 plan=self.plan,
                 model_path=self.config.model_path,
-                dtype=self.config.dtype,
+                dtype=self.dtype,
                 cpu_isa=self.cpu_isa,
                 cache_dtypes=self.cache_dtypes,
                 n_blocks=self.cache.n_blocks,
                 block_size=self.config.block_size,
                 context_size=self.cache.context_size,
+                max_tokens=self.config.token_budget,
+                max_outputs=min(self.config.token_budget, self.config.parallel),
                 cores=cores,
                 threads=threads,
             )
@@ -65,24 +68,32 @@ def draw_up(config: EngineConfig) -> Blueprint:
         )
     spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
     plan = split(spec, checkpoint.tensors, config.devices, config.split_mode, config.tensor_split, config.main_gpu)
+    cpu_isa, dtype = kernels_used(config.cpu_isa, plan.shards[0].device.kind, config.dtype)
     cache_dtypes = (
-        _cache_dtype(config.cache_type_k, config.dtype, "--cache-type-k"),
-        _cache_dtype(config.cache_type_v, config.dtype, "--cache-type-v"),
+        _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
+        _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
     )
-    cpu_isa = kernels_used(config.cpu_isa, plan.shards[0].device.kind, config.dtype)
     sizes = tuple(
-        shard_bytes(plan, shard, checkpoint.tensors, config.dtype, cache_dtypes, quantized=cpu_isa != TORCH)
+        shard_bytes(plan, shard, checkpoint.tensors, dtype, cache_dtypes, native=cpu_isa != TORCH)
         for shard in plan.shards
     )
     cache = _size_cache(config, spec, plan, sizes)
-    return Blueprint(config, checkpoint, spec, plan, sizes, cache, cache_dtypes, cpu_isa)
+    return Blueprint(config, checkpoint, spec, plan, sizes, cache, cache_dtypes, dtype, cpu_isa)
 
 
-def _cache_dtype(name: str | None, dtype: str, option: str) -> str:
+def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:
     if name is None:
-        return dtype
+        return "float16" if dtype == "int8" else dtype
     if name not in CACHE_TYPES:
         raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
+    if name == "q8_0" and (isa == TORCH or spec.head_dim % Q8_GROUP):
+        raise UsageError(
+            f"{option} q8_0 cannot be had here.",
+            why="Only the native kernels for CPUs have it."
+            if isa == TORCH
+            else f"It takes {Q8_GROUP} elements at a time, and a head has {spec.head_dim}.",
+            fix=f"Use {option} f16.",
+        )
     return CACHE_TYPES[name]
 
 

@@ -24,14 +24,31 @@ def available_isas() -> list[str]:
     return [*(module.isas() if module is not None else []), TORCH]
 
 
-def kernels_used(wanted: str | None, device_kind: str, dtype: str) -> str:
-    """Which kernels run a model: native ones are for float32 on CPUs, torch's for everything else.
+NATIVE_DTYPES = ("int8", "float32")
+
+
+def kernels_used(wanted: str | None, device_kind: str, dtype: str | None) -> tuple[str, str]:
+    """Which kernels run a model, and in which dtype: native ones compute in int8 or float32 on CPUs, torch's kernels do
+    everything else.
+
+    Args:
+        dtype: as asked for; None: the fastest that keeps answers good.
 
     Raises:
-        UsageError: as `choose_isa`.
+        UsageError: as `choose_isa`; or int8 where there are no native kernels.
     """
-    isa = choose_isa(wanted)
-    return isa if device_kind == "cpu" and dtype == "float32" else TORCH
+    isa = choose_isa(wanted) if device_kind == "cpu" else TORCH
+    if dtype is None:
+        dtype = "int8" if isa != TORCH else "float32" if device_kind == "cpu" else "bfloat16"
+    if dtype not in NATIVE_DTYPES:
+        isa = TORCH
+    if dtype == "int8" and isa == TORCH:
+        raise UsageError(
+            "--dtype int8 cannot be had here.",
+            why="Only the native kernels for CPUs round activations to int8.",
+            fix="Use --dtype float32 or bfloat16.",
+        )
+    return isa, dtype
 
 
 def choose_isa(wanted: str | None) -> str:

@@ -1,17 +1,24 @@
 """The ops a model is made of. `kernels/torch` is the oracle; every faster implementation is tested against it.
 
-Shapes: T tokens of one step; H, G, D = KV heads, query heads per KV head, head size of this rank; S cache slots.
+Activations have one row for each of a step's T tokens (or N outputs); heads lie side by side in a row. What they are
+held in is the kernels' affair: tensors, or names of buffers while the step is recorded. No torch here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.comm.base import Comm
+from rowspan.model.rope import RopeTable
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
+
+Array = TypeVar("Array")
 
 
 class Weight(Protocol):
@@ -29,92 +36,106 @@ class Weight(Protocol):
 
 @dataclass(frozen=True)
 class RawRows:
-    """A matrix still in its file's blocks, for looking up rows: uint8 (rows, bytes per row), a view of the mapped
-    file, so that a table that is also the head is not held twice."""
+    """Rows of an embedding still in their file's blocks, uint8 (rows, bytes per row), a view of the mapped file: so a
+    table that is also the head is not held twice. The first one is that of vocabulary entry `first`."""
 
     scheme: str
-    blocks: Tensor
+    blocks: NDArray[np.uint8]
     columns: int
-
-
-@dataclass(frozen=True)
-class AttentionGroup:
-    """Sequences with equally many query tokens in this step, attended to in one go: B sequences, M tokens each."""
-
-    token_rows: Tensor  # int64 (B, M): their rows among the step's T tokens
-    positions: Tensor  # int64 (B, M)
-    slots: Tensor  # int64 (B, L): cache slot of position 0, 1, …; padded with any valid slot to a common length L
-    lengths: Sequence[int]  # B: positions written, those of this step included
+    first: int
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One step's tokens, laid out for the kernels."""
+    """One step's tokens, sequence by sequence. All arrays are contiguous int64.
 
-    tokens: Tensor  # int64 (T,)
-    positions: Tensor  # int64 (T,)
-    slots: Tensor  # int64 (T,): where each token's key and value go
-    groups: Sequence[AttentionGroup]
-    sample_rows: Tensor  # int64: rows whose logits are wanted
+    Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions.
+    """
 
-
-@dataclass(frozen=True)
-class RopeTable:
-    """cos and sin of angles, float32 (positions, dim / 2); scaling is folded in."""
-
-    cos: Tensor
-    sin: Tensor
-    interleaved: bool
-
-    def at(self, positions: Tensor) -> RopeTable:
-        """The rows of these positions: looked up once a step, used by every layer."""
-        return RopeTable(self.cos[positions], self.sin[positions], self.interleaved)
+    tokens: NDArray[np.int64]  # (T,)
+    positions: NDArray[np.int64]  # (T,)
+    cache_slots: NDArray[np.int64]  # (T,) where each token's key and value go
+    starts: NDArray[np.int64]  # (sequences + 1,)
+    slots: NDArray[np.int64]  # (sequences, L): cache slot of position 0, 1, …; padded with any valid slot to length L
+    output_rows: NDArray[np.int64]  # (N,) tokens whose logits are wanted
 
 
-@dataclass(frozen=True)
-class LayerCache:
-    """One layer's keys and values: each (S, H, D)."""
+class LayerCache(Protocol):
+    """One layer's keys and values: S slots × KV heads × head size."""
 
-    k: Tensor
-    v: Tensor
+    @property
+    def nbytes(self) -> int: ...
 
 
-class Kernels(Protocol):
-    """One device's implementation of the ops."""
+Forward = Callable[[Any], Any]
+"""A model: takes a step's inputs in the kernels' own form, passes them on to ops, and returns logits, or None on ranks
+that have none."""
 
-    def pack(self, scheme: str, raw: Tensor, shape: tuple[int, int]) -> Weight:
-        """Turn a file's blocks, uint8 (rows, bytes per row), into this device's runtime layout of a (rows, columns)
-        matrix."""
+
+class Kernels(Protocol[Array]):
+    """One device's implementation of the ops, and of what they work on."""
+
+    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
+        """A file's blocks, uint8 (rows, bytes per row), in this device's runtime layout of a (rows, columns) matrix."""
         ...
 
-    def embedding(self, tokens: Tensor, table: RawRows, first_row: int) -> Tensor:
-        """Rows of the table, (T, columns). The table starts at vocabulary entry `first_row`; tokens outside it give
-        zeros, so that the sum over all ranks is the embedding."""
+    def vector(self, values: NDArray[np.float32], *, norm: bool) -> Any:
+        """A norm's weights, or a bias."""
         ...
 
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def rope_table(self, table: RopeTable) -> Any: ...
+
+    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> LayerCache:
+        """Room for one layer's keys and values, of these types (`rowspan.config.CACHE_TYPES`). Not touched: on CPUs the
+        system hands out pages only as they are first written."""
+        ...
+
+    def connect(self, comm: Comm[Any]) -> Comm[Array]:
+        """Connections to other ranks that take this implementation's arrays."""
+        ...
+
+    def capture(
+        self, forward: Forward, max_tokens: int, max_outputs: int
+    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
+        """Make the model ready to be run over and over: returns a function from a step's inputs to float32 logits
+        (N, vocabulary), which are valid until the next call; None on ranks that have none."""
+        ...
+
+    def embedding(self, table: RawRows, inputs: Any) -> Array:
+        """Rows of the table, (T, columns). Tokens outside it give zeros, so that the sum over all ranks is the
+        embedding."""
+        ...
+
+    def linear(self, x: Array, weight: Weight, bias: Any = None) -> Array:
         """(T, columns) → (T, rows)."""
         ...
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / rms(x) · weight over the last dimension (Zhang and Sennrich 2019)."""
+    def add(self, x: Array, y: Array) -> Array: ...
+
+    def rms_norm(self, x: Array, weight: Any, eps: float) -> Array:
+        """x / rms(x) · weight (Zhang and Sennrich 2019) over each stretch of x as long as weight."""
         ...
 
-    def rope(self, x: Tensor, angles: RopeTable) -> Tensor:
-        """Rotate the leading `dim` elements of every head of x (T, heads, D) by its token's row of angles."""
+    def rope(self, x: Array, table: Any, head_dim: int, inputs: Any) -> Array:
+        """Rotate the leading elements of each head of x (T, heads · head_dim) by the angles of its token's position."""
         ...
 
-    def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store k and v (T, H, D) at their slots."""
+    def write_cache(self, cache: Any, k: Array, v: Array, inputs: Any) -> None:
+        """Store each token's k and v (T, KV heads · head size)."""
         ...
 
-    def attention(self, q: Tensor, cache: LayerCache, inputs: StepInputs, window: int | None) -> Tensor:
-        """Causal attention of q (T, H·G, D) over each sequence's cached positions, scaled by 1/√D → (T, H·G·D).
+    def attention(self, q: Array, cache: Any, inputs: Any, window: int | None) -> Array:
+        """Causal attention of q (T, heads · head size) over each sequence's cached positions, scaled by
+        1/√(head size) → (T, heads · head size).
 
         window: how many positions back (itself included) a token sees; None = all of them.
         """
         ...
 
-    def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
+    def gated_silu(self, gate: Array, up: Array) -> Array:
         """silu(gate) · up."""
+        ...
+
+    def outputs(self, x: Array, inputs: Any) -> Array:
+        """The rows whose logits are wanted, (N, width)."""
         ...

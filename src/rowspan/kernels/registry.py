@@ -1,19 +1,23 @@
-"""Chooses the implementation of the ops for a device."""
+"""Chooses the implementation of the ops for a device. Imports torch only where torch is to compute."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
 from rowspan.kernels.cpu.kernels import CpuKernels
 from rowspan.kernels.isa import TORCH
 from rowspan.kernels.ops import Kernels
-from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.plan.device import Device
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype, isa: str, threads: int) -> Kernels:
-    """The kernels that `rowspan.kernels.isa.kernels_used` names.
+def kernels_for(device: Device, dtype: str, isa: str, threads: int) -> Kernels[Any]:
+    """The kernels that `rowspan.kernels.isa.kernels_used` names, on a device of this process.
 
-    Args:
-        threads: of native kernels.
+    Raises:
+        UsageError: there is no such card.
     """
-    return TorchKernels(dtype, device) if isa == TORCH else CpuKernels(isa, threads)
+    if isa != TORCH:
+        return CpuKernels(isa, threads, int8=dtype == "int8")
+    from rowspan.kernels.torch.open import open_device  # torch: seconds to import
+
+    return open_device(device, dtype, threads)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from rowspan.kernels.ops import RopeTable
 from rowspan.model.spec import RopeSpec
 
 
-def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: Tensor | None, device: torch.device) -> RopeTable:
+@dataclass(frozen=True)
+class RopeTable:
+    """cos and sin of angles, float32 (positions, dim / 2); scaling is folded in."""
+
+    cos: NDArray[np.float32]
+    sin: NDArray[np.float32]
+    interleaved: bool
+
+
+def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float32] | None) -> RopeTable:
     """Angles of positions 0 … n_positions - 1, worked out in float64.
 
     freq_divisors: one per pair, from the tensor `rope_freqs` (Llama-3 scaling).
     """
-    pairs = torch.arange(spec.dim // 2, dtype=torch.float64)
+    pairs = np.arange(spec.dim // 2, dtype=np.float64)
     frequencies = spec.base ** (-2.0 * pairs / spec.dim)
     if freq_divisors is not None:
-        frequencies = frequencies / freq_divisors.double()
+        frequencies = frequencies / freq_divisors
     magnitude = spec.yarn_attn_factor if spec.scaling == "yarn" else 1.0
     if spec.scaling == "linear":
         frequencies = frequencies / spec.factor
@@ -28,12 +37,12 @@ def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: Tensor | None, d
         frequencies = frequencies * kept + frequencies / spec.factor * (1 - kept)
         if spec.yarn_ext_factor:
             magnitude *= 1.0 + 0.1 * math.log(spec.factor)
-    angles = torch.outer(torch.arange(n_positions, dtype=torch.float64), frequencies)
-    cos, sin = (angles.cos() * magnitude).float(), (angles.sin() * magnitude).float()
-    return RopeTable(cos.to(device), sin.to(device), spec.interleaved)
+    angles = np.outer(np.arange(n_positions), frequencies)
+    cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+    return RopeTable(cos.astype(np.float32), sin.astype(np.float32), spec.interleaved)
 
 
-def _yarn_kept(spec: RopeSpec, pairs: Tensor) -> Tensor:
+def _yarn_kept(spec: RopeSpec, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much of each frequency stays unscaled (Peng et al. 2023, section 3.2): all of the fast ones, which turn
     more than beta_fast times within the original context, none of the slow ones, and a ramp between."""
 
@@ -42,5 +51,5 @@ def _yarn_kept(spec: RopeSpec, pairs: Tensor) -> Tensor:
 
     low = max(0, math.floor(pair_turning(spec.yarn_beta_fast)))
     high = min(spec.dim - 1, math.ceil(pair_turning(spec.yarn_beta_slow)))
-    ramp = ((pairs - low) / max(0.001, high - low)).clamp(0, 1)
+    ramp = np.clip((pairs - low) / max(0.001, high - low), 0, 1)
     return (1 - ramp) * spec.yarn_ext_factor

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.names import Role, TensorKey
-from rowspan.kernels.ops import Kernels, RawRows
+from rowspan.errors import UnsupportedModelError
+from rowspan.kernels.ops import Kernels, RawRows, Weight
 from rowspan.plan.split import Cut, Plan, Shard, Span
-from rowspan.quant.dequantize import dequantize
 
-NORMS = frozenset({Role.FINAL_NORM, Role.ROPE_FREQS, Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM})
-"""Vectors that stay float32: they are small, and norms are taken in float32."""
+NORMS = frozenset({Role.FINAL_NORM, Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM})
 
 
 @dataclass(frozen=True)
 class Projection:
     """A matrix in the kernels' runtime layout, and its bias if it has one."""
 
-    weight: Any
-    bias: Tensor | None
+    weight: Weight
+    bias: Any
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer's tensors, by role."""
+    """One layer's tensors, by role; vectors in the kernels' form, None where the model has none."""
 
-    attn_norm: Tensor
+    attn_norm: Any
     q: Projection
     k: Projection
     v: Projection
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    q_norm: Any
+    k_norm: Any
     o: Projection
-    ffn_norm: Tensor
+    ffn_norm: Any
     gate: Projection
     up: Projection
     down: Projection
@@ -51,9 +49,9 @@ class ModelWeights:
 
     layers: tuple[LayerWeights, ...]
     embedding: RawRows | None
-    final_norm: Tensor | None
+    final_norm: Any
     head: Any
-    rope_freqs: Tensor | None
+    rope_freqs: NDArray[np.float32] | None
     nbytes: int  # of what was packed; an embedding that stays in the mapped file is not counted
 
 
@@ -61,13 +59,11 @@ def load_weights(
     checkpoint: Checkpoint,
     plan: Plan,
     shard: Shard,
-    kernels: Kernels,
-    device: torch.device,
-    dtype: torch.dtype,
+    kernels: Kernels[Any],
     on_tensor: Callable[[int], None] = lambda nbytes: None,
 ) -> ModelWeights:
     """Read and pack what `shard` holds. `on_tensor` is told the file bytes of each tensor read."""
-    return _Loader(checkpoint, plan, shard, kernels, device, dtype, on_tensor).load()
+    return _Loader(checkpoint, plan, shard, kernels, on_tensor).load()
 
 
 @dataclass
@@ -75,9 +71,7 @@ class _Loader:
     checkpoint: Checkpoint
     plan: Plan
     shard: Shard
-    kernels: Kernels
-    device: torch.device
-    dtype: torch.dtype
+    kernels: Kernels[Any]
     on_tensor: Callable[[int], None]
     nbytes: int = 0
 
@@ -90,7 +84,7 @@ class _Loader:
             embedding=self._embedding(also_head=is_last and self.plan.spec.tied_embeddings) if is_first else None,
             final_norm=self._vector(TensorKey(Role.FINAL_NORM)),
             head=self._matrix(TensorKey(head_role)) if is_last else None,
-            rope_freqs=self._vector(TensorKey(Role.ROPE_FREQS)),
+            rope_freqs=self._values(TensorKey(Role.ROPE_FREQS)),
             nbytes=self.nbytes,
         )
 
@@ -121,41 +115,56 @@ class _Loader:
         blocks = self._map(key, cut)
         if not also_head:  # else it is told when the head is packed
             self.on_tensor(blocks.nbytes)
-        return RawRows(info.scheme, blocks, info.shape[1])
+        return RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start)
 
-    def _matrix(self, key: TensorKey) -> Any:
+    def _matrix(self, key: TensorKey) -> Weight:
         cut = self._cut(key)
         shape = (len(cut.rows), len(cut.columns))
-        raw = self._read(key, cut) if all(shape) else torch.empty(0, dtype=torch.uint8)
-        weight = self.kernels.pack(self.checkpoint.tensors[key].scheme, raw, shape)
+        raw = self._read(key, cut) if all(shape) else np.empty((0, 0), np.uint8)
+        weight = self.kernels.matrix(self.checkpoint.tensors[key].scheme, raw, shape)
         self.nbytes += weight.nbytes
         return weight
 
-    def _vector(self, key: TensorKey) -> Tensor | None:
+    def _vector(self, key: TensorKey) -> Any:
+        values = self._values(key)
+        return None if values is None else self.kernels.vector(values, norm=key.role in NORMS)
+
+    def _values(self, key: TensorKey) -> NDArray[np.float32] | None:
         cut = self.plan.cut(key, self.shard) if key in self.checkpoint.tensors else None
         if cut is None:
             return None
-        dtype = torch.float32 if key.role in NORMS else self.dtype
         if not len(cut.rows):
-            return torch.zeros(0, dtype=dtype, device=self.device)
+            return np.zeros(0, np.float32)
         raw = self._read(key, Cut(Span(0, 1), cut.rows))
-        vector = dequantize(self.checkpoint.tensors[key].scheme, raw).flatten().to(self.device, dtype)
-        self.nbytes += vector.nbytes
-        return vector
+        values = _floats(key, self.checkpoint.tensors[key].scheme, raw)
+        self.nbytes += values.nbytes
+        return values
 
     def _cut(self, key: TensorKey) -> Cut:
         cut = self.plan.cut(key, self.shard)
         assert cut is not None, f"{key} belongs to another rank"
         return cut
 
-    def _read(self, key: TensorKey, cut: Cut) -> Tensor:
+    def _read(self, key: TensorKey, cut: Cut) -> NDArray[np.uint8]:
         raw = self._map(key, cut)
         self.on_tensor(raw.nbytes)
         return raw
 
-    def _map(self, key: TensorKey, cut: Cut) -> Tensor:
-        raw = self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())
-        with warnings.catch_warnings():
-            # The file is mapped read-only, which torch cannot express and warns of; nothing here writes to it.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(raw)
+    def _map(self, key: TensorKey, cut: Cut) -> NDArray[np.uint8]:
+        return self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())
+
+
+def _floats(key: TensorKey, scheme: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A vector's elements, in memory of their own."""
+    flat = np.ascontiguousarray(raw).reshape(-1)
+    if scheme == "F32":
+        return flat.view(np.float32).copy()
+    if scheme == "F16":
+        return flat.view(np.float16).astype(np.float32)
+    if scheme == "BF16":
+        return (flat.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    raise UnsupportedModelError(
+        f"{key} is a quantized vector ({scheme}).",
+        why="Norms and biases are expected in F32, F16 or BF16.",
+        fix="Convert the model again with a current converter.",
+    )

@@ -12,7 +12,8 @@ from rowspan.model.spec import ModelSpec
 from rowspan.plan.split import Plan, Shard
 from rowspan.quant.scheme import SCHEMES
 
-DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
+Q8_GROUP = 32  # elements of a q8_0 cache that share a float16 scale
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
 BLIND_TOKENS = 65536  # cache positions where free memory is not known before a card is opened
@@ -34,12 +35,12 @@ def shard_bytes(
     dtype: str,
     cache_dtypes: tuple[str, str],
     *,
-    quantized: bool,
+    native: bool,
 ) -> ShardBytes:
     """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight.
 
     Args:
-        quantized: weights that are quantized in the file stay so in memory, as native CPU kernels have them.
+        native: weights stay in memory as they are in the file, as native CPU kernels have them.
     """
     file = weights = 0
     is_last = shard.stage == plan.n_stages - 1
@@ -53,14 +54,19 @@ def shard_bytes(
         file += len(cut.rows) * columns * scheme.block_bytes // scheme.block_size
         looked_up_only = key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings)
         if not looked_up_only:
-            if quantized and matrix and scheme.group > 1 and len(cut.rows) and columns:
+            if native and matrix:
                 weights += scheme.panel_bytes(len(cut.rows), columns)
             else:
                 norm = not matrix and key.part == "weight"  # norms stay float32
                 weights += len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
-    head_bytes = len(shard.kv_heads) * plan.spec.head_dim
-    per_token = len(shard.layers) * head_bytes * sum(DTYPE_BYTES[cache_dtype] for cache_dtype in cache_dtypes)
+    heads = len(shard.layers) * len(shard.kv_heads)
+    per_token = heads * sum(_cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
     return ShardBytes(file, weights, per_token)
+
+
+def _cache_bytes(elements: int, dtype: str) -> int:
+    """Of one head's key or value."""
+    return elements + 2 * (elements // Q8_GROUP) if dtype == "q8_0" else elements * DTYPE_BYTES[dtype]
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
 
 def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]) -> list[Span]:
     """Contiguous layers per stage such that the slowest stage, by weights read per token and share, is as fast as can
-    be. Weights are counted by elements: in memory all are of one dtype, whatever the file packs them in.
+    be. Weights are counted by elements, whatever the file packs them in.
 
     The head counts for the last stage: in a small model it weighs as much as several layers (SmolLM2-135M: eight).
     """

@@ -47,7 +47,7 @@ def dequantize(scheme_name: str, raw: torch.Tensor, out_dtype: torch.dtype = tor
         ValueError: a row is not a whole number of blocks.
     """
     scheme = SCHEMES[scheme_name]
-    result = torch.empty(raw.shape[0], columns(scheme, raw), dtype=out_dtype, device=raw.device)
+    result = torch.empty(raw.shape[0], scheme.columns(raw.shape[1]), dtype=out_dtype, device=raw.device)
     for rows, blocks in chunks(scheme, raw):
         if scheme_name in DENSE:
             part = DENSE[scheme_name](blocks)
@@ -57,23 +57,11 @@ def dequantize(scheme_name: str, raw: torch.Tensor, out_dtype: torch.dtype = tor
     return result
 
 
-def columns(scheme: Scheme, raw: torch.Tensor) -> int:
-    """Elements of each row of `raw`.
-
-    Raises:
-        ValueError: a row is not a whole number of blocks.
-    """
-    row_bytes = raw.shape[1]
-    if row_bytes % scheme.block_bytes:
-        raise ValueError(f"rows of {row_bytes} bytes are not whole {scheme.name} blocks of {scheme.block_bytes}")
-    return row_bytes // scheme.block_bytes * scheme.block_size
-
-
 def chunks(scheme: Scheme, raw: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Some rows at a time: which ones, and their blocks, [n, block_bytes]."""
     if raw.numel() == 0:
         return
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // columns(scheme, raw))
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // scheme.columns(raw.shape[1]))
     for first in range(0, raw.shape[0], rows_at_once):
         rows = slice(first, first + rows_at_once)
         yield rows, raw[rows].reshape(-1, scheme.block_bytes)

@@ -1,75 +1,113 @@
-"""The order in which the native kernels read a grouped matrix: `GroupedMatrix` of native/kernels.hpp."""
+"""Repacking a file's rows of blocks into the order in which the native kernels read them. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import DTypeLike
 
-from rowspan.quant.groups import Groups
-from rowspan.quant.scheme import PANEL
+from rowspan.quant.scheme import PANEL, SCHEMES, Codes
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+CODE_DTYPES = {
+    Codes.F32: np.float32,
+    Codes.F16: np.float16,
+    Codes.BF16: np.uint16,
+    Codes.U8: np.uint8,
+    Codes.U4: np.uint8,
+}
 
 
 @dataclass(frozen=True)
-class PackedPanels:
-    """A grouped matrix in panels of 16 rows, the last one filled up with zeros. All tensors are contiguous."""
+class PackedMatrix:
+    """`Matrix` of native/matrix.hpp, which describes the arrays. All are contiguous and aligned to cache lines."""
 
-    codes: torch.Tensor  # (panels, columns, 16) int8; of four bits: (panels, columns / 2, 16) uint8, even columns low
-    scales: torch.Tensor  # (panels, columns / group, 16) float32
-    minima: torch.Tensor | None  # as scales; None: all zero
+    kind: Codes
+    codes: np.ndarray  # of the kind's type; of BF16 the bits, uint16
+    scales: np.ndarray | None  # float16; None of dense kinds
+    minima: np.ndarray | None  # float16; None: all zero
+    sub_scales: np.ndarray | None  # int8; None: scales are those of the groups
+    sub_minima: np.ndarray | None  # int8
     rows: int
     columns: int
-    group: int
-    four_bit: bool
+    group: int  # columns that share a scale; 1 of dense kinds
+    zero: int
+
+    @property
+    def is_dense(self) -> bool:
+        return self.scales is None
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """The arguments of the native module's `Matrix`."""
+        arrays = (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
+        places = (0 if array is None else array.ctypes.data for array in arrays)
+        return (self.kind, *places, self.rows, self.columns, self.group, self.zero)
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + (0 if self.minima is None else self.minima.nbytes)
+        arrays = (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
-def panels(groups: Groups) -> PackedPanels:
-    """Reorder a matrix for the native kernels."""
-    n_rows, n_columns = groups.codes.shape
-    return PackedPanels(
-        codes=_to_panels(_pairs(groups.codes) if groups.four_bit else groups.codes),
-        scales=_to_panels(groups.scales),
-        minima=None if groups.minima is None else _to_panels(groups.minima),
-        rows=n_rows,
-        columns=n_columns,
-        group=groups.group,
-        four_bit=groups.four_bit,
+def pack(native: Any, scheme_name: str, raw: np.ndarray, threads: int) -> PackedMatrix:
+    """Repack rows of blocks; values are preserved exactly.
+
+    Args:
+        native: the module of compiled kernels.
+        raw: (rows, bytes per row) uint8; rows may lie apart, as those of a column cut of a mapped file do.
+
+    Raises:
+        ValueError: a row is not a whole number of blocks.
+    """
+    scheme = SCHEMES[scheme_name]
+    rows, columns = raw.shape[0], scheme.columns(raw.shape[1])
+    panels, quantized = -(-rows // PANEL), not scheme.is_dense
+
+    def factors(present: bool, columns_each: int, dtype: DTypeLike) -> np.ndarray | None:
+        return aligned((panels, columns // columns_each, PANEL), dtype) if present else None
+
+    packed = PackedMatrix(
+        kind=scheme.codes,
+        codes=aligned(_codes_shape(scheme.codes, panels, columns), CODE_DTYPES[scheme.codes]),
+        scales=factors(quantized, scheme.block_size, np.float16),
+        minima=factors(scheme.has_minima, scheme.block_size, np.float16),
+        sub_scales=factors(scheme.has_sub_scales, scheme.group, np.int8),
+        sub_minima=factors(scheme.has_sub_scales and scheme.has_minima, scheme.group, np.int8),
+        rows=rows,
+        columns=columns,
+        group=scheme.group,
+        zero=scheme.zero,
     )
-
-
-def unpack_panels(packed: PackedPanels) -> Groups:
-    """What `panels` was given."""
-    codes = _from_panels(packed.codes, packed.rows)
-    if packed.four_bit:
-        codes = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1).view(torch.int8)
-    return Groups(
-        codes=codes,
-        scales=_from_panels(packed.scales, packed.rows),
-        minima=None if packed.minima is None else _from_panels(packed.minima, packed.rows),
-        group=packed.group,
-        four_bit=packed.four_bit,
+    native.pack(
+        scheme.ggml_type,
+        raw,
+        packed.codes.view(np.uint8),
+        _bits(packed.scales),
+        _bits(packed.minima),
+        packed.sub_scales,
+        packed.sub_minima,
+        threads,
     )
+    return packed
 
 
-def _pairs(codes: torch.Tensor) -> torch.Tensor:
-    """Codes of four bits, (rows, columns) int8 → (rows, columns / 2) uint8, even columns low."""
-    n_rows, n_columns = codes.shape
-    pairs = codes.flatten().view(torch.int16)  # even | odd << 8: one pass over pairs is faster than one over each half
-    return (pairs | (pairs >> 4)).to(torch.uint8).view(n_rows, n_columns // 2)
+def _codes_shape(kind: Codes, panels: int, columns: int) -> tuple[int, ...]:
+    """Dense elements one by one; quantized ones in words of four bytes."""
+    words = {Codes.U8: 4, Codes.U4: 8}
+    return (panels, columns // words[kind], PANEL, 4) if kind in words else (panels, columns, PANEL)
 
 
-def _to_panels(matrix: torch.Tensor) -> torch.Tensor:
-    """(rows, n) → (panels, n, 16)."""
-    n_rows, n = matrix.shape
-    if n_rows % PANEL:
-        matrix = torch.nn.functional.pad(matrix, (0, 0, 0, -n_rows % PANEL))
-    return matrix.view(-(-n_rows // PANEL), PANEL, n).transpose(1, 2).contiguous()
+def _bits(halves: np.ndarray | None) -> np.ndarray | None:
+    return None if halves is None else halves.view(np.uint16)
 
 
-def _from_panels(panels: torch.Tensor, n_rows: int) -> torch.Tensor:
-    """(panels, n, 16) → (rows, n)."""
-    return panels.transpose(1, 2).flatten(0, 1)[:n_rows].contiguous()
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """A new array, uninitialized, that begins at a cache line: numpy itself aligns to 16 bytes only."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)

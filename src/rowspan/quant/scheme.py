@@ -7,48 +7,90 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 PANEL = 16  # rows that native kernels compute side by side, one in each lane of a vector
 
 
+class Codes(IntEnum):
+    """What the native kernels hold an element as: `Codes` of native/matrix.hpp, in its order."""
+
+    F32 = 0
+    F16 = 1
+    BF16 = 2
+    U8 = 3
+    U4 = 4
+
+    @property
+    def bits(self) -> int:
+        return {Codes.F32: 32, Codes.F16: 16, Codes.BF16: 16, Codes.U8: 8, Codes.U4: 4}[self]
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Geometry of one weight scheme. A row is a whole number of blocks; dense types are blocks of one element."""
+    """Geometry of one weight scheme. A row is a whole number of blocks; dense types are blocks of one element.
+
+    In the native kernels' layout, a quantized value is scale · (code - zero) + minimum. A block has one float16 scale
+    (and minimum); where a block is several groups, each has an 8-bit factor of its own to multiply them by.
+    """
 
     name: str
     ggml_type: int  # number of the type in GGUF files
     block_size: int  # elements
     block_bytes: int
+    codes: Codes
     group: int = 1  # elements that share a scale (and minimum); 1 of dense types
-    has_minima: bool = False  # value = scale · code + minimum, else scale · code
-    four_bit: bool = False  # codes fit half a byte: Q4_0's signed ones become 0 … 15 through a minimum
+    zero: int = 0
+    has_minima: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        return self.group == 1
+
+    @property
+    def has_sub_scales(self) -> bool:
+        return self.group < self.block_size
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row of `columns` elements, a multiple of the block size."""
         return columns // self.block_size * self.block_bytes
 
+    def columns(self, row_bytes: int) -> int:
+        """Elements of a row.
+
+        Raises:
+            ValueError: it is not a whole number of blocks.
+        """
+        if row_bytes % self.block_bytes:
+            raise ValueError(f"rows of {row_bytes} bytes are not whole {self.name} blocks of {self.block_bytes}")
+        return row_bytes // self.block_bytes * self.block_size
+
     def panel_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of a quantized matrix in the native kernels' layout, `rowspan.quant.panels`."""
-        parameters = 4 * (2 if self.has_minima or self.four_bit else 1) * columns // self.group
-        return -(-rows // PANEL) * PANEL * (columns // (2 if self.four_bit else 1) + parameters)
+        """Bytes of a matrix in the native kernels' layout, `rowspan.quant.panels`."""
+        elements = -(-rows // PANEL) * PANEL * columns
+        codes = elements * self.codes.bits // 8
+        if self.is_dense:
+            return codes
+        factors = 2 * elements // self.block_size + (elements // self.group if self.has_sub_scales else 0)
+        return codes + factors * (2 if self.has_minima else 1)
 
 
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("F32", 0, 1, 4),
-        Scheme("F16", 1, 1, 2),
-        Scheme("BF16", 30, 1, 2),
-        Scheme("Q8_0", 8, 32, 34, 32),
-        Scheme("Q4_0", 2, 32, 18, 32, four_bit=True),
-        Scheme("Q4_1", 3, 32, 20, 32, has_minima=True, four_bit=True),
-        Scheme("Q5_0", 6, 32, 22, 32),
-        Scheme("Q5_1", 7, 32, 24, 32, has_minima=True),
-        Scheme("Q2_K", 10, 256, 84, 16, has_minima=True, four_bit=True),
-        Scheme("Q3_K", 11, 256, 110, 16),
-        Scheme("Q4_K", 12, 256, 144, 32, has_minima=True, four_bit=True),
-        Scheme("Q5_K", 13, 256, 176, 32, has_minima=True),
-        Scheme("Q6_K", 14, 256, 210, 16),
+        Scheme("F32", 0, 1, 4, Codes.F32),
+        Scheme("F16", 1, 1, 2, Codes.F16),
+        Scheme("BF16", 30, 1, 2, Codes.BF16),
+        Scheme("Q8_0", 8, 32, 34, Codes.U8, 32, zero=128),
+        Scheme("Q4_0", 2, 32, 18, Codes.U4, 32, zero=8),
+        Scheme("Q4_1", 3, 32, 20, Codes.U4, 32, has_minima=True),
+        Scheme("Q5_0", 6, 32, 22, Codes.U8, 32, zero=16),
+        Scheme("Q5_1", 7, 32, 24, Codes.U8, 32, has_minima=True),
+        Scheme("Q2_K", 10, 256, 84, Codes.U4, 16, has_minima=True),
+        Scheme("Q3_K", 11, 256, 110, Codes.U4, 16, zero=4),
+        Scheme("Q4_K", 12, 256, 144, Codes.U4, 32, has_minima=True),
+        Scheme("Q5_K", 13, 256, 176, Codes.U8, 32, has_minima=True),
+        Scheme("Q6_K", 14, 256, 210, Codes.U8, 16, zero=32),
     )
 }
 

@@ -1,55 +1,37 @@
-"""Turns a step plan into the index tensors the kernels take."""
+"""Turns a step plan into the index arrays the kernels take."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import numpy as np
 
-import torch
-
-from rowspan.kernels.ops import KEY_TILE, AttentionGroup, StepInputs
-from rowspan.scheduler.batch import Chunk, StepPlan
+from rowspan.kernels.ops import KEY_TILE, StepInputs
+from rowspan.scheduler.batch import StepPlan
 
 
-def step_inputs(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
-    """Tokens of all chunks in the plan's order; chunks of equal length are attended to together."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    sample_rows: list[int] = []
-    by_length: defaultdict[int, list[tuple[int, Chunk]]] = defaultdict(list)
-    for chunk in plan.chunks:
-        by_length[len(chunk.tokens)].append((len(tokens), chunk))
-        tokens.extend(chunk.tokens)
-        positions.extend(range(chunk.position, chunk.position + len(chunk.tokens)))
-        if chunk.samples:
-            sample_rows.append(len(tokens) - 1)
+def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
+    """Tokens of all chunks in the plan's order."""
+    chunks = plan.chunks
+    lengths = np.array([len(chunk.tokens) for chunk in chunks], np.int64)
+    starts = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
+    first_positions = np.array([chunk.position for chunk in chunks], np.int64)
+    sequence = np.repeat(np.arange(len(chunks)), lengths)
+    positions = np.arange(starts[-1]) - (starts[:-1] - first_positions)[sequence]
 
-    slots = torch.empty(len(tokens), dtype=torch.long)
-    groups = []
-    for length, members in by_length.items():
-        starts = torch.tensor([start for start, _ in members])[:, None]
-        token_rows = starts + torch.arange(length)
-        first = torch.tensor([chunk.position for _, chunk in members])[:, None]
-        at = first + torch.arange(length)
-        table = _slot_table((chunk for _, chunk in members), block_size)
-        slots[token_rows] = table.gather(1, at)
-        lengths = [chunk.position + length for _, chunk in members]
-        groups.append(AttentionGroup(token_rows.to(device), at.to(device), table.to(device), lengths))
-    return StepInputs(
-        tokens=torch.tensor(tokens, device=device),
-        positions=torch.tensor(positions, device=device),
-        slots=slots.to(device),
-        groups=groups,
-        sample_rows=torch.tensor(sample_rows, dtype=torch.long, device=device),
-    )
-
-
-def _slot_table(chunks: Iterable[Chunk], block_size: int) -> torch.Tensor:
-    """Slots of every position of each chunk's sequence, (chunks, positions). Padding repeats block 0."""
-    tables = [chunk.blocks for chunk in chunks]
-    longest = max(len(blocks) for blocks in tables) * block_size
+    longest = max((len(chunk.blocks) for chunk in chunks), default=0) * block_size
     width = -(-longest // KEY_TILE) * KEY_TILE
-    n_blocks = -(-width // block_size)
-    padded = torch.tensor([[*blocks, *(0 for _ in range(n_blocks - len(blocks)))] for blocks in tables])
-    slots = padded[:, :, None] * block_size + torch.arange(block_size)
-    return slots.flatten(1)[:, :width]
+    blocks = np.zeros((len(chunks), -(-width // block_size)), np.int64)  # padding repeats block 0
+    for row, chunk in enumerate(chunks):
+        blocks[row, : len(chunk.blocks)] = chunk.blocks
+    slots = (blocks[:, :, None] * block_size + np.arange(block_size)).reshape(len(chunks), -1)
+    slots = np.ascontiguousarray(slots[:, :width])
+
+    return StepInputs(
+        tokens=np.array([token for chunk in chunks for token in chunk.tokens], np.int64),
+        positions=positions,
+        cache_slots=slots[sequence, positions],
+        starts=starts,
+        slots=slots,
+        output_rows=np.array(
+            [stop - 1 for stop, chunk in zip(starts[1:], chunks, strict=True) if chunk.samples], np.int64
+        ),
+    )

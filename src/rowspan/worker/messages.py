@@ -23,6 +23,8 @@ class WorkerSetup:
     n_blocks: int
     block_size: int
     context_size: int
+    max_tokens: int  # of one step
+    max_outputs: int  # tokens of a step whose logits are wanted
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
     peers: tuple[int, ...] = ()  # file descriptors of sockets to the other ranks; the group fills them in

@@ -7,16 +7,19 @@ after a preemption and whoever shares the step.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
+
+Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
 
 
 @dataclass
@@ -42,16 +45,18 @@ class Sampler:
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
 
-    def sample(self, seq_ids: Sequence[int], logits: Tensor) -> tuple[SampledToken, ...]:
-        """One token for each sequence from float32 logits (len(seq_ids), vocabulary)."""
-        best = logits.argmax(dim=-1).tolist() if len(seq_ids) else []
+    def sample(self, seq_ids: Sequence[int], logits: NDArray[np.float32]) -> tuple[SampledToken, ...]:
+        """One token for each sequence from logits (len(seq_ids), vocabulary)."""
+        best = logits.argmax(axis=-1).tolist() if len(seq_ids) else []
         return tuple(self._sample_one(*item) for item in zip(seq_ids, logits, best, strict=True))
 
-    def _sample_one(self, seq_id: int, logits: Tensor, likeliest: int) -> SampledToken:
+    def _sample_one(self, seq_id: int, logits: Logits, likeliest: int) -> SampledToken:
         history = self._histories[seq_id]
         params = history.params
         changed = _penalize(logits, history) if _has_penalties(params) else logits
-        if params.temperature > 0:
+        if np.isnan(logits[likeliest]):
+            token = likeliest  # argmax finds a NaN first, and it makes no distribution; the harm stays in its row
+        elif params.temperature > 0:
             token = _draw(changed, params, place=len(history.tokens))
         else:
             token = likeliest if changed is logits else int(changed.argmax())
@@ -59,10 +64,11 @@ class Sampler:
         history.generated[token] += 1
         if params.logprobs is None:
             return SampledToken(seq_id, token)
-        logprobs = torch.log_softmax(logits, dim=-1)
-        top = torch.topk(logprobs, min(params.logprobs, logprobs.numel()))
-        alternatives = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-        return SampledToken(seq_id, token, float(logprobs[token]), alternatives)
+        highest = float(logits[likeliest])
+        log_sum = highest + math.log(np.exp(logits - highest).sum(dtype=np.float64))
+        top = _most_likely(logits, min(params.logprobs, len(logits))) if params.logprobs else []
+        alternatives = tuple((other, float(logits[other]) - log_sum) for other in top)
+        return SampledToken(seq_id, token, float(logits[token]) - log_sum, alternatives)
 
 
 def _has_penalties(params: SamplingParams) -> bool:
@@ -71,44 +77,58 @@ def _has_penalties(params: SamplingParams) -> bool:
     )
 
 
-def _penalize(logits: Tensor, history: _History) -> Tensor:
+def _penalize(logits: Logits, history: _History) -> Logits:
     """Logit bias (OpenAI: added), repeat penalty (Keskar et al. 2019, section 4.1), frequency and presence penalties
     (OpenAI: times count, once if present)."""
     params = history.params
-    logits = logits.clone()
+    logits = logits.copy()
     if params.logit_bias:
-        biases = {token: bias for token, bias in params.logit_bias.items() if 0 <= token < logits.numel()}
-        logits[list(biases)] += torch.tensor(list(biases.values()), device=logits.device)
+        biases = {token: bias for token, bias in params.logit_bias.items() if 0 <= token < len(logits)}
+        logits[_ids(biases)] += np.fromiter(biases.values(), np.float32)
     if params.repeat_penalty != 1.0 and params.repeat_last_n:
         recent = history.tokens if params.repeat_last_n < 0 else history.tokens[-params.repeat_last_n :]
-        seen = torch.tensor(sorted(set(recent)), device=logits.device)
+        seen = _ids(set(recent))
         values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repeat_penalty, values * params.repeat_penalty)
-    if (params.frequency_penalty or params.presence_penalty) and history.generated:
-        counts = torch.tensor(list(history.generated.values()), dtype=logits.dtype, device=logits.device)
-        logits[list(history.generated)] -= params.frequency_penalty * counts + params.presence_penalty
+        logits[seen] = np.where(values > 0, values / params.repeat_penalty, values * params.repeat_penalty)
+    if params.frequency_penalty or params.presence_penalty:
+        counts = np.fromiter(history.generated.values(), np.float32)
+        logits[_ids(history.generated)] -= params.frequency_penalty * counts + params.presence_penalty
     return logits
 
 
-def _draw(logits: Tensor, params: SamplingParams, place: int) -> int:
-    """Draw from the filtered distribution by inverting its cumulative sum, likeliest token first (ties: lower id)."""
-    n_vocab = logits.numel()
-    kept = params.top_k if 0 < params.top_k < n_vocab else n_vocab
-    if kept < n_vocab:
-        order = torch.topk(logits, kept).indices.sort().values  # topk leaves the order of ties open
-        order = order[logits[order].argsort(descending=True, stable=True)]
-    else:
-        order = logits.argsort(descending=True, stable=True)
-    ranked = logits[order].double().cpu()
-    probabilities = torch.softmax(ranked, dim=-1)
+def _ids(tokens: Iterable[int]) -> NDArray[np.intp]:
+    return np.fromiter(tokens, np.intp)
+
+
+def _draw(logits: Logits, params: SamplingParams, place: int) -> int:
+    """Draw from the filtered distribution by inverting its cumulative sum, likeliest token first (ties: lower id).
+
+    Only values are sorted, and the token is looked up by the rank that was drawn: a vocabulary of 50,000 takes 0.3 ms
+    to sort, its ids in the order of their values 5.8 ms.
+    """
+    costs = -logits
+    if 0 < params.top_k < len(logits):
+        costs = np.partition(costs, params.top_k - 1)[: params.top_k]
+    costs.sort()
+    ranked = costs[0] - costs.astype(np.float64)  # logits, the highest being 0
     if params.top_p < 1.0:
-        before = probabilities.cumsum(-1) - probabilities
-        ranked = ranked[: max(1, int((before < params.top_p).sum()))]
+        mass = np.cumsum(np.exp(ranked))
+        ranked = ranked[: 1 + np.searchsorted(mass, params.top_p * mass[-1])]
     if params.min_p > 0.0:
-        ranked = ranked[: max(1, int((probabilities[: ranked.numel()] >= params.min_p * probabilities[0]).sum()))]
-    cumulative = torch.softmax(ranked / params.temperature, dim=-1).cumsum(-1)
-    index = int(torch.searchsorted(cumulative, _uniform(params.seed, place) * float(cumulative[-1]), right=True))
-    return int(order[min(index, ranked.numel() - 1)])
+        ranked = ranked[: max(1, np.count_nonzero(ranked >= math.log(params.min_p)))]
+    mass = np.cumsum(np.exp(ranked / params.temperature))
+    uniform = _uniform(params.seed, place)
+    rank = min(np.searchsorted(mass, uniform * mass[-1], side="right"), len(ranked) - 1)
+    equals = np.flatnonzero(logits == -costs[rank])
+    return int(equals[rank - np.searchsorted(costs, costs[rank])])
+
+
+def _most_likely(logits: Logits, count: int) -> list[int]:
+    """So many tokens, best first (ties: lower id)."""
+    lowest = np.partition(logits, -count)[-count]
+    tokens = np.flatnonzero(logits >= lowest)
+    best_first = np.argsort(-logits[tokens], kind="stable")
+    return [int(token) for token in tokens[best_first[:count]]]
 
 
 def _uniform(seed: int | None, place: int) -> float:

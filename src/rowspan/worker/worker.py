@@ -6,13 +6,10 @@ import os
 import time
 from collections.abc import Callable
 
-import torch
-
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.connect import connect
-from rowspan.errors import UsageError
+from rowspan.kernels.isa import TORCH
 from rowspan.kernels.registry import kernels_for
-from rowspan.kvcache.pool import allocate_pool
 from rowspan.model.rope import rope_table
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
@@ -33,37 +30,31 @@ class Worker:
         """
         started = time.perf_counter()
         plan, shard = setup.plan, setup.plan.shards[setup.rank]
+        if setup.cores:
+            os.sched_setaffinity(0, setup.cores)
         self._block_size = setup.block_size
-        self._plan = plan
-        self._is_first = shard.stage == 0
-        self._is_last = shard.stage == plan.n_stages - 1
         self._is_output = setup.rank == plan.output_rank
-        self._device = _claim(setup)
         self._sampler = Sampler()
-        dtype: torch.dtype = getattr(torch, setup.dtype)
-        kernels = kernels_for(self._device, dtype, setup.cpu_isa, setup.threads)
-        checkpoint = open_checkpoint(setup.model_path)
-        weights = load_weights(checkpoint, plan, shard, kernels, self._device, dtype, on_tensor)
-        self._caches = allocate_pool(
-            len(shard.layers),
-            setup.n_blocks,
-            setup.block_size,
-            len(shard.kv_heads),
-            plan.spec.head_dim,
-            (getattr(torch, setup.cache_dtypes[0]), getattr(torch, setup.cache_dtypes[1])),
-            self._device,
-        )
-        rope = rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs, self._device)
-        self._comm = connect(plan, setup.rank, setup.peers, setup.meeting_file, self._device)
-        self._model = Transformer(plan, shard, weights, rope, kernels, self._comm, dtype)
+        kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads)
+        weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
+        caches = [
+            kernels.cache(
+                setup.n_blocks * setup.block_size, len(shard.kv_heads), plan.spec.head_dim, setup.cache_dtypes
+            )
+            for _ in range(len(shard.layers))
+        ]
+        rope = kernels.rope_table(rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs))
+        torch_dtype = setup.dtype if setup.cpu_isa == TORCH else None
+        self._comm = connect(plan, setup.rank, setup.peers, setup.meeting_file, torch_dtype)
+        model = Transformer(plan, shard, weights, caches, rope, kernels, kernels.connect(self._comm))
+        self._forward = kernels.capture(model.forward, setup.max_tokens, setup.max_outputs)
         self.ready = WorkerReady(
             rank=setup.rank,
             weight_bytes=weights.nbytes,
-            cache_bytes=sum(cache.k.nbytes + cache.v.nbytes for cache in self._caches),
+            cache_bytes=sum(cache.nbytes for cache in caches),
             load_seconds=time.perf_counter() - started,
         )
 
-    @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepResult | None:
         """Run one plan. The output rank returns what was sampled, the others None."""
         for seq_id in plan.forget:
@@ -72,17 +63,7 @@ class Worker:
             for sequence in plan.new:
                 self._sampler.learn(sequence)
 
-        inputs = step_inputs(plan, self._block_size, self._device)
-        if self._is_first:
-            x = self._model.embed(inputs.tokens)
-        else:
-            shape = (len(inputs.tokens), self._plan.spec.hidden_size)
-            x = self._comm.receive_stage(shape, self._model.dtype)
-        x = self._model.run_layers(x, self._caches, inputs)
-        if not self._is_last:
-            self._comm.send_stage(x)
-            return None
-        logits = self._model.logits(x[inputs.sample_rows]) if len(inputs.sample_rows) else x.new_empty(0, 0)
+        logits = self._forward(step_inputs(plan, self._block_size))
         if not self._is_output:
             return None
         assert logits is not None, "the output rank gathers the logits"
@@ -91,21 +72,3 @@ class Worker:
 
     def close(self) -> None:
         self._comm.close()
-
-
-def _claim(setup: WorkerSetup) -> torch.device:
-    """Make this process use its own device only."""
-    device = setup.plan.shards[setup.rank].device
-    if setup.cores:
-        os.sched_setaffinity(0, setup.cores)
-    torch.set_num_threads(setup.threads)
-    if device.kind == "cpu":
-        return torch.device("cpu")
-    if device.index >= torch.cuda.device_count():
-        raise UsageError(
-            f"There is no device {device}.",
-            why=f"torch {torch.__version__} sees {torch.cuda.device_count()} cards here.",
-            fix="Name another in --devices, or install the build of torch that is made for your card.",
-        )
-    torch.cuda.set_device(device.index)
-    return torch.device("cuda", device.index)

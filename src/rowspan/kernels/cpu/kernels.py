@@ -1,131 +1,269 @@
-"""Native CPU kernels: float32 activations, weights that stay quantized as in the file, value for value.
+"""Native CPU kernels. Their ops do not compute: they record a program (`trace.py`) that then runs every step.
 
-What has no native kernel (yet) goes to torch: weights that are not quantized, caches that are not float32, embedding.
+Weights stay quantized as in the file, value for value. Activations are float32; for products with quantized weights
+they are rounded to int8 in groups of 32, unless exact products are asked for.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.comm.base import Comm, SoloComm
+from rowspan.kernels.cpu.trace import Rows, Trace, Value
 from rowspan.kernels.isa import native_module
-from rowspan.kernels.ops import AttentionGroup, LayerCache, RawRows, RopeTable, StepInputs, Weight
-from rowspan.kernels.torch.kernels import TorchKernels
-from rowspan.quant.groups import grouped
-from rowspan.quant.panels import PackedPanels, panels
+from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
+from rowspan.model.rope import RopeTable
+from rowspan.quant.panels import PackedMatrix, aligned, pack
+from rowspan.quant.scheme import SCHEMES
 
-LARGEST_HEAD = 256  # native attention keeps a head's accumulators on the stack
+CACHE_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "q8_0": 3}  # `CacheType` of native/kernels.hpp
+CACHE_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "q8_0": np.int8}
+INT8, FLOATS = "int8 tokens", "float tokens"  # forms of packed values
+SCALED = 32  # elements of a q8_0 cache that share a scale
+
+
+@dataclass(frozen=True)
+class CacheSide:
+    """Keys or values of one layer: (slots, KV heads, head size); of q8_0 int8, and float16 scales of each 32."""
+
+    type: str
+    data: NDArray[Any]
+    scales: NDArray[np.float16] | None
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        return CACHE_CODES[self.type], self.data.ctypes.data, 0 if self.scales is None else self.scales.ctypes.data
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    k: CacheSide
+    v: CacheSide
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.k.nbytes + self.v.nbytes
 
 
 class CpuKernels:
-    """See `rowspan.kernels.ops.Kernels` for shapes. Tensors are passed as addresses; every method first makes sure of
-    their type and layout."""
+    """See `rowspan.kernels.ops.Kernels` for shapes."""
 
-    def __init__(self, isa: str, threads: int) -> None:
-        self._cpu = native_module().Cpu(isa, threads)
-        self._torch = TorchKernels(torch.float32)
+    def __init__(self, isa: str, threads: int, *, int8: bool) -> None:
+        """Args: int8: round activations for products with quantized weights."""
+        self._native = native_module()
+        self._cpu = self._native.Cpu(isa, threads)
+        self._threads = threads
+        self._int8 = int8
+        self._trace = Trace()
+        self._packed: dict[tuple[Value, str], Value] = {}  # one for all products that share an input
 
-    def pack(self, scheme: str, raw: Tensor, shape: tuple[int, int]) -> Weight:
-        groups = grouped(scheme, raw) if raw.numel() else None
-        return self._torch.pack(scheme, raw, shape) if groups is None else panels(groups)
+    # What ops work on
 
-    def embedding(self, tokens: Tensor, table: RawRows, first_row: int) -> Tensor:
-        return self._torch.embedding(tokens, table, first_row)
+    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> PackedMatrix:
+        if not all(shape):
+            raw = np.empty((shape[0], SCHEMES[scheme].row_bytes(shape[1])), np.uint8)
+        return pack(self._native, scheme, raw, self._threads)
 
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        if not isinstance(weight, PackedPanels):
-            return self._torch.linear(x, weight, bias)
-        x = _plain(x)
-        y = torch.empty(x.shape[0], weight.rows)
-        self._cpu.linear(
-            x.data_ptr(),
-            x.shape[0],
-            weight.codes.data_ptr(),
-            weight.scales.data_ptr(),
-            0 if weight.minima is None else weight.minima.data_ptr(),
-            weight.rows,
-            weight.columns,
-            weight.group,
-            weight.four_bit,
-            0 if bias is None else bias.data_ptr(),
-            y.data_ptr(),
-        )
-        return y
+    def vector(self, values: NDArray[np.float32], *, norm: bool) -> NDArray[np.float32]:
+        return values
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x = _plain(x)
-        out = torch.empty_like(x)
-        width = x.shape[-1]
-        self._cpu.rms_norm(x.data_ptr(), weight.data_ptr(), eps, x.numel() // width, width, out.data_ptr())
+    def rope_table(self, table: RopeTable) -> RopeTable:
+        return table
+
+    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
+        def side(type: str) -> CacheSide:
+            shape = (n_slots, kv_heads, head_dim)
+            scales = aligned((n_slots, kv_heads, head_dim // SCALED), np.float16) if type == "q8_0" else None
+            return CacheSide(type, aligned(shape, CACHE_DTYPES[type]), scales)
+
+        return Cache(side(types[0]), side(types[1]), kv_heads, head_dim)
+
+    def connect(self, comm: Comm[Any]) -> Comm[Value]:
+        return comm if isinstance(comm, SoloComm) else _RecordedComm(comm, self._trace)
+
+    def capture(
+        self, forward: Forward, max_tokens: int, max_outputs: int
+    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
+        result = forward(SimpleNamespace(tokens=_Tokens()))
+        max_rows = {Rows.TOKENS: max_tokens, Rows.OUTPUTS: max_outputs}
+
+        def nbytes(value: Value) -> int:
+            if value.packed_as is None:
+                return 4 * max_rows[value.rows] * value.width
+            return int(self._cpu.packed_bytes(value.packed_as == INT8, max_rows[value.rows], value.width))
+
+        return self._trace.compile(self._native.Program(self._cpu), result, max_rows, nbytes)
+
+    # Ops
+
+    def embedding(self, table: RawRows, inputs: Any) -> Value:
+        out = Value(Rows.TOKENS, table.columns)
+        scheme, blocks = SCHEMES[table.scheme], self._trace.keep(table.blocks)
+        place = (scheme.ggml_type, blocks.ctypes.data, blocks.strides[0], table.first, blocks.shape[0], table.columns)
+        self._trace.op(lambda program, at: program.embedding(*place, at(out)), [], out)
         return out
 
-    def rope(self, x: Tensor, angles: RopeTable) -> Tensor:
-        x = _plain(x)
-        out = torch.empty_like(x)
-        tokens, heads, size = x.shape
-        self._cpu.rope(
-            x.data_ptr(),
-            angles.cos.data_ptr(),
-            angles.sin.data_ptr(),
-            tokens,
-            heads,
-            size,
-            angles.cos.shape[1],
-            angles.interleaved,
-            out.data_ptr(),
-        )
-        return out
-
-    def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        self._torch.write_cache(cache, slots, k, v)
-
-    def attention(self, q: Tensor, cache: LayerCache, inputs: StepInputs, window: int | None) -> Tensor:
-        tokens, heads, size = q.shape
-        if size > LARGEST_HEAD or cache.k.dtype != torch.float32 or cache.v.dtype != torch.float32:
-            return self._torch.attention(q, cache, inputs, window)
-        if not heads:
-            return q.view(tokens, 0)
-        q = _plain(q)
-        if len(inputs.groups) == 1:  # its tokens are all there are, in order
-            return self._attend(q, cache, inputs.groups[0], window).view(tokens, heads * size)
-        out = torch.empty_like(q)
-        for group in inputs.groups:
-            rows = group.token_rows.flatten()
-            out[rows] = self._attend(q[rows], cache, group, window)
-        return out.view(tokens, heads * size)
-
-    def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
-        gate, up = _plain(gate), _plain(up)
-        out = torch.empty_like(gate)
-        self._cpu.gated_silu(gate.data_ptr(), up.data_ptr(), gate.numel(), out.data_ptr())
-        return out
-
-    def _attend(self, q: Tensor, cache: LayerCache, group: AttentionGroup, window: int | None) -> Tensor:
-        """q (B·M, heads, D), sequence by sequence."""
-        n_sequences, n_tokens = group.positions.shape
-        kv_heads = cache.k.shape[1]
-        out = torch.empty_like(q)
-        first_positions = group.positions[:, 0].contiguous()
-        self._cpu.attention(
-            q.data_ptr(),
-            cache.k.data_ptr(),
-            cache.v.data_ptr(),
-            group.slots.data_ptr(),
-            first_positions.data_ptr(),
-            out.data_ptr(),
-            n_sequences,
-            n_tokens,
-            group.slots.stride(0),
-            kv_heads,
-            q.shape[1] // kv_heads,
-            q.shape[2],
-            window or 0,
+    def linear(self, x: Value, weight: Weight, bias: NDArray[np.float32] | None = None) -> Value:
+        if not isinstance(weight, PackedMatrix):
+            raise TypeError(f"{type(weight).__name__} is another kernels' layout")
+        form = INT8 if self._int8 and not weight.is_dense else FLOATS
+        packed = self._pack(x, form)
+        matrix = self._trace.keep(self._native.Matrix(*self._trace.keep(weight).addresses))
+        bias_at = 0 if bias is None else self._trace.keep(bias).ctypes.data
+        out = Value(x.rows, weight.rows)
+        op = self._trace.op(
+            lambda program, at: program.linear(
+                x.rows, form == INT8, at(packed), matrix, bias_at, at(op.residual), at(op.writes)
+            ),
+            [packed],
+            out,
+            rows=x.rows,
+            by_rows=False,
         )
         return out
 
+    def add(self, x: Value, y: Value) -> Value:
+        total = self._trace.sum_of_product(y, x)
+        if total is not None:
+            return total
+        out = Value(x.rows, x.width)
+        self._trace.op(
+            lambda program, at: program.add(x.rows, at(x), at(y), x.width, at(out)), [x, y], out, rows=x.rows
+        )
+        return out
 
-def _plain(x: Tensor) -> Tensor:
-    """What the native side takes a tensor for."""
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        raise TypeError(f"a float32 tensor on the CPU is due, not {x.dtype} on {x.device}")
-    return x.contiguous()
+    def rms_norm(self, x: Value, weight: NDArray[np.float32], eps: float) -> Value:
+        out, width = Value(x.rows, x.width), len(weight)
+        address = self._trace.keep(weight).ctypes.data
+        self._trace.op(
+            lambda program, at: program.rms_norm(x.rows, at(x), address, eps, x.width // width, width, at(out)),
+            [x],
+            out,
+            rows=x.rows,
+        )
+        return out
+
+    def rope(self, x: Value, table: RopeTable, head_dim: int, inputs: Any) -> Value:
+        out = Value(x.rows, x.width)
+        cos, sin = self._trace.keep(table.cos).ctypes.data, self._trace.keep(table.sin).ctypes.data
+        shape = (x.width // head_dim, head_dim, table.cos.shape[1], table.interleaved)
+        self._trace.op(lambda program, at: program.rope(at(x), cos, sin, *shape, at(out)), [x], out)
+        return out
+
+    def write_cache(self, cache: Cache, k: Value, v: Value, inputs: Any) -> None:
+        for x, side in ((k, cache.k), (v, cache.v)):
+            self._write(x, cache, self._trace.keep(side))
+
+    def attention(self, q: Value, cache: Cache, inputs: Any, window: int | None) -> Value:
+        out = Value(q.rows, q.width)
+        group = q.width // cache.head_dim // cache.kv_heads if cache.kv_heads else 0
+        heads = (cache.kv_heads, group, cache.head_dim, window or 0)
+        sides = (*cache.k.addresses, *cache.v.addresses)
+        self._trace.op(
+            lambda program, at: program.attention(at(q), *sides, *heads, at(out)),
+            [q, cache.k, cache.v],
+            out,
+            by_rows=False,
+        )
+        return out
+
+    def gated_silu(self, gate: Value, up: Value) -> Value:
+        out = Value(gate.rows, gate.width)
+        self._trace.op(
+            lambda program, at: program.gated_silu(gate.rows, at(gate), at(up), gate.width, at(out)),
+            [gate, up],
+            out,
+            rows=gate.rows,
+        )
+        return out
+
+    def outputs(self, x: Value, inputs: Any) -> Value:
+        out = Value(Rows.OUTPUTS, x.width)
+        self._trace.op(lambda program, at: program.select(at(x), x.width, at(out)), [x], out, rows=Rows.OUTPUTS)
+        return out
+
+    def _write(self, x: Value, cache: Cache, side: CacheSide) -> None:
+        self._trace.op(
+            lambda program, at: program.write_cache(at(x), cache.kv_heads, cache.head_dim, *side.addresses), [x], side
+        )
+
+    def _pack(self, x: Value, form: str) -> Value:
+        if (x, form) not in self._packed:
+            packed = Value(x.rows, x.width, packed_as=form)
+            self._trace.op(
+                lambda program, at: program.pack(x.rows, form == INT8, at(x), x.width, at(packed)),
+                [x],
+                packed,
+                rows=x.rows,
+            )
+            self._packed[x, form] = packed
+        return self._packed[x, form]
+
+
+class _Tokens:
+    """Stands for a step's tokens while it is recorded: their number is not known yet."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class _RecordedComm:
+    """Has a program stop for what ranks say to each other."""
+
+    def __init__(self, comm: Comm[NDArray[np.float32]], trace: Trace) -> None:
+        self._comm = comm
+        self._trace = trace
+
+    @property
+    def rows(self) -> int:
+        return self._comm.rows
+
+    @property
+    def leads(self) -> bool:
+        return self._comm.leads
+
+    def all_reduce(self, x: Value) -> Value:
+        if self.rows > 1:
+            self._trace.call(self._comm.all_reduce, [x], [x])
+        return x
+
+    def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
+        if self.rows == 1:
+            return x
+        if not self.leads:
+            self._trace.call(lambda part: self._comm.gather_columns(part, widths), [x], [])
+            return None
+        out = Value(x.rows, sum(widths))
+
+        def gather(part: NDArray[np.float32], whole: NDArray[np.float32]) -> None:
+            whole[:] = self._comm.gather_columns(part, widths)
+
+        self._trace.call(gather, [x, out], [out])
+        return out
+
+    def send_stage(self, x: Value) -> None:
+        self._trace.call(self._comm.send_stage, [x], [])
+
+    def receive_stage(self, shape: tuple[int, ...]) -> Value:
+        out = Value(Rows.TOKENS, shape[1])
+
+        def receive(whole: NDArray[np.float32]) -> None:
+            whole[:] = self._comm.receive_stage(whole.shape)
+
+        self._trace.call(receive, [out], [out])
+        return out
+
+    def close(self) -> None:
+        self._comm.close()

@@ -7,31 +7,48 @@ rows of weights·v from 4 on, as long as the sum is over at most 256 keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from rowspan.kernels.ops import KEY_TILE, AttentionGroup, LayerCache, StepInputs
+from rowspan.kernels.ops import KEY_TILE
+from rowspan.kernels.torch.inputs import AttentionGroup
 
 MIN_SCORE_ROWS = 16  # rows of a product q·k
 MIN_VALUE_ROWS = 4  # rows of a product weights·v
 LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
 
 
-def write_cache(cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-    cache.k.index_copy_(0, slots, k.to(cache.k.dtype))
-    cache.v.index_copy_(0, slots, v.to(cache.v.dtype))
+@dataclass(frozen=True)
+class Cache:
+    """One layer's keys and values, each (slots, KV heads, head size)."""
+
+    k: Tensor
+    v: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.k.nbytes + self.v.nbytes
 
 
-def attention(q: Tensor, cache: LayerCache, inputs: StepInputs, window: int | None) -> Tensor:
-    tokens, n_heads, head_dim = q.shape
-    out = torch.empty_like(q)
-    if n_heads:
-        for group in inputs.groups:
-            out[group.token_rows] = _attend(q[group.token_rows], cache, group, window).to(q.dtype)
-    return out.view(tokens, n_heads * head_dim)
+def write_cache(cache: Cache, slots: Tensor, k: Tensor, v: Tensor) -> None:
+    cache.k.index_copy_(0, slots, k.view(-1, *cache.k.shape[1:]).to(cache.k.dtype))
+    cache.v.index_copy_(0, slots, v.view(-1, *cache.v.shape[1:]).to(cache.v.dtype))
 
 
-def _attend(q: Tensor, cache: LayerCache, group: AttentionGroup, window: int | None) -> Tensor:
+def attention(q: Tensor, cache: Cache, groups: Sequence[AttentionGroup], window: int | None) -> Tensor:
+    """q (T, H·G·D) → the same."""
+    heads = q.view(q.shape[0], -1, cache.k.shape[2])
+    out = torch.empty_like(heads)
+    if heads.shape[1]:
+        for group in groups:
+            out[group.token_rows] = _attend(heads[group.token_rows], cache, group, window).to(q.dtype)
+    return out.view(q.shape)
+
+
+def _attend(q: Tensor, cache: Cache, group: AttentionGroup, window: int | None) -> Tensor:
     """q (B, M, H·G, D) → (B, M, H·G, D)."""
     n_sequences, n_tokens, n_heads, head_dim = q.shape
     kv_heads = cache.k.shape[1]
@@ -66,7 +83,7 @@ def _attend(q: Tensor, cache: LayerCache, group: AttentionGroup, window: int | N
     return result.permute(0, 2, 1, 3, 4).reshape(n_sequences, n_tokens, n_heads, head_dim)
 
 
-def _gather(cache: LayerCache, group: AttentionGroup, start: int) -> tuple[Tensor, Tensor]:
+def _gather(cache: Cache, group: AttentionGroup, start: int) -> tuple[Tensor, Tensor]:
     """One tile of keys and values, each (B·H, tile, D)."""
     slots = group.slots[:, start : start + KEY_TILE]
     n_sequences, kv_heads, head_dim = len(group.lengths), *cache.k.shape[1:]

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rowspan.kernels.ops import LayerCache, RawRows, RopeTable, StepInputs, Weight
+from rowspan.comm.base import Comm
+from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
+from rowspan.kernels.torch.inputs import TensorInputs, tensor_inputs
+from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Angles:
+    """cos and sin, float32 (positions, dim / 2)."""
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
 
 
 class TorchKernels:
@@ -24,40 +43,85 @@ class TorchKernels:
         self._dtype = dtype
         self._device = device
 
-    def pack(self, scheme: str, raw: Tensor, shape: tuple[int, int]) -> Weight:
-        matrix = dequantize(scheme, raw) if raw.numel() else torch.zeros(shape)
+    # What ops work on
+
+    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
+        matrix = dequantize(scheme, _tensor(raw)) if raw.size else torch.zeros(shape)
         return dense.pack(matrix.to(self._device, self._dtype))
 
-    def embedding(self, tokens: Tensor, table: RawRows, first_row: int) -> Tensor:
-        local = (tokens - first_row).to(table.blocks.device)
+    def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
+        # Norms are taken in float32.
+        return torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype)
+
+    def rope_table(self, table: RopeTable) -> Angles:
+        cos, sin = torch.from_numpy(table.cos), torch.from_numpy(table.sin)
+        return Angles(cos.to(self._device), sin.to(self._device), table.interleaved)
+
+    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> paged.Cache:
+        shape = (n_slots, kv_heads, head_dim)
+        k, v = (torch.empty(shape, dtype=getattr(torch, name), device=self._device) for name in types)
+        return paged.Cache(k, v)
+
+    def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
+        return comm
+
+    def capture(
+        self, forward: Forward, max_tokens: int, max_outputs: int
+    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
+        @torch.inference_mode()
+        def step(inputs: StepInputs) -> NDArray[np.float32] | None:
+            logits: Tensor | None = forward(tensor_inputs(inputs, self._device))
+            return None if logits is None else logits.float().cpu().numpy()
+
+        return step
+
+    # Ops
+
+    def embedding(self, table: RawRows, inputs: TensorInputs) -> Tensor:
+        local = (inputs.tokens - table.first).cpu()
         inside = (local >= 0) & (local < table.blocks.shape[0])
-        rows = torch.zeros(tokens.shape[0], table.columns)
-        rows[inside] = dequantize(table.scheme, table.blocks[local[inside]])
-        return rows.to(device=tokens.device, dtype=self._dtype)
+        rows = torch.zeros(len(local), table.columns)
+        rows[inside] = dequantize(table.scheme, _tensor(table.blocks)[local[inside]])
+        return rows.to(device=self._device, dtype=self._dtype)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        return dense.linear(x, weight, bias)
+        return dense.linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
+        heads = x.view(*x.shape[:-1], -1, weight.shape[0])
+        return F.rms_norm(heads.float(), weight.shape, weight, eps).to(x.dtype).view(x.shape)
 
-    def rope(self, x: Tensor, angles: RopeTable) -> Tensor:
-        half = angles.cos.shape[1]
-        cos, sin = angles.cos[:, None], angles.sin[:, None]
-        turned, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
-        if angles.interleaved:
+    def rope(self, x: Tensor, table: Angles, head_dim: int, inputs: TensorInputs) -> Tensor:
+        half = table.cos.shape[1]
+        cos, sin = table.cos[inputs.positions][:, None], table.sin[inputs.positions][:, None]
+        heads = x.view(x.shape[0], -1, head_dim)
+        turned, rest = heads[..., : 2 * half].float(), heads[..., 2 * half :]
+        if table.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
         else:
             a, b = turned[..., :half], turned[..., half:]
             turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-        return torch.cat((turned.to(x.dtype), rest), dim=-1) if rest.shape[-1] else turned.to(x.dtype)
+        return torch.cat((turned.to(x.dtype), rest), dim=-1).view(x.shape)
 
-    def write_cache(self, cache: LayerCache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        paged.write_cache(cache, slots, k, v)
+    def write_cache(self, cache: paged.Cache, k: Tensor, v: Tensor, inputs: TensorInputs) -> None:
+        paged.write_cache(cache, inputs.cache_slots, k, v)
 
-    def attention(self, q: Tensor, cache: LayerCache, inputs: StepInputs, window: int | None) -> Tensor:
-        return paged.attention(q, cache, inputs, window)
+    def attention(self, q: Tensor, cache: paged.Cache, inputs: TensorInputs, window: int | None) -> Tensor:
+        return paged.attention(q, cache, inputs.groups, window)
 
     def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
         return F.silu(gate).mul_(up)
+
+    def outputs(self, x: Tensor, inputs: TensorInputs) -> Tensor:
+        return x[inputs.output_rows]
+
+
+def _tensor(raw: NDArray[np.uint8]) -> Tensor:
+    with warnings.catch_warnings():
+        # The file is mapped read-only, which torch cannot express and warns of; nothing here writes to it.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(raw)

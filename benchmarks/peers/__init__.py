@@ -1,0 +1,1 @@
+"""Engines to measure side by side, and what is measured."""

@@ -1,0 +1,97 @@
+// What a product takes its tokens from: reordered, and for integer products rounded to int8. Done once for all matrices
+// that share an input.
+//
+// Tokens come in tiles of kTokenTile, the last one may be lower; within a tile of height h, what is needed together lies
+// together: floats (columns, h); int8 codes (columns / 4, h, 4), four columns to a lane.
+#pragma once
+
+#include "dot.hpp"
+#include "simd.hpp"
+#include "team.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+constexpr size_t kTokenTile = Vec::width == 16 ? 8 : 4;
+constexpr size_t kScaled = 32;  // columns that share an activation scale: a sum of 32 products stays exact in int32
+constexpr size_t kSummed = 16;  // columns whose codes are added up, for zeros and minima of weight groups of 16 or 32
+
+inline size_t token_tiles(size_t tokens) { return (tokens + kTokenTile - 1) / kTokenTile; }
+inline size_t tile_height(size_t tokens, size_t tile) { return lower(kTokenTile, tokens - tile * kTokenTile); }
+
+// Activations of one tile from some column on: value = scale · code.
+struct Int8Tile {
+    int8_t* codes;
+    float* scales;  // (columns / kScaled, h)
+    int32_t* sums;  // of codes, (columns / kSummed, h)
+};
+
+// The three arrays of packed int8 tokens, in one block of memory.
+struct Int8Tokens {
+    int8_t* codes;
+    float* scales;
+    int32_t* sums;
+    size_t tokens, columns;
+
+    static size_t bytes(size_t tokens, size_t columns) {
+        return tokens * (columns + columns / kScaled * sizeof(float) + columns / kSummed * sizeof(int32_t)) + 64;
+    }
+    Int8Tokens(void* memory, size_t n_tokens, size_t n_columns)
+        : codes(static_cast<int8_t*>(memory)), tokens(n_tokens), columns(n_columns) {
+        scales = reinterpret_cast<float*>(codes + (n_tokens * n_columns + 63) / 64 * 64);
+        sums = reinterpret_cast<int32_t*>(scales + n_tokens * n_columns / kScaled);
+    }
+    Int8Tile tile(size_t index, size_t column) const {
+        const size_t before = index * kTokenTile, height = tile_height(tokens, index);
+        return {codes + before * columns + column * height,
+                scales + before * (columns / kScaled) + column / kScaled * height,
+                sums + before * (columns / kSummed) + column / kSummed * height};
+    }
+};
+
+inline size_t float_tokens_bytes(size_t tokens, size_t columns) { return tokens * columns * sizeof(float); }
+inline size_t int8_tokens_bytes(size_t tokens, size_t columns) { return Int8Tokens::bytes(tokens, columns); }
+
+// x (tokens, columns) → packed, these tiles of it.
+inline void pack_floats(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
+    for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
+        const size_t height = tile_height(tokens, tile);
+        const float* from = x + tile * kTokenTile * columns;
+        float* to = static_cast<float*>(packed) + tile * kTokenTile * columns;
+        for (size_t column = 0; column < columns; ++column)
+            for (size_t t = 0; t < height; ++t) to[column * height + t] = from[t * columns + column];
+    }
+}
+
+inline void pack_int8(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
+    const Int8Tokens all(packed, tokens, columns);
+    constexpr size_t kVecs = kScaled / Vec::width;
+    for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
+        const size_t height = tile_height(tokens, tile);
+        for (size_t t = 0; t < height; ++t) {
+            const float* from = x + (tile * kTokenTile + t) * columns;
+            for (size_t column = 0; column < columns; column += kScaled) {
+                const Int8Tile to = all.tile(tile, column);
+                Vec part[kVecs];
+                Vec largest = Vec::zero();
+                for (size_t i = 0; i < kVecs; ++i) {
+                    part[i] = Vec::load(from + column + i * Vec::width);
+                    largest = Vec::max(largest, Vec::max(part[i], Vec::zero() - part[i]));
+                }
+                const float scale = largest.largest() / 127.0f;
+                const Vec inverse = Vec::all(scale > 0.0f ? 1.0f / scale : 0.0f);
+                alignas(64) int8_t codes[kScaled];
+                for (size_t i = 0; i < kVecs; ++i) Vec::round(part[i] * inverse).store_codes(codes + i * Vec::width);
+                to.scales[t] = scale;
+                for (size_t half = 0; half < kScaled / kSummed; ++half) {
+                    int32_t sum = 0;
+                    for (size_t i = 0; i < kSummed; ++i) sum += codes[half * kSummed + i];
+                    to.sums[half * height + t] = sum;
+                }
+                for (size_t i = 0; i < kScaled / 4; ++i)
+                    __builtin_memcpy(to.codes + (i * height + t) * 4, codes + i * 4, 4);
+            }
+        }
+    }
+}
+
+}  // namespace rowspan::ROWSPAN_ISA

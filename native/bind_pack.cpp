@@ -1,0 +1,55 @@
+// Packing for Python: src/rowspan/quant/panels.py. Sizes are checked here, since a wrong one would corrupt memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <stdexcept>
+
+#include "pack.hpp"
+
+namespace nb = nanobind;
+
+namespace rowspan {
+namespace {
+
+template <typename T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+// The data of an array of exactly that size; null for None, where the size has to be 0.
+template <typename T>
+T* data_of(const Array<T>& array, size_t size) {
+    const bool given = array.is_valid();
+    if ((given ? array.size() : 0) != size) throw std::invalid_argument("an array does not fit the packed matrix");
+    return given ? array.data() : nullptr;
+}
+
+void pack_rows(int ggml_type, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu> raw, Array<uint8_t> codes,
+               Array<uint16_t> scales, Array<uint16_t> minima, Array<int8_t> sub_scales, Array<int8_t> sub_minima,
+               size_t threads) {
+    if (threads == 0) throw std::invalid_argument("packing takes at least one thread");
+    if (raw.size() > 0 && raw.shape(1) > 1 && raw.stride(1) != 1) throw std::invalid_argument("bytes of a row are not side by side");
+    const size_t rows = raw.shape(0), columns = columns_of(ggml_type, raw.shape(1));
+    const PackedSizes sizes = packed_sizes(ggml_type, rows, columns);
+    const BlockRows from{ggml_type, raw.data(), static_cast<size_t>(raw.stride(0)), rows, columns};
+    const PackedArrays to{data_of(codes, sizes.codes), data_of(scales, sizes.scales), data_of(minima, sizes.minima),
+                          data_of(sub_scales, sizes.sub_scales), data_of(sub_minima, sizes.sub_minima)};
+    nb::gil_scoped_release released;
+    pack_all(from, to, threads);
+}
+
+void dequantize(int ggml_type, Array<const uint8_t> row, Array<float> out) {
+    const size_t columns = columns_of(ggml_type, row.size());
+    dequantize_row(ggml_type, row.data(), columns, data_of(out, columns));
+}
+
+}  // namespace
+
+void bind_pack(nb::module_& module) {
+    module.def("pack", &pack_rows, "Repack rows of blocks: (rows, bytes) to the arrays of a `Matrix`.",
+               nb::arg("ggml_type"), nb::arg("raw").noconvert(), nb::arg("codes").noconvert(),
+               nb::arg("scales").noconvert().none(), nb::arg("minima").noconvert().none(),
+               nb::arg("sub_scales").noconvert().none(), nb::arg("sub_minima").noconvert().none(), nb::arg("threads"));
+    module.def("dequantize_row", &dequantize, "Write the elements of one row of blocks to `out`.",
+               nb::arg("ggml_type"), nb::arg("row").noconvert(), nb::arg("out").noconvert());
+}
+
+}  // namespace rowspan

@@ -1,0 +1,73 @@
+// Sums of products of bytes, four columns of a row in each 32-bit lane. See simd.hpp for why everything is per namespace.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+#if defined(__AVX512F__)
+
+struct Ints {
+    static constexpr size_t width = 16;
+    __m512i v;
+
+    static Ints zero() { return {_mm512_setzero_si512()}; }
+    static Ints all(int32_t x) { return {_mm512_set1_epi32(x)}; }
+    static Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
+    void store(void* p) const { _mm512_storeu_si512(p, v); }
+    Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
+    Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
+    Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
+};
+
+// sums + the products of (codes - kImplied<Wide>) and activations (signed), added up over each lane's four bytes. Wide:
+// codes use all of 8 bits, not just seven.
+template <bool Wide>
+constexpr int32_t kImplied = 0;
+
+template <bool Wide>
+inline Ints dot(Ints codes, Ints activations, Ints sums) {
+    return {_mm512_dpbusd_epi32(sums.v, codes.v, activations.v)};
+}
+
+#else
+
+struct Ints {
+    static constexpr size_t width = 8;
+    __m256i v;
+
+    static Ints zero() { return {_mm256_setzero_si256()}; }
+    static Ints all(int32_t x) { return {_mm256_set1_epi32(x)}; }
+    static Ints load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+    void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+    Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
+    Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
+    Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
+};
+
+// Two products of wide codes may not fit the 16 bits that vpmaddubsw adds them up in. Less 128 they are signed and do, the
+// sign moved to the activation: 128 · 127 · 2 < 2¹⁵.
+template <bool Wide>
+constexpr int32_t kImplied = Wide ? 128 : 0;
+
+template <bool Wide>
+inline Ints dot(Ints codes, Ints activations, Ints sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    if constexpr (Wide) {
+        const __m256i centred = _mm256_xor_si256(codes.v, _mm256_set1_epi8(-128));
+        const __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(activations.v, centred));
+        return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(pairs, ones))};
+    } else {
+        return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.v, activations.v), ones))};
+    }
+}
+
+#endif
+
+}  // namespace rowspan::ROWSPAN_ISA

@@ -1,0 +1,123 @@
+// Products of float32 activations and weights of any kind, exactly as in the file: a strip is unpacked to floats, then an
+// output's lane adds up its columns in order, whatever the other tokens of the step.
+#pragma once
+
+#include "activations.hpp"
+#include "strip.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+constexpr size_t kFloatColumns = 256;  // columns unpacked at once: two panels of floats are 32 KiB
+
+// Byte `index` of every lane, as a float.
+inline Vec byte_of(Ints x, size_t index) {
+#if defined(__AVX512F__)
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(8 * index));
+    return Ints{_mm512_and_si512(_mm512_srl_epi32(x.v, shift), _mm512_set1_epi32(255))}.to_floats();
+#else
+    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(8 * index));
+    return Ints{_mm256_and_si256(_mm256_srl_epi32(x.v, shift), _mm256_set1_epi32(255))}.to_floats();
+#endif
+}
+
+// Columns of a quantized panel → out (count, 16).
+inline void unpack_quantized(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
+    Strip<1> strip;
+    load_strip(w, panel, first, count, strip);
+    const size_t step = w.kind == Codes::u4 ? 8 : 4;
+    const Vec zero = Vec::all(static_cast<float>(w.zero));
+    for (size_t column = 0; column < count; column += step) {
+        const size_t g = column / w.group;
+        for (size_t i = 0; i < kPerPanel; ++i) {
+            const Ints both = Ints::load(strip.codes[0] + column / step * 64 + i * Ints::width * 4);
+            const Vec scale = Vec::load(strip.scales[0][g] + i * Vec::width);
+            const Vec minimum = w.minima ? Vec::load(strip.minima[0][g] + i * Vec::width) : Vec::zero();
+            for (size_t j = 0; j < step; ++j) {
+                const Ints codes = step == 4 ? both : j < 4 ? both.low_halves() : both.high_halves();
+                Vec::fma(byte_of(codes, j % 4) - zero, scale, minimum).store(out + (column + j) * kPanel + i * Vec::width);
+            }
+        }
+    }
+}
+
+inline void unpack_floats(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
+    if (w.kind == Codes::u8 || w.kind == Codes::u4) return unpack_quantized(w, panel, first, count, out);
+    const size_t at = (panel * w.columns + first) * kPanel;
+    for (size_t i = 0; i < count * kPanel; i += Vec::width) {
+        const Vec values = w.kind == Codes::f32   ? Vec::load(static_cast<const float*>(w.codes) + at + i)
+                           : w.kind == Codes::f16 ? Vec::halves(static_cast<const uint16_t*>(w.codes) + at + i)
+                                                  : Vec::bfloats(static_cast<const uint16_t*>(w.codes) + at + i);
+        values.store(out + i);
+    }
+}
+
+// y (Tokens, Panels · 16) += x (count, Tokens) · weights (Panels of (count, 16)).
+template <size_t Tokens, size_t Panels>
+inline void float_product(const float* x, const float (*weights)[kFloatColumns * kPanel], size_t count, float* y) {
+    constexpr size_t kVecs = Panels * kPerPanel;
+    Vec totals[Tokens][kVecs];
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t i = 0; i < kVecs; ++i) totals[t][i] = Vec::load(y + (t * kVecs + i) * Vec::width);
+    for (size_t column = 0; column < count; ++column) {
+        Vec w[kVecs];
+        for (size_t i = 0; i < kVecs; ++i)
+            w[i] = Vec::load(weights[i / kPerPanel] + column * kPanel + i % kPerPanel * Vec::width);
+#pragma GCC unroll 8
+        for (size_t t = 0; t < Tokens; ++t) {
+            const Vec a = Vec::all(x[column * Tokens + t]);
+#pragma GCC unroll 8
+            for (size_t i = 0; i < kVecs; ++i) totals[t][i] = Vec::fma(a, w[i], totals[t][i]);
+        }
+    }
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t i = 0; i < kVecs; ++i) totals[t][i].store(y + (t * kVecs + i) * Vec::width);
+}
+
+struct FloatProduct {
+    const float* packed;
+    size_t tokens;
+    const Matrix& w;
+
+    FloatProduct(const void* from, size_t n_tokens, const Matrix& matrix)
+        : packed(static_cast<const float*>(from)), tokens(n_tokens), w(matrix) {}
+
+    template <size_t Panels>
+    void add(size_t panel, size_t first, size_t count, Range tiles, float* y) const {
+        alignas(64) float weights[Panels][kFloatColumns * kPanel];
+        const size_t width = kPanel * Panels;
+        for (size_t from = first; from < first + count; from += kFloatColumns) {
+            const size_t columns = lower(kFloatColumns, first + count - from);
+            for (size_t p = 0; p < Panels; ++p) unpack_floats(w, panel + p, from, columns, weights[p]);
+            float* out = y;
+            for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
+                const size_t height = tile_height(tokens, tile);
+                const float* x = packed + tile * kTokenTile * w.columns + from * height;
+                by_height<Panels>(height, x, weights, columns, out);
+                out += height * width;
+            }
+        }
+    }
+
+  private:
+    template <size_t Panels>
+    static void by_height(size_t height, const float* x, const float (*weights)[kFloatColumns * kPanel], size_t columns,
+                          float* y) {
+        if constexpr (Panels > kPanelsOfTile) return float_product<1, Panels>(x, weights, columns, y);
+        switch (height) {
+            case 1: return float_product<1, Panels>(x, weights, columns, y);
+            case 2: return float_product<2, Panels>(x, weights, columns, y);
+            case 3: return float_product<3, Panels>(x, weights, columns, y);
+            case 4: return float_product<4, Panels>(x, weights, columns, y);
+        }
+        if constexpr (kTokenTile == 8) {
+            switch (height) {
+                case 5: return float_product<5, Panels>(x, weights, columns, y);
+                case 6: return float_product<6, Panels>(x, weights, columns, y);
+                case 7: return float_product<7, Panels>(x, weights, columns, y);
+                default: return float_product<8, Panels>(x, weights, columns, y);
+            }
+        }
+    }
+};
+
+}  // namespace rowspan::ROWSPAN_ISA

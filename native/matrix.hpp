@@ -1,0 +1,38 @@
+// A weight matrix in the runtime layout of the native kernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rowspan {
+
+constexpr size_t kPanel = 16;      // rows computed side by side, one per lane
+constexpr size_t kSuperBlock = 256;  // columns that share a scale of scales
+
+enum class Codes : int { f32, f16, bf16, u8, u4 };
+
+// rows × columns in panels of 16 rows, the last one filled up with zeros.
+//
+// Dense codes (f32, f16, bf16): (panels, columns, 16).
+// Quantized codes: value = scale · (code - zero) + minimum, one scale and minimum for `group` (16 or 32) columns.
+//   u8: (panels, columns / 4, 16, 4) bytes: byte j of lane r is column 4 i + j of row r.
+//   u4: (panels, columns / 8, 16, 4) bytes: low half of byte j of lane r is column 8 i + j, high half column 8 i + 4 + j.
+// That is the order in which VNNI (and AMX) read four columns of sixteen rows at once.
+//
+// scale and minimum are float16 (panels, columns / group, 16); or, with `sub_scales`, products: scales and minima float16
+// (panels, columns / 256, 16), one per 256 columns, times sub_scales and sub_minima int8 (panels, columns / group, 16).
+// All products are exact in float32. minima (and sub_minima) null: zero.
+struct Matrix {
+    Codes kind;
+    const void* codes;
+    const uint16_t* scales;
+    const uint16_t* minima;
+    const int8_t* sub_scales;
+    const int8_t* sub_minima;
+    size_t rows, columns, group;
+    int zero;
+
+    size_t panels() const { return (rows + kPanel - 1) / kPanel; }
+};
+
+}  // namespace rowspan

@@ -1,0 +1,122 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pack.hpp"
+
+namespace rowspan {
+
+void Program::record(Call call) { segments_.back().push_back(std::move(call)); }
+
+void Program::barrier() {
+    record([](const Team& team) { team.wait(); });
+}
+
+void Program::end_segment() { segments_.emplace_back(); }
+
+template <typename Work>
+void Program::by_rows(Rows rows, Work work) {
+    record([this, rows, work](const Team& team) {
+        const size_t n = count(rows), tile = kernels_.token_tile;
+        const Range tiles = team.share((n + tile - 1) / tile);
+        if (tiles.from < tiles.to) work(Range{tiles.from * tile, std::min(n, tiles.to * tile)});
+    });
+}
+
+void Program::embedding(const Table& table, float* out) {
+    by_rows(Rows::tokens, [this, table, out](Range rows) {
+        for (size_t row = rows.from; row < rows.to; ++row) {
+            const size_t at = static_cast<size_t>(step_.ids[row]) - table.first;  // wraps below the first one
+            float* to = out + row * table.columns;
+            if (at < table.rows)
+                dequantize_row(table.ggml_type, table.blocks + at * table.stride, table.columns, to);
+            else
+                std::fill(to, to + table.columns, 0.0f);
+        }
+    });
+}
+
+void Program::select(const float* x, size_t width, float* out) {
+    by_rows(Rows::outputs, [this, x, width, out](Range rows) {
+        for (size_t row = rows.from; row < rows.to; ++row)
+            std::memcpy(out + row * width, x + static_cast<size_t>(step_.output_rows[row]) * width, width * sizeof(float));
+    });
+}
+
+void Program::add(Rows rows, const float* a, const float* b, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.add(a, b, out, {part.from * width, part.to * width}); });
+}
+
+void Program::gated_silu(Rows rows, const float* gate, const float* up, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.gated_silu(gate, up, out, {part.from * width, part.to * width}); });
+}
+
+void Program::rms_norm(Rows rows, const float* x, const float* weight, float eps, size_t heads, size_t width,
+                       float* out) {
+    by_rows(rows, [=](Range part) {
+        kernels_.rms_norm(x, weight, eps, width, out, {part.from * heads, part.to * heads});
+    });
+}
+
+void Program::pack(Rows rows, bool int8, const float* x, size_t columns, void* packed) {
+    by_rows(rows, [=](Range part) {
+        const size_t tile = kernels_.token_tile;
+        const Range tiles = {part.from / tile, (part.to + tile - 1) / tile};
+        (int8 ? kernels_.pack_int8 : kernels_.pack_floats)(x, count(rows), columns, packed, tiles);
+    });
+}
+
+void Program::linear(Rows rows, bool int8, const void* packed, const Matrix& w, const float* bias,
+                     const float* residual, float* y) {
+    record([=](const Team& team) {
+        (int8 ? kernels_.linear_int8 : kernels_.linear_float)(packed, count(rows), w, bias, residual, y, team);
+    });
+}
+
+void Program::rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out) {
+    by_rows(Rows::tokens, [=](Range rows) {
+        kernels_.rope(x, cos, sin, step_.positions, shape.heads, shape.size, shape.half, shape.interleaved, out, rows);
+    });
+}
+
+void Program::write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side) {
+    by_rows(Rows::tokens,
+            [=](Range rows) { kernels_.write_cache(x, kv_heads, size, step_.cache_slots, side, rows); });
+}
+
+void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, float* out) {
+    const auto work = [=] {
+        return Attention{q,
+                         out,
+                         k,
+                         v,
+                         step_.sequences,
+                         step_.starts,
+                         step_.positions,
+                         step_.slots,
+                         step_.slot_stride,
+                         heads.kv_heads,
+                         heads.group,
+                         heads.size,
+                         heads.window};
+    };
+    attentions_.push_back(work);
+    record([=](const Team& team) { kernels_.attention(work(), scratch_.data(), team); });
+}
+
+void Program::begin(const Step& step) {
+    step_ = step;
+    size_t most = scratch_.size();
+    for (const auto& work : attentions_) most = std::max(most, kernels_.attention_scratch(work()));
+    scratch_.resize(most);
+}
+
+void Program::run(size_t segment) {
+    const std::vector<Call>& calls = segments_.at(segment);
+    pool_.run([&](const Team& team) {
+        for (const Call& call : calls) call(team);
+    });
+}
+
+}  // namespace rowspan

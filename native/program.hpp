@@ -1,0 +1,91 @@
+// One rank's step, recorded once as a list of kernel calls and replayed with other tokens each time: a call from Python
+// costs 10 µs with what surrounds it, and a step of a small model has hundreds of them.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace rowspan {
+
+// What differs from one step to the next; see `Attention` for the sequences.
+struct Step {
+    size_t tokens;
+    const int64_t* ids;
+    const int64_t* positions;
+    const int64_t* cache_slots;  // where each token's key and value go
+    size_t sequences;
+    const int64_t* starts;
+    const int64_t* slots;
+    size_t slot_stride;
+    size_t outputs;
+    const int64_t* output_rows;  // tokens whose logits are wanted
+};
+
+// What a call is about: all tokens, or those whose logits are wanted.
+enum class Rows : int { tokens, outputs };
+
+// Where a layer keeps its keys and values, and the heads of them.
+struct Heads {
+    size_t kv_heads, group, size, window;
+};
+
+struct RopeShape {
+    size_t heads, size, half;
+    bool interleaved;
+};
+
+// Rows of a token embedding still in its file's blocks: those of vocabulary entries first … first + rows - 1.
+struct Table {
+    int ggml_type;
+    const uint8_t* blocks;
+    size_t stride, first, rows, columns;
+};
+
+// Buffers are the caller's, with room for the largest step; shapes are (rows of the step, width).
+//
+// Calls that cut their work by rows do it all in the same way, so that they may follow one another without a barrier.
+class Program {
+  public:
+    Program(const Kernels& kernels, Pool& pool) : kernels_(kernels), pool_(pool) {}
+
+    // Recording.
+    void barrier();
+    void end_segment();  // run() stops here, for the caller to do something between
+    void embedding(const Table& table, float* out);
+    void select(const float* x, size_t width, float* out);  // the output rows
+    void add(Rows rows, const float* a, const float* b, size_t width, float* out);
+    void gated_silu(Rows rows, const float* gate, const float* up, size_t width, float* out);
+    // width: of what is normed together; a row may hold several such heads.
+    void rms_norm(Rows rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
+    void pack(Rows rows, bool int8, const float* x, size_t columns, void* packed);
+    void linear(Rows rows, bool int8, const void* packed, const Matrix& w, const float* bias, const float* residual,
+                float* y);
+    void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
+    void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
+    void attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, float* out);
+
+    // Replaying: begin a step, then run the segments in order.
+    void begin(const Step& step);
+    void run(size_t segment);
+
+  private:
+    using Call = std::function<void(const Team&)>;
+
+    size_t count(Rows rows) const { return rows == Rows::tokens ? step_.tokens : step_.outputs; }
+    void record(Call call);
+    // work(range of rows) for this thread's tiles of rows.
+    template <typename Work>
+    void by_rows(Rows rows, Work work);
+
+    const Kernels& kernels_;
+    Pool& pool_;
+    Step step_{};
+    std::vector<std::vector<Call>> segments_{1};
+    std::vector<std::function<Attention()>> attentions_;
+    std::vector<float> scratch_;  // of attention
+};
+
+}  // namespace rowspan

@@ -1,0 +1,224 @@
+"""Records a model's ops as a native program: buffers for its values, barriers where one thread needs another's results,
+and the places where Python must act in between (a word with another rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.kernels.ops import StepInputs
+from rowspan.quant.panels import aligned
+
+T = TypeVar("T")
+
+
+class Rows(IntEnum):
+    """What a value has rows for: `Rows` of native/program.hpp."""
+
+    TOKENS = 0
+    OUTPUTS = 1
+
+
+@dataclass(eq=False)
+class Value:
+    """What an op works out: float32 (rows, width), or the kernels' own form of these for matrix products."""
+
+    rows: Rows
+    width: int
+    packed_as: str | None = None
+
+
+Addresses = Callable[[Any], int]
+"""Where a value's buffer is."""
+
+
+@dataclass
+class Op:
+    """One call of the program.
+
+    reads, writes: values; or other objects that calls leave something in for later ones, such as a cache.
+    by_rows: its work is cut by rows, in the one way that all such ops share.
+    """
+
+    emit: Callable[[Any, Addresses], None]
+    reads: list[Any]
+    writes: Any
+    by_rows: bool
+    rows: Rows
+    residual: Value | None = None  # to be added to a matrix product
+
+
+@dataclass
+class Callout:
+    """Something that Python does between two parts of the program, with the rows of some values."""
+
+    function: Callable[..., object]
+    values: Sequence[Value]
+    writes: Sequence[Value]
+
+
+@dataclass
+class Trace:
+    """What has been recorded so far."""
+
+    steps: list[Op | Callout] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+
+    def keep(self, what: T) -> T:
+        """Something whose address the program has: it must live as long."""
+        self.kept.append(what)
+        return what
+
+    def op(
+        self,
+        emit: Callable[[Any, Addresses], None],
+        reads: Sequence[Any],
+        writes: Any,
+        *,
+        rows: Rows = Rows.TOKENS,
+        by_rows: bool = True,
+    ) -> Op:
+        op = Op(emit, list(reads), writes, by_rows, rows)
+        self.steps.append(op)
+        return op
+
+    def call(self, function: Callable[..., object], values: Sequence[Value], writes: Sequence[Value]) -> None:
+        self.steps.append(Callout(function, values, writes))
+
+    def sum_of_product(self, product: Value, other: Value) -> Value | None:
+        """Have the matrix product recorded last add `other` itself, if that is what `product` is: the sum takes the
+        product's place, which cannot be used any more."""
+        last = self.steps[-1] if self.steps else None
+        if not isinstance(last, Op) or last.by_rows or last.writes is not product or last.residual is not None:
+            return None
+        last.residual = other
+        last.reads.append(other)
+        total = Value(product.rows, product.width)
+        last.writes = total
+        return total
+
+    def compile(
+        self, program: Any, result: Value | None, max_rows: dict[Rows, int], nbytes: Callable[[Value], int]
+    ) -> RecordedStep:
+        """Lay out buffers and put the calls into a native program. nbytes: of a value with the most rows."""
+        places = _lay_out(self.steps, result, nbytes)
+
+        def address(what: Any) -> int:
+            return 0 if what is None else int(places[what].ctypes.data)
+
+        since_barrier: list[_Touch] = []
+        callouts = []
+        for step in self.steps:
+            if isinstance(step, Callout):
+                program.end_segment()
+                since_barrier.clear()
+                callouts.append((step.function, [(places[value], value) for value in step.values]))
+                continue
+            touched = [_Touch(step, what, _place(places, what), written=False) for what in step.reads]
+            touched.append(_Touch(step, step.writes, _place(places, step.writes), written=True))
+            if any(now.collides(before) for now in touched for before in since_barrier):
+                program.barrier()
+                since_barrier.clear()
+            since_barrier.extend(touched)
+            step.emit(program, address)
+        kept = [*self.kept, *places.values()]
+        return RecordedStep(program, callouts, None if result is None else (places[result], result), max_rows, kept)
+
+
+@dataclass(frozen=True)
+class _Touch:
+    """What an op does to one of its values, or whatever else it reads or writes."""
+
+    op: Op
+    what: Any
+    place: int
+    written: bool
+
+    def collides(self, before: _Touch) -> bool:
+        """One of them writes what the other one needs, and threads do not keep to themselves. They do in ops on the
+        same value that cut their work by the same rows; two values that share a buffer have their rows elsewhere."""
+        alike = self.what is before.what and self.op.by_rows and before.op.by_rows and self.op.rows == before.op.rows
+        return self.place == before.place and (self.written or before.written) and not alike
+
+
+def _place(places: dict[Any, NDArray[np.uint8]], what: Any) -> int:
+    return int(places[what].ctypes.data) if isinstance(what, Value) else id(what)
+
+
+def _lay_out(
+    steps: Sequence[Op | Callout], result: Value | None, nbytes: Callable[[Value], int]
+) -> dict[Any, NDArray[np.uint8]]:
+    """A buffer for every value, used again once its value is no longer needed."""
+    last_use: dict[Any, int] = {}
+    for index, step in enumerate(steps):
+        touched = [*step.reads, step.writes] if isinstance(step, Op) else [*step.values, *step.writes]
+        last_use.update((what, index) for what in touched if isinstance(what, Value))
+    if result is not None:
+        last_use[result] = len(steps)
+
+    places: dict[Any, NDArray[np.uint8]] = {}
+    free: list[NDArray[np.uint8]] = []
+    for index, step in enumerate(steps):
+        for value in [step.writes] if isinstance(step, Op) else step.writes:
+            if not isinstance(value, Value) or value in places:
+                continue
+            needed = nbytes(value)
+            fitting = [buffer for buffer in free if needed <= buffer.nbytes <= 2 * needed]
+            if fitting:
+                place = min(fitting, key=lambda buffer: buffer.nbytes)
+                free = [buffer for buffer in free if buffer is not place]
+            else:
+                place = aligned((needed,), np.uint8)
+            places[value] = place
+        free.extend(places[value] for value, last in last_use.items() if last == index)
+    return places
+
+
+class RecordedStep:
+    """A program, ready to be run over and over."""
+
+    def __init__(
+        self,
+        program: Any,
+        callouts: Sequence[tuple[Callable[..., object], Sequence[tuple[NDArray[np.uint8], Value]]]],
+        result: tuple[NDArray[np.uint8], Value] | None,
+        max_rows: dict[Rows, int],
+        kept: Sequence[Any],
+    ) -> None:
+        self._kept = kept
+        self._program = program
+        self._callouts = callouts
+        self._result = result
+        self._max_rows = max_rows
+
+    def __call__(self, inputs: StepInputs) -> NDArray[np.float32] | None:
+        counts = {Rows.TOKENS: len(inputs.tokens), Rows.OUTPUTS: len(inputs.output_rows)}
+        if any(counts[rows] > self._max_rows[rows] for rows in Rows):
+            raise ValueError(f"a step of {counts}, of {self._max_rows} at most")
+
+        def view(place: NDArray[np.uint8], value: Value) -> NDArray[np.float32]:
+            n_rows = counts[value.rows]
+            return place[: 4 * n_rows * value.width].view(np.float32).reshape(n_rows, value.width)
+
+        self._program.begin(
+            counts[Rows.TOKENS],
+            inputs.tokens.ctypes.data,
+            inputs.positions.ctypes.data,
+            inputs.cache_slots.ctypes.data,
+            len(inputs.starts) - 1,
+            inputs.starts.ctypes.data,
+            inputs.slots.ctypes.data,
+            inputs.slots.shape[1],
+            counts[Rows.OUTPUTS],
+            inputs.output_rows.ctypes.data,
+        )
+        for segment, (function, values) in enumerate(self._callouts):
+            self._program.run(segment)
+            function(*(view(place, value) for place, value in values))
+        self._program.run(len(self._callouts))
+        return None if self._result is None else view(*self._result)

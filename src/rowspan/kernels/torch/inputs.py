@@ -1,0 +1,53 @@
+"""A step's inputs as tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rowspan.kernels.ops import StepInputs
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Sequences with equally many query tokens in this step, attended to in one go: B sequences, M tokens each."""
+
+    token_rows: Tensor  # int64 (B, M): their rows among the step's T tokens
+    positions: Tensor  # int64 (B, M)
+    slots: Tensor  # int64 (B, L): cache slot of position 0, 1, …; padded with any valid slot to a common length L
+    lengths: Sequence[int]  # B: positions written, those of this step included
+
+
+@dataclass(frozen=True)
+class TensorInputs:
+    """`rowspan.kernels.ops.StepInputs` on a device."""
+
+    tokens: Tensor
+    positions: Tensor
+    cache_slots: Tensor
+    groups: Sequence[AttentionGroup]
+    output_rows: Tensor
+
+
+def tensor_inputs(inputs: StepInputs, device: torch.device) -> TensorInputs:
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for sequence, length in enumerate((inputs.starts[1:] - inputs.starts[:-1]).tolist()):
+        by_length[length].append(sequence)
+    groups = []
+    for length, members in by_length.items():
+        rows = torch.from_numpy(inputs.starts[members])[:, None] + torch.arange(length)
+        positions = torch.from_numpy(inputs.positions)[rows]
+        slots = torch.from_numpy(inputs.slots[members])
+        lengths = (positions[:, -1] + 1).tolist()
+        groups.append(AttentionGroup(rows.to(device), positions.to(device), slots.to(device), lengths))
+    return TensorInputs(
+        tokens=torch.from_numpy(inputs.tokens).to(device),
+        positions=torch.from_numpy(inputs.positions).to(device),
+        cache_slots=torch.from_numpy(inputs.cache_slots).to(device),
+        groups=groups,
+        output_rows=torch.from_numpy(inputs.output_rows).to(device),
+    )

@@ -1,0 +1,56 @@
+"""Writes large GGUF files tensor by tensor, so that only one is in memory."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from kit.gguf_bytes import padded, tensor_info
+
+ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is made when its turn comes. make: its raw blocks, of `nbytes` bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: str
+    make: Callable[[], np.ndarray]
+
+    @property
+    def ggml_type(self) -> int:
+        return int(gguf.GGMLQuantizationType[self.scheme])
+
+    @property
+    def nbytes(self) -> int:
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[self.scheme]]
+        return int(np.prod(self.shape)) // int(block_size) * int(block_bytes)
+
+
+def write_gguf(path: Path, metadata: Sequence[bytes], tensors: Iterable[LazyTensor]) -> Path:
+    """Write one file.
+
+    Args:
+        metadata: encoded pairs of key and value; see `kit.gguf_bytes`. Alignment must be left at its default.
+    """
+    tensors = list(tensors)
+    head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata)), *metadata]
+    offset = 0
+    for tensor in tensors:
+        head.append(tensor_info(tensor.name, tensor.shape, tensor.ggml_type, offset))
+        offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(padded(b"".join(head), ALIGNMENT))
+        for tensor in tensors:
+            raw = tensor.make()
+            assert raw.nbytes == tensor.nbytes, tensor.name
+            raw.tofile(file)
+            file.write(bytes(-tensor.nbytes % ALIGNMENT))
+    return path

@@ -1,0 +1,116 @@
+"""A llama of real size with random weights, for measuring speed: made in seconds, and any engine loads it.
+
+    PYTHONPATH=tests python -m kit.random_llama --scheme Q4_K_M llama-1b-q4_k_m.gguf
+
+Values are scaled as `kit.gguf_builder` scales them, so that activations keep their size over the layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import gguf
+import numpy as np
+from kit.gguf_builder import HALF_SCALES, LOGIT_SCALE, TinyModel, random_k_quants
+from kit.gguf_bytes import gguf_string, gguf_value
+from kit.gguf_stream import LazyTensor, write_gguf
+
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}  # general.file_type of the schemes that can be made
+UNIFORM_INT8_STD = 127 / 3**0.5
+
+
+@dataclass(frozen=True)
+class RandomLlama:
+    """The default is about 1B parameters, shaped as Llama 3.2 1B with a smaller vocabulary; the head is tied.
+
+    scheme: "Q8_0", or "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it.
+    """
+
+    scheme: str = "Q8_0"
+    n_layers: int = 16
+    hidden_size: int = 2048
+    ffn_size: int = 8192
+    n_heads: int = 32
+    n_kv_heads: int = 8
+    vocab_size: int = 32000
+    context_length: int = 8192
+    seed: int = 0
+
+    def write(self, path: Path) -> Path:
+        """Write one file."""
+        model = TinyModel(
+            n_layers=self.n_layers,
+            hidden_size=self.hidden_size,
+            ffn_size=self.ffn_size,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+            name=f"Random llama {self.scheme}",
+            extra={"general.file_type": FILE_TYPES[self.scheme]},
+        )
+        metadata = [gguf_string(key) + gguf_value(value) for key, value in model.metadata().items()]
+        return write_gguf(path, metadata, self._tensors(np.random.default_rng(self.seed)))
+
+    def _tensors(self, random: np.random.Generator) -> Iterator[LazyTensor]:
+        hidden, ffn = self.hidden_size, self.ffn_size
+        kv_size = hidden // self.n_heads * self.n_kv_heads
+
+        def matrix(name: str, outputs: int, inputs: int, *, precise: bool = False) -> LazyTensor:
+            scheme = "Q8_0" if self.scheme == "Q8_0" else "Q6_K" if precise else "Q4_K"
+            make = partial(random_blocks, random, scheme, outputs, inputs)
+            return LazyTensor(f"{name}.weight", (outputs, inputs), scheme, make)
+
+        def norm(name: str, weight: float = 1.0) -> LazyTensor:
+            return LazyTensor(f"{name}.weight", (hidden,), "F32", partial(np.full, hidden, weight, np.float32))
+
+        yield matrix("token_embd", self.vocab_size, hidden, precise=True)
+        for layer in range(self.n_layers):
+            block, precise = f"blk.{layer}.", more_bits(layer, self.n_layers)
+            yield norm(f"{block}attn_norm")
+            yield matrix(f"{block}attn_q", hidden, hidden)
+            yield matrix(f"{block}attn_k", kv_size, hidden)
+            yield matrix(f"{block}attn_v", kv_size, hidden, precise=precise)
+            yield matrix(f"{block}attn_output", hidden, hidden)
+            yield norm(f"{block}ffn_norm")
+            yield matrix(f"{block}ffn_gate", ffn, hidden)
+            yield matrix(f"{block}ffn_up", ffn, hidden)
+            yield matrix(f"{block}ffn_down", hidden, ffn, precise=precise)
+        yield norm("output_norm", LOGIT_SCALE)
+
+
+def more_bits(layer: int, n_layers: int) -> bool:
+    """Whether llama.cpp's Q4_K_M gives this layer's attn_v and ffn_down Q6_K: the first and last eighth of the layers,
+    and every third between."""
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
+
+
+def random_blocks(random: np.random.Generator, scheme: str, rows: int, columns: int) -> np.ndarray:
+    """Random bytes for codes, one scale for all blocks: as good as quantized noise, and many times faster to make."""
+    std = columns**-0.5
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[scheme]]
+    n_blocks = rows * columns // block_size
+    if scheme == "Q8_0":
+        blocks = np.empty((n_blocks, block_bytes), np.uint8)
+        blocks[:, :2] = np.frombuffer(np.float16(std / UNIFORM_INT8_STD).tobytes(), np.uint8)
+        blocks[:, 2:] = random.integers(-127, 128, (n_blocks, block_size), np.int8).view(np.uint8)
+        return blocks
+    sample = random_k_quants(random, scheme, 64, columns, std)
+    blocks = random.integers(0, 256, (n_blocks, block_bytes), np.uint8)
+    for at in HALF_SCALES[scheme][:2]:
+        if at is not None:
+            blocks[:, at : at + 2] = sample[0, at : at + 2]
+    return blocks
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a llama of about 1B parameters with random weights.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--scheme", choices=FILE_TYPES, default="Q8_0")
+    arguments = parser.parse_args()
+    RandomLlama(arguments.scheme).write(arguments.path)

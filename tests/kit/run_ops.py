@@ -1,0 +1,53 @@
+"""Runs a few ops on given arrays, whatever the kernels: native ones only record their ops, as a model is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rowspan.kernels.ops import Kernels, StepInputs
+from rowspan.kernels.torch.kernels import TorchKernels
+
+Floats = NDArray[np.float32]
+
+
+class _Given:
+    """Another rank, from which the arrays come."""
+
+    rows = 1
+    leads = True
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self._left = arrays
+
+    def receive_stage(self, shape: tuple[int, ...]) -> Any:
+        return self._left.pop(0)
+
+
+def run_ops(
+    kernels: Kernels[Any], model: Callable[..., Any], *arrays: Floats, inputs: StepInputs | None = None
+) -> Floats:
+    """`model(*values, inputs)`, with a value for each of the arrays, which have a row for each token.
+
+    Kernels must be new for every call.
+    """
+    tokens = len(arrays[0])
+    given: list[Any] = [torch.from_numpy(a) for a in arrays] if isinstance(kernels, TorchKernels) else list(arrays)
+    comm: Any = kernels.connect(_Given(given))  # type: ignore[arg-type]
+
+    def forward(inputs: Any) -> Any:
+        return model(*(comm.receive_stage((tokens, array.shape[1])) for array in arrays), inputs)
+
+    result = kernels.capture(forward, tokens, tokens)(inputs or one_sequence(tokens))
+    assert result is not None
+    return result.copy()
+
+
+def one_sequence(tokens: int, positions: NDArray[np.int64] | None = None) -> StepInputs:
+    """Inputs of ops that no cache is needed for."""
+    at = np.arange(tokens) if positions is None else positions
+    return StepInputs(at, at, at, np.array([0, tokens]), np.zeros((1, 256), np.int64), np.arange(tokens))
