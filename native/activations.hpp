@@ -80,12 +80,15 @@ inline void pack_int8(const float* x, size_t tokens, size_t columns, void* packe
                 const float scale = largest.largest() / 127.0f;
                 const Vec inverse = Vec::all(scale > 0.0f ? 1.0f / scale : 0.0f);
                 alignas(64) int8_t codes[kScaled];
-                for (size_t i = 0; i < kVecs; ++i) Vec::round(part[i] * inverse).store_codes(codes + i * Vec::width);
+                for (size_t i = 0; i < kVecs; ++i) {
+                    part[i] = Vec::round(part[i] * inverse);
+                    part[i].store_codes(codes + i * Vec::width);
+                }
                 to.scales[t] = scale;
                 for (size_t half = 0; half < kScaled / kSummed; ++half) {
-                    int32_t sum = 0;
-                    for (size_t i = 0; i < kSummed; ++i) sum += codes[half * kSummed + i];
-                    to.sums[half * height + t] = sum;
+                    Vec sum = part[half * kSummed / Vec::width];
+                    for (size_t i = 1; i < kSummed / Vec::width; ++i) sum = sum + part[half * kSummed / Vec::width + i];
+                    to.sums[half * height + t] = static_cast<int32_t>(sum.sum());  // whole, and far below 2²⁴
                 }
                 for (size_t i = 0; i < kScaled / 4; ++i)
                     __builtin_memcpy(to.codes + (i * height + t) * 4, codes + i * 4, 4);

@@ -21,6 +21,7 @@ struct Ints {
     static Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
     void store(void* p) const { _mm512_storeu_si512(p, v); }
     Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
+    friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
 };
@@ -46,6 +47,7 @@ struct Ints {
     static Ints load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
+    friend Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
 };

@@ -17,13 +17,23 @@ struct Output {
     float* y;
 };
 
-inline void put(const Output& out, const Matrix& w, size_t token, size_t panel, size_t panels, size_t tokens,
-                const float* product) {
+// product (tokens, stride) of one panel, for tokens from `token` on.
+inline void put(const Output& out, const Matrix& w, size_t token, size_t tokens, size_t panel, const float* product,
+                size_t stride) {
     const size_t row = panel * kPanel;
-    const size_t rows = lower(panels * kPanel, w.rows - row);
+    const size_t rows = lower(kPanel, w.rows - row);
     for (size_t t = 0; t < tokens; ++t) {
-        const float* from = product + t * panels * kPanel;
+        const float* from = product + t * stride;
         const size_t at = (token + t) * w.rows + row;
+        if (rows == kPanel) {
+            for (size_t r = 0; r < kPanel; r += Vec::width) {
+                Vec value = Vec::load(from + r);
+                if (out.bias) value = value + Vec::load(out.bias + row + r);
+                if (out.residual) value = value + Vec::load(out.residual + at + r);
+                value.store(out.y + at + r);
+            }
+            continue;
+        }
         for (size_t r = 0; r < rows; ++r) {
             float value = from[r];
             if (out.bias) value += out.bias[row + r];
@@ -34,41 +44,63 @@ inline void put(const Output& out, const Matrix& w, size_t token, size_t panel, 
 }
 
 template <size_t Panels, typename Product>
-inline void linear_panels(const Product& product, const Matrix& w, size_t tokens, Range tiles, size_t panel,
-                          const Output& out) {
+inline void linear_panels(const Product& product, const Matrix& w, size_t tokens, Range tiles,
+                          const size_t (&panels)[Panels], const Output& out) {
     const size_t first = tiles.from * kTokenTile, count = lower(tokens, tiles.to * kTokenTile) - first;
     alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
     for (size_t i = 0; i < count * Panels * kPanel; ++i) y[i] = 0.0f;
     for (size_t column = 0; column < w.columns; column += kStripColumns)
-        product.template add<Panels>(panel, column, lower(kStripColumns, w.columns - column), tiles, y);
-    put(out, w, first, panel, Panels, count, y);
+        product.add(panels, column, lower(kStripColumns, w.columns - column), tiles, y);
+    for (size_t p = 0; p < Panels; ++p) put(out, w, first, count, panels[p], y + p * kPanel, Panels * kPanel);
 }
 
-// A unit is one token block times a few panels.
+// One tile: the weights are read once, as fast as memory gives them. A thread's panels are read in as many streams as it
+// computes side by side, each from beginning to end: so what is prefetched is always what comes next.
+template <size_t Streams, typename Product>
+inline void stream_panels(const Product& product, const Matrix& w, size_t tokens, Range mine, const Output& out) {
+    const size_t length = (mine.to - mine.from) / Streams;
+    for (size_t i = 0; i < length; ++i) {
+        size_t panels[Streams];
+        for (size_t s = 0; s < Streams; ++s) panels[s] = mine.from + s * length + i;
+        linear_panels<Streams>(product, w, tokens, {0, 1}, panels, out);
+    }
+    for (size_t panel = mine.from + Streams * length; panel < mine.to; ++panel)
+        linear_panels<1>(product, w, tokens, {0, 1}, {panel}, out);
+}
+
+// Many tiles: they are computed in blocks, each with a few neighbouring panels at a time, whose weights stay in the first
+// cache. A unit of work is one block times those panels.
 template <typename Product>
-inline void linear_units(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
+inline void block_panels(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
     const size_t tiles = token_tiles(tokens), blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
-    const size_t wide = tokens == 1 ? kPanelsOfOne : kPanelsOfTile;
-    const size_t panels = w.panels(), per_block = (panels + wide - 1) / wide;
+    const size_t panels = w.panels(), per_block = (panels + kPanelsOfTile - 1) / kPanelsOfTile;
     const Range mine = team.share(blocks * per_block);
     for (size_t unit = mine.from; unit < mine.to; ++unit) {
-        const size_t block = unit / per_block;
+        const size_t block = unit / per_block, panel = unit % per_block * kPanelsOfTile;
         const Range part = {block * kBlockTiles, lower(tiles, (block + 1) * kBlockTiles)};
-        size_t panel = unit % per_block * wide;
-        const size_t end = lower(panels, panel + wide);
-        if (wide == kPanelsOfOne && end - panel == kPanelsOfOne) {
-            linear_panels<kPanelsOfOne>(product, w, tokens, part, panel, out);
-            continue;
+        if (panel + kPanelsOfTile <= panels) {
+            size_t neighbours[kPanelsOfTile];
+            for (size_t p = 0; p < kPanelsOfTile; ++p) neighbours[p] = panel + p;
+            linear_panels<kPanelsOfTile>(product, w, tokens, part, neighbours, out);
+        } else {
+            linear_panels<1>(product, w, tokens, part, {panel}, out);
         }
-        for (; panel + kPanelsOfTile <= end; panel += kPanelsOfTile)
-            linear_panels<kPanelsOfTile>(product, w, tokens, part, panel, out);
-        if (kPanelsOfTile > 1 && panel < end) linear_panels<1>(product, w, tokens, part, panel, out);
     }
+}
+
+template <typename Product>
+inline void linear_of(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
+    if (tokens > kTokenTile)
+        block_panels(product, w, tokens, out, team);
+    else if (tokens > 1)
+        stream_panels<kPanelsOfTile>(product, w, tokens, team.share(w.panels()), out);
+    else if (tokens == 1)
+        stream_panels<kPanelsOfOne>(product, w, tokens, team.share(w.panels()), out);
 }
 
 inline void linear_float(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
                          float* y, const Team& team) {
-    linear_units(FloatProduct(packed, tokens, w), w, tokens, {bias, residual, y}, team);
+    linear_of(FloatProduct(packed, tokens, w), w, tokens, {bias, residual, y}, team);
 }
 
 // For quantized matrices.
@@ -77,7 +109,7 @@ inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, cons
     const Output out = {bias, residual, y};
     const bool four = w.kind == Codes::u4, wide = w.zero == 128;
     const auto run = [&](auto format) {
-        linear_units(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, out, team);
+        linear_of(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, out, team);
     };
     if (w.group == 32) {
         if (four)

@@ -23,7 +23,7 @@ inline Vec byte_of(Ints x, size_t index) {
 // Columns of a quantized panel → out (count, 16).
 inline void unpack_quantized(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
     Strip<1> strip;
-    load_strip(w, panel, first, count, strip);
+    load_strip(w, {panel}, first, count, strip);
     const size_t step = w.kind == Codes::u4 ? 8 : 4;
     const Vec zero = Vec::all(static_cast<float>(w.zero));
     for (size_t column = 0; column < count; column += step) {
@@ -82,12 +82,12 @@ struct FloatProduct {
         : packed(static_cast<const float*>(from)), tokens(n_tokens), w(matrix) {}
 
     template <size_t Panels>
-    void add(size_t panel, size_t first, size_t count, Range tiles, float* y) const {
+    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         alignas(64) float weights[Panels][kFloatColumns * kPanel];
         const size_t width = kPanel * Panels;
         for (size_t from = first; from < first + count; from += kFloatColumns) {
             const size_t columns = lower(kFloatColumns, first + count - from);
-            for (size_t p = 0; p < Panels; ++p) unpack_floats(w, panel + p, from, columns, weights[p]);
+            for (size_t p = 0; p < Panels; ++p) unpack_floats(w, panels[p], from, columns, weights[p]);
             float* out = y;
             for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
                 const size_t height = tile_height(tokens, tile);

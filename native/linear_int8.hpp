@@ -14,90 +14,113 @@ struct Format {
     static constexpr size_t group = Group;
 };
 
+// Bytes between a prefetch and its load: the processor's own prefetching ends at a page's border.
+constexpr size_t kAhead = 1024;
+
 // sums[t][p] += codes · activations over one group of columns.
 template <typename F, size_t Tokens, size_t Panels>
 inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
                       Ints (&sums)[Tokens][Panels * kPerPanel]) {
-    constexpr size_t kStep = F::four_bit ? 8 : 4;  // columns in 64 bytes of a panel
-    for (size_t step = 0; step < F::group / kStep; ++step) {
-        Ints low[Panels * kPerPanel], high[Panels * kPerPanel];
+    constexpr size_t kVecs = Panels * kPerPanel;
+    constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte
+    constexpr size_t kSteps = F::group / 4 / kParts;  // of 64 bytes of a panel
+    // Few sums, each waiting for its last addition: integers may be added up in any order, so take turns.
+    constexpr size_t kChains = Tokens * kVecs * kParts < 4 ? 4 / (Tokens * kVecs * kParts) : 1;
+    Ints turns[kChains][kParts][Tokens][kVecs];
+    for (auto& chain : turns)
+        for (auto& part : chain)
+            for (auto& token : part)
+                for (Ints& sum : token) sum = Ints::zero();
+#pragma GCC unroll 8
+    for (size_t step = 0; step < kSteps; ++step) {
+        Ints parts[kParts][kVecs];
         for (size_t p = 0; p < Panels; ++p) {
             for (size_t i = 0; i < kPerPanel; ++i) {
                 const Ints both = Ints::load(codes[p] + step * 64 + i * Ints::width * 4);
-                low[p * kPerPanel + i] = F::four_bit ? both.low_halves() : both;
-                if (F::four_bit) high[p * kPerPanel + i] = both.high_halves();
+                parts[0][p * kPerPanel + i] = F::four_bit ? both.low_halves() : both;
+                if constexpr (F::four_bit) parts[1][p * kPerPanel + i] = both.high_halves();
             }
         }
-        const int8_t* at = activations + step * kStep * Tokens;
-#pragma GCC unroll 8
-        for (size_t t = 0; t < Tokens; ++t) {
-            int32_t four;
-            __builtin_memcpy(&four, at + t * 4, 4);
-            const Ints a = Ints::all(four);
-#pragma GCC unroll 8
-            for (size_t i = 0; i < Panels * kPerPanel; ++i) sums[t][i] = dot<F::wide>(low[i], a, sums[t][i]);
-        }
-        if constexpr (F::four_bit) {
+        for (size_t part = 0; part < kParts; ++part) {
+            const int8_t* at = activations + (step * kParts + part) * 4 * Tokens;
 #pragma GCC unroll 8
             for (size_t t = 0; t < Tokens; ++t) {
                 int32_t four;
-                __builtin_memcpy(&four, at + (Tokens + t) * 4, 4);
+                __builtin_memcpy(&four, at + t * 4, 4);
                 const Ints a = Ints::all(four);
 #pragma GCC unroll 8
-                for (size_t i = 0; i < Panels * kPerPanel; ++i) sums[t][i] = dot<F::wide>(high[i], a, sums[t][i]);
+                for (size_t i = 0; i < kVecs; ++i) {
+                    Ints& sum = kChains * kParts * Tokens * kVecs > 4 ? sums[t][i] : turns[step % kChains][part][t][i];
+                    sum = dot<F::wide>(parts[part][i], a, sum);
+                }
             }
         }
     }
+    if constexpr (kChains * kParts * Tokens * kVecs <= 4) {
+        for (auto& chain : turns)
+            for (auto& part : chain)
+                for (size_t t = 0; t < Tokens; ++t)
+                    for (size_t i = 0; i < kVecs; ++i) sums[t][i] = sums[t][i] + part[t][i];
+    }
 }
 
-// y (Tokens, Panels · 16) += tile · strip.
+// y (Tokens, Panels · 16) += tile · strip. streaming: the codes come from memory, and what follows them will be next.
 template <typename F, size_t Tokens, size_t Panels>
-inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, float* y) {
+inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, bool streaming, float* y) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kGroupBytes = F::group * kPanel / (F::four_bit ? 2 : 1);
     constexpr size_t kSumsPerGroup = F::group / kSummed;
+    const size_t groups = strip.count / F::group;
+
+    // What a group's sum begins with, so that codes count from their zero; and the sum of its activations.
     const int32_t offset = kImplied<F::wide> - zero;
-
-    Vec totals[Tokens][kVecs];
-    for (size_t t = 0; t < Tokens; ++t)
-        for (size_t i = 0; i < kVecs; ++i) totals[t][i] = Vec::load(y + (t * kVecs + i) * Vec::width);
-
-    for (size_t g = 0; g < strip.count / F::group; ++g) {
-        const float* scales = tile.scales + g * F::group / kScaled * Tokens;
-        int32_t code_sums[Tokens];
-        Ints sums[Tokens][kVecs];
+    int32_t starts[kStripColumns / F::group * Tokens];
+    float activation_sums[F::has_minima ? kStripColumns / F::group * Tokens : 1];
+    for (size_t g = 0; g < groups; ++g) {
         for (size_t t = 0; t < Tokens; ++t) {
-            code_sums[t] = tile.sums[g * kSumsPerGroup * Tokens + t];
-            if (kSumsPerGroup == 2) code_sums[t] += tile.sums[(g * kSumsPerGroup + 1) * Tokens + t];
-            for (size_t i = 0; i < kVecs; ++i) sums[t][i] = Ints::all(offset * code_sums[t]);
+            int32_t sum = tile.sums[g * kSumsPerGroup * Tokens + t];
+            if (kSumsPerGroup == 2) sum += tile.sums[(g * kSumsPerGroup + 1) * Tokens + t];
+            starts[g * Tokens + t] = offset * sum;
+            if constexpr (F::has_minima)
+                activation_sums[g * Tokens + t] =
+                    tile.scales[g * F::group / kScaled * Tokens + t] * static_cast<float>(sum);
         }
+    }
+
+    for (size_t g = 0; g < groups; ++g) {
         const uint8_t* codes[Panels];
-        for (size_t p = 0; p < Panels; ++p) codes[p] = strip.codes[p] + g * kGroupBytes;
+        for (size_t p = 0; p < Panels; ++p) {
+            codes[p] = strip.codes[p] + g * kGroupBytes;
+            if (!streaming) continue;
+#pragma GCC unroll 8
+            for (size_t at = 0; at < kGroupBytes; at += 64) __builtin_prefetch(codes[p] + at + kAhead);
+        }
+        Ints sums[Tokens][kVecs];
+#pragma GCC unroll 8
+        for (size_t t = 0; t < Tokens; ++t)
+            for (size_t i = 0; i < kVecs; ++i) sums[t][i] = Ints::all(starts[g * Tokens + t]);
         dot_group<F, Tokens, Panels>(codes, tile.codes + g * F::group * Tokens, sums);
 
-        Vec weight_scales[kVecs];
-        for (size_t i = 0; i < kVecs; ++i)
+        const float* scales = tile.scales + g * F::group / kScaled * Tokens;
+        Vec weight_scales[kVecs], minima[kVecs];
+        for (size_t i = 0; i < kVecs; ++i) {
             weight_scales[i] = Vec::load(strip.scales[i / kPerPanel][g] + i % kPerPanel * Vec::width);
+            if constexpr (F::has_minima)
+                minima[i] = Vec::load(strip.minima[i / kPerPanel][g] + i % kPerPanel * Vec::width);
+        }
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t) {
             const Vec scale = Vec::all(scales[t]);
 #pragma GCC unroll 8
-            for (size_t i = 0; i < kVecs; ++i)
-                totals[t][i] = Vec::fma(sums[t][i].to_floats(), weight_scales[i] * scale, totals[t][i]);
-        }
-        if constexpr (F::has_minima) {
-#pragma GCC unroll 8
-            for (size_t t = 0; t < Tokens; ++t) {
-                const Vec sum = Vec::all(scales[t] * static_cast<float>(code_sums[t]));
-#pragma GCC unroll 8
-                for (size_t i = 0; i < kVecs; ++i)
-                    totals[t][i] = Vec::fma(
-                        Vec::load(strip.minima[i / kPerPanel][g] + i % kPerPanel * Vec::width), sum, totals[t][i]);
+            for (size_t i = 0; i < kVecs; ++i) {
+                float* at = y + (t * kVecs + i) * Vec::width;
+                Vec total = Vec::fma(sums[t][i].to_floats(), weight_scales[i] * scale, Vec::load(at));
+                if constexpr (F::has_minima)
+                    total = Vec::fma(minima[i], Vec::all(activation_sums[g * Tokens + t]), total);
+                total.store(at);
             }
         }
     }
-    for (size_t t = 0; t < Tokens; ++t)
-        for (size_t i = 0; i < kVecs; ++i) totals[t][i].store(y + (t * kVecs + i) * Vec::width);
 }
 
 // Four-bit codes of a strip as bytes, for strips that many tokens pass by.
@@ -128,39 +151,39 @@ struct Int8Product {
 
     // y: for each tile one after the other (h, Panels · 16).
     template <size_t Panels>
-    void add(size_t panel, size_t first, size_t count, Range tiles, float* y) const {
+    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         Strip<Panels> strip;
-        load_strip(w, panel, first, count, strip);
+        load_strip(w, panels, first, count, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
-        const bool widened = F::four_bit && tiles.to - tiles.from > 1;
+        const bool streaming = tiles.to - tiles.from == 1, widened = F::four_bit && !streaming;
         if (widened) widen(strip, bytes);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t height = tile_height(tokens.tokens, tile);
             const Int8Tile from = tokens.tile(tile, first);
             if (widened)
-                by_height<Bytes>(height, from, strip, y);
+                by_height<Bytes>(height, from, strip, false, y);
             else
-                by_height<F>(height, from, strip, y);
+                by_height<F>(height, from, strip, streaming, y);
             y += height * Panels * kPanel;
         }
     }
 
   private:
     template <typename G, size_t Panels>
-    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, float* y) const {
-        if constexpr (Panels > kPanelsOfTile) return int8_product<G, 1>(from, strip, w.zero, y);
+    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, bool streaming, float* y) const {
+        if constexpr (Panels > kPanelsOfTile) return int8_product<G, 1>(from, strip, w.zero, streaming, y);
         switch (height) {
-            case 1: return int8_product<G, 1>(from, strip, w.zero, y);
-            case 2: return int8_product<G, 2>(from, strip, w.zero, y);
-            case 3: return int8_product<G, 3>(from, strip, w.zero, y);
-            case 4: return int8_product<G, 4>(from, strip, w.zero, y);
+            case 1: return int8_product<G, 1>(from, strip, w.zero, streaming, y);
+            case 2: return int8_product<G, 2>(from, strip, w.zero, streaming, y);
+            case 3: return int8_product<G, 3>(from, strip, w.zero, streaming, y);
+            case 4: return int8_product<G, 4>(from, strip, w.zero, streaming, y);
         }
         if constexpr (kTokenTile == 8) {
             switch (height) {
-                case 5: return int8_product<G, 5>(from, strip, w.zero, y);
-                case 6: return int8_product<G, 6>(from, strip, w.zero, y);
-                case 7: return int8_product<G, 7>(from, strip, w.zero, y);
-                default: return int8_product<G, 8>(from, strip, w.zero, y);
+                case 5: return int8_product<G, 5>(from, strip, w.zero, streaming, y);
+                case 6: return int8_product<G, 6>(from, strip, w.zero, streaming, y);
+                case 7: return int8_product<G, 7>(from, strip, w.zero, streaming, y);
+                default: return int8_product<G, 8>(from, strip, w.zero, streaming, y);
             }
         }
     }

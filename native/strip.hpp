@@ -11,11 +11,15 @@ constexpr size_t kStripColumns = 512;  // two panels of bytes fill half of a 32 
 constexpr size_t kStripGroups = kStripColumns / 16;
 constexpr size_t kPerPanel = kPanel / Vec::width;  // vectors that cover a panel
 
-// Panels side by side: enough chains of sums for one token to hide their latency, and registers for a whole tile.
+// Panels side by side, as registers allow for a whole tile of tokens, and for a lone one.
 constexpr size_t kPanelsOfTile = Vec::width == 16 ? 2 : 1;
 constexpr size_t kPanelsOfOne = 2 * kPanelsOfTile;
 
-// Columns first … first + count - 1 of Panels panels of a quantized matrix: value = scale · code + minimum (the zero is
+// Bytes between a prefetch of scales and its load: a strip's worth, or two. Strips of a stream follow one another here as
+// they do in the codes.
+constexpr size_t kFactorsAhead = 1024;
+
+// Columns first … first + count - 1 of some panels of a quantized matrix: value = scale · code + minimum (the zero is
 // part of it or not, as the reader asks).
 template <size_t Panels>
 struct Strip {
@@ -35,31 +39,48 @@ inline size_t code_bytes(const Matrix& w, size_t columns) {
     }
 }
 
-// One group's factors (16 of them, in float32), of scales or of minima.
-inline void load_factors(const uint16_t* halves, const int8_t* subs, size_t columns, size_t group_size, size_t panel,
-                         size_t group, float* out) {
-    const size_t n_groups = columns / group_size;
-    const size_t span = subs ? group * group_size / kSuperBlock : group;
-    const size_t n_spans = subs ? columns / kSuperBlock : n_groups;
-    for (size_t i = 0; i < kPanel; i += Vec::width) {
-        Vec factor = Vec::halves(halves + (panel * n_spans + span) * kPanel + i);
-        if (subs) factor = factor * Vec::codes(subs + (panel * n_groups + group) * kPanel + i);
-        factor.store(out + i);
+// The scales, or the minima, of a matrix.
+struct Factors {
+    const uint16_t* halves;
+    const int8_t* subs;  // may be null
+    size_t group, n_groups, n_spans;
+
+    Factors(const Matrix& w, const uint16_t* of_spans, const int8_t* of_groups)
+        : halves(of_spans),
+          subs(of_groups),
+          group(w.group),
+          n_groups(w.columns / w.group),
+          n_spans(of_groups ? w.columns / kSuperBlock : n_groups) {}
+
+    // Those of `count` groups of a panel, in float32, to out (count, 16).
+    void load(size_t panel, size_t first, size_t count, float (*out)[kPanel]) const {
+        for (size_t g = 0; g < count; ++g) {
+            const size_t span = subs ? (first + g) * group / kSuperBlock : first + g;
+            const uint16_t* half = halves + (panel * n_spans + span) * kPanel;
+            const int8_t* sub = subs + (panel * n_groups + first + g) * kPanel;
+            __builtin_prefetch(reinterpret_cast<const char*>(half) + kFactorsAhead);
+            if (subs) __builtin_prefetch(sub + kFactorsAhead);
+            for (size_t i = 0; i < kPanel; i += Vec::width) {
+                Vec factor = Vec::halves(half + i);
+                if (subs) factor = factor * Vec::codes(sub + i);
+                factor.store(out[g] + i);
+            }
+        }
     }
-}
+};
 
 template <size_t Panels>
-inline void load_strip(const Matrix& w, size_t panel, size_t first, size_t count, Strip<Panels>& strip) {
+inline void load_strip(const Matrix& w, const size_t (&panels)[Panels], size_t first, size_t count,
+                       Strip<Panels>& strip) {
+    const Factors scales(w, w.scales, w.sub_scales), minima(w, w.minima, w.sub_minima);
+    const size_t group = first / w.group, groups = count / w.group;
     strip.first = first;
     strip.count = count;
     for (size_t p = 0; p < Panels; ++p) {
-        strip.codes[p] = static_cast<const uint8_t*>(w.codes) + (panel + p) * code_bytes(w, w.columns) + code_bytes(w, first);
-        for (size_t g = 0; g < count / w.group; ++g) {
-            const size_t group = first / w.group + g;
-            load_factors(w.scales, w.sub_scales, w.columns, w.group, panel + p, group, strip.scales[p][g]);
-            if (w.minima)
-                load_factors(w.minima, w.sub_minima, w.columns, w.group, panel + p, group, strip.minima[p][g]);
-        }
+        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + panels[p] * code_bytes(w, w.columns);
+        strip.codes[p] = codes + code_bytes(w, first);
+        scales.load(panels[p], group, groups, strip.scales[p]);
+        if (w.minima) minima.load(panels[p], group, groups, strip.minima[p]);
     }
 }
 
