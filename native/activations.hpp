@@ -41,10 +41,13 @@ struct Int8Tokens {
         sums = reinterpret_cast<int32_t*>(scales + n_tokens * n_columns / kScaled);
     }
     Int8Tile tile(size_t index, size_t column) const {
-        const size_t before = index * kTokenTile, height = tile_height(tokens, index);
-        return {codes + before * columns + column * height,
-                scales + before * (columns / kScaled) + column / kScaled * height,
-                sums + before * (columns / kSummed) + column / kSummed * height};
+        return part(index * kTokenTile, tile_height(tokens, index), column);
+    }
+    // The tile of this height that begins with some token.
+    Int8Tile part(size_t token, size_t height, size_t column) const {
+        return {codes + token * columns + column * height,
+                scales + token * (columns / kScaled) + column / kScaled * height,
+                sums + token * (columns / kSummed) + column / kSummed * height};
     }
 };
 
@@ -62,36 +65,49 @@ inline void pack_floats(const float* x, size_t tokens, size_t columns, void* pac
     }
 }
 
+// kScaled activations, rounded.
+struct Rounded {
+    float scale;
+    int32_t sums[kScaled / kSummed];
+    alignas(64) int8_t codes[kScaled];
+};
+
+inline Rounded rounded(const float* x) {
+    constexpr size_t kVecs = kScaled / Vec::width, kVecsOfSum = kSummed / Vec::width;
+    Vec part[kVecs];
+    Vec largest = Vec::zero();
+    for (size_t i = 0; i < kVecs; ++i) {
+        part[i] = Vec::load(x + i * Vec::width);
+        largest = Vec::max(largest, Vec::max(part[i], Vec::zero() - part[i]));
+    }
+    Rounded out;
+    out.scale = largest.largest() / 127.0f;
+    const Vec inverse = Vec::all(out.scale > 0.0f ? 1.0f / out.scale : 0.0f);
+    for (size_t i = 0; i < kVecs; ++i) {
+        part[i] = Vec::round(part[i] * inverse);
+        part[i].store_codes(out.codes + i * Vec::width);
+    }
+    for (size_t half = 0; half < kScaled / kSummed; ++half) {
+        Vec sum = part[half * kVecsOfSum];
+        for (size_t i = 1; i < kVecsOfSum; ++i) sum = sum + part[half * kVecsOfSum + i];
+        out.sums[half] = static_cast<int32_t>(sum.sum());  // whole, and far below 2²⁴
+    }
+    return out;
+}
+
 inline void pack_int8(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
     const Int8Tokens all(packed, tokens, columns);
-    constexpr size_t kVecs = kScaled / Vec::width;
     for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
         const size_t height = tile_height(tokens, tile);
         for (size_t t = 0; t < height; ++t) {
             const float* from = x + (tile * kTokenTile + t) * columns;
             for (size_t column = 0; column < columns; column += kScaled) {
                 const Int8Tile to = all.tile(tile, column);
-                Vec part[kVecs];
-                Vec largest = Vec::zero();
-                for (size_t i = 0; i < kVecs; ++i) {
-                    part[i] = Vec::load(from + column + i * Vec::width);
-                    largest = Vec::max(largest, Vec::max(part[i], Vec::zero() - part[i]));
-                }
-                const float scale = largest.largest() / 127.0f;
-                const Vec inverse = Vec::all(scale > 0.0f ? 1.0f / scale : 0.0f);
-                alignas(64) int8_t codes[kScaled];
-                for (size_t i = 0; i < kVecs; ++i) {
-                    part[i] = Vec::round(part[i] * inverse);
-                    part[i].store_codes(codes + i * Vec::width);
-                }
-                to.scales[t] = scale;
-                for (size_t half = 0; half < kScaled / kSummed; ++half) {
-                    Vec sum = part[half * kSummed / Vec::width];
-                    for (size_t i = 1; i < kSummed / Vec::width; ++i) sum = sum + part[half * kSummed / Vec::width + i];
-                    to.sums[half * height + t] = static_cast<int32_t>(sum.sum());  // whole, and far below 2²⁴
-                }
+                const Rounded group = rounded(from + column);
+                to.scales[t] = group.scale;
+                for (size_t half = 0; half < kScaled / kSummed; ++half) to.sums[half * height + t] = group.sums[half];
                 for (size_t i = 0; i < kScaled / 4; ++i)
-                    __builtin_memcpy(to.codes + (i * height + t) * 4, codes + i * 4, 4);
+                    __builtin_memcpy(to.codes + (i * height + t) * 4, group.codes + i * 4, 4);
             }
         }
     }

@@ -2,10 +2,6 @@
 // these. The loops are assembly, so that no compiler flag changes what is measured.
 #pragma once
 
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -18,18 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "amx.hpp"
 #include "team.hpp"
 
 namespace rowspan::ceilings {
-
-// Whether cpuid says so (leaf 7: 22 bf16, 24 tiles, 25 int8) and the kernel lets this process use the tile registers.
-inline bool amx_allowed(unsigned bit) {
-    constexpr unsigned kTiles = 24;
-    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> kTiles & d >> bit & 1)) return false;
-    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
 
 // Shortest time of several runs that all threads take together: work(thread, of how many). The team outlives the runs,
 // so that no thread's start is measured.
@@ -132,13 +120,7 @@ inline void int8_avx2(size_t rounds) {
 }
 #undef ROWSPAN_CHAINS
 
-// Palette 1, eight tiles of 16 rows and 64 bytes: four accumulators, fed from two and two others as kernels do.
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
+// Four accumulators, fed from two and two others as kernels do.
 #define ROWSPAN_TILES(instruction)                                       \
     const TileConfig config;                                             \
     asm volatile(                                                        \

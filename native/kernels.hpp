@@ -74,5 +74,7 @@ struct Kernels {
 
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& amx_kernels();           // what AVX-512 does, too
+const Kernels& amx_emulated_kernels();  // the same without AMX, for tests
 
 }  // namespace rowspan

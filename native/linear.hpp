@@ -103,14 +103,10 @@ inline void linear_float(const void* packed, size_t tokens, const Matrix& w, con
     linear_of(FloatProduct(packed, tokens, w), w, tokens, {bias, residual, y}, team);
 }
 
-// For quantized matrices.
-inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                        float* y, const Team& team) {
-    const Output out = {bias, residual, y};
+// run(the format of a quantized matrix).
+template <typename Run>
+inline void with_format(const Matrix& w, Run run) {
     const bool four = w.kind == Codes::u4, wide = w.zero == 128;
-    const auto run = [&](auto format) {
-        linear_of(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, out, team);
-    };
     if (w.group == 32) {
         if (four)
             w.minima ? run(Format<true, false, true, 32>()) : run(Format<true, false, false, 32>());
@@ -124,6 +120,13 @@ inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, cons
         else
             run(Format<false, false, false, 16>());
     }
+}
+
+inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                        float* y, const Team& team) {
+    with_format(w, [&](auto format) {
+        linear_of(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, {bias, residual, y}, team);
+    });
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -64,28 +64,35 @@ inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activ
     }
 }
 
+// What a group's sum begins with, so that codes count from their zero; and, for minima, the sum of its activations.
+template <typename F, size_t Tokens>
+struct GroupSums {
+    int32_t starts[kStripColumns / F::group * Tokens];
+    float activations[F::has_minima ? kStripColumns / F::group * Tokens : 1];
+
+    void load(const Int8Tile& tile, int32_t offset, size_t groups) {
+        constexpr size_t kSumsPerGroup = F::group / kSummed;
+        for (size_t g = 0; g < groups; ++g) {
+            for (size_t t = 0; t < Tokens; ++t) {
+                int32_t sum = tile.sums[g * kSumsPerGroup * Tokens + t];
+                if (kSumsPerGroup == 2) sum += tile.sums[(g * kSumsPerGroup + 1) * Tokens + t];
+                starts[g * Tokens + t] = offset * sum;
+                if constexpr (F::has_minima)
+                    activations[g * Tokens + t] =
+                        tile.scales[g * F::group / kScaled * Tokens + t] * static_cast<float>(sum);
+            }
+        }
+    }
+};
+
 // y (Tokens, Panels · 16) += tile · strip. streaming: the codes come from memory, and what follows them will be next.
 template <typename F, size_t Tokens, size_t Panels>
 inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, bool streaming, float* y) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kGroupBytes = F::group * kPanel / (F::four_bit ? 2 : 1);
-    constexpr size_t kSumsPerGroup = F::group / kSummed;
     const size_t groups = strip.count / F::group;
-
-    // What a group's sum begins with, so that codes count from their zero; and the sum of its activations.
-    const int32_t offset = kImplied<F::wide> - zero;
-    int32_t starts[kStripColumns / F::group * Tokens];
-    float activation_sums[F::has_minima ? kStripColumns / F::group * Tokens : 1];
-    for (size_t g = 0; g < groups; ++g) {
-        for (size_t t = 0; t < Tokens; ++t) {
-            int32_t sum = tile.sums[g * kSumsPerGroup * Tokens + t];
-            if (kSumsPerGroup == 2) sum += tile.sums[(g * kSumsPerGroup + 1) * Tokens + t];
-            starts[g * Tokens + t] = offset * sum;
-            if constexpr (F::has_minima)
-                activation_sums[g * Tokens + t] =
-                    tile.scales[g * F::group / kScaled * Tokens + t] * static_cast<float>(sum);
-        }
-    }
+    GroupSums<F, Tokens> group_sums;
+    group_sums.load(tile, kImplied<F::wide> - zero, groups);
 
     for (size_t g = 0; g < groups; ++g) {
         const uint8_t* codes[Panels];
@@ -98,7 +105,7 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
         Ints sums[Tokens][kVecs];
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t)
-            for (size_t i = 0; i < kVecs; ++i) sums[t][i] = Ints::all(starts[g * Tokens + t]);
+            for (size_t i = 0; i < kVecs; ++i) sums[t][i] = Ints::all(group_sums.starts[g * Tokens + t]);
         dot_group<F, Tokens, Panels>(codes, tile.codes + g * F::group * Tokens, sums);
 
         const float* scales = tile.scales + g * F::group / kScaled * Tokens;
@@ -116,7 +123,7 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
                 float* at = y + (t * kVecs + i) * Vec::width;
                 Vec total = Vec::fma(sums[t][i].to_floats(), weight_scales[i] * scale, Vec::load(at));
                 if constexpr (F::has_minima)
-                    total = Vec::fma(minima[i], Vec::all(activation_sums[g * Tokens + t]), total);
+                    total = Vec::fma(minima[i], Vec::all(group_sums.activations[g * Tokens + t]), total);
                 total.store(at);
             }
         }

@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "amx.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 #include "program.hpp"
+#include "self_check.hpp"
 
 namespace nb = nanobind;
 
@@ -19,14 +21,27 @@ namespace rowspan {
 void bind_pack(nb::module_& module);
 void bind_ceilings(nb::module_& module);
 
+bool avx512_runs() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+bool amx_runs() {
+    constexpr unsigned kInt8 = 25;
+    return avx512_runs() && amx_allowed(kInt8) && same_int8_products(amx_kernels(), avx512_kernels());
+}
+
 // What this machine can run, best first.
-std::vector<const Kernels*> available() {
-    std::vector<const Kernels*> found;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-        found.push_back(&avx512_kernels());
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        found.push_back(&avx2_kernels());
+const std::vector<const Kernels*>& available() {
+    static const std::vector<const Kernels*> found = [] {
+        std::vector<const Kernels*> all;
+        if (amx_runs()) all.push_back(&amx_kernels());
+        if (avx512_runs()) all.push_back(&avx512_kernels());
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+            all.push_back(&avx2_kernels());
+        return all;
+    }();
     return found;
 }
 
@@ -36,9 +51,11 @@ std::vector<std::string> isas() {
     return names;
 }
 
+// Of what is available; or "amx_emulated", which only tests ask for.
 const Kernels& kernels_named(const std::string& isa) {
     for (const Kernels* kernels : available())
         if (isa == kernels->name) return *kernels;
+    if (isa == "amx_emulated" && avx512_runs()) return amx_emulated_kernels();
     throw std::invalid_argument("this machine has no " + isa);
 }
 

@@ -1,4 +1,4 @@
-"""The one error of a rank's connections, apart from them: it needs no torch."""
+"""The one error of a rank's connections, apart from them: the engine's side knows it, too."""
 
 
 class PeerLostError(Exception):

@@ -34,7 +34,7 @@ def main() -> None:
 
 def serve(engine: Connection, setup: WorkerSetup) -> None:
     """Load, report, then run plans until the engine hangs up."""
-    from rowspan.worker.worker import Worker  # torch: seconds to import
+    from rowspan.worker.worker import Worker  # perhaps torch: seconds to import
 
     unreported = 0
 
