@@ -1,4 +1,4 @@
-"""Paging of the KV cache, and the reuse of prefixes it makes possible. Bookkeeping only: the tensors are the kernels' affair.
+"""Paging of the KV cache, and the reuse of prefixes it makes possible. Bookkeeping only: the kernels hold the tensors.
 
 The cache is a pool of blocks of `block_size` token positions. A sequence owns a table of blocks, in order; sequences
 that begin alike may share their first, full blocks. Paging: Kwon et al. 2023, https://arxiv.org/abs/2309.06180.

@@ -36,6 +36,7 @@ class Worker:
         self._is_output = setup.rank == plan.output_rank
         self._sampler = Sampler()
         kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads)
+        _take_first_core(setup)
         weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
         caches = [
             kernels.cache(
@@ -72,3 +73,10 @@ class Worker:
 
     def close(self) -> None:
         self._comm.close()
+
+
+def _take_first_core(setup: WorkerSetup) -> None:
+    """Keep this thread off the cores that native kernels give to their helpers: see `native/pool.hpp`."""
+    cores = sorted(os.sched_getaffinity(0))
+    if setup.cpu_isa != TORCH and len(cores) == setup.threads:
+        os.sched_setaffinity(0, cores[:1])
