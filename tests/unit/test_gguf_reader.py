@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import RawTensor, gguf_bytes, gguf_string, gguf_value, tensor_info
 
 from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.checkpoint.names import Role, TensorKey, key_from_gguf
 from rowspan.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
 
@@ -137,6 +139,18 @@ def test_what_was_read_outlives_close(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows, before)
     with pytest.raises(KeyError):
         checkpoint.read(TensorKey(Role.EMBEDDING))
+
+
+def test_released_pages_leave_memory_and_come_back(tmp_path: Path) -> None:
+    path = TinyModel(hidden_size=256, ffn_size=16384, scheme="F32").write(tmp_path / "m.gguf")
+    checkpoint = GgufCheckpoint(path)
+    key = TensorKey(Role.UP, 0)
+    before = checkpoint.read(key)
+    content, resident = before.tobytes(), psutil.Process().memory_info().rss
+    checkpoint.release(key)
+    assert resident - psutil.Process().memory_info().rss > len(content) // 2
+    assert before.tobytes() == content
+    assert checkpoint.read(key).tobytes() == content
 
 
 def test_alignment_from_metadata(tmp_path: Path) -> None:

@@ -98,6 +98,12 @@ class GgufCheckpoint:
         blocks = np.frombuffer(place.data, np.uint8, info.nbytes, place.start).reshape(height, -1)
         return blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
 
+    def release(self, key: TensorKey) -> None:
+        place, nbytes = self._places[key], self._tensors[key].nbytes
+        start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
+        if nbytes:
+            place.data.madvise(mmap.MADV_DONTNEED, start, place.start + nbytes - start)
+
     def close(self) -> None:
         """Let go of the files. What `read` returned stays valid; the mapping ends with the last of it."""
         self._places.clear()

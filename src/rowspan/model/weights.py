@@ -122,6 +122,7 @@ class _Loader:
         shape = (len(cut.rows), len(cut.columns))
         raw = self._read(key, cut) if all(shape) else np.empty((0, 0), np.uint8)
         weight = self.kernels.matrix(self.checkpoint.tensors[key].scheme, raw, shape)
+        self.checkpoint.release(key)  # else the file's pages would count beside the packed ones: twice the memory
         self.nbytes += weight.nbytes
         return weight
 
