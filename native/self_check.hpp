@@ -6,7 +6,8 @@
 
 namespace rowspan {
 
-// Products of a small random matrix and int8 tokens, bit for bit.
+// Products of a small random matrix and int8 tokens, bit for bit. Computed in a child process with a time-out: an
+// instruction that the machine refuses after all, or hangs in, ends the child alone.
 bool same_int8_products(const Kernels& kernels, const Kernels& proven);
 
 }  // namespace rowspan

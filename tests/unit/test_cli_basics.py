@@ -121,7 +121,8 @@ def test_ctrl_c_is_quiet_and_exits_with_130(environment: dict[str, str]) -> None
         command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", "pull"]
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.gguf"
         child = subprocess.Popen([*command, address], env=environment, stderr=subprocess.PIPE, text=True)
-        connection, _ = silent.accept()  # it waits for an answer now
+        connection, _ = silent.accept()
+        connection.recv(1)  # it has asked, and waits for an answer now
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=60)
         connection.close()
