@@ -58,7 +58,13 @@ def test_layer_and_row_over_two_ranks(model: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done(model: Path) -> None:
     command = [*ROWSPAN, "bench", "-m", str(model), "-p", "8", "-n", "200", "-r", "2000", "-o", "json", "--no-warmup"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it may be ignored
+    ) as bench:
         assert bench.stdout is not None
         assert bench.stderr is not None
         output = ""

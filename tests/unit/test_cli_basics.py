@@ -120,7 +120,13 @@ def test_ctrl_c_is_quiet_and_exits_with_130(environment: dict[str, str]) -> None
     with socket.create_server(("127.0.0.1", 0)) as silent:
         command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", "pull"]
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.gguf"
-        child = subprocess.Popen([*command, address], env=environment, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [*command, address],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it may be ignored
+        )
         connection, _ = silent.accept()
         connection.recv(1)  # it has asked, and waits for an answer now
         child.send_signal(signal.SIGINT)
