@@ -10,7 +10,7 @@ from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.split import Plan, Shard
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.scheme import GEOMETRIES, SCHEMES
 
 DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
 Q8_GROUP = 32  # elements of a q8_0 cache that share a float16 scale
@@ -24,6 +24,7 @@ class ShardBytes:
     """What one rank holds."""
 
     file: int  # bytes of the model file it reads
+    looked_up: int  # of these, an embedding that is only looked up: it stays in the mapped file
     weights: int  # in memory, unpacked to the engine's dtype
     cache_per_token: int
 
@@ -42,7 +43,7 @@ def shard_bytes(
     Args:
         native: weights stay in memory as they are in the file, as native CPU kernels have them.
     """
-    file = weights = 0
+    file = looked_up = weights = 0
     is_last = shard.stage == plan.n_stages - 1
     for key, info in tensors.items():
         cut = plan.cut(key, shard)
@@ -50,21 +51,23 @@ def shard_bytes(
             continue
         matrix = len(info.shape) == 2
         columns = len(cut.columns) if matrix else 1
-        scheme = SCHEMES[info.scheme]
-        file += len(cut.rows) * columns * scheme.block_bytes // scheme.block_size
-        looked_up_only = key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings)
-        if not looked_up_only:
+        geometry = GEOMETRIES[info.scheme]
+        held = len(cut.rows) * columns * geometry.block_bytes // geometry.block_size
+        file += held
+        if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
+            looked_up += held
+        else:
             if native and matrix:
-                weights += scheme.panel_bytes(len(cut.rows), columns)
+                weights += SCHEMES[info.scheme].panel_bytes(len(cut.rows), columns)
             else:
                 norm = not matrix and key.part == "weight"  # norms stay float32
                 weights += len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
     heads = len(shard.layers) * len(shard.kv_heads)
-    per_token = heads * sum(_cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
-    return ShardBytes(file, weights, per_token)
+    per_token = heads * sum(cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
+    return ShardBytes(file, looked_up, weights, per_token)
 
 
-def _cache_bytes(elements: int, dtype: str) -> int:
+def cache_bytes(elements: int, dtype: str) -> int:
     """Of one head's key or value."""
     return elements + 2 * (elements // Q8_GROUP) if dtype == "q8_0" else elements * DTYPE_BYTES[dtype]
 

@@ -21,7 +21,7 @@ from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.errors import SplitError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.scheme import GEOMETRIES
 
 FFN_GRAIN = 16  # rows of an MLP slice come in multiples of a vector register (AVX-512: 16 floats) where they can
 LARGEST_SPREAD = 1e6  # between the shares of two devices
@@ -215,7 +215,7 @@ def _cut_rows(
 
 def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
     """Least common block of all layers' tensors of a role, in elements."""
-    blocks = (SCHEMES[info.scheme].block_size for key, info in tensors.items() if key.role is role)
+    blocks = (GEOMETRIES[info.scheme].block_size for key, info in tensors.items() if key.role is role)
     return math.lcm(*blocks)
 
 
@@ -235,7 +235,8 @@ def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], sh
     for key, info in tensors.items():
         if key.layer is not None:
             layer_weights[key.layer] += math.prod(info.shape)
-    head = math.prod(tensors[TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)].shape)
+    held_head = tensors.get(TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD))
+    head = math.prod(held_head.shape) if held_head else 0  # none, where only the first layers are to be placed
     upto = [0, *accumulate(layer_weights)]
 
     # best[k]: (time of the slowest of the stages so far, their borders) with layers 0 … k - 1 placed

@@ -96,27 +96,44 @@ SCHEMES: Mapping[str, Scheme] = {
 
 SCHEME_OF_GGML_TYPE: Mapping[int, Scheme] = {scheme.ggml_type: scheme for scheme in SCHEMES.values()}
 
+
+@dataclass(frozen=True, slots=True)
+class UnreadScheme:
+    """A type that Rowspan cannot compute with: its name, to refuse it by, and its size, to plan with."""
+
+    name: str
+    block_size: int
+    block_bytes: int
+
+
+UNREAD_SCHEMES: Mapping[int, UnreadScheme] = {
+    9: UnreadScheme("Q8_1", 32, 36),
+    15: UnreadScheme("Q8_K", 256, 292),
+    16: UnreadScheme("IQ2_XXS", 256, 66),
+    17: UnreadScheme("IQ2_XS", 256, 74),
+    18: UnreadScheme("IQ3_XXS", 256, 98),
+    19: UnreadScheme("IQ1_S", 256, 50),
+    20: UnreadScheme("IQ4_NL", 32, 18),
+    21: UnreadScheme("IQ3_S", 256, 110),
+    22: UnreadScheme("IQ2_S", 256, 82),
+    23: UnreadScheme("IQ4_XS", 256, 136),
+    24: UnreadScheme("I8", 1, 1),
+    25: UnreadScheme("I16", 1, 2),
+    26: UnreadScheme("I32", 1, 4),
+    27: UnreadScheme("I64", 1, 8),
+    28: UnreadScheme("F64", 1, 8),
+    29: UnreadScheme("IQ1_M", 256, 56),
+    34: UnreadScheme("TQ1_0", 256, 54),
+    35: UnreadScheme("TQ2_0", 256, 66),
+    39: UnreadScheme("MXFP4", 32, 17),
+    40: UnreadScheme("NVFP4", 64, 36),
+    41: UnreadScheme("Q1_0", 128, 18),
+}
+
 # What other types are called, to name them when they must be refused.
-UNSUPPORTED_GGML_TYPES: Mapping[int, str] = {
-    9: "Q8_1",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    24: "I8",
-    25: "I16",
-    26: "I32",
-    27: "I64",
-    28: "F64",
-    29: "IQ1_M",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    39: "MXFP4",
-    40: "NVFP4",
-    41: "Q1_0",
+UNSUPPORTED_GGML_TYPES: Mapping[int, str] = {number: scheme.name for number, scheme in UNREAD_SCHEMES.items()}
+
+GEOMETRIES: Mapping[str, Scheme | UnreadScheme] = {
+    **SCHEMES,
+    **{scheme.name: scheme for scheme in UNREAD_SCHEMES.values()},
 }

@@ -1,0 +1,215 @@
+"""What each card of a rig would hold of a model, and what fits: weights, cache, activations, overhead, a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from rowspan.errors import SplitError
+from rowspan.plan.card import Card, MemoryKind
+from rowspan.plan.device import Device
+from rowspan.plan.fit import cache_bytes, shard_bytes
+from rowspan.plan.outline import LayerCache, Outline
+from rowspan.plan.split import Plan, Shard, SplitMode, split
+
+STEP_TOKENS = 512  # computed at once; what buffers are sized for
+FLOAT = 4  # bytes of a float32 activation
+
+# Assumed, not measured: a driver's context and its libraries' workspace take 0.3 to 0.6 GiB on today's cards, and a few
+# percent are lost to fragmentation, page tables and a display. Of unified memory the system keeps a quarter (macOS lets
+# graphics have three quarters; so do firmware settings of AMD's and NVIDIA's).
+CARD_OVERHEAD = 600 << 20
+MARGIN: Mapping[MemoryKind, float] = {MemoryKind.GDDR: 0.03, MemoryKind.HBM: 0.03, MemoryKind.UNIFIED: 0.25}
+MOST_CARDS = 64  # in the search for the fewest
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be served. context: tokens of one request. parallel: requests at once. gpu_layers: so many of the
+    first layers on the cards, the rest in RAM; None: all."""
+
+    context: int
+    parallel: int = 1
+    cache_types: tuple[str, str] = ("float16", "float16")
+    step_tokens: int = STEP_TOKENS
+    gpu_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class CardNeed:
+    """Bytes on one card."""
+
+    card: Card
+    layers: int
+    weights: int
+    cache: int
+    activations: int
+    overhead: int
+    usable: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.activations + self.overhead
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.usable
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model on cards, cut in one way. Questions of context and slots are answered without cutting again."""
+
+    outline: Outline  # of what is on the cards
+    plan: Plan
+    cards: tuple[Card, ...]  # by rank
+    weights: tuple[int, ...]  # bytes, by rank
+    load: Load
+    ram_weights: int  # bytes of what is left in RAM
+    ram_cache: tuple[LayerCache, ...]
+
+    @property
+    def mode(self) -> SplitMode:
+        return self.plan.mode
+
+    @cached_property
+    def needs(self) -> tuple[CardNeed, ...]:
+        """With as many requests at once as the load asks for, all of them as long as it allows."""
+        return self.needs_of(self.load.context, self.load.parallel)
+
+    def needs_of(self, context: int, slots: int) -> tuple[CardNeed, ...]:
+        return tuple(
+            CardNeed(
+                card=card,
+                layers=len(shard.layers),
+                weights=weights,
+                cache=self._cache(shard, context, slots),
+                activations=activation_bytes(self.outline, self.plan, shard, self.load.step_tokens, self.load.parallel),
+                overhead=CARD_OVERHEAD,
+                usable=usable_bytes(card),
+            )
+            for shard, card, weights in zip(self.plan.shards, self.cards, self.weights, strict=True)
+        )
+
+    def fits(self, context: int | None = None, slots: int | None = None) -> bool:
+        needs = self.needs_of(context or self.load.context, slots or self.load.parallel)
+        return all(need.fits for need in needs)
+
+    def full_slots(self) -> int:
+        """Requests of the whole context that fit at once; at most as many as asked for. 0: not even one."""
+        return largest(self.load.parallel, lambda slots: self.fits(slots=slots))
+
+    def largest_context(self, slots: int) -> int:
+        """Tokens that each of so many requests can have; at most what the model was made for."""
+        return largest(self.outline.shape.context or self.load.context, lambda tokens: self.fits(tokens, slots))
+
+    @property
+    def ram_bytes(self) -> int:
+        """What the layers that are not on cards take."""
+        heads = self.outline.shape.kv_heads
+        cache = sum(_layer_cache(layer, heads, self.load, self.load.context) for layer in self.ram_cache)
+        return self.ram_weights + self.load.parallel * cache
+
+    def _cache(self, shard: Shard, context: int, slots: int) -> int:
+        layers = self.outline.cache[shard.layers.start : shard.layers.stop]
+        return slots * sum(_layer_cache(layer, len(shard.kv_heads), self.load, context) for layer in layers)
+
+
+def place(
+    outline: Outline,
+    cards: Sequence[Card],
+    mode: SplitMode,
+    load: Load,
+    ratios: Sequence[float] | None = None,
+) -> Placement:
+    """Cut a model over cards, by their memory where no ratios are given; `none` takes the card with the most.
+
+    Raises:
+        SplitError: it cannot be cut so.
+    """
+    on_cards = outline if load.gpu_layers is None else first_layers(outline, load.gpu_layers)
+    shares = list(ratios) if ratios is not None else [float(usable_bytes(card)) for card in cards]
+    main = max(range(len(cards)), key=lambda index: usable_bytes(cards[index]))
+    devices = [Device("cuda", index) for index in range(len(cards))]
+    plan = split(on_cards.spec, on_cards.tensors, devices, mode, shares, main)
+    weights = tuple(_weights(on_cards, plan, shard, load) for shard in plan.shards)
+    ram = 0 if on_cards is outline else outline.file_bytes - sum(weights)
+    left = outline.cache[len(on_cards.cache) :]
+    return Placement(
+        on_cards, plan, tuple(cards[shard.device.index] for shard in plan.shards), weights, load, ram, left
+    )
+
+
+def fewest_cards(outline: Outline, card: Card, mode: SplitMode, load: Load) -> int | None:
+    """Cards of one kind on which a single request of the whole context fits; None: more than a rig has."""
+    least = max(1, outline.token_bytes // usable_bytes(card))
+    for count in range(least, MOST_CARDS + 1):
+        try:
+            if place(outline, [card] * count, mode, load).fits(slots=1):
+                return count
+        except SplitError:
+            return None
+    return None
+
+
+def usable_bytes(card: Card) -> int:
+    """Of a card's memory, what an engine can count on."""
+    return int(card.memory * (1 - MARGIN[card.memory_kind]))
+
+
+def activation_bytes(outline: Outline, plan: Plan, shard: Shard, tokens: int, outputs: int) -> int:
+    """Buffers of one rank: a residual and what comes of it, queries, keys and values (as projected, and rotated), the
+    MLP's gate and up, and the logits of the tokens that are to be sampled. Scores are never held (flash attention)."""
+    spec, shape = plan.spec, outline.shape
+    heads = len(shard.kv_heads)
+    attention = (spec.group + 2) * heads * spec.head_dim + spec.group * heads * spec.head_dim
+    width = shape.experts_used * shape.expert_ffn + shape.shared_ffn if shape.experts else shape.ffn
+    mlp = 2 * max(width, shape.ffn if shape.dense_layers else 0) * len(shard.ffn) // max(1, spec.ffn_size)
+    is_last = shard.stage == plan.n_stages - 1
+    logits = outputs * (len(shard.vocab) + (spec.vocab_size if shard.rank == plan.output_rank else 0)) if is_last else 0
+    return FLOAT * (tokens * (4 * spec.hidden_size + max(attention, mlp)) + logits)
+
+
+def first_layers(outline: Outline, count: int) -> Outline:
+    """What goes onto cards when only so many layers do: no embedding, and the head only together with all layers."""
+    if count >= outline.shape.layers:
+        return outline
+    tensors = {key: info for key, info in outline.tensors.items() if key.layer is not None and key.layer < count}
+    # No layers at all cannot be cut; one stands for none, and weighs nothing.
+    return replace(
+        outline,
+        spec=replace(outline.spec, n_layers=max(1, count), tied_embeddings=False),
+        tensors=tensors,
+        rest=outline.rest[:count],
+        cache=outline.cache[:count],
+    )
+
+
+def largest(most: int, is_possible: Callable[[int], bool]) -> int:
+    """The largest number up to `most` for which it holds, if it holds for all smaller ones too; 0 if for none."""
+    if most > 0 and is_possible(most):
+        return most
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_possible(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _weights(outline: Outline, plan: Plan, shard: Shard, load: Load) -> int:
+    """As in the file: cards hold what is quantized as it is. An embedding that is only looked up stays in RAM."""
+    size = shard_bytes(plan, shard, outline.tensors, "float32", load.cache_types, native=False)
+    parts = len(plan.stage(shard.stage))
+    rest = outline.rest[shard.layers.start : shard.layers.stop]
+    return size.file - size.looked_up + sum(each.whole + -(-each.cut // parts) for each in rest)
+
+
+def _layer_cache(layer: LayerCache, heads: int, load: Load, context: int) -> int:
+    """Bytes of one request."""
+    positions = context if layer.window is None else min(context, layer.window + load.step_tokens)
+    own = sum(cache_bytes(elements, kind) for elements, kind in zip(layer.per_head, load.cache_types, strict=True))
+    return positions * (heads * own + cache_bytes(layer.shared, load.cache_types[0]))

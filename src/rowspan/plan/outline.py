@@ -1,0 +1,166 @@
+"""A model as planning sees it: what `split` cuts, what it does not know but must be counted, what a position's keys and
+values take. Made from a shape and its tensors, whichever way these became known.
+
+Rowspan's split knows dense models. A mixture's experts stand side by side as one wide MLP: the same bytes, cut the same
+way. Tensors without a role (a router, shared experts, latent attention) are counted by layer; matrices are taken to be
+cut evenly where a layer is cut, vectors to be held whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rowspan.checkpoint.checkpoint import TensorInfo
+from rowspan.checkpoint.gguf_layout import ListedTensor, tensors_of
+from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.shape import Shape
+from rowspan.model.spec import ModelSpec, RopeSpec
+from rowspan.plan.quantize import EXACT_FOR, quantization, quantized
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Bytes of a layer's tensors that have no role in a split."""
+
+    cut: int = 0
+    whole: int = 0
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Elements that a layer keeps of one position.
+
+    per_head: of a KV head's keys, and of its values. shared: of what all heads use, and all ranks of a stage hold.
+    window: positions kept at most; None: all.
+    """
+
+    per_head: tuple[int, int]
+    shared: int
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """label: "Llama 3 70B Q8_0". tensors: those that a split cuts. routed: bytes of experts, of which a token meets
+    `routed_share`. notes: what is only approximate about it."""
+
+    shape: Shape
+    scheme: str
+    listed: tuple[ListedTensor, ...]
+    spec: ModelSpec
+    tensors: Mapping[TensorKey, TensorInfo]
+    rest: tuple[Rest, ...]
+    cache: tuple[LayerCache, ...]
+    file_bytes: int
+    routed_bytes: int
+    parameters: int
+    active_weights: int  # elements of the layers' matrices that a token meets
+    notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.shape.name} {self.scheme}"
+
+    @property
+    def routed_share(self) -> float:
+        return self.shape.experts_used / self.shape.experts if self.shape.experts else 1.0
+
+    @property
+    def head_bytes(self) -> int:
+        return self.tensors[TensorKey(Role.EMBEDDING if self.shape.tied else Role.HEAD)].nbytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of weights that one token's step reads: all but an embedding of which it needs a row, and the experts
+        that it is not sent to."""
+        looked_up = 0 if self.shape.tied else self.tensors[TensorKey(Role.EMBEDDING)].nbytes
+        return self.file_bytes - looked_up - round(self.routed_bytes * (1 - self.routed_share))
+
+    def requantized(self, name: str) -> Outline:
+        """The same model in another quantization, by llama.cpp's rules.
+
+        Raises:
+            UsageError: unknown quantization.
+        """
+        name = quantization(name)
+        infos = quantized(self.listed, self.shape, name)
+        sure = name in ("F32", "F16", "BF16", "Q8_0") or self.shape.architecture in EXACT_FOR
+        note = f"{name} is counted by llama-quantize's rules for llama; {self.shape.architecture} may differ a little."
+        return outline(self.shape, self.listed, infos, name, () if sure else (note,))
+
+
+def outline_of_shape(shape: Shape, scheme: str) -> Outline:
+    """A model that would be quantized so.
+
+    Raises:
+        UsageError: unknown quantization.
+    """
+    listed = tensors_of(shape)
+    return outline(shape, listed, [TensorInfo(each.shape, "F32", 0) for each in listed], "F32").requantized(scheme)
+
+
+def outline(
+    shape: Shape, listed: Sequence[ListedTensor], infos: Sequence[TensorInfo], scheme: str, notes: tuple[str, ...] = ()
+) -> Outline:
+    """Sort a model's tensors. infos: how each of `listed` is stored."""
+    spec = _spec(shape)
+    tensors: dict[TensorKey, TensorInfo] = {}
+    rest = [Rest() for _ in range(shape.layers)]
+    routed = active = 0
+    for tensor, info in zip(listed, infos, strict=True):
+        if tensor.is_routed:
+            routed += info.nbytes
+        if tensor.layer is not None and len(tensor.shape) > 1:
+            share = shape.experts_used / shape.experts if tensor.is_routed and shape.experts else 1.0
+            active += round(tensor.elements * share)
+        if tensor.key is not None and tensor.shape == spec.expected_shape(tensor.key):
+            tensors[tensor.key] = info
+        elif tensor.layer is not None and tensor.layer < shape.layers:
+            held = rest[tensor.layer]
+            is_vector = len(tensor.shape) == 1
+            rest[tensor.layer] = (
+                replace(held, whole=held.whole + info.nbytes)
+                if is_vector
+                else replace(held, cut=held.cut + info.nbytes)
+            )
+    return Outline(
+        shape=shape,
+        scheme=scheme,
+        listed=tuple(listed),
+        spec=spec,
+        tensors=tensors,
+        rest=tuple(rest),
+        cache=tuple(_cache(shape, layer) for layer in range(shape.layers)),
+        file_bytes=sum(info.nbytes for info in infos),
+        routed_bytes=routed,
+        parameters=sum(tensor.elements for tensor in listed),
+        active_weights=active,
+        notes=notes,
+    )
+
+
+def _spec(shape: Shape) -> ModelSpec:
+    """The dense model that is cut in this one's stead. What only computing needs is left at its defaults."""
+    return ModelSpec(
+        architecture=shape.architecture,
+        name=shape.name,
+        n_layers=shape.layers,
+        hidden_size=shape.hidden,
+        n_heads=shape.heads,
+        n_kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        ffn_size=shape.mlp_width,
+        vocab_size=shape.vocab,
+        context_length=shape.context,
+        norm_eps=1e-5,
+        rope=RopeSpec(shape.head_dim, 1e4, interleaved=False),
+        sliding_window=None,
+        tied_embeddings=shape.tied,
+    )
+
+
+def _cache(shape: Shape, layer: int) -> LayerCache:
+    if shape.kv_rank:
+        return LayerCache((0, 0), shape.kv_rank + shape.rope_head, None)
+    return LayerCache((shape.head_dim, shape.head_dim), 0, shape.window_of(layer))
