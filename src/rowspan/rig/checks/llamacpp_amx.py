@@ -1,0 +1,50 @@
+"""llama.cpp built by a compiler that gets AMX wrong."""
+
+from __future__ import annotations
+
+import re
+
+from rowspan.rig.check import Check, DoesNotApply, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
+from rowspan.rig.root import Unreadable
+
+COMMAND = "llama-server"
+LEAST = 13
+
+
+def look(machine: Machine) -> Outcome:
+    if not machine.rig.cpu.flags:
+        raise Unreadable("/proc/cpuinfo", "it names no instruction sets")
+    if "amx_int8" not in machine.rig.cpu.flags:
+        raise DoesNotApply("the processor has no AMX")
+    told = machine.root.command(COMMAND, "--version")
+    built = re.search(r"built with (.+?) for ", told)
+    numbers = re.findall(r"(\d+)\.\d+(?:\.\d+)?", built[1]) if built else []
+    if built is None or not numbers:
+        raise Unreadable(f"{COMMAND} --version", "it does not tell its compiler")
+    evidence = f"{COMMAND} --version: built with {built[1]}"
+    gcc = not re.search(r"clang", built[1], re.IGNORECASE)
+    return found(evidence) if gcc and int(numbers[-1]) < LEAST else passed(evidence)
+
+
+CHECK = Check(
+    id="llamacpp.amx",
+    title="llama.cpp's compiler on an AMX machine",
+    reads=("/proc/cpuinfo", f"{COMMAND} --version"),
+    healthy=f"built by clang, or by gcc {LEAST} or newer",
+    symptom="llama.cpp stops at the first matrix product.",
+    errors=("Illegal instruction (core dumped)",),
+    fix=Fix(
+        "Build it with clang or a newer gcc.",
+        {
+            "": ("cmake -B build -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ && cmake --build build",),
+            "debian": ("sudo apt install clang",),
+            "fedora": ("sudo dnf install clang",),
+            "arch": ("sudo pacman -S clang",),
+        },
+    ),
+    need=Need.ANY,
+    impact=Impact.BREAKS,
+    sureness=Sureness.HIGH,
+    sources=("https://github.com/ggml-org/llama.cpp",),
+    look=look,
+)

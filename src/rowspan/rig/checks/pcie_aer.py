@@ -1,0 +1,66 @@
+"""Errors on the PCIe links of cards."""
+
+from __future__ import annotations
+
+import re
+
+from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
+from rowspan.rig.kernel_log import Hit, LogPattern
+from rowspan.rig.probe import pci
+from rowspan.rig.root import Unreadable
+
+PATTERNS = (
+    LogPattern("AER: ", r"AER: .*error"),
+    LogPattern("BadTLP", r"BadTLP"),
+    LogPattern("BadDLLP", r"BadDLLP"),
+)
+COUNTERS = ("aer_dev_correctable", "aer_dev_nonfatal", "aer_dev_fatal")
+
+
+def look(machine: Machine) -> Outcome:
+    functions = {at for card in machine.cards() for at in pci.root_path(machine.root, card.address)}
+    counters, evidence = 0, []
+    for path in (f"{pci.folder(at)}/{name}" for at in sorted(functions) for name in COUNTERS):
+        if machine.root.has(path):
+            counters += 1
+            errors = re.findall(r"^(?!TOTAL)(\w+) ([1-9]\d*)$", machine.root.text(path), re.MULTILINE)
+            evidence += [f"{path}: {name} {count}" for name, count in errors]
+    try:
+        hits = tuple(hit for hit in machine.hits(CHECK.id).latest if _concerns(hit, functions))
+    except Unreadable:
+        if not counters:
+            raise
+        hits = ()
+    if evidence or hits:
+        told = [f"the kernel's log since boot: {len(hits)} lines about these cards"] if hits else []
+        return found(*evidence, *told, hits=hits)
+    return passed(f"{counters} error counters on the way to the cards: all 0")
+
+
+def _concerns(hit: Hit, functions: set[str]) -> bool:
+    """Errors of other devices, such as network cards, are no fault of the rig."""
+    return any(address in functions for address in hit.addresses)
+
+
+CHECK = Check(
+    id="pcie.aer",
+    title="PCIe errors",
+    reads=(
+        "aer_dev_correctable, aer_dev_nonfatal and aer_dev_fatal on the way to each card",
+        "journalctl -k -b, or dmesg",
+    ),
+    healthy="0",
+    symptom="Cards vanish under load, or links are slow.",
+    errors=("AER: Corrected error received", "BadTLP", "BadDLLP"),
+    fix=Fix(
+        "Reseat the card and take the riser out; if it must stay, set the slot to a lower PCIe generation in the "
+        "firmware setup.",
+        {"": ("sudo journalctl -k -b | grep -E 'AER: .*error|BadTLP|BadDLLP'",)},
+    ),
+    need=Need.ANY,
+    impact=Impact.SLOW,
+    sureness=Sureness.MEDIUM,
+    sources=("https://docs.kernel.org/PCI/pcieaer-howto.html",),
+    look=look,
+    log=PATTERNS,
+)

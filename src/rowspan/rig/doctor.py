@@ -1,0 +1,94 @@
+"""The doctor: every check on one machine, ranked by what the chosen split needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rowspan.plan.split import SplitMode
+from rowspan.rig.check import Check, Impact, Machine, Outcome, State, Sureness
+from rowspan.rig.probe.rig import Rig, probe
+from rowspan.rig.root import Root
+
+STATES = tuple(State)
+SURENESSES = tuple(Sureness)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A check's answer. concerns: whether the chosen split depends on it."""
+
+    check: Check
+    outcome: Outcome
+    concerns: bool
+
+    @property
+    def impact(self) -> Impact:
+        return self.outcome.impact or self.check.impact
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Findings first; of these what the split needs, what breaks, what is sure."""
+        order = (STATES.index(self.outcome.state), not self.concerns, -self.impact)
+        return (*order, SURENESSES.index(self.check.sureness), self.check.id)
+
+    def to_dict(self, family: str | None) -> dict[str, Any]:
+        """As plain data; a fix for the distribution of the machine only."""
+        check, outcome = self.check, self.outcome
+        found = outcome.state is State.FINDING
+        return {
+            "id": check.id,
+            "title": check.title,
+            "state": outcome.state.value,
+            "concerns_this_split": self.concerns,
+            "needed_by": check.need.value,
+            "impact": self.impact.name.lower(),
+            "sureness": check.sureness.value,
+            "reads": list(check.reads),
+            "healthy": check.healthy,
+            "evidence": list(outcome.evidence),
+            "log": [{"time": hit.time, "cards": list(hit.addresses), "line": hit.message} for hit in outcome.hits],
+            "symptom": check.symptom,
+            "errors": list(check.errors),
+            "fix": check.fix.text if found else outcome.fix,
+            "commands": {name: list(lines) for name, lines in check.fix.commands_for(family).items()} if found else {},
+            "sources": list(check.sources),
+        }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """verdicts: by rank."""
+
+    rig: Rig
+    split: SplitMode
+    verdicts: tuple[Verdict, ...]
+
+    def of(self, state: State) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.outcome.state is state]
+
+    @property
+    def exit_code(self) -> int:
+        """1: something that the split depends on is wrong. What is unknown or does not concern it is 0."""
+        return int(any(verdict.concerns for verdict in self.of(State.FINDING)))
+
+    def to_dict(self) -> dict[str, Any]:
+        family = self.rig.system.family
+        return {"split_mode": self.split.value, "checks": [verdict.to_dict(family) for verdict in self.verdicts]}
+
+
+def examine(
+    root: Root,
+    checks: Sequence[Check],
+    split: SplitMode,
+    *,
+    kernels: tuple[str, ...] | None = None,
+    copies: Callable[[], Mapping[str, bool]] | None = None,
+) -> Diagnosis:
+    """Run every check; see `Machine` for what it is given."""
+    rig = probe(root)
+    machine = Machine(root, rig, {check.id: check.log for check in checks if check.log}, kernels, copies)
+    n_cards = len(rig.compute_cards)
+    verdicts = (Verdict(check, check.examine(machine), check.need.concerns(split, n_cards)) for check in checks)
+    return Diagnosis(rig, split, tuple(sorted(verdicts, key=lambda verdict: verdict.rank)))

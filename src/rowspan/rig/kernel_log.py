@@ -1,0 +1,132 @@
+"""The kernel's log: known lines, each with its time and card, from a log of any length in bounded memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rowspan.rig.root import BLOCK, NotPermitted, Root
+
+RECORDED = "/log/kernel"
+KEPT = 20  # hits of a check that are held, the latest; all are counted
+COMMANDS = (
+    ("journalctl", "-k", "-b", "-q", "--no-pager", "--no-hostname", "-o", "short-iso"),
+    ("dmesg", "--time-format", "iso"),
+)
+PERMISSION = "Read the log with sudo, or join the group that may: sudo usermod -aG systemd-journal,adm $USER"
+
+# "[  203.05]" of dmesg, "2024-05-01T10:00:00+0000 host kernel:" and "May 01 10:00:00 host kernel:" of journals
+_TIME = re.compile(
+    r"^(?:\[\s*(?P<since_boot>\d+\.\d+)\]|(?P<clock>\d{4}-\d\d-\d\dT[\d:.,+-]+|[A-Z][a-z]{2} [ \d]\d [\d:]{8}))\s*"
+    r"(?:(?:\S+ )?kernel: )?(?:\[\s*(?P<uptime>\d+\.\d+)\] ?)?"
+)
+_ADDRESS = re.compile(r"\b([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-7])?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LogPattern:
+    """A line to look for. It holds `literal`, which is quick to find, and fits `regex`."""
+
+    literal: str
+    regex: str
+
+    def fits(self, message: str) -> re.Match[str] | None:
+        return re.search(self.regex, message)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A line that was found.
+
+    time: as logged; seconds since the start of the machine end in " s". Empty: the line has none.
+    addresses: PCI addresses in it, the first first.
+    """
+
+    time: str
+    addresses: tuple[str, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.time}  {self.message}" if self.time else self.message
+
+
+@dataclass
+class Hits:
+    """A check's lines: how many there were, and the latest of them."""
+
+    count: int = 0
+    latest: deque[Hit] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+
+def blocks(root: Root) -> Iterator[bytes]:
+    """The log, a block at a time.
+
+    Raises:
+        Unreadable: this user may not read it, or there is no way to.
+    """
+    if root.recorded:
+        yield from root.blocks(RECORDED)
+        return
+    for command in COMMANDS:
+        if shutil.which(command[0]) is None:
+            continue
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            if first := process.stdout.read(BLOCK):  # without permission they print nothing
+                yield first
+                while block := process.stdout.read(BLOCK):
+                    yield block
+                return
+    raise NotPermitted("the kernel's log", PERMISSION)
+
+
+def scan(log: Iterable[bytes], patterns: Mapping[str, Sequence[LogPattern]]) -> dict[str, Hits]:
+    """One pass over a log. Holds no more than about two blocks of it.
+
+    Args:
+        patterns: of each check. A line counts once for a check, however many of its patterns it fits.
+    """
+    found = {name: Hits() for name in patterns}
+    rest = b""
+    for block in log:
+        whole, _, tail = (rest + block).rpartition(b"\n")
+        if not whole and len(tail) > BLOCK:  # no line is that long
+            whole, tail = tail, b""
+        _scan_lines(whole, patterns, found)
+        rest = tail
+    _scan_lines(rest, patterns, found)
+    return found
+
+
+def _scan_lines(text: bytes, patterns: Mapping[str, Sequence[LogPattern]], found: dict[str, Hits]) -> None:
+    for name, wanted in patterns.items():
+        spots = {spot for pattern in wanted for spot in _lines_with(text, pattern.literal.encode())}
+        for start, end in sorted(spots):
+            hit = _hit(text[start:end].decode(errors="replace"))
+            if any(pattern.fits(hit.message) for pattern in wanted):
+                found[name].count += 1
+                found[name].latest.append(hit)
+
+
+def _lines_with(text: bytes, literal: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each line that holds a literal."""
+    at = text.find(literal)
+    while at >= 0:
+        start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
+        end = end if end >= 0 else len(text)
+        yield start, end
+        at = text.find(literal, end)
+
+
+def _hit(line: str) -> Hit:
+    prefix = _TIME.match(line)
+    time = ""
+    if prefix:
+        since_boot = prefix["since_boot"] or prefix["uptime"]
+        time = prefix["clock"] or f"{since_boot} s"
+    message = line[prefix.end() if prefix else 0 :].strip()
+    return Hit(time, tuple(address.lower() for address in _ADDRESS.findall(message)), message[:400])

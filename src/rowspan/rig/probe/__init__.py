@@ -1,0 +1,1 @@
+"""What is in this machine, as frozen dataclasses; `rig.probe` looks at everything."""

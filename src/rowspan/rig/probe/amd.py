@@ -1,0 +1,106 @@
+"""AMD's cards, from sysfs: the PCI device's folder, its hwmon, and the compute driver's topology.
+
+Attributes: https://docs.kernel.org/gpu/amdgpu/driver-misc.html and https://docs.kernel.org/gpu/amdgpu/thermal.html
+"""
+
+from __future__ import annotations
+
+from rowspan.rig.probe import kfd, pci, pci_names
+from rowspan.rig.probe.cards import Card, Peer
+from rowspan.rig.probe.reader import Reader
+from rowspan.rig.root import Root, Unreadable
+
+DRIVER = "/sys/module/amdgpu"
+DISPLAY_CLASS = 0x0300
+FIRMWARE = ("mes", "mes_kiq", "smc", "sdma", "mec", "rlc")
+
+
+def probe_card(reader: Reader, address: str, nodes: list[kfd.GpuNode]) -> Card:
+    """One card. Raises Unreadable where its folder cannot be followed."""
+    root, at = reader.root, pci.folder(address)
+    arch = next((node.arch for node in nodes if node.address == address), None)
+    total, used = reader.number(f"{at}/mem_info_vram_total"), reader.number(f"{at}/mem_info_vram_used")
+    hwmon = f"{at}/hwmon/hwmon*"
+    watts = reader.first_number(f"{hwmon}/power1_average") or reader.first_number(f"{hwmon}/power1_input")
+    limit = reader.first_number(f"{hwmon}/power1_cap")
+    celsius = reader.first_number(f"{hwmon}/temp1_input")
+    firmware = ((name, reader.text(f"{at}/fw_version/{name}_fw_version")) for name in FIRMWARE)
+    return Card(
+        address,
+        "AMD",
+        _name(reader, address, arch),
+        arch,
+        _integrated(root, address, arch),
+        memory_total=total,
+        memory_free=None if total is None or used is None else total - used,
+        memory_visible=reader.number(f"{at}/mem_info_vis_vram_total"),
+        driver=driver(reader),
+        firmware=(
+            *((name, version) for name, version in firmware if version),
+            *((("vbios", vbios),) if (vbios := reader.text(f"{at}/vbios_version")) else ()),
+        ),
+        link=pci.link(root, address),
+        lanes=pci.lanes(root, address),
+        numa_node=reader.number(f"{at}/numa_node"),
+        displays=displays(reader, address),
+        busy=reader.number(f"{at}/gpu_busy_percent"),
+        watts=None if watts is None else watts / 1e6,  # from microwatts
+        watts_limit=None if limit is None else limit / 1e6,
+        celsius=None if celsius is None else celsius / 1e3,
+        render_node=render_node(root, address),
+    )
+
+
+def driver(reader: Reader) -> str | None:
+    """The kernel's own module has no version; AMD's DKMS build has."""
+    if not reader.root.has(DRIVER):
+        return None
+    version = reader.text(f"{DRIVER}/version")
+    return f"amdgpu {version} (DKMS)" if version else "amdgpu (in-tree)"
+
+
+def displays(reader: Reader, address: str) -> tuple[str, ...] | None:
+    """Connectors with a screen, such as DP-1; None where the driver shows none of its connectors."""
+    paths = reader.root.glob(f"{pci.folder(address)}/drm/card*/card*-*/status")
+    if not paths and not reader.root.has(f"{pci.folder(address)}/drm"):
+        return None
+    connected = (path.split("/")[-2] for path in paths if reader.text(path) == "connected")
+    return tuple(name.split("-", 1)[1] for name in connected)
+
+
+def render_node(root: Root, address: str) -> str | None:
+    """Such as /dev/dri/renderD128."""
+    names = root.names(f"{pci.folder(address)}/drm")
+    return next((f"/dev/dri/{name}" for name in names if name.startswith("renderD")), None)
+
+
+def peers(root: Root, addresses: list[str]) -> list[Peer]:
+    """Every ordered pair of these cards, by the compute driver's links; unknown where it may not be asked."""
+    try:
+        place = {node.number: node.address for node in kfd.gpu_nodes(root)}
+        links = {(place[link.source], place[link.target]): link.kind for link in kfd.direct_links(root)}
+    except Unreadable:
+        return [Peer(one, other, None) for one in addresses for other in addresses if one != other]
+    return [
+        Peer(one, other, (one, other) in links, links.get((one, other), ""))
+        for one in addresses
+        for other in addresses
+        if one != other
+    ]
+
+
+def _integrated(root: Root, address: str, arch: str | None) -> bool:
+    """By architecture; where that cannot be read, by the switch that AMD's cards carry and its processors do not."""
+    if arch is not None:
+        return arch in kfd.APU_ARCHITECTURES
+    return pci.device_class(root, address) == DISPLAY_CLASS and pci.upstream_port(root, address) == address
+
+
+def _name(reader: Reader, address: str, arch: str | None) -> str:
+    at = pci.folder(address)
+    name = reader.text(f"{at}/product_name")  # only cards with an identification chip have it
+    if name:
+        return name
+    device = reader.number(f"{at}/device") or 0
+    listed = pci_names.device_name(reader.root, pci.AMD, device)
+    return f"AMD {listed or arch or ''} [1002:{device:04x}]".replace("  ", " ")

@@ -1,0 +1,56 @@
+"""Cards as their drivers present them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rowspan.rig.probe.pci import Lanes, Link
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics or compute card. None: the driver does not say, or may not be asked.
+
+    address: of its PCI function. arch: gfx1100, sm_89. integrated: part of the processor.
+    memory_visible: bytes of its memory that the processor can address at once.
+    driver: with its version. firmware: names and versions.
+    displays: connectors with a screen.
+    busy: percent of the last moment. watts, watts_limit, celsius: now.
+    """
+
+    address: str
+    vendor: str
+    name: str
+    arch: str | None = None
+    integrated: bool = False
+    memory_total: int | None = None
+    memory_free: int | None = None
+    memory_visible: int | None = None
+    driver: str | None = None
+    firmware: tuple[tuple[str, str], ...] = ()
+    link: Link | None = None
+    lanes: Lanes = Lanes.UNKNOWN
+    numa_node: int | None = None
+    displays: tuple[str, ...] | None = None
+    busy: int | None = None
+    watts: float | None = None
+    watts_limit: float | None = None
+    celsius: float | None = None
+    render_node: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address})"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whether one card reaches another's memory directly. None: not known.
+
+    how: PCIe, XGMI, NVLink; or NVIDIA's letters for why not: CNS the chipset, GNS the card, TNS the topology, DR a
+        setting of the driver, NS not said.
+    """
+
+    source: str
+    target: str
+    direct: bool | None
+    how: str = ""
