@@ -40,7 +40,7 @@ class EngineOptions:
     context_size: Annotated[
         int | None,
         typer.Option(
-            "--ctx-size", "-c", min=1, help="Tokens of one request, prompt and answer. [default: the model's]"
+            "--ctx-size", "--ctx", "-c", min=1, help="Tokens of one request, prompt and answer. [default: the model's]"
         ),
     ] = None
     parallel: Annotated[

@@ -1,8 +1,9 @@
-"""`rowspan plan`: who would hold what."""
+"""`rowspan plan`: who would hold what, and on which cards."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,10 +18,83 @@ if TYPE_CHECKING:
 @with_engine_options
 def plan(
     engine: EngineOptions,
-    model: Annotated[str, typer.Argument(help="Model, as for `rowspan pull`.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model, as for `rowspan pull`. With --gpus also a known shape and quantization (llama-3-70b:q8_0), a "
+            "config.json, or an address, of which the header alone is fetched."
+        ),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", help='Rigs to compare, none of which need be here: 2xW7900DS,4xRTX4090,"2xRTX A6000".'),
+    ] = None,
+    quant: Annotated[
+        str | None, typer.Option("--quant", help="What if it were quantized so: q8_0,q4_k_m. With --gpus.")
+    ] = None,
+    gpu_layers: Annotated[
+        int | None,
+        typer.Option("--n-gpu-layers", "-ngl", min=0, help="Only so many layers on the cards. With --gpus."),
+    ] = None,
+    prompt: Annotated[
+        int, typer.Option("--n-prompt", "-p", min=1, help="Tokens of the prompt to forecast. With --gpus.")
+    ] = 512,
+    price: Annotated[
+        list[str] | None, typer.Option("--price", help='USD of a card: "RTX 3090=700". May be given again.')
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option("--link", help="p2p: cards copy to each other; host: they do not. [default: as such cards do]"),
+    ] = None,
+    serve_with: Annotated[
+        str, typer.Option("--engine", help="Whose speed to forecast: llama.cpp, vulkan, ollama, vllm.")
+    ] = "llama.cpp",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the forecast into a file: .png, .svg or .pdf. With --gpus.")
+    ] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the cards and shapes that are known.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show how a model is split: what each device holds, and how many bytes. Reads the file's header only."""
+    """Show how a model is split: what each device holds, and how many bytes. Reads the file's header only.
+
+    With --gpus: whether it fits on cards, how to split it, how fast it would be, what that costs.
+    """
+    from rowspan.errors import UsageError
+
+    if names:
+        from rowspan.cli.plan_names import show_names
+
+        show_names()
+        return
+    if model is None:
+        raise UsageError("No model is named.", fix="Write rowspan plan MODEL, or rowspan plan --list for known ones.")
+    if gpus is not None:
+        from rowspan.cli.advise import advise_rigs
+        from rowspan.cli.outline_of import outline_of
+
+        advise_rigs(
+            engine,
+            outline_of(model),
+            gpus,
+            prices=price or [],
+            quantizations=quant,
+            gpu_layers=gpu_layers,
+            prompt=prompt,
+            link=link,
+            serve_with=serve_with,
+            plot=plot,
+            as_json=as_json,
+        )
+        return
+    given = {"--quant": quant, "--n-gpu-layers": gpu_layers, "--price": price, "--link": link, "--plot": plot}
+    alone = [option for option, value in given.items() if value]
+    if alone:
+        raise UsageError(f"{alone[0]} needs --gpus.", fix="Name the rigs to compare: --gpus 2xW7900DS,4xRTX4090.")
+    _plan_here(engine, model, as_json=as_json)
+
+
+def _plan_here(engine: EngineOptions, model: str, *, as_json: bool) -> None:
+    """The split over this machine's devices."""
     from rowspan import hub
     from rowspan.cli.progress import terminal_progress
     from rowspan.engine.open import draw_up

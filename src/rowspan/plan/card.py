@@ -19,8 +19,9 @@ class Card:
     """Figures as published; None where nobody has published one that can be trusted.
 
     memory: bytes. bandwidth: bytes/s. fp16_flops, int8_ops: dense, two to a multiply-add, per second. interconnect: as
-        written on the data sheet. tdp: watts. slots: of PCIe that it covers; None: it is no PCIe card, and `form` says
-        what it is. price: USD at launch. unconfirmed: names of the figures that are not certain.
+        written on the data sheet. peer_copies: cards may copy to each other directly. tdp: watts. slots: of PCIe that
+        it covers; None: it is no PCIe card, and `form` says what it is. price: USD at launch. unconfirmed: names of the
+        figures that are not certain.
     """
 
     name: str
@@ -32,8 +33,33 @@ class Card:
     fp16_flops: float
     int8_ops: float | None
     interconnect: str
+    peer_copies: bool
     tdp: float
     slots: float | None
     form: str
     price: float | None
     unconfirmed: str = ""
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Cards in one machine. name: as people write it, "2x W7900DS"."""
+
+    name: str
+    cards: tuple[Card, ...]
+
+    @property
+    def watts(self) -> float:
+        return sum(card.tdp for card in self.cards)
+
+    @property
+    def price(self) -> float | None:
+        """USD; None where a card's is unknown."""
+        prices = [card.price for card in self.cards]
+        return None if None in prices else sum(price for price in prices if price is not None)
+
+    @property
+    def slots(self) -> float | None:
+        """Of PCIe; None where a card is no PCIe card."""
+        slots = [card.slots for card in self.cards]
+        return None if None in slots else sum(slot for slot in slots if slot is not None)

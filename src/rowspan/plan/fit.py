@@ -43,25 +43,36 @@ def shard_bytes(
     Args:
         native: weights stay in memory as they are in the file, as native CPU kernels have them.
     """
-    file = looked_up = weights = 0
     is_last = shard.stage == plan.n_stages - 1
-    for key, info in tensors.items():
+
+    def sizes(key: TensorKey, info: TensorInfo) -> tuple[int, int, int]:
+        """Bytes of its part: in the file, of these only looked up, in memory."""
         cut = plan.cut(key, shard)
         if cut is None:
-            continue
+            return 0, 0, 0
         matrix = len(info.shape) == 2
         columns = len(cut.columns) if matrix else 1
         geometry = GEOMETRIES[info.scheme]
         held = len(cut.rows) * columns * geometry.block_bytes // geometry.block_size
-        file += held
         if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
-            looked_up += held
-        else:
-            if native and matrix:
-                weights += SCHEMES[info.scheme].panel_bytes(len(cut.rows), columns)
-            else:
-                norm = not matrix and key.part == "weight"  # norms stay float32
-                weights += len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
+            return held, held, 0
+        if native and matrix:
+            return held, 0, SCHEMES[info.scheme].panel_bytes(len(cut.rows), columns)
+        norm = not matrix and key.part == "weight"  # norms stay float32
+        return held, 0, len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
+
+    file = looked_up = weights = 0
+    known: dict[tuple[Role, str, TensorInfo], tuple[int, int, int]] = {}  # layers are cut alike, and there are many
+    for key, info in tensors.items():
+        if key.layer is not None and key.layer not in shard.layers:
+            continue
+        alike = (key.role, key.part, info)
+        if alike not in known:
+            known[alike] = sizes(key, info)
+        in_file, only_looked_up, in_memory = known[alike]
+        file += in_file
+        looked_up += only_looked_up
+        weights += in_memory
     heads = len(shard.layers) * len(shard.kv_heads)
     per_token = heads * sum(cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
     return ShardBytes(file, looked_up, weights, per_token)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_layout import ListedTensor, tensors_of
@@ -40,9 +41,9 @@ class LayerCache:
     window: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outline:
-    """label: "Llama 3 70B Q8_0". tensors: those that a split cuts. routed: bytes of experts, of which a token meets
+    """label: "llama-3-70b Q8_0". tensors: those that a split cuts. routed: bytes of experts, of which a token meets
     `routed_share`. notes: what is only approximate about it."""
 
     shape: Shape
@@ -77,6 +78,7 @@ class Outline:
         looked_up = 0 if self.shape.tied else self.tensors[TensorKey(Role.EMBEDDING)].nbytes
         return self.file_bytes - looked_up - round(self.routed_bytes * (1 - self.routed_share))
 
+    @lru_cache(maxsize=64)  # noqa: B019 - short-lived command, and every rig asks for the same few
     def requantized(self, name: str) -> Outline:
         """The same model in another quantization, by llama.cpp's rules.
 

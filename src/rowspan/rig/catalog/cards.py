@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from rowspan.errors import UsageError
@@ -46,11 +45,6 @@ def find_card(name: str) -> Card:
     )
 
 
-def with_prices(cards: list[Card], prices: dict[str, float]) -> list[Card]:
-    """The cards at other prices. prices: by the catalog's names."""
-    return [replace(card, price=prices.get(card.name, card.price)) for card in cards]
-
-
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9+]", "", VENDOR_WORDS.sub("", name.lower()))
 
@@ -74,6 +68,7 @@ def _card(row: dict[str, str]) -> Card:
         fp16_flops=due("fp16_dense_tflops", 1e12),
         int8_ops=number("int8_dense_tops", 1e12),
         interconnect=row["interconnect"],
+        peer_copies=row["peer_copies"] == "yes",
         tdp=due("tdp_w", 1.0),
         slots=float(row["slots"]) if SLOTS.fullmatch(row["slots"]) else None,
         form="PCIe" if SLOTS.fullmatch(row["slots"]) else row["slots"],

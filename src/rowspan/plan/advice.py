@@ -1,0 +1,214 @@
+"""Which rig for a model, and how to split it: fit and forecast of several rigs side by side, and a word on each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from rowspan.errors import SplitError
+from rowspan.plan.capacity import Load, Placement, fewest_cards, place
+from rowspan.plan.card import Rig
+from rowspan.plan.demand import Run, demand_of
+from rowspan.plan.forecast import Forecast, forecast
+from rowspan.plan.outline import Outline
+from rowspan.plan.split import SplitMode
+
+SMALLER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the best
+TIE = 1.05  # of two splits or rigs no further apart than this, none is called faster
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a rig. prompt, generated: tokens, for the forecast. engine: see `demand.Run`. peer_copies: None:
+    as the cards are by themselves. ratios: shares of the cards; None: by their memory."""
+
+    load: Load
+    prompt: int = 512
+    generated: int = 128
+    engine: str = "llama.cpp"
+    peer_copies: bool | None = None
+    ratios: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A rig with one split. refusal: why the model cannot be cut so; then there is no placement. forecast: only of what
+    fits, with at least one request, and lies on cards altogether."""
+
+    mode: SplitMode
+    placement: Placement | None
+    refusal: str
+    slots: int  # requests of the whole context at once, up to those asked for
+    forecast: Forecast | None
+
+    @property
+    def fits(self) -> bool:
+        return self.slots > 0
+
+
+@dataclass(frozen=True)
+class RigAdvice:
+    """One rig: every split, and the best of them."""
+
+    rig: Rig
+    options: tuple[Option, ...]
+    request: Request
+    outline: Outline
+
+    @cached_property
+    def best(self) -> Option | None:
+        """The split that fits and generates fastest; of equally fast ones the one with more room, then the simpler."""
+        fitting = [option for option in self.options if option.fits]
+        if not fitting:
+            return None
+        fastest = max(_tg(option) for option in fitting)
+        close = [option for option in fitting if _tg(option) * TIE >= fastest]
+        return max(close, key=lambda option: option.slots)
+
+    @property
+    def tg(self) -> float | None:
+        """Tokens per second of the best split."""
+        return self.best.forecast.tg.value if self.best and self.best.forecast else None
+
+    @property
+    def tg_per_kilodollar(self) -> float | None:
+        return 1000 * self.tg / self.rig.price if self.tg and self.rig.price else None
+
+    @cached_property
+    def fewest(self) -> int | None:
+        """Cards of this kind that one request needs; None: not one kind, or none suffice."""
+        if len({card.name for card in self.rig.cards}) > 1:
+            return None
+        counts = [
+            fewest_cards(self.outline, self.rig.cards[0], mode, self.request.load)
+            for mode in (SplitMode.LAYER, SplitMode.ROW)
+        ]
+        return min((count for count in counts if count is not None), default=None)
+
+    def best_quantization(self, slots: int) -> str | None:
+        """The largest of the usual ones, no larger than the model's own, with which so many requests fit; None: none.
+        Bytes fall along the list, so it is searched by halves."""
+        if any(option.slots >= slots for option in self.options):
+            return self.outline.scheme
+        own = self.outline.file_bytes
+        names = list(SMALLER)
+        low, high = 0, len(names)
+        while low < high:
+            middle = (low + high) // 2
+            smaller = self.outline.requantized(names[middle])
+            if smaller.file_bytes < own and self._holds(smaller, slots):
+                high = middle
+            else:
+                low = middle + 1
+        return names[low] if low < len(names) else None
+
+    def _holds(self, outline: Outline, slots: int) -> bool:
+        return any(
+            placement is not None and placement.fits(slots=slots)
+            for placement, _ in (_place(outline, self.rig, option.mode, self.request) for option in self.options)
+        )
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All rigs, and what to make of them."""
+
+    outline: Outline
+    request: Request
+    rigs: tuple[RigAdvice, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The recommendation, in sentences."""
+        return recommendation(self)
+
+
+def advise(outline: Outline, rigs: Sequence[Rig], request: Request, modes: Sequence[SplitMode] = ()) -> Advice:
+    """Look at every rig with every split. modes: only these; empty: all."""
+    return Advice(
+        outline, request, tuple(RigAdvice(rig, _options(outline, rig, request, modes), request, outline) for rig in rigs)
+    )
+
+
+def _options(outline: Outline, rig: Rig, request: Request, modes: Sequence[SplitMode]) -> tuple[Option, ...]:
+    possible = list(SplitMode) if len(rig.cards) > 1 else [SplitMode.NONE]
+    return tuple(_option(outline, rig, mode, request) for mode in possible if mode in (modes or possible))
+
+
+def _option(outline: Outline, rig: Rig, mode: SplitMode, request: Request) -> Option:
+    placement, refusal = _place(outline, rig, mode, request)
+    slots = placement.full_slots() if placement else 0
+    expected = None
+    if placement and slots and not placement.ram_weights:
+        run = Run(placement.cards, mode, request.engine, shares=placement.weights, peer_copies=request.peer_copies)
+        demand = demand_of(outline, request.load.cache_types)
+        expected = forecast(demand, run, prompt=request.prompt, generated=request.generated)
+    return Option(mode, placement, refusal, slots, expected)
+
+
+def _place(outline: Outline, rig: Rig, mode: SplitMode, request: Request) -> tuple[Placement | None, str]:
+    try:
+        return place(outline, rig.cards, mode, request.load, request.ratios), ""
+    except SplitError as error:
+        return None, f"{error.what} {error.why}"
+
+
+def _tg(option: Option) -> float:
+    return option.forecast.tg.value if option.forecast else 0.0
+
+
+def recommendation(advice: Advice) -> list[str]:
+    """Which rig to take, what it costs to take another, and what does not work."""
+    fitting = [rig for rig in advice.rigs if rig.best]
+    sentences = [_misfit(rig) for rig in advice.rigs if not rig.best]
+    forecast_of = [rig for rig in fitting if rig.tg]
+    if not forecast_of:
+        return [*_fits_only(fitting), *sentences]
+    worth = [rig for rig in forecast_of if rig.tg_per_kilodollar]
+    chosen = max(worth or forecast_of, key=lambda rig: (rig.tg_per_kilodollar or 0.0, rig.tg or 0.0))
+    words = [_choice(chosen, advice, among=len(forecast_of), by_price=bool(worth))]
+    words += [_compared(rig, chosen) for rig in forecast_of if rig is not chosen]
+    return words + sentences
+
+
+def _choice(chosen: RigAdvice, advice: Advice, *, among: int, by_price: bool) -> str:
+    assert chosen.best is not None
+    assert chosen.best.forecast is not None
+    tg = chosen.best.forecast.tg
+    split = f" with --split-mode {chosen.best.mode}" if len(chosen.rig.cards) > 1 else ""
+    reason = ""
+    if among > 1:
+        reason = ", the most speed for its price of those that hold it" if by_price else ", the fastest that holds it"
+    asked = advice.request.load.parallel
+    room = ""
+    if chosen.best.slots < asked:
+        room = f" {chosen.best.slots} of {asked} requests of {advice.request.load.context} tokens fit at once."
+    return f"{chosen.rig.name}{split}{reason}: about {tg.value:.0f} tokens/s ({tg.low:.0f} to {tg.high:.0f}).{room}"
+
+
+def _compared(rig: RigAdvice, chosen: RigAdvice) -> str:
+    assert rig.tg is not None
+    assert chosen.tg is not None
+    ratio = rig.tg / chosen.tg
+    speed = f"is {ratio:.1f} times as fast"
+    if 1 / TIE < ratio < TIE:
+        speed = "is as fast"
+    elif ratio < 1:
+        speed = f"has {100 * ratio:.0f} % of its speed"
+    price = " (no price is known)"
+    if rig.rig.price and chosen.rig.price:
+        price = f" at {rig.rig.price / chosen.rig.price:.1f} times the price"
+    return f"{rig.rig.name} {speed}{price}, with {rig.rig.watts:.0f} instead of {chosen.rig.watts:.0f} W."
+
+
+def _misfit(rig: RigAdvice) -> str:
+    options = [f"{rig.fewest} of these cards"] if rig.fewest else []
+    smaller = rig.best_quantization(1)
+    options += [smaller] if smaller else []
+    remedy = f" It takes {', or '.join(options)}." if options else ""
+    return f"{rig.rig.name} does not hold {rig.outline.label}.{remedy}"
+
+
+def _fits_only(fitting: Sequence[RigAdvice]) -> list[str]:
+    return [f"{rig.rig.name} holds it, with no forecast of its speed: part of the model is in RAM." for rig in fitting]

@@ -1,0 +1,209 @@
+"""Advice as a table: a column for every rig, a line for every figure. Plain data; no terminal is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from rowspan.plan.advice import Advice, Option, RigAdvice
+from rowspan.plan.explain import memory_text
+from rowspan.plan.forecast import Interval
+from rowspan.plan.split import SplitMode
+
+NONE = "-"
+GIB = 1 << 30
+MOST_LISTED = 4  # cards whose bytes are listed one by one
+
+
+def lines(advice: Advice) -> list[tuple[str, ...]]:
+    """A label and a cell for each rig. Lines that say nothing of any rig are left out."""
+    load, split = advice.request.load, [mode for mode in SplitMode if _any_has(advice, mode)]
+    slots = load.parallel
+    table: list[tuple[str, Callable[[RigAdvice], str]]] = [("fits", _fits)]
+    if slots > 1:
+        table.append((f"requests of {load.context} at once", lambda rig: _most(rig, slots)))
+    table.append(("longest context, 1 request", lambda rig: _context(rig, 1)))
+    if slots > 1:
+        table.append((f"longest context, {slots} requests", lambda rig: _context(rig, slots)))
+    table += [(f"GiB per card, {mode}", lambda rig, mode=mode: _bytes(rig, mode)) for mode in split]
+    table.append(("GiB usable of a card", _usable))
+    if load.gpu_layers is not None:
+        table.append(("RAM for the other layers", _ram))
+    table.append(("fewest cards of its kind", lambda rig: str(rig.fewest or NONE)))
+    table.append(("largest that fits", lambda rig: rig.best_quantization(1) or NONE))
+    if slots > 1:
+        table.append((f"with {slots} full requests", lambda rig: rig.best_quantization(slots) or NONE))
+    tokens = advice.request.prompt
+    table += [(f"tg, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "tg")) for mode in split]
+    table += [(f"pp{tokens}, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "pp")) for mode in split]
+    table += [
+        (f"first token after {tokens}, s", _first_token),
+        ("watts (sum of TDP)", lambda rig: f"{rig.rig.watts:.0f}"),
+        ("price, USD", lambda rig: NONE if rig.rig.price is None else f"{rig.rig.price:,.0f}"),
+        ("tg per 1000 USD", lambda rig: f"{rig.tg_per_kilodollar:.1f}" if rig.tg_per_kilodollar else NONE),
+        ("PCIe slots", _slots),
+    ]
+    filled = [(label, *(cell(rig) for rig in advice.rigs)) for label, cell in table]
+    return [line for line in filled if any(cell != NONE for cell in line[1:])]
+
+
+def notes(advice: Advice) -> list[str]:
+    """What a reader of the table should know of it."""
+    found = list(advice.outline.notes)
+    for rig in advice.rigs:
+        for option in rig.options:
+            if option.refusal:
+                found.append(f"{rig.rig.name}, {option.mode}: {option.refusal}")
+    doubtful = {card.name: card.unconfirmed for rig in advice.rigs for card in rig.rig.cards if card.unconfirmed}
+    found += [f"Not certain of {name}: {what.replace(';', ', ')}." for name, what in doubtful.items()]
+    if any(rig.tg for rig in advice.rigs):
+        hosted = [rig.rig.name for rig in advice.rigs if len(rig.rig.cards) > 1 and not _is_linked(advice, rig)]
+        if hosted:
+            found.append(f"Taken to copy between cards by way of the host: {', '.join(hosted)} (--link p2p if not so).")
+        found.append(
+            f"Speeds are those expected of {advice.request.engine}, for one request on an empty cache; in brackets: eight "
+            "of ten rigs lie within (docs/forecast.md)."
+        )
+    return found
+
+
+def to_dict(advice: Advice) -> dict[str, Any]:
+    """For JSON. Bytes, tokens, tokens per second, seconds, watts, USD."""
+    outline, request = advice.outline, advice.request
+    return {
+        "model": {
+            "name": outline.shape.name,
+            "quantization": outline.scheme,
+            "parameters": outline.parameters,
+            "file_bytes": outline.file_bytes,
+            "bytes_per_token": outline.token_bytes,
+            "context": outline.shape.context,
+        },
+        "request": asdict(request),
+        "rigs": [_rig_dict(rig, request.load.parallel) for rig in advice.rigs],
+        "recommendation": advice.words,
+        "notes": notes(advice),
+    }
+
+
+def _rig_dict(rig: RigAdvice, parallel: int) -> dict[str, Any]:
+    return {
+        "name": rig.rig.name,
+        "cards": [card.name for card in rig.rig.cards],
+        "fits": rig.best is not None,
+        "best_split": rig.best.mode if rig.best else None,
+        "fewest_cards": rig.fewest,
+        "largest_quantization": {"1": rig.best_quantization(1), str(parallel): rig.best_quantization(parallel)},
+        "watts": rig.rig.watts,
+        "price_usd": rig.rig.price,
+        "tg_per_1000_usd": rig.tg_per_kilodollar,
+        "pcie_slots": rig.rig.slots,
+        "splits": {option.mode.value: _option_dict(option, parallel) for option in rig.options},
+    }
+
+
+def _option_dict(option: Option, parallel: int) -> dict[str, Any]:
+    placement = option.placement
+    if placement is None:
+        return {"fits": False, "refusal": option.refusal}
+    return {
+        "fits": option.fits,
+        "requests_at_once": option.slots,
+        "largest_context": {"1": placement.largest_context(1), str(parallel): placement.largest_context(parallel)},
+        "ram_bytes": placement.ram_bytes,
+        "cards": [
+            {
+                "card": need.card.name,
+                "layers": need.layers,
+                "weights": need.weights,
+                "cache": need.cache,
+                "activations": need.activations,
+                "overhead": need.overhead,
+                "total": need.total,
+                "usable": need.usable,
+            }
+            for need in placement.needs_of(placement.load.context, max(1, option.slots))
+        ],
+        "forecast": asdict(option.forecast) if option.forecast else None,
+    }
+
+
+def _any_has(advice: Advice, mode: SplitMode) -> bool:
+    return any(option.mode is mode for rig in advice.rigs for option in rig.options)
+
+
+def _option(rig: RigAdvice, mode: SplitMode) -> Option | None:
+    return next((option for option in rig.options if option.mode is mode), None)
+
+
+def _fits(rig: RigAdvice) -> str:
+    if rig.best is None:
+        return "no"
+    return "yes" if len(rig.options) == 1 else "yes, " + ", ".join(o.mode for o in rig.options if o.fits)
+
+
+def _most(rig: RigAdvice, asked: int) -> str:
+    most = max((option.slots for option in rig.options), default=0)
+    return f"{most} of {asked}" if most else NONE
+
+
+def _context(rig: RigAdvice, slots: int) -> str:
+    placed = [option.placement for option in rig.options if option.placement]
+    tokens = max((placement.largest_context(slots) for placement in placed), default=0)
+    return str(tokens) if tokens else NONE
+
+
+def _bytes(rig: RigAdvice, mode: SplitMode) -> str:
+    """With as many requests as fit, or one."""
+    option = _option(rig, mode)
+    if option is None or option.placement is None:
+        return NONE
+    needs = option.placement.needs_of(option.placement.load.context, max(1, option.slots))
+    each = [f"{need.total / GIB:.1f}" for need in needs]
+    if len(each) > MOST_LISTED:
+        return f"{len(each)} x {min(each, key=float)} to {max(each, key=float)}"
+    return " ".join(each)
+
+
+def _usable(rig: RigAdvice) -> str:
+    sizes = {card.name: card for card in rig.rig.cards}
+    from rowspan.plan.capacity import usable_bytes
+
+    return " ".join(f"{usable_bytes(card) / GIB:.1f}" for card in sizes.values())
+
+
+def _ram(rig: RigAdvice) -> str:
+    placed = next((option.placement for option in rig.options if option.placement), None)
+    return memory_text(placed.ram_bytes) if placed else NONE
+
+
+def _rate(rig: RigAdvice, mode: SplitMode, what: str) -> str:
+    option = _option(rig, mode)
+    rate = getattr(option.forecast, what) if option and option.forecast else None
+    return _interval(rate) if rate else NONE
+
+
+def _first_token(rig: RigAdvice) -> str:
+    seconds = rig.best.forecast.ttft if rig.best and rig.best.forecast else None
+    return _interval(seconds) if seconds else NONE
+
+
+def _interval(interval: Interval) -> str:
+    return f"{_number(interval.value)} ({_number(interval.low)}-{_number(interval.high)})"
+
+
+def _number(value: float) -> str:
+    """Two to three digits that mean something."""
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _slots(rig: RigAdvice) -> str:
+    if rig.rig.slots is None:
+        return next(card.form for card in rig.rig.cards if card.slots is None)
+    return f"{rig.rig.slots:g}"
+
+
+def _is_linked(advice: Advice, rig: RigAdvice) -> bool:
+    chosen = advice.request.peer_copies
+    return all(card.peer_copies for card in rig.rig.cards) if chosen is None else chosen

@@ -1,0 +1,83 @@
+"""What computing a model's tokens takes of a rig: bytes to read, operations to do. The forecast's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rowspan.plan.card import Card
+from rowspan.plan.fit import cache_bytes
+from rowspan.plan.outline import Outline
+from rowspan.plan.split import SplitMode
+
+FLOAT_SCHEMES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class ModelDemand:
+    """weight_bytes: read for a token. layer_weights, head_weights: elements that a token meets. cache_bytes: of a
+    position, over all layers. query_values: elements of queries, over all layers. activation_bytes: of a token, between
+    layers, in 16 bits."""
+
+    weight_bytes: int
+    layers: int
+    layer_weights: int
+    head_weights: int
+    cache_bytes: int
+    query_values: int
+    activation_bytes: int
+    is_quantized: bool
+
+    def token_bytes(self, context: float) -> float:
+        """Read for one more token behind `context` others."""
+        return self.weight_bytes + context * self.cache_bytes
+
+    def prompt_operations(self, tokens: int) -> float:
+        """Of a prompt of which the last token gets logits; two to a multiply-add."""
+        pairs = tokens * (tokens + 1) / 2
+        return 2.0 * (tokens * self.layer_weights + self.head_weights + 2 * pairs * self.query_values)
+
+
+def demand_of(outline: Outline, cache_types: tuple[str, str] = ("float16", "float16")) -> ModelDemand:
+    """Add it up. Windows of attention are left out of account: short contexts are what is forecast."""
+    shape = outline.shape
+    cache = 0
+    for layer in outline.cache:
+        own = sum(cache_bytes(elements, kind) for elements, kind in zip(layer.per_head, cache_types, strict=True))
+        cache += shape.kv_heads * own + cache_bytes(layer.shared, cache_types[0])
+    return ModelDemand(
+        weight_bytes=outline.token_bytes,
+        layers=shape.layers,
+        layer_weights=outline.active_weights,
+        head_weights=shape.vocab * shape.hidden,
+        cache_bytes=cache,
+        query_values=shape.layers * shape.heads * shape.head_dim,
+        activation_bytes=2 * shape.hidden,
+        is_quantized=outline.scheme not in FLOAT_SCHEMES,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A way of running a model on cards.
+
+    shares: of the model, by card; None: equal. engine: "llama.cpp", "llama.cpp Vulkan", "Ollama", "vLLM". is_old: of a
+    build before 2025. peer_copies: None: as the cards are by themselves.
+    """
+
+    cards: tuple[Card, ...]
+    mode: SplitMode
+    engine: str = "llama.cpp"
+    is_old: bool = False
+    shares: Sequence[float] | None = None
+    peer_copies: bool | None = None
+
+    @property
+    def fractions(self) -> list[float]:
+        shares = self.shares or [1.0] * len(self.cards)
+        return [share / sum(shares) for share in shares]
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether cards copy to each other directly."""
+        return all(card.peer_copies for card in self.cards) if self.peer_copies is None else self.peer_copies

@@ -1,0 +1,158 @@
+"""Seconds: how fast a model will run on cards, from physics and a few fitted constants.
+
+A token is as fast as its weights and cache are read, plus an overhead per layer, plus what cards say to each other. A
+prompt is as fast as its operations are done, plus the same. The constants are in forecast.json, with their fit, made by
+benchmarks/fit_forecast.py from published results; docs/forecast.md shows how well they do. Every constant is exp of a
+sum of deviations, from the general to the particular: a card whose kind was never measured has the general ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rowspan.plan.card import Card
+from rowspan.plan.demand import ModelDemand, Run
+from rowspan.plan.split import SplitMode
+
+DATA = Path(__file__).with_name("forecast.json")
+FAMILIES = {"sm_": "nvidia", "gfx11": "rdna", "gfx12": "rdna", "gfx9": "cdna", "xe": "intel"}
+MICRO_BATCH = 512  # tokens that pass through the stages of a layer split together
+COLLECTIVES_PER_LAYER = 2
+
+# Of one collective of a single token; NCCL's, as measured by others (docs/forecast.md): over peer copies, and by way of
+# shared memory. And bytes/s of many tokens' activations: PCIe 4.0 x16 with peer copies, and by way of the host.
+COLLECTIVE_SECONDS = {True: 22e-6, False: 39e-6}
+LINK_BYTES_PER_SECOND = {True: 19.9e9, False: 1.9e9}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A forecast: eight of ten measurements are expected between low and high."""
+
+    low: float
+    value: float
+    high: float
+
+    def scaled(self, factor: float) -> Interval:
+        return Interval(self.low * factor, self.value * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Tokens per second of one request, and seconds until its first token; None where nothing is known of prompts."""
+
+    tg: Interval
+    pp: Interval | None
+    ttft: Interval | None
+
+
+@dataclass(frozen=True)
+class Constants:
+    """values: logarithms, by name. spread: log half-width of the interval, by what it is of, and whether a card of its
+    kind was among the measurements. kinds: architectures that were."""
+
+    values: Mapping[str, float]
+    spread: Mapping[str, float]
+    kinds: frozenset[str]
+
+    def of(self, name: str, *levels: str) -> float:
+        """exp of a constant's general value and its deviations for each of the levels."""
+        return math.exp(sum(self.values.get(key, 0.0) for key in (name, *(f"{name}/{level}" for level in levels))))
+
+
+@lru_cache(maxsize=1)
+def fitted_constants() -> Constants:
+    """The package's own."""
+    stored = json.loads(DATA.read_text(encoding="utf-8"))
+    return Constants(stored["values"], stored["spread"], frozenset(stored["kinds"]))
+
+
+def forecast(
+    demand: ModelDemand, run: Run, *, prompt: int = 512, generated: int = 128, constants: Constants | None = None
+) -> Forecast:
+    """How fast one request will be: `prompt` tokens, then `generated`, behind an empty cache each, as llama-bench
+    measures."""
+    constants = constants or fitted_constants()
+    # Of row splits by today's builds nothing is published that could be fitted: theirs is the wider interval.
+    known = all(card.arch in constants.kinds for card in run.cards) and run.mode is not SplitMode.ROW
+    seen = "seen" if known else "unseen"
+
+    def around(value: float, what: str) -> Interval:
+        factor = math.exp(constants.spread[f"{what}/{seen}"])
+        return Interval(value / factor, value, value * factor)
+
+    tg = 1 / token_seconds(demand, run, generated / 2, constants)
+    if run.engine == "vLLM":  # of which too little is published
+        return Forecast(around(tg, "tg"), None, None)
+    pp = prompt / prompt_seconds(demand, run, prompt, constants)
+    rate = around(pp, "pp")
+    return Forecast(around(tg, "tg"), rate, Interval(prompt / rate.high, prompt / rate.value, prompt / rate.low))
+
+
+def token_seconds(demand: ModelDemand, run: Run, context: float, constants: Constants) -> float:
+    """Of one token behind `context` others."""
+    needed = demand.token_bytes(context)
+    reading = [
+        needed * share / (card.bandwidth * constants.of("read", card.memory_kind, f"{card.memory_kind}/{family(card)}"))
+        for card, share in zip(run.cards, run.fractions, strict=True)
+    ]
+    overhead = demand.layers * max(_overhead(card, run, constants) for card in run.cards)
+    if run.mode is SplitMode.ROW and len(run.cards) > 1:
+        return max(reading) + overhead + demand.layers * COLLECTIVES_PER_LAYER * _collective(run, constants)
+    return sum(reading) + overhead + (len(run.cards) - 1) * constants.of("hop")
+
+
+def prompt_seconds(demand: ModelDemand, run: Run, tokens: int, constants: Constants) -> float:
+    """Until a prompt is computed."""
+    operations = demand.prompt_operations(tokens)
+    computing = [
+        operations * share / _rate(card, demand, run, constants)
+        for card, share in zip(run.cards, run.fractions, strict=True)
+    ]
+    if run.mode is SplitMode.ROW and len(run.cards) > 1:
+        moved = tokens * demand.activation_bytes * demand.layers * COLLECTIVES_PER_LAYER
+        ring = 2 * (len(run.cards) - 1) / len(run.cards)
+        return max(computing) + moved * ring / _link(run, constants)
+    batches = math.ceil(tokens / MICRO_BATCH)  # the first passes through all stages, the others follow the slowest
+    return (sum(computing) + (batches - 1) * max(computing)) / batches
+
+
+def family(card: Card) -> str:
+    """Kin of a card's architecture."""
+    return next((name for prefix, name in FAMILIES.items() if card.arch.startswith(prefix)), card.vendor.lower())
+
+
+def _overhead(card: Card, run: Run, constants: Constants) -> float:
+    return constants.of("layer", family(card), card.arch, *_circumstances(run))
+
+
+def _rate(card: Card, demand: ModelDemand, run: Run, constants: Constants) -> float:
+    """Operations per second. Quantized products run on 8-bit units where a card has them."""
+    on_int8 = demand.is_quantized and card.int8_ops is not None
+    peak = card.int8_ops if on_int8 and card.int8_ops else card.fp16_flops
+    levels = [family(card), card.arch, *_circumstances(run)]
+    if run.is_old:
+        levels += [f"old/{card.arch}"]
+    if not demand.is_quantized:
+        levels += ["float"]
+    return peak * constants.of("compute", *levels)
+
+
+def _circumstances(run: Run) -> list[str]:
+    return [name for name, holds in (("old", run.is_old), ("vulkan", run.engine.endswith("Vulkan"))) if holds]
+
+
+def _collective(run: Run, constants: Constants) -> float:
+    """Seconds of one, for a single token."""
+    if run.is_old:
+        return constants.of("old_row")
+    return COLLECTIVE_SECONDS[run.is_linked]
+
+
+def _link(run: Run, constants: Constants) -> float:
+    return constants.of("old_link") if run.is_old else LINK_BYTES_PER_SECOND[run.is_linked]
