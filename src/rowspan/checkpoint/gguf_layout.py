@@ -5,6 +5,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -31,10 +32,7 @@ class ListedTensor:
 
     @property
     def elements(self) -> int:
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
+        return math.prod(self.shape)
 
 
 def list_tensor(name: str, shape: tuple[int, ...]) -> ListedTensor:

@@ -28,7 +28,7 @@ class Request:
     generated: int = 128
     engine: str = "llama.cpp"
     peer_copies: bool | None = None
-    ratios: Sequence[float] | None = None
+    ratios: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from rowspan.errors import SplitError
 from rowspan.plan.card import Card, MemoryKind
@@ -112,16 +113,23 @@ class Placement:
         return self.ram_weights + self.load.parallel * cache
 
     def _cache(self, shard: Shard, context: int, slots: int) -> int:
-        layers = self.outline.cache[shard.layers.start : shard.layers.stop]
-        return slots * sum(_layer_cache(layer, len(shard.kv_heads), self.load, context) for layer in layers)
+        heads = len(shard.kv_heads)
+        kinds = self._cache_kinds[shard.rank].items()
+        return slots * sum(count * _layer_cache(layer, heads, self.load, context) for layer, count in kinds)
+
+    @cached_property
+    def _cache_kinds(self) -> list[Counter[LayerCache]]:
+        """How many layers of each kind a rank holds: one or two kinds, where layers are many."""
+        return [Counter(self.outline.cache[s.layers.start : s.layers.stop]) for s in self.plan.shards]
 
 
+@lru_cache(maxsize=512)  # the answers to a table's questions share most of their placements
 def place(
     outline: Outline,
-    cards: Sequence[Card],
+    cards: tuple[Card, ...],
     mode: SplitMode,
     load: Load,
-    ratios: Sequence[float] | None = None,
+    ratios: tuple[float, ...] | None = None,
 ) -> Placement:
     """Cut a model over cards, by their memory where no ratios are given; `none` takes the card with the most.
 
@@ -146,7 +154,7 @@ def fewest_cards(outline: Outline, card: Card, mode: SplitMode, load: Load) -> i
     least = max(1, outline.token_bytes // usable_bytes(card))
     for count in range(least, MOST_CARDS + 1):
         try:
-            if place(outline, [card] * count, mode, load).fits(slots=1):
+            if place(outline, (card,) * count, mode, load).fits(slots=1):
                 return count
         except SplitError:
             return None
@@ -202,7 +210,7 @@ def largest(most: int, is_possible: Callable[[int], bool]) -> int:
 
 def _weights(outline: Outline, plan: Plan, shard: Shard, load: Load) -> int:
     """As in the file: cards hold what is quantized as it is. An embedding that is only looked up stays in RAM."""
-    size = shard_bytes(plan, shard, outline.tensors, "float32", load.cache_types, native=False)
+    size = shard_bytes(plan, shard, outline.kinds, "float32", load.cache_types, native=False)
     parts = len(plan.stage(shard.stage))
     rest = outline.rest[shard.layers.start : shard.layers.stop]
     return size.file - size.looked_up + sum(each.whole + -(-each.cut // parts) for each in rest)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
@@ -29,10 +30,40 @@ class ShardBytes:
     cache_per_token: int
 
 
+@dataclass(frozen=True)
+class AlikeTensors:
+    """Tensors of one role that are stored alike. layers: in which, in order; None: outside the layers."""
+
+    role: Role
+    part: str
+    info: TensorInfo
+    layers: tuple[int, ...] | None
+
+    def one_of(self, shard: Shard) -> tuple[TensorKey, int]:
+        """One that lies in a rank's layers, and how many do."""
+        if self.layers is None:
+            return TensorKey(self.role, None, self.part), 1
+        first = bisect_left(self.layers, shard.layers.start)
+        count = bisect_left(self.layers, shard.layers.stop) - first
+        return TensorKey(self.role, self.layers[first] if count else None, self.part), count
+
+
+def alike_tensors(tensors: Mapping[TensorKey, TensorInfo]) -> list[AlikeTensors]:
+    """A model's hundreds of tensors as the dozen kinds that they are of."""
+    layers: dict[tuple[Role, str, TensorInfo], list[int]] = {}
+    alone = []
+    for key, info in tensors.items():
+        if key.layer is None:
+            alone.append(AlikeTensors(key.role, key.part, info, None))
+        else:
+            layers.setdefault((key.role, key.part, info), []).append(key.layer)
+    return alone + [AlikeTensors(*kind, tuple(sorted(held))) for kind, held in layers.items()]
+
+
 def shard_bytes(
     plan: Plan,
     shard: Shard,
-    tensors: Mapping[TensorKey, TensorInfo],
+    tensors: Mapping[TensorKey, TensorInfo] | Sequence[AlikeTensors],
     dtype: str,
     cache_dtypes: tuple[str, str],
     *,
@@ -41,38 +72,28 @@ def shard_bytes(
     """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight.
 
     Args:
+        tensors: the checkpoint's; or sorted into kinds, for those who ask many times.
         native: weights stay in memory as they are in the file, as native CPU kernels have them.
     """
-    is_last = shard.stage == plan.n_stages - 1
-
-    def sizes(key: TensorKey, info: TensorInfo) -> tuple[int, int, int]:
-        """Bytes of its part: in the file, of these only looked up, in memory."""
-        cut = plan.cut(key, shard)
-        if cut is None:
-            return 0, 0, 0
-        matrix = len(info.shape) == 2
-        columns = len(cut.columns) if matrix else 1
-        geometry = GEOMETRIES[info.scheme]
-        held = len(cut.rows) * columns * geometry.block_bytes // geometry.block_size
-        if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
-            return held, held, 0
-        if native and matrix:
-            return held, 0, SCHEMES[info.scheme].panel_bytes(len(cut.rows), columns)
-        norm = not matrix and key.part == "weight"  # norms stay float32
-        return held, 0, len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
-
     file = looked_up = weights = 0
-    known: dict[tuple[Role, str, TensorInfo], tuple[int, int, int]] = {}  # layers are cut alike, and there are many
-    for key, info in tensors.items():
-        if key.layer is not None and key.layer not in shard.layers:
+    is_last = shard.stage == plan.n_stages - 1
+    for kind in alike_tensors(tensors) if isinstance(tensors, Mapping) else tensors:
+        key, count = kind.one_of(shard)
+        cut = plan.cut(key, shard) if count else None
+        if cut is None:
             continue
-        alike = (key.role, key.part, info)
-        if alike not in known:
-            known[alike] = sizes(key, info)
-        in_file, only_looked_up, in_memory = known[alike]
-        file += in_file
-        looked_up += only_looked_up
-        weights += in_memory
+        matrix = len(kind.info.shape) == 2
+        columns = len(cut.columns) if matrix else 1
+        geometry = GEOMETRIES[kind.info.scheme]
+        held = count * (len(cut.rows) * columns * geometry.block_bytes // geometry.block_size)
+        file += held
+        if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
+            looked_up += held
+        elif native and matrix:
+            weights += count * SCHEMES[kind.info.scheme].panel_bytes(len(cut.rows), columns)
+        else:
+            norm = not matrix and key.part == "weight"  # norms stay float32
+            weights += count * len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
     heads = len(shard.layers) * len(shard.kv_heads)
     per_token = heads * sum(cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
     return ShardBytes(file, looked_up, weights, per_token)

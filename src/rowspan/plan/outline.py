@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_layout import ListedTensor, tensors_of
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.shape import Shape
 from rowspan.model.spec import ModelSpec, RopeSpec
+from rowspan.plan.fit import AlikeTensors, alike_tensors
 from rowspan.plan.quantize import EXACT_FOR, quantization, quantized
 
 
@@ -71,6 +72,11 @@ class Outline:
     def head_bytes(self) -> int:
         return self.tensors[TensorKey(Role.EMBEDDING if self.shape.tied else Role.HEAD)].nbytes
 
+    @cached_property
+    def kinds(self) -> list[AlikeTensors]:
+        """`tensors`, sorted for `shard_bytes`."""
+        return alike_tensors(self.tensors)
+
     @property
     def token_bytes(self) -> int:
         """Bytes of weights that one token's step reads: all but an embedding of which it needs a row, and the experts
@@ -108,6 +114,7 @@ def outline(
     """Sort a model's tensors. infos: how each of `listed` is stored."""
     spec = _spec(shape)
     tensors: dict[TensorKey, TensorInfo] = {}
+    expected: dict[tuple[Role, str], tuple[int, ...]] = {}  # by what `expected_shape` goes by
     rest = [Rest() for _ in range(shape.layers)]
     routed = active = 0
     for tensor, info in zip(listed, infos, strict=True):
@@ -116,8 +123,11 @@ def outline(
         if tensor.layer is not None and len(tensor.shape) > 1:
             share = shape.experts_used / shape.experts if tensor.is_routed and shape.experts else 1.0
             active += round(tensor.elements * share)
-        if tensor.key is not None and tensor.shape == spec.expected_shape(tensor.key):
-            tensors[tensor.key] = info
+        key = tensor.key
+        if key is not None and (key.role, key.part) not in expected:
+            expected[key.role, key.part] = spec.expected_shape(key)
+        if key is not None and tensor.shape == expected[key.role, key.part]:
+            tensors[key] = info
         elif tensor.layer is not None and tensor.layer < shape.layers:
             held = rest[tensor.layer]
             is_vector = len(tensor.shape) == 1

@@ -54,12 +54,15 @@ def quantized(tensors: Sequence[ListedTensor], shape: Shape, name: str) -> list[
         UsageError: as `quantization`.
     """
     name = quantization(name)
-    return [_info(tensor, _scheme(tensor, shape, name)) for tensor in tensors]
-
-
-def _info(tensor: ListedTensor, scheme: str) -> TensorInfo:
-    geometry = GEOMETRIES[scheme]
-    return TensorInfo(tensor.shape, scheme, tensor.elements // geometry.block_size * geometry.block_bytes)
+    made: dict[tuple[tuple[int, ...], str], TensorInfo] = {}  # most are alike
+    infos = []
+    for tensor in tensors:
+        kind = (tensor.shape, _scheme(tensor, shape, name))
+        if kind not in made:
+            geometry = GEOMETRIES[kind[1]]
+            made[kind] = TensorInfo(*kind, tensor.elements // geometry.block_size * geometry.block_bytes)
+        infos.append(made[kind])
+    return infos
 
 
 def _scheme(tensor: ListedTensor, shape: Shape, name: str) -> str:

@@ -215,8 +215,8 @@ def _cut_rows(
 
 def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
     """Least common block of all layers' tensors of a role, in elements."""
-    blocks = (GEOMETRIES[info.scheme].block_size for key, info in tensors.items() if key.role is role)
-    return math.lcm(*blocks)
+    schemes = {info.scheme for key, info in tensors.items() if key.role is role}
+    return math.lcm(*(GEOMETRIES[scheme].block_size for scheme in schemes))
 
 
 def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]) -> list[Span]:
