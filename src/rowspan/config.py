@@ -50,6 +50,20 @@ class HubConfig:
 
 
 @dataclass(frozen=True)
+class DoctorConfig:
+    """baseline: file of `rowspan doctor --baseline` (ROWSPAN_BASELINE; else in the platform's state folder)."""
+
+    baseline: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> DoctorConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_BASELINE")
+        state = platformdirs.user_state_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else state / "baseline.json")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.environment import Card, peak_child_memory, probe_cards, probe_cpu, probe_memory
 from rowspan.bench.model import count_text, fingerprint, model_facts
+from rowspan.bench.peak_memory import peak_child_memory
 from rowspan.bench.steps import SEQUENCE, Steps
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import EngineConfig
@@ -119,47 +119,6 @@ def test_fingerprints_tell_files_apart(tmp_path: Path) -> None:
 )
 def test_count_text(count: int, text: str) -> None:
     assert count_text(count) == text
-
-
-def test_cpu(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: sse avx avx2 amx_int8\n")
-    cpu = probe_cpu(cpuinfo)
-    assert (cpu.model, cpu.flags) == ("Some CPU @ 3 GHz", ("avx", "avx2", "amx_int8"))
-    assert cpu.cores == len(os.sched_getaffinity(0))
-    assert probe_cpu(tmp_path / "missing").model
-
-
-def test_memory() -> None:
-    memory = probe_memory()
-    assert 0 < memory.free <= memory.total
-
-
-def test_cards_by_the_tools_of_their_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\necho "NVIDIA Some Card, 24576, 24000"\necho "Other, [N/A], 5"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for number, vendor in enumerate(("0x1002", "0x8086")):
-        device = tmp_path / "drm" / f"card{number}" / "device"
-        device.mkdir(parents=True)
-        (device / "vendor").write_text(vendor + "\n")
-        (device / "device").write_text("0x744c\n")
-        (device / "mem_info_vram_total").write_text(str(32 << 30))
-        (device / "mem_info_vram_used").write_text(str(2 << 30))
-    assert probe_cards(tmp_path / "drm") == [
-        Card("NVIDIA Some Card", 24576 << 20, 24000 << 20),
-        Card("Other", None, 5 << 20),
-        Card("AMD 0x744c", 32 << 30, 30 << 30),
-    ]
-
-
-def test_a_driver_tool_that_fails_means_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe_cards(tmp_path / "drm") == []
 
 
 def test_memory_of_children_is_counted_while_they_live() -> None:

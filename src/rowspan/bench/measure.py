@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from rowspan.bench.environment import peak_child_memory
 from rowspan.bench.grid import Workload
+from rowspan.bench.peak_memory import peak_child_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint

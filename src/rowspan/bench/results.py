@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rowspan.bench.environment import Card, Cpu
 from rowspan.bench.grid import Workload
 from rowspan.bench.model import ModelFacts
 from rowspan.config import CACHE_TYPES
 from rowspan.engine.open import Blueprint
+from rowspan.rig.probe.cards import Card
+from rowspan.rig.probe.cpu import Cpu
 
 SAMPLES = ("samples_ns", "samples_ts")  # fields that are lists; only the JSON formats hold them
 

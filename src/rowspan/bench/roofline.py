@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rowspan.bench.environment import probe_memory
 from rowspan.kernels.isa import native_module
+from rowspan.rig.probe.cpu import probe_memory
 
 READ_BYTES = 1 << 30  # far more than any cache
 RUNS = 10

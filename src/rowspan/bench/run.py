@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rowspan.bench.environment import probe_cards, probe_cpu
 from rowspan.bench.grid import Grid, Workload
 from rowspan.bench.measure import Runner
 from rowspan.bench.model import ModelFacts, model_facts
@@ -18,6 +17,8 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.engine.open import Blueprint, draw_up
 from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.model.spec import ModelSpec
+from rowspan.rig.probe.cpu import probe_cpu
+from rowspan.rig.probe.rig import probe_cards
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 
 from rowspan.cli.bench import bench
 from rowspan.cli.devices import devices
+from rowspan.cli.doctor import doctor
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
@@ -25,6 +26,7 @@ app.command()(models)
 app.command()(plan)
 app.command()(bench)
 app.command()(devices)
+app.command()(doctor)
 
 
 def _show_version(wanted: bool) -> None:

@@ -29,7 +29,7 @@ CHECK = Check(
     errors=('Missing "iommu=pt" from kernel command line which can lead to system instablity or hang!',),
     fix=Fix("Boot with iommu=pt.", boot_option(OPTION)),
     need=Need.SEVERAL,
-    impact=Impact.BREAKS,
+    impact=Impact.SLOW,
     sureness=Sureness.HIGH,
     sources=("https://github.com/ROCm/rccl/blob/develop/src/init.cc",),
     look=look,

@@ -1,0 +1,62 @@
+"""`rowspan doctor --baseline`: measure this machine, keep it, compare."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from datetime import UTC, datetime
+
+import typer
+
+from rowspan import hub
+from rowspan.bench.guard import Baseline, changed, circumstances, compare, load, measure, save
+from rowspan.cli.console_output import print_table
+from rowspan.config import DoctorConfig
+from rowspan.rig.probe.rig import probe
+from rowspan.rig.root import Root
+
+
+def save_baseline() -> None:
+    """Measure, and write the baseline.
+
+    Raises:
+        RowspanError: the default model is not here, or cannot be run; the file cannot be written.
+    """
+    path = DoctorConfig.from_env().baseline
+    save(_measure(), path)
+    typer.echo(f"Saved to {path}. After an upgrade: rowspan doctor --baseline check")
+
+
+def check_baseline() -> None:
+    """Measure again and compare; exits with 1 if this machine has become slower.
+
+    Raises:
+        RowspanError: as `save_baseline`, or there is no baseline to compare with.
+    """
+    before = load(DoctorConfig.from_env().baseline)  # first: its absence should show before minutes are spent
+    after = _measure()
+    comparisons = compare(before, after)
+    for change in changed(before, after) or ["nothing that is looked at: driver, kernel, firmware, engine"]:
+        typer.echo(f"- changed since {before.saved}: {change}")
+    typer.echo()
+    rows = [
+        (
+            one.workload,
+            f"{one.before:.1f}",
+            f"{one.after:.1f}",
+            f"{one.change:+.1%}",
+            f"±{one.threshold:.1%}",
+            "SLOWER" if one.slower else "faster" if one.faster else "same",
+        )
+        for one in comparisons
+    ]
+    print_table("Tokens per second, medians", ("TEST", "BASELINE", "NOW", "CHANGE", "COUNTS FROM", "VERDICT"), rows)
+    raise typer.Exit(int(any(one.slower for one in comparisons)))
+
+
+def _measure() -> Baseline:
+    files = hub.resolve(hub.DEFAULT_MODEL, offline=True)
+    version = importlib.metadata.version("rowspan")
+    facts = circumstances(probe(Root()), version)
+    model, rates = measure(files.path, files.sha256, lambda text: print(text, file=sys.stderr, flush=True))
+    return Baseline(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), model, facts, rates)

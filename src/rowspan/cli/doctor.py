@@ -1,0 +1,183 @@
+"""`rowspan doctor`: what is wrong with this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rowspan.errors import UsageError
+
+if TYPE_CHECKING:
+    from rowspan.rig.doctor import Diagnosis, Verdict
+    from rowspan.rig.root import Root
+
+LOG_LINES = 5  # of a finding; --json has more
+
+
+class Baseline(StrEnum):
+    SAVE = "save"
+    CHECK = "check"
+
+
+class Mode(StrEnum):
+    """As plan.SplitMode, which is not imported before the command runs."""
+
+    NONE = "none"
+    LAYER = "layer"
+    ROW = "row"
+
+
+def doctor(
+    split_mode: Annotated[
+        Mode, typer.Option("--split-mode", "-sm", help="Rank findings by what this way to split needs.")
+    ] = Mode.LAYER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every check, with all it read.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print Markdown for a forum, without names, serials and addresses.")
+    ] = False,
+    try_cards: Annotated[
+        bool, typer.Option("--probe", help="Also copy between the cards and compare. Takes up to two minutes.")
+    ] = False,
+    baseline: Annotated[
+        Baseline | None,
+        typer.Option("--baseline", help="Measure this machine and save it; or measure again and compare."),
+    ] = None,
+    root: Annotated[Path, typer.Option("--root", help="Folder of a recorded machine; / is this one.")] = Path("/"),
+) -> None:
+    """Look for what breaks such machines: evidence, symptom, fix. Changes nothing and needs no root.
+
+    Exits with 0 if nothing that the split depends on was found to be wrong, with 1 if something was, or if a compared
+    baseline is slower, and with 2 for a wrong request. What could not be read is unknown, and no reason for a 1.
+    """
+    from rowspan.cli.open_root import open_root
+
+    if report and as_json:
+        raise UsageError("--report and --json exclude each other.", fix="Ask for one of them.")
+    machine = open_root(root)
+    if baseline is not None:
+        from rowspan.cli.baseline import check_baseline, save_baseline
+
+        if machine.recorded:
+            raise UsageError("A recorded machine cannot be measured.", fix="Leave --root or --baseline out.")
+        (save_baseline if baseline is Baseline.SAVE else check_baseline)()
+        return
+    diagnosis = _examine(machine, split_mode, try_cards)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_dict(), indent=2))
+    elif report:
+        _print_report(diagnosis, machine)
+    else:
+        _show(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
+    from rowspan.comm.probe import try_copies
+    from rowspan.kernels.isa import available_isas
+    from rowspan.plan.split import SplitMode
+    from rowspan.rig.checks import all_checks
+    from rowspan.rig.doctor import examine
+
+    if try_cards and machine.recorded:
+        raise UsageError("A recorded machine has no cards to try.", fix="Leave --root or --probe out.")
+    kernels = None if machine.recorded else tuple(available_isas())
+    copies = try_copies if try_cards else None
+    return examine(machine, all_checks(), SplitMode(split_mode), kernels=kernels, copies=copies)
+
+
+def _print_report(diagnosis: Diagnosis, machine: Root) -> None:
+    import importlib.metadata
+
+    from rowspan.rig.redact import Redactor
+    from rowspan.rig.report import report
+
+    typer.echo(Redactor(machine)(report(diagnosis, importlib.metadata.version("rowspan"))), nl=False)
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    from rowspan.rig.check import State
+    from rowspan.rig.report import summary
+
+    page = _Page()
+    findings = diagnosis.of(State.FINDING)
+    headings = (
+        (True, f"What split mode {diagnosis.split} suffers from"),
+        (False, f"Also found; split mode {diagnosis.split} on this machine does not depend on it"),
+    )
+    for concerns, heading in headings:
+        chosen = [verdict for verdict in findings if verdict.concerns is concerns]
+        if chosen:
+            page.print(heading, "bold underline")
+            page.print()
+        for verdict in chosen:
+            _show_finding(page, verdict, diagnosis.rig.system.family)
+    unknown = diagnosis.of(State.UNKNOWN)
+    if unknown:
+        page.print("Unknown, because it could not be read", "bold underline")
+        page.print()
+        for verdict in unknown:
+            reason = " ".join((*(f"{line}." for line in verdict.outcome.evidence), verdict.outcome.fix))
+            page.block(verdict.check.id, [reason], "yellow")
+        page.print()
+    for state, word in ((State.PASS, "Passed"), (State.NOT_APPLICABLE, "Not here")):
+        ids = [verdict.check.id for verdict in diagnosis.of(state)]
+        if ids:
+            page.block(word, [", ".join(ids)], "green" if state is State.PASS else "dim")
+    page.print()
+    page.print(summary(diagnosis), "bold")
+
+
+def _show_finding(page: _Page, verdict: Verdict, family: str | None) -> None:
+    check, outcome = verdict.check, verdict.outcome
+    page.title(verdict.impact.name, check.title, f"{check.id}, sureness {check.sureness}")
+    page.block("Evidence", [*outcome.evidence, *(str(hit) for hit in outcome.hits[-LOG_LINES:])])
+    page.block("Healthy", [check.healthy])
+    page.block("Symptom", [check.symptom, *(f"“{error}”" for error in check.errors)])
+    page.block("Fix", [check.fix.text])
+    for name, lines in check.fix.commands_for(family).items():
+        page.commands(lines, name if family is None else "")
+    page.block("Sources", check.sources)
+    page.print()
+
+
+class _Page:
+    """Text in two columns, a label and what it says, as wide as the terminal. Commands stay whole, to be copied."""
+
+    LABEL = 14
+
+    def __init__(self) -> None:
+        from rowspan.cli.console_output import stdout_console
+
+        self._console = stdout_console()
+
+    def print(self, text: str = "", style: str = "") -> None:
+        self._write((text, style))
+
+    def title(self, impact: str, title: str, aside: str) -> None:
+        color = {"BREAKS": "bold red", "SLOW": "bold yellow"}.get(impact, "bold cyan")
+        self._write((f"{impact:<{self.LABEL}}", color), (title, "bold"), (f"  {aside}", "dim"))
+
+    def block(self, label: str, lines: Sequence[str], style: str = "bold") -> None:
+        from textwrap import wrap
+
+        width = max(20, self._console.width - self.LABEL)
+        for line in lines:
+            for piece in wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]:
+                self._write((f"{label:<{self.LABEL - 1}} ", style), (piece, ""))
+                label = ""
+
+    def commands(self, lines: Sequence[str], distribution: str) -> None:
+        for line in lines:
+            self._write(
+                (" " * self.LABEL, ""), (f"{distribution}: " if distribution else "", "dim"), (f"$ {line}", "cyan")
+            )
+
+    def _write(self, *parts: tuple[str, str]) -> None:
+        from rich.text import Text
+
+        self._console.print(Text.assemble(*parts), soft_wrap=True)

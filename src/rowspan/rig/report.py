@@ -1,0 +1,99 @@
+"""The doctor's findings as Markdown, to paste into a forum. Hand it through `rig.redact` first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rowspan.rig.check import State
+from rowspan.rig.doctor import Diagnosis, Verdict
+from rowspan.rig.probe.cards import Card
+from rowspan.rig.probe.rig import Rig
+
+LOG_LINES = 10
+GIB = 1 << 30
+
+
+def report(diagnosis: Diagnosis, version: str) -> str:
+    """The whole text.
+
+    Args:
+        version: of Rowspan.
+    """
+    return "\n".join(_lines(diagnosis, version)) + "\n"
+
+
+def summary(diagnosis: Diagnosis) -> str:
+    """How many checks ended how, in one line."""
+    counts = {state: len(diagnosis.of(state)) for state in State}
+    mattering = sum(verdict.concerns for verdict in diagnosis.of(State.FINDING))
+    return (
+        f"{counts[State.FINDING]} findings, {mattering} of which matter to split mode {diagnosis.split}; "
+        f"{counts[State.UNKNOWN]} unknown, {counts[State.PASS]} passed, {counts[State.NOT_APPLICABLE]} not applicable."
+    )
+
+
+def _lines(diagnosis: Diagnosis, version: str) -> Iterator[str]:
+    rig = diagnosis.rig
+    yield "## Rig report"
+    yield ""
+    yield f"- rowspan {version}, split mode {diagnosis.split}"
+    yield f"- {rig.system.distribution or 'unknown system'}, Linux {rig.system.kernel or 'unknown'}"
+    yield f"- {rig.cpu.model}, {rig.cpu.cores} cores, {rig.memory.total / GIB:.0f} GiB memory"
+    yield ""
+    yield from _cards(rig)
+    yield summary(diagnosis)
+    for verdict in diagnosis.of(State.FINDING):
+        yield from _finding(verdict, rig.system.family)
+    unknown = diagnosis.of(State.UNKNOWN)
+    if unknown:
+        yield ""
+        yield "### Unknown"
+        yield ""
+        yield from (f"- `{one.check.id}` {one.check.title}: {'; '.join(one.outcome.evidence)}" for one in unknown)
+    yield ""
+    yield f"Passed: {', '.join(f'`{one.check.id}`' for one in diagnosis.of(State.PASS)) or 'none'}."
+
+
+def _cards(rig: Rig) -> Iterator[str]:
+    if not rig.cards:
+        return
+    yield "| card | address | architecture | memory | driver | link | lanes |"
+    yield "|---|---|---|---|---|---|---|"
+    for card in rig.cards:
+        memory = "?" if card.memory_total is None else f"{card.memory_total / GIB:.1f} GiB"
+        cells = (card.name, card.address, card.arch or "?", memory, card.driver or "?", _link(card), card.lanes)
+        yield f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+    yield ""
+
+
+def _link(card: Card) -> str:
+    link = card.link
+    if link is None:
+        return "?"
+    return f"{link.speed or '?'} GT/s x{link.width or '?'} of {link.best_speed or '?'} x{link.best_width or '?'}"
+
+
+def _finding(verdict: Verdict, family: str | None) -> Iterator[str]:
+    check, outcome = verdict.check, verdict.outcome
+    aside = "" if verdict.concerns else f", matters to {check.need} only"
+    yield ""
+    yield f"### {check.title} (`{check.id}`: {verdict.impact.name.lower()}, sureness {check.sureness}{aside})"
+    yield ""
+    yield "Evidence:"
+    yield from (f"- {line}" for line in outcome.evidence)
+    if outcome.hits:
+        yield ""
+        yield "```"
+        yield from (str(hit) for hit in outcome.hits[-LOG_LINES:])
+        yield "```"
+    yield ""
+    yield f"Healthy: {check.healthy}. Symptom: {check.symptom}"
+    yield from (f"> {error}" for error in check.errors)
+    yield ""
+    yield f"Fix: {check.fix.text}"
+    commands = [line for lines in check.fix.commands_for(family).values() for line in lines]
+    if commands:
+        yield "```sh"
+        yield from commands
+        yield "```"
+    yield f"Sources: {', '.join(check.sources)}"
