@@ -9,7 +9,7 @@ __all__ = ["open_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    """`open_checkpoint`, imported when it is first used: it needs numpy, which planning by names and shapes does not."""
+    """`open_checkpoint`, imported when first used: it needs numpy, which planning by names and shapes does not."""
     if name == "open_checkpoint":
         from rowspan.checkpoint.open import open_checkpoint
 

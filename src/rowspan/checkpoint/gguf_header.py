@@ -71,8 +71,8 @@ class Header:
     tensors: list[TensorRecord]
 
 
-def read_header(path: Path, data: mmap.mmap) -> Header:
-    """Read the header of a GGUF file.
+def read_header(path: Path, data: mmap.mmap | bytes) -> Header:
+    """Read the header of a GGUF file. data: the file, or at least its header.
 
     Metadata become plain values: str, int, float, bool; arrays of numbers numpy arrays, arrays of strings lists of str.
     Bytes that are not UTF-8 become U+FFFD: a name or a template with a few unreadable characters still serves.
@@ -84,6 +84,10 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
     return _Reader(path, data).header()
 
 
+class TruncatedHeaderError(CheckpointError):
+    """The bytes at hand end within the header: of a file they are all there is, of a download the first ones."""
+
+
 def damaged(path: Path, why: str) -> CheckpointError:
     """The error for a file that is not what it should be."""
     return CheckpointError(f"The model file {path.name} is damaged.", why=why, fix="Fetch it again.")
@@ -92,7 +96,7 @@ def damaged(path: Path, why: str) -> CheckpointError:
 class _Reader:
     """Walks through the header; never beyond its end, nor beyond the limits above."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
         self._path = path
         self._data = data
         self._end = min(len(data), MAX_HEADER_BYTES)
@@ -137,7 +141,11 @@ class _Reader:
         if n_bytes > self._end - start:
             if self._end < len(self._data):
                 raise damaged(self._path, f"Its header is longer than {MAX_HEADER_BYTES >> 20} MiB.")
-            raise damaged(self._path, f"It ends within its header, {self._end} bytes long: truncated or corrupt.")
+            raise TruncatedHeaderError(
+                f"The model file {self._path.name} is damaged.",
+                why=f"It ends within its header, {self._end} bytes long: truncated or corrupt.",
+                fix="Fetch it again.",
+            )
         self._position = start + n_bytes
         return start
 

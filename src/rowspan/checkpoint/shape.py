@@ -19,8 +19,8 @@ class Shape:
     """Sizes in elements, positions in tokens; 0: the model has none of it.
 
     architecture: as GGUF's `general.architecture` spells it.
-    ffn: width of a dense layer's MLP. experts, experts_used, expert_ffn, shared_ffn: of a mixture's layers, which follow
-        `dense_layers` dense ones; shared_ffn is the width that every token takes besides its experts.
+    ffn: width of a dense layer's MLP. experts, experts_used, expert_ffn, shared_ffn: of a mixture's layers, which
+        follow `dense_layers` dense ones; shared_ffn is the width that every token takes besides its experts.
     window, global_every: all layers but every n-th look back over `window` tokens only.
     q_rank, kv_rank, rope_head, value_head: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): a position's
         cache is `kv_rank` + `rope_head` elements for all heads together.

@@ -127,7 +127,9 @@ class Advice:
 def advise(outline: Outline, rigs: Sequence[Rig], request: Request, modes: Sequence[SplitMode] = ()) -> Advice:
     """Look at every rig with every split. modes: only these; empty: all."""
     return Advice(
-        outline, request, tuple(RigAdvice(rig, _options(outline, rig, request, modes), request, outline) for rig in rigs)
+        outline,
+        request,
+        tuple(RigAdvice(rig, _options(outline, rig, request, modes), request, outline) for rig in rigs),
     )
 
 

@@ -38,7 +38,7 @@ def lines(advice: Advice) -> list[tuple[str, ...]]:
     table += [(f"tg, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "tg")) for mode in split]
     table += [(f"pp{tokens}, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "pp")) for mode in split]
     table += [
-        (f"first token after {tokens}, s", _first_token),
+        (f"first token after {tokens}, ms", _first_token),
         ("watts (sum of TDP)", lambda rig: f"{rig.rig.watts:.0f}"),
         ("price, USD", lambda rig: NONE if rig.rig.price is None else f"{rig.rig.price:,.0f}"),
         ("tg per 1000 USD", lambda rig: f"{rig.tg_per_kilodollar:.1f}" if rig.tg_per_kilodollar else NONE),
@@ -186,7 +186,7 @@ def _rate(rig: RigAdvice, mode: SplitMode, what: str) -> str:
 
 def _first_token(rig: RigAdvice) -> str:
     seconds = rig.best.forecast.ttft if rig.best and rig.best.forecast else None
-    return _interval(seconds) if seconds else NONE
+    return _interval(seconds.scaled(1000)) if seconds else NONE
 
 
 def _interval(interval: Interval) -> str:

@@ -15,11 +15,12 @@ FLOAT_SCHEMES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class ModelDemand:
-    """weight_bytes: read for a token. layer_weights, head_weights: elements that a token meets. cache_bytes: of a
+    """weight_bytes: read for a token. all_weight_bytes: for many, who between them meet all experts. layer_weights, head_weights: elements that a token meets. cache_bytes: of a
     position, over all layers. query_values: elements of queries, over all layers. activation_bytes: of a token, between
     layers, in 16 bits."""
 
     weight_bytes: int
+    all_weight_bytes: int
     layers: int
     layer_weights: int
     head_weights: int
@@ -47,6 +48,7 @@ def demand_of(outline: Outline, cache_types: tuple[str, str] = ("float16", "floa
         cache += shape.kv_heads * own + cache_bytes(layer.shared, cache_types[0])
     return ModelDemand(
         weight_bytes=outline.token_bytes,
+        all_weight_bytes=outline.resident_bytes,
         layers=shape.layers,
         layer_weights=outline.active_weights,
         head_weights=shape.vocab * shape.hidden,

@@ -97,10 +97,7 @@ def forecast(
 def token_seconds(demand: ModelDemand, run: Run, context: float, constants: Constants) -> float:
     """Of one token behind `context` others."""
     needed = demand.token_bytes(context)
-    reading = [
-        needed * share / (card.bandwidth * constants.of("read", card.memory_kind, f"{card.memory_kind}/{family(card)}"))
-        for card, share in zip(run.cards, run.fractions, strict=True)
-    ]
+    reading = [needed * share / _reading(card, constants) for card, share in zip(run.cards, run.fractions, strict=True)]
     overhead = demand.layers * max(_overhead(card, run, constants) for card in run.cards)
     if run.mode is SplitMode.ROW and len(run.cards) > 1:
         return max(reading) + overhead + demand.layers * COLLECTIVES_PER_LAYER * _collective(run, constants)
@@ -108,23 +105,34 @@ def token_seconds(demand: ModelDemand, run: Run, context: float, constants: Cons
 
 
 def prompt_seconds(demand: ModelDemand, run: Run, tokens: int, constants: Constants) -> float:
-    """Until a prompt is computed."""
-    operations = demand.prompt_operations(tokens)
+    """Until a prompt is computed: in batches, each of which takes its operations, or the reading of all weights where
+    that is more, and what every layer costs to start."""
+    batches = math.ceil(tokens / MICRO_BATCH)
+    operations = demand.prompt_operations(tokens) / batches
     computing = [
-        operations * share / _rate(card, demand, run, constants)
+        share
+        * max(operations / _rate(card, demand, run, constants), demand.all_weight_bytes / _reading(card, constants))
         for card, share in zip(run.cards, run.fractions, strict=True)
     ]
+    starting = demand.layers * max(_overhead(card, run, constants) for card in run.cards)
     if run.mode is SplitMode.ROW and len(run.cards) > 1:
         moved = tokens * demand.activation_bytes * demand.layers * COLLECTIVES_PER_LAYER
         ring = 2 * (len(run.cards) - 1) / len(run.cards)
-        return max(computing) + moved * ring / _link(run, constants)
-    batches = math.ceil(tokens / MICRO_BATCH)  # the first passes through all stages, the others follow the slowest
-    return (sum(computing) + (batches - 1) * max(computing)) / batches
+        return batches * (max(computing) + starting) + moved * ring / _link(run, constants)
+    # Of a pipeline the first batch passes through all stages, the others follow the slowest.
+    starts = [starting * share for share in run.fractions]
+    stages = [seconds + start for seconds, start in zip(computing, starts, strict=True)]
+    return sum(stages) + (batches - 1) * max(stages)
 
 
 def family(card: Card) -> str:
     """Kin of a card's architecture."""
     return next((name for prefix, name in FAMILIES.items() if card.arch.startswith(prefix)), card.vendor.lower())
+
+
+def _reading(card: Card, constants: Constants) -> float:
+    """Bytes per second."""
+    return card.bandwidth * constants.of("read", card.memory_kind, f"{card.memory_kind}/{family(card)}")
 
 
 def _overhead(card: Card, run: Run, constants: Constants) -> float:

@@ -9,7 +9,7 @@ cut evenly where a layer is cut, vectors to be held whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from rowspan.checkpoint.checkpoint import TensorInfo
@@ -62,15 +62,11 @@ class Outline:
 
     @property
     def label(self) -> str:
-        return f"{self.shape.name} {self.scheme}"
+        return self.shape.name if self.scheme in self.shape.name.split() else f"{self.shape.name} {self.scheme}"
 
     @property
     def routed_share(self) -> float:
         return self.shape.experts_used / self.shape.experts if self.shape.experts else 1.0
-
-    @property
-    def head_bytes(self) -> int:
-        return self.tensors[TensorKey(Role.EMBEDDING if self.shape.tied else Role.HEAD)].nbytes
 
     @cached_property
     def kinds(self) -> list[AlikeTensors]:
@@ -78,11 +74,15 @@ class Outline:
         return alike_tensors(self.tensors)
 
     @property
+    def resident_bytes(self) -> int:
+        """All weights but an embedding that is only looked up."""
+        embedding = self.tensors.get(TensorKey(Role.EMBEDDING))
+        return self.file_bytes - (0 if self.shape.tied or embedding is None else embedding.nbytes)
+
+    @property
     def token_bytes(self) -> int:
-        """Bytes of weights that one token's step reads: all but an embedding of which it needs a row, and the experts
-        that it is not sent to."""
-        looked_up = 0 if self.shape.tied else self.tensors[TensorKey(Role.EMBEDDING)].nbytes
-        return self.file_bytes - looked_up - round(self.routed_bytes * (1 - self.routed_share))
+        """Bytes of weights that one token's step reads: not those of experts that it is not sent to."""
+        return self.resident_bytes - round(self.routed_bytes * (1 - self.routed_share))
 
     @lru_cache(maxsize=64)  # noqa: B019 - short-lived command, and every rig asks for the same few
     def requantized(self, name: str) -> Outline:
@@ -128,14 +128,10 @@ def outline(
             expected[key.role, key.part] = spec.expected_shape(key)
         if key is not None and tensor.shape == expected[key.role, key.part]:
             tensors[key] = info
-        elif tensor.layer is not None and tensor.layer < shape.layers:
-            held = rest[tensor.layer]
-            is_vector = len(tensor.shape) == 1
-            rest[tensor.layer] = (
-                replace(held, whole=held.whole + info.nbytes)
-                if is_vector
-                else replace(held, cut=held.cut + info.nbytes)
-            )
+        else:
+            place = -1 if tensor.layer is None else tensor.layer  # what is outside the layers goes with the last
+            cut, whole = (0, info.nbytes) if len(tensor.shape) == 1 else (info.nbytes, 0)
+            rest[place] = Rest(rest[place].cut + cut, rest[place].whole + whole)
     return Outline(
         shape=shape,
         scheme=scheme,
