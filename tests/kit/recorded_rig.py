@@ -1,7 +1,7 @@
 """Recorded machines: one text file each in `tests/rigs`, unpacked into the folder that `Root` reads.
 
-A file begins with `#` lines that say what the machine is, and lines that say what the doctor must answer for a row split:
-`findings:` (by rank), `unknown:`. Sections follow:
+A file begins with `#` lines that say what the machine is, and two that say what the doctor must answer for a row split:
+`findings:`, by rank, and `unknown:`. Sections follow:
 
     == proc/cmdline                one file and its text
     == sys/devices/…/0000:03:00.0/ a folder; every line is a file in it, `name: text`
@@ -61,9 +61,7 @@ def _read(path: Path) -> RecordedRig:
     head, *parts = re.split(r"^== ", path.read_text(), flags=re.MULTILINE)
     expected = dict(re.findall(r"^(findings|unknown):(.*)$", head, re.MULTILINE))
     sections = tuple((heading, body) for heading, _, body in (part.partition("\n") for part in parts))
-    return RecordedRig(
-        path.stem, tuple(expected["findings"].split()), frozenset(expected["unknown"].split()), sections
-    )
+    return RecordedRig(path.stem, tuple(expected["findings"].split()), frozenset(expected["unknown"].split()), sections)
 
 
 def _packed(form: str, body: str) -> bytes:

@@ -20,11 +20,6 @@ def stderr_console() -> Console:
     return Console(stderr=True, soft_wrap=True)
 
 
-def stdout_console() -> Console:
-    """For the result: as wide as the terminal; a pipe has no edge to wrap at."""
-    return Console(width=None if sys.stdout.isatty() else _UNLIMITED_WIDTH, highlight=False)
-
-
 def size_text(size: int) -> str:
     """A number of bytes for people, in powers of ten: "98.4 MB"."""
     return decimal(size)
@@ -42,7 +37,7 @@ def print_error(error: RowspanError) -> None:
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout, without frames, so that other programs can read it too."""
-    console = stdout_console()
+    console = Console(width=None if sys.stdout.isatty() else _UNLIMITED_WIDTH)
     table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"

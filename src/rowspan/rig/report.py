@@ -27,7 +27,7 @@ def summary(diagnosis: Diagnosis) -> str:
     counts = {state: len(diagnosis.of(state)) for state in State}
     mattering = sum(verdict.concerns for verdict in diagnosis.of(State.FINDING))
     return (
-        f"{counts[State.FINDING]} findings, {mattering} of which matter to split mode {diagnosis.split}; "
+        f"Findings: {counts[State.FINDING]}, of which {mattering} matter to split mode {diagnosis.split}; "
         f"{counts[State.UNKNOWN]} unknown, {counts[State.PASS]} passed, {counts[State.NOT_APPLICABLE]} not applicable."
     )
 

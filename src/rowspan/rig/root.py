@@ -65,7 +65,8 @@ class Root:
     """
 
     def __init__(self, *folders: Path) -> None:
-        self._folders = folders or (Path("/"),)  # the first that has a file gives it
+        # The first that has a file gives it.
+        self._folders = tuple(folder.resolve() for folder in folders) or (Path("/"),)
         self.recorded = self._folders != (Path("/"),)
 
     def text(self, path: str) -> str:
@@ -134,7 +135,7 @@ class Root:
         for folder in self._folders:
             place = self._inside(folder, path)
             if place is not None and place.exists():
-                return "/" + str(place.resolve().relative_to(folder.resolve()))
+                return "/" + str(place.resolve().relative_to(folder))
         raise Missing(path)
 
     def may_open(self, path: str) -> bool:
@@ -218,7 +219,7 @@ class Root:
     def _inside(self, folder: Path, path: str) -> Path | None:
         """None where links would lead out of a recorded machine: it may come from anyone."""
         place = folder / path.lstrip("/")
-        return place if not self.recorded or place.resolve().is_relative_to(folder.resolve()) else None
+        return place if not self.recorded or place.resolve().is_relative_to(folder) else None
 
 
 @contextlib.contextmanager

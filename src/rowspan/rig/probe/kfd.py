@@ -55,7 +55,8 @@ def gpu_nodes(root: Root) -> list[GpuNode]:
         held = _properties(root, path)
         if held.get("simd_count"):
             number = int(path.split("/")[-2])
-            nodes.append(GpuNode(number, _address(held), _arch(held["gfx_target_version"]), held["simd_count"]))
+            arch = _arch(_value(held, path, "gfx_target_version"))
+            nodes.append(GpuNode(number, _address(held), arch, held["simd_count"]))
     return sorted(nodes, key=lambda node: node.number)
 
 
@@ -65,9 +66,9 @@ def direct_links(root: Root) -> list[DirectLink]:
     links = []
     for path in root.glob(f"{NODES}/*/*_links/*/properties"):
         held = _properties(root, path)
-        if held["node_from"] in gpus and held["node_to"] in gpus:
-            kind = LINK_TYPES.get(held["type"], f"type {held['type']}")
-            links.append(DirectLink(held["node_from"], held["node_to"], kind))
+        source, target, kind = (_value(held, path, name) for name in ("node_from", "node_to", "type"))
+        if source in gpus and target in gpus:
+            links.append(DirectLink(source, target, LINK_TYPES.get(kind, f"type {kind}")))
     return links
 
 
@@ -81,6 +82,12 @@ def processes(root: Root) -> list[int]:
 def _properties(root: Root, path: str) -> dict[str, int]:
     lines = (line.split() for line in root.text(path).splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+
+
+def _value(held: dict[str, int], path: str, name: str) -> int:
+    if name not in held:
+        raise Unreadable(path, f"it has no {name}")
+    return held[name]
 
 
 def _address(held: dict[str, int]) -> str:

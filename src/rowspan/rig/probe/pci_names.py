@@ -12,7 +12,7 @@ def device_name(root: Root, vendor: int, device: int) -> str | None:
     heading, entry = f"\n{vendor:04x}  ", f"\n\t{device:04x}  "
     for path in LISTS:
         try:
-            text = root.raw(path).decode(errors="replace")
+            text = "\n" + root.raw(path).decode(errors="replace")
         except Unreadable:
             continue
         _, _, section = text.partition(heading)

@@ -1,0 +1,119 @@
+"""The guard's rule, its file, and one real measurement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.gguf_builder import TinyModel
+from kit.recorded_rig import unpack
+
+from rowspan.bench.guard import LEAST_CHANGE, Baseline, changed, circumstances, compare, load, measure, save
+from rowspan.config import DoctorConfig
+from rowspan.errors import RowspanError, UsageError
+from rowspan.rig.probe.rig import probe
+from rowspan.rig.root import Root
+
+STEADY = Baseline("2024-05-01T10:00:00Z", "abc", {"kernel": "6.8"}, {"pp256": [100.0, 101.0, 99.0, 100.0, 100.0]})
+
+
+def later(rates: list[float]) -> Baseline:
+    return replace(STEADY, rates={"pp256": rates})
+
+
+def verdict(before: Baseline, after: Baseline) -> str:
+    (one,) = compare(before, after)
+    assert not (one.slower and one.faster)
+    return "slower" if one.slower else "faster" if one.faster else "same"
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([96.0] * 5, "same"),  # less than 5 %
+        ([94.0] * 5, "slower"),
+        ([106.0] * 5, "faster"),
+        ([100.0, 100.0, 100.0, 20.0, 30.0], "same"),  # single slow repetitions
+        ([60.0, 90.0, 75.0, 110.0, 80.0], "same"),  # too unsteady to tell
+        ([50.0, 50.0, 51.0, 49.0, 50.0], "slower"),
+    ],
+)
+def test_a_change_counts_beyond_a_share_and_beyond_the_spread(rates: list[float], expected: str) -> None:
+    assert verdict(STEADY, later(rates)) == expected
+
+
+@given(rates=st.lists(st.floats(1.0, 1e6), min_size=1, max_size=9), factor=st.floats(0.01, 100.0))
+def test_the_same_rates_are_no_change_and_threshold_follows_scale(rates: list[float], factor: float) -> None:
+    before = later(rates)
+    assert verdict(before, before) == "same"
+    (one,) = compare(before, later([rate * factor for rate in rates]))
+    assert one.change == pytest.approx(factor - 1)
+    assert one.threshold >= LEAST_CHANGE
+
+
+def test_only_what_compares_is_compared() -> None:
+    with pytest.raises(UsageError, match="another model"):
+        compare(STEADY, replace(STEADY, model="other"))
+    with pytest.raises(UsageError, match="other workloads"):
+        compare(STEADY, replace(STEADY, rates={"tg1": [1.0]}))
+
+
+def test_changed_circumstances_are_named(tmp_path: Path) -> None:
+    folder = unpack("dual-r9700-idle-burn", tmp_path)
+    before = circumstances(probe(Root(folder)), "0.1.0")
+    (folder / "proc/sys/kernel/osrelease").write_text("7.2.0")
+    (folder / "sys/module/amdgpu/version").write_text("6.16.13")
+    (folder / "sys/bus/pci/devices/0000:03:00.0/fw_version/mes_fw_version").write_text("0x0000008b")
+    after = circumstances(probe(Root(folder)), "0.2.0")
+    words = changed(replace(STEADY, circumstances=before), replace(STEADY, circumstances=after))
+    assert words == [
+        "0000:03:00.0 driver: amdgpu (in-tree) → amdgpu 6.16.13 (DKMS)",
+        "0000:03:00.0 firmware mes: 0x00000083 → 0x0000008b",
+        "0000:23:00.0 driver: amdgpu (in-tree) → amdgpu 6.16.13 (DKMS)",
+        "engine: 0.1.0 → 0.2.0",
+        "kernel: 6.14.0-29-generic → 7.2.0",
+    ]
+
+
+def test_a_baseline_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new/baseline.json"
+    save(STEADY, path)
+    assert load(path) == STEADY
+    assert [entry.name for entry in path.parent.iterdir()] == ["baseline.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"saved": "", "model": "", "circumstances": {}, "rates": {"a": []}}']
+)
+def test_a_damaged_baseline_is_explained(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(path)
+    with pytest.raises(UsageError, match="no baseline yet") as missing:
+        load(tmp_path / "none.json")
+    assert "--baseline save" in missing.value.fix
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RowspanError, match="could not be written"):
+        save(STEADY, tmp_path / "file/baseline.json")
+
+
+def test_where_it_is_kept() -> None:
+    assert DoctorConfig.from_env({"ROWSPAN_BASELINE": "/x/b.json"}).baseline == Path("/x/b.json")
+    assert DoctorConfig.from_env({}).baseline.name == "baseline.json"
+
+
+def test_a_real_measurement(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    model, rates = measure(path, None, told.append)
+    assert model
+    assert told
+    assert set(rates) == {"pp256", "tg32"}
+    assert all(len(samples) == 7 and min(samples) > 0 for samples in rates.values())
