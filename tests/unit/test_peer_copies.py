@@ -7,7 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from rowspan.comm import probe
+from rowspan.comm.peer_copy import ROUNDS, compare
+from rowspan.rig import copies
 from rowspan.rig.root import Unreadable
 
 DEVICES = ("cpu", "cpu:0")  # two names of the same; what is tested is the comparison
@@ -20,8 +21,8 @@ def test_every_ordered_pair_is_tried() -> None:
         seen.append((sent.numel(), target))
         return sent.clone()
 
-    assert probe.compare(DEVICES, copy, 1000) == {"cpu → cpu:0": True, "cpu:0 → cpu": True}
-    assert seen == [(1000, "cpu:0")] * probe.ROUNDS + [(1000, "cpu")] * probe.ROUNDS
+    assert compare(DEVICES, copy, 1000) == {"cpu → cpu:0": True, "cpu:0 → cpu": True}
+    assert seen == [(1000, "cpu:0")] * ROUNDS + [(1000, "cpu")] * ROUNDS
 
 
 def test_one_wrong_word_in_one_round_is_noticed() -> None:
@@ -32,7 +33,7 @@ def test_one_wrong_word_in_one_round_is_noticed() -> None:
         arrived[-1] += next(rounds) == 1
         return arrived
 
-    assert probe.compare(DEVICES, copy, 1000) == {"cpu → cpu:0": False, "cpu:0 → cpu": True}
+    assert compare(DEVICES, copy, 1000) == {"cpu → cpu:0": False, "cpu:0 → cpu": True}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,6 @@ def test_one_wrong_word_in_one_round_is_noticed() -> None:
 def test_a_child_that_fails_leaves_it_unknown(script: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda command, **options: run([command[0], "-c", script], **options))
-    monkeypatch.setattr(probe, "SECONDS", 0.5)
+    monkeypatch.setattr(copies, "SECONDS", 0.5)
     with pytest.raises(Unreadable, match=says):
-        probe.try_copies()
+        copies.try_copies()

@@ -81,10 +81,10 @@ def doctor(
 
 
 def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
-    from rowspan.comm.probe import try_copies
     from rowspan.kernels.isa import available_isas
     from rowspan.plan.split import SplitMode
     from rowspan.rig.checks import all_checks
+    from rowspan.rig.copies import try_copies
     from rowspan.rig.doctor import examine
 
     if try_cards and machine.recorded:

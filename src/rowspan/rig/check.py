@@ -97,7 +97,7 @@ class Machine:
 
     patterns: lines of the kernel's log to look for, by check.
     kernels: instruction sets that Rowspan's kernels run with here; None: not this machine.
-    copies: tries copies between cards, see `rig.peer_copy`; None: not to be tried.
+    copies: tries copies between cards, see `rig.copies`; None: not to be tried.
     """
 
     root: Root
