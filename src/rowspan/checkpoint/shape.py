@@ -57,6 +57,11 @@ class Shape:
         """Rows of a layer's gate with all experts side by side."""
         return self.experts * self.expert_ffn if self.experts else self.ffn
 
+    @property
+    def active_width(self) -> int:
+        """Rows of the widest layer's gate that a token meets."""
+        return max(self.ffn, self.experts_used * self.expert_ffn + self.shared_ffn)
+
     def is_mixture(self, layer: int) -> bool:
         return bool(self.experts) and layer >= self.dense_layers
 

@@ -52,6 +52,12 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the forecast into a file: .png, .svg or .pdf. With --gpus.")
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Forecast from this processor's measured ceilings, and measure. Without --gpus."
+        ),
+    ] = False,
     names: Annotated[bool, typer.Option("--list", help="List the cards and shapes that are known.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -90,10 +96,10 @@ def plan(
     alone = [option for option, value in given.items() if value]
     if alone:
         raise UsageError(f"{alone[0]} needs --gpus.", fix="Name the rigs to compare: --gpus 2xW7900DS,4xRTX4090.")
-    _plan_here(engine, model, as_json=as_json)
+    _plan_here(engine, model, measure=measure, as_json=as_json)
 
 
-def _plan_here(engine: EngineOptions, model: str, *, as_json: bool) -> None:
+def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: bool) -> None:
     """The split over this machine's devices."""
     from rowspan import hub
     from rowspan.cli.progress import terminal_progress
@@ -101,10 +107,19 @@ def _plan_here(engine: EngineOptions, model: str, *, as_json: bool) -> None:
 
     configure = engine.check()
     blueprint = draw_up(configure(hub.resolve(model, progress=terminal_progress()).path))
-    if as_json:
-        typer.echo(json.dumps(describe(blueprint).to_dict(), indent=2))
-    else:
+    explanation = describe(blueprint).to_dict()
+    if not as_json:
         show_plan(blueprint)
+    if measure:
+        from rowspan.cli.measure_plan import measure_plan, show_measured
+
+        rows = measure_plan(blueprint)
+        explanation["measured"] = rows
+        if not as_json:
+            typer.echo()
+            show_measured(rows)
+    if as_json:
+        typer.echo(json.dumps(explanation, indent=2))
 
 
 def describe(blueprint: Blueprint) -> Explanation:

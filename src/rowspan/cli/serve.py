@@ -55,6 +55,8 @@ def serve(
     from dataclasses import replace
 
     from rowspan import hub
+    from rowspan.cli.console_output import stderr_console
+    from rowspan.cli.memory_check import memory_line
     from rowspan.cli.open_engine import open_engine
     from rowspan.cli.plan import show_plan
     from rowspan.cli.progress import terminal_progress
@@ -81,6 +83,8 @@ def serve(
         blueprint = draw_up(engine_config(files.path))
         show_plan(blueprint)
         with open_engine(blueprint, terminal_progress()) as running:
+            if line := memory_line(blueprint):
+                stderr_console().print(line, markup=False, highlight=False)
             exit_code = _serve(running, config, model_name or files.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
 

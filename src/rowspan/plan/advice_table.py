@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from rowspan.plan.advice import Advice, Option, RigAdvice
+from rowspan.plan.capacity import usable_bytes
 from rowspan.plan.explain import memory_text
 from rowspan.plan.forecast import Interval
 from rowspan.plan.split import SplitMode
 
 NONE = "-"
 GIB = 1 << 30
+ATX_SLOTS = 7
 MOST_LISTED = 4  # cards whose bytes are listed one by one
 
 
@@ -57,6 +59,9 @@ def notes(advice: Advice) -> list[str]:
                 found.append(f"{rig.rig.name}, {option.mode}: {option.refusal}")
     doubtful = {card.name: card.unconfirmed for rig in advice.rigs for card in rig.rig.cards if card.unconfirmed}
     found += [f"Not certain of {name}: {what.replace(';', ', ')}." for name, what in doubtful.items()]
+    for rig in advice.rigs:
+        if rig.rig.slots and rig.rig.slots > ATX_SLOTS:
+            found.append(f"{rig.rig.name} covers {rig.rig.slots:g} slots, an ATX board has {ATX_SLOTS}: it takes risers.")
     if any(rig.tg for rig in advice.rigs):
         hosted = [rig.rig.name for rig in advice.rigs if len(rig.rig.cards) > 1 and not _is_linked(advice, rig)]
         if hosted:
@@ -168,8 +173,6 @@ def _bytes(rig: RigAdvice, mode: SplitMode) -> str:
 
 def _usable(rig: RigAdvice) -> str:
     sizes = {card.name: card for card in rig.rig.cards}
-    from rowspan.plan.capacity import usable_bytes
-
     return " ".join(f"{usable_bytes(card) / GIB:.1f}" for card in sizes.values())
 
 

@@ -10,12 +10,11 @@ from functools import cached_property, lru_cache
 from rowspan.errors import SplitError
 from rowspan.plan.card import Card, MemoryKind
 from rowspan.plan.device import Device
-from rowspan.plan.fit import cache_bytes, shard_bytes
+from rowspan.plan.fit import activation_bytes, cache_bytes, shard_bytes
 from rowspan.plan.outline import LayerCache, Outline
 from rowspan.plan.split import Plan, Shard, SplitMode, split
 
 STEP_TOKENS = 512  # computed at once; what buffers are sized for
-FLOAT = 4  # bytes of a float32 activation
 
 # Assumed, not measured: a driver's context and its libraries' workspace take 0.3 to 0.6 GiB on today's cards, and a few
 # percent are lost to fragmentation, page tables and a display. Of unified memory the system keeps a quarter (macOS lets
@@ -86,7 +85,9 @@ class Placement:
                 layers=len(shard.layers),
                 weights=weights,
                 cache=self._cache(shard, context, slots),
-                activations=activation_bytes(self.outline, self.plan, shard, self.load.step_tokens, self.load.parallel),
+                activations=activation_bytes(
+                    self.plan, shard, self.load.step_tokens, self.load.parallel, self.outline.shape.active_width
+                ),
                 overhead=CARD_OVERHEAD,
                 usable=usable_bytes(card),
             )
@@ -164,19 +165,6 @@ def fewest_cards(outline: Outline, card: Card, mode: SplitMode, load: Load) -> i
 def usable_bytes(card: Card) -> int:
     """Of a card's memory, what an engine can count on."""
     return int(card.memory * (1 - MARGIN[card.memory_kind]))
-
-
-def activation_bytes(outline: Outline, plan: Plan, shard: Shard, tokens: int, outputs: int) -> int:
-    """Buffers of one rank: a residual and what comes of it, queries, keys and values (as projected, and rotated), the
-    MLP's gate and up, and the logits of the tokens that are to be sampled. Scores are never held (flash attention)."""
-    spec, shape = plan.spec, outline.shape
-    heads = len(shard.kv_heads)
-    attention = (spec.group + 2) * heads * spec.head_dim + spec.group * heads * spec.head_dim
-    width = shape.experts_used * shape.expert_ffn + shape.shared_ffn if shape.experts else shape.ffn
-    mlp = 2 * max(width, shape.ffn if shape.dense_layers else 0) * len(shard.ffn) // max(1, spec.ffn_size)
-    is_last = shard.stage == plan.n_stages - 1
-    logits = outputs * (len(shard.vocab) + (spec.vocab_size if shard.rank == plan.output_rank else 0)) if is_last else 0
-    return FLOAT * (tokens * (4 * spec.hidden_size + max(attention, mlp)) + logits)
 
 
 def first_layers(outline: Outline, count: int) -> Outline:

@@ -15,6 +15,7 @@ from rowspan.quant.scheme import GEOMETRIES, SCHEMES
 
 DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
 Q8_GROUP = 32  # elements of a q8_0 cache that share a float16 scale
+PACKED_BITS = 9  # of an activation that is rounded for products: 8, and a scale for every 32
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
 BLIND_TOKENS = 65536  # cache positions where free memory is not known before a card is opened
@@ -102,6 +103,28 @@ def shard_bytes(
 def cache_bytes(elements: int, dtype: str) -> int:
     """Of one head's key or value."""
     return elements + 2 * (elements // Q8_GROUP) if dtype == "q8_0" else elements * DTYPE_BYTES[dtype]
+
+
+def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_width: int) -> int:
+    """Buffers of one rank's step: float32, but for what is packed for products. Scores are never held.
+
+    Beside the residual, its sum and its normed and packed forms lie, one after the other, queries, keys, values and
+    what attention makes of them; and the MLP's gate, up, product and packed product. Then the logits of what is to be
+    sampled: the rank's own, and on the output rank all.
+
+    Args:
+        mlp_width: rows of a layer's gate that one token meets.
+    """
+    spec = plan.spec
+    attention = 2 * (spec.group + 1) * len(shard.kv_heads) * spec.head_dim
+    mlp = 3 * mlp_width * len(shard.ffn) // max(1, spec.ffn_size)
+    width = 4 * spec.hidden_size + max(attention, mlp)
+    packed = max(spec.hidden_size, mlp // 3) * PACKED_BITS // 32
+    is_last = shard.stage == plan.n_stages - 1
+    logits = len(shard.vocab) + (
+        spec.vocab_size if shard.rank == plan.output_rank and len(shard.vocab) < spec.vocab_size else 0
+    )
+    return 4 * (tokens * (width + packed) + (outputs * logits if is_last else 0))
 
 
 @dataclass(frozen=True)

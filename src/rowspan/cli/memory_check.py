@@ -1,0 +1,42 @@
+"""The start-up log's line on memory: what was predicted of the workers, and what they have."""
+
+from __future__ import annotations
+
+from rowspan.engine.open import Blueprint
+from rowspan.kernels.isa import TORCH
+from rowspan.plan.resident import WorkerMemory, worker_memory
+
+
+def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
+    """Of all workers together; None where torch's allocator decides."""
+    if blueprint.cpu_isa == TORCH:
+        return None
+    metadata, config = blueprint.checkpoint.metadata, blueprint.config
+    strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))
+    total = WorkerMemory(0, 0)
+    for shard, size in zip(blueprint.plan.shards, blueprint.sizes, strict=True):
+        total += worker_memory(
+            blueprint.plan,
+            shard,
+            blueprint.checkpoint.tensors,
+            size,
+            cache_tokens=blueprint.cache.n_blocks * config.block_size,
+            strings=strings,
+            step_tokens=config.token_budget,
+            outputs=min(config.token_budget, config.parallel),
+        )
+    return total
+
+
+def memory_line(blueprint: Blueprint) -> str | None:
+    """To be shown once the workers have loaded; None where nothing was predicted."""
+    from rowspan.bench.peak_memory import peak_child_memory
+
+    predicted, actual = predicted_memory(blueprint), peak_child_memory()
+    if predicted is None or not actual:
+        return None
+    used, loaded, full = (size / 2**20 for size in (actual, predicted.loaded, predicted.full))
+    return (
+        f"Memory of the workers: {used:.0f} MiB, {loaded:.0f} MiB predicted ({used / loaded - 1:+.1%}); "
+        f"up to {full:.0f} MiB with a full cache."
+    )
