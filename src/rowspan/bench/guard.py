@@ -25,6 +25,7 @@ from rowspan.rig.probe.rig import Rig
 
 LEAST_CHANGE = 0.05  # processes differ by some percent from start to start, whatever their repetitions say
 SPREADS = 3.0
+STEADY = 0.25  # where changes count from more than this share, "no change" says nothing
 MAD_TO_DEVIATION = 1.4826
 WORKLOADS = (Workload(256, 0), Workload(0, 32))
 REPETITIONS = 7
@@ -61,6 +62,15 @@ class Comparison:
     @property
     def faster(self) -> bool:
         return self.change > self.threshold
+
+    @property
+    def verdict(self) -> str:
+        """In words; "too unsteady to tell" is not "same"."""
+        if self.slower:
+            return "SLOWER"
+        if self.faster:
+            return "faster"
+        return "same" if self.threshold <= STEADY else "too unsteady to tell"
 
 
 def circumstances(rig: Rig, engine_version: str) -> dict[str, str]:
@@ -125,13 +135,22 @@ def compare(before: Baseline, after: Baseline) -> list[Comparison]:
 
 def _compare(workload: str, before: Sequence[float], after: Sequence[float]) -> Comparison:
     then, now = statistics.median(before), statistics.median(after)
-    spread = max(_deviation(before), _deviation(after)) / then
-    return Comparison(workload, then, now, max(LEAST_CHANGE, SPREADS * spread))
+    return Comparison(workload, then, now, _threshold(before, after))
+
+
+def _threshold(before: Sequence[float], after: Sequence[float]) -> float:
+    spread = max(_deviation(before), _deviation(after)) / statistics.median(before)
+    return max(LEAST_CHANGE, SPREADS * spread)
 
 
 def _deviation(rates: Sequence[float]) -> float:
     middle = statistics.median(rates)
     return MAD_TO_DEVIATION * statistics.median(abs(rate - middle) for rate in rates)
+
+
+def unsteady(rates: Mapping[str, Sequence[float]]) -> list[str]:
+    """Workloads whose rates vary so much that little can be compared with them."""
+    return [name for name, samples in rates.items() if _threshold(samples, samples) > STEADY]
 
 
 def save(baseline: Baseline, path: Path) -> None:

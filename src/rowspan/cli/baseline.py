@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import typer
 
 from rowspan import hub
-from rowspan.bench.guard import Baseline, changed, circumstances, compare, load, measure, save
+from rowspan.bench.guard import Baseline, changed, circumstances, compare, load, measure, save, unsteady
 from rowspan.cli.console_output import print_table
 from rowspan.config import DoctorConfig
 from rowspan.rig.probe.rig import probe
@@ -23,7 +23,10 @@ def save_baseline() -> None:
         RowspanError: the default model is not here, or cannot be run; the file cannot be written.
     """
     path = DoctorConfig.from_env().baseline
-    save(_measure(), path)
+    baseline = _measure()
+    save(baseline, path)
+    for name in unsteady(baseline.rates):
+        typer.echo(f"- {name} varied too much to compare with: stop other programs, and save again")
     typer.echo(f"Saved to {path}. After an upgrade: rowspan doctor --baseline check")
 
 
@@ -46,7 +49,7 @@ def check_baseline() -> None:
             f"{one.after:.1f}",
             f"{one.change:+.1%}",
             f"±{one.threshold:.1%}",
-            "SLOWER" if one.slower else "faster" if one.faster else "same",
+            one.verdict,
         )
         for one in comparisons
     ]

@@ -1,7 +1,7 @@
 """Whether copies between cards arrive as they were sent. Drivers may allow copies that corrupt.
 
-A program of its own (`python -m rowspan.comm.peer_copy`), since a faulty driver may hang or kill who tries; `rig.copies`
-starts it.
+A program of its own (`python -m rowspan.comm.peer_copy`), since a faulty driver may hang or kill who tries; started by
+`rig.copies`.
 """
 
 from __future__ import annotations
