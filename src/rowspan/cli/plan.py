@@ -34,7 +34,7 @@ def plan(
     ] = None,
     gpu_layers: Annotated[
         int | None,
-        typer.Option("--n-gpu-layers", "-ngl", min=0, help="Only so many layers on the cards. With --gpus."),
+        typer.Option("--n-gpu-layers", "-ngl", min=1, help="Only so many layers on the cards. With --gpus."),
     ] = None,
     prompt: Annotated[
         int, typer.Option("--n-prompt", "-p", min=1, help="Tokens of the prompt to forecast. With --gpus.")

@@ -168,14 +168,13 @@ def usable_bytes(card: Card) -> int:
 
 
 def first_layers(outline: Outline, count: int) -> Outline:
-    """What goes onto cards when only so many layers do: no embedding, and the head only together with all layers."""
+    """What goes onto cards when only so many layers do, at least one: the head comes only together with all layers."""
     if count >= outline.shape.layers:
         return outline
     tensors = {key: info for key, info in outline.tensors.items() if key.layer is not None and key.layer < count}
-    # No layers at all cannot be cut; one stands for none, and weighs nothing.
     return replace(
         outline,
-        spec=replace(outline.spec, n_layers=max(1, count), tied_embeddings=False),
+        spec=replace(outline.spec, n_layers=count, tied_embeddings=False),
         tensors=tensors,
         rest=outline.rest[:count],
         cache=outline.cache[:count],
