@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kit.recorded_rig import recorded_rigs, unpack
 
 from rowspan.plan.split import SplitMode
@@ -153,6 +156,10 @@ def replace(path: str, old: str, new: str) -> Change:
     return change
 
 
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
 def remove(path: str) -> Change:
     return lambda folder: (folder / path).unlink()
 
@@ -186,6 +193,8 @@ CONFIG = "boot/config-6.8.0-45-generic"
         (HEALTHY, replace("proc/self/mounts", "inode64", "size=999999k"), "mem.shm", State.PASS),
         (HEALTHY, replace("proc/self/mounts", "inode64", "size=900m"), "mem.shm", State.FINDING),
         (HEALTHY, replace("proc/self/mounts", "/dev/shm", "/shm"), "mem.shm", State.UNKNOWN),
+        (HEALTHY, lambda folder: cut(folder / PORT / "config", 256), "pcie.acs", State.PASS),  # no extended space
+        (HEALTHY, lambda folder: cut(folder / PORT / "config", 64), "pcie.acs", State.UNKNOWN),
         (HEALTHY, write("sys/fs/cgroup/memory.max", str(8 << 30)), "mem.ram", State.FINDING),
         (HEALTHY, write("sys/devices/system/node/node1/cpulist", "24"), "numa", State.PASS),
         (HEALTHY, remove("dev/kfd"), "amd.perms", State.FINDING),
@@ -276,6 +285,29 @@ def test_the_impact_follows_what_was_found(tmp_path: Path) -> None:
     verdict = examine(Root(folder), [CHECKS["nv.xid"]], SplitMode.ROW).verdicts[0]
     assert verdict.impact is Impact.BREAKS
     assert "NVIDIA GeForce RTX 3090 (0000:41:00.0)" in " ".join(verdict.outcome.evidence)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda raw: b"",
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "binary": lambda raw: bytes(range(256)),
+    "negative": lambda raw: b"-1\n",
+    "huge": lambda raw: b"9" * 5000,
+    "words": lambda raw: b"no such thing\n" * 3,
+    "twice": lambda raw: raw + raw,
+}
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_damaged_files_are_no_crash(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = unpack(data.draw(st.sampled_from(sorted(RIGS))), tmp_path_factory.mktemp("rig"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=8, unique=True)):
+        path.write_bytes(DAMAGES[data.draw(st.sampled_from(sorted(DAMAGES)))](path.read_bytes()))
+    diagnosis = examine(Root(folder), list(CHECKS.values()), SplitMode.ROW)
+    assert len(diagnosis.verdicts) == len(CHECKS)
+    json.dumps(diagnosis.to_dict())
 
 
 def test_recorded_rigs_hold_no_address_of_a_person() -> None:

@@ -223,3 +223,10 @@ def test_a_driver_that_does_not_answer_is_explained(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unreadable) as missing:
         nvml.ask(Root())
     assert missing.value.fix == "pip install nvidia-ml-py"
+
+
+def test_without_the_compute_driver_a_processors_graphics_are_still_known(tmp_path: Path) -> None:
+    folder = unpack("7900xtx-igpu-in-the-way", tmp_path)
+    (folder / "not-permitted").write_text("/sys/class/kfd/*")
+    found = probe(Root(folder))
+    assert [(card.arch, card.integrated) for card in found.cards] == [(None, False), (None, True)]

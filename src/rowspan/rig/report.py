@@ -88,7 +88,8 @@ def _finding(verdict: Verdict, family: str | None) -> Iterator[str]:
         yield "```"
     yield ""
     yield f"Healthy: {check.healthy}. Symptom: {check.symptom}"
-    yield from (f"> {error}" for error in check.errors)
+    if check.errors:
+        yield f"Users see: {', '.join(f'`{error}`' for error in check.errors)}"
     yield ""
     yield f"Fix: {check.fix.text}"
     commands = [line for lines in check.fix.commands_for(family).values() for line in lines]

@@ -70,12 +70,12 @@ class Root:
         self.recorded = self._folders != (Path("/"),)
 
     def text(self, path: str) -> str:
-        """A small file's text, without white space at its ends.
+        """A small file's text, without white space at its ends, and without zero bytes.
 
         Raises:
             Unreadable: it is missing, or not permitted.
         """
-        return self.raw(path).decode(errors="replace").strip()
+        return self.raw(path).decode(errors="replace").replace("\0", "").strip()
 
     def raw(self, path: str) -> bytes:
         """A file's bytes, `SMALL_FILE` of them at most; see `text`."""

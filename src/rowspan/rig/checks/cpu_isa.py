@@ -47,7 +47,7 @@ CHECK = Check(
     ),
     need=Need.ANY,
     impact=Impact.NOTE,
-    sureness=Sureness.HIGH,
+    sureness=Sureness.MEDIUM,
     sources=("https://docs.kernel.org/arch/x86/xstate.html",),
     look=look,
 )

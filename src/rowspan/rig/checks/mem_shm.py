@@ -14,10 +14,10 @@ UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def look(machine: Machine) -> Outcome:
     machine.cards(least=2)
-    line = re.search(r"^\S+ /dev/shm tmpfs (\S+)", machine.root.text(MOUNTS), re.MULTILINE)
-    if line is None:
+    mounts = re.findall(r"^\S+ /dev/shm tmpfs (\S+)", machine.root.text(MOUNTS), re.MULTILINE)
+    if not mounts:
         raise Missing(f"/dev/shm in {MOUNTS}")
-    given = re.search(r"(?:^|,)size=(\d+)([kmg]?)", line[1])
+    given = re.search(r"(?:^|,)size=(\d+)([kmg]?)", mounts[-1])  # a later mount hides an earlier one
     if given:
         size, told = int(given[1]) * UNITS[given[2]], given[0].strip(",")
     else:

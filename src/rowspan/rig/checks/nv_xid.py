@@ -43,7 +43,7 @@ CHECK = Check(
     ),
     need=Need.ANY,
     impact=Impact.BREAKS,
-    sureness=Sureness.HIGH,
+    sureness=Sureness.MEDIUM,
     sources=("https://docs.nvidia.com/deploy/xid-errors/",),
     look=look,
     log=(PATTERN,),

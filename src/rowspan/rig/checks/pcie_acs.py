@@ -17,7 +17,7 @@ def look(machine: Machine) -> Outcome:
     for bridge in sorted(bridges):
         path = f"{pci.folder(bridge)}/config"
         space = machine.root.raw(path)
-        if len(space) <= EXTENDED:  # all that others than root get to read is 64 bytes
+        if len(space) < EXTENDED:  # all that others than root get to read is 64 bytes
             raise NotPermitted(path, NEEDS_ROOT)
         enabled[path] = _control(space) & SOURCE_VALIDATION
     evidence = [f"{path}: ACSCtl SrcValid{'+' if on else '-'}" for path, on in enabled.items()]

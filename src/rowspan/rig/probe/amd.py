@@ -93,7 +93,9 @@ def _integrated(root: Root, address: str, arch: str | None) -> bool:
     """By architecture; where that cannot be read, by the switch that AMD's cards carry and its processors do not."""
     if arch is not None:
         return arch in kfd.APU_ARCHITECTURES
-    return pci.device_class(root, address) == DISPLAY_CLASS and pci.upstream_port(root, address) == address
+    path = pci.root_path(root, address)
+    below_processor = len(path) == 2 and pci.vendor(root, path[0]) == pci.AMD_PROCESSOR
+    return below_processor and pci.device_class(root, address) == DISPLAY_CLASS
 
 
 def _name(reader: Reader, address: str, arch: str | None) -> str:

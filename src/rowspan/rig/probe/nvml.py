@@ -64,9 +64,12 @@ def ask(root: Root) -> Nvml:
     """
     if not root.recorded:
         return _ask_driver()
-    held = json.loads(root.text(RECORDED))
-    cards = tuple(NvmlCard(**card) for card in held["cards"])
-    return Nvml(held["driver"], cards, tuple(NvmlPeer(**peer) for peer in held["peers"]))
+    try:
+        held = json.loads(root.text(RECORDED))
+        cards = tuple(NvmlCard(**card) for card in held["cards"])
+        return Nvml(held["driver"], cards, tuple(NvmlPeer(**peer) for peer in held["peers"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unreadable(RECORDED, f"damaged: {error!r}") from None
 
 
 def _ask_driver() -> Nvml:
