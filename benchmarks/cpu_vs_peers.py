@@ -24,7 +24,7 @@ from peers.libraries import OpenVino, Vllm
 from peers.table import Model, Samples, ceilings_text, open_model, table
 
 from rowspan.bench import roofline
-from rowspan.bench.environment import probe_cpu, probe_memory
+from rowspan.rig.probe.cpu import probe_cpu, probe_memory
 
 
 def main() -> None:
