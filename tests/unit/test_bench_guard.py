@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 from kit.recorded_rig import unpack
+from typer.testing import CliRunner
 
 from rowspan.bench.guard import LEAST_CHANGE, Baseline, changed, circumstances, compare, load, measure, save, unsteady
+from rowspan.cli.main import app
 from rowspan.config import DoctorConfig
 from rowspan.errors import RowspanError, UsageError
 from rowspan.rig.probe.rig import probe
@@ -119,3 +121,24 @@ def test_a_real_measurement(tmp_path: Path) -> None:
     assert told
     assert set(rates) == {"pp256", "tg32"}
     assert all(len(samples) == 7 and min(samples) > 0 for samples in rates.values())
+
+
+@pytest.mark.parametrize(("factor", "word", "status"), [(1000.0, "SLOWER", 1), (0.001, "faster", 0)])
+def test_the_command_compares_with_what_it_saved(
+    factor: float, word: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    monkeypatch.setattr("rowspan.hub.DEFAULT_MODEL", str(model))
+    monkeypatch.setenv("ROWSPAN_BASELINE", str(tmp_path / "b.json"))
+    saved = CliRunner().invoke(app, ["doctor", "--baseline", "save"])
+    assert saved.exit_code == 0
+    assert "--baseline check" in saved.output
+    baseline = load(tmp_path / "b.json")
+    steady = {name: [factor * max(rates)] * 7 for name, rates in baseline.rates.items()}
+    save(
+        replace(baseline, rates=steady, circumstances={**baseline.circumstances, "kernel": "5.4"}), tmp_path / "b.json"
+    )
+    checked = CliRunner().invoke(app, ["doctor", "--baseline", "check"])
+    assert checked.exit_code == status
+    assert word in checked.output
+    assert "kernel: 5.4 → " in checked.output
