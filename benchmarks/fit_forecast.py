@@ -210,7 +210,7 @@ def as_data(constants: Constants, spread: dict[str, float]) -> str:
     """forecast.json."""
     values = {name: round(value, 4) for name, value in constants.values.items()}
     data = {
-        "about": "Logarithms of the forecast's constants; made by benchmarks/fit_forecast.py, shown in docs/forecast.md.",
+        "about": "Logarithms of the forecast's constants, by benchmarks/fit_forecast.py; docs/forecast.md shows them.",
         "values": values,
         "spread": {name: round(value, 4) for name, value in spread.items()},
         "kinds": sorted(constants.kinds),

@@ -23,12 +23,12 @@ INTRODUCTION = """\
 - A generated token takes: the bytes it must read / (the card's bandwidth × the share of it that is reached), plus an
   overhead for every layer, plus what cards tell each other. By layer, cards take turns: their times add up, with a hop
   between two. By row, each reads its part at the same time, and two collectives follow in every layer.
-- A prompt takes, for every batch of 512 tokens: its operations / (the card's peak × the share of it that is reached), or
-  the time of reading all weights where that is longer, plus the overheads. The peak is that of 8-bit units for quantized
-  weights, of 16-bit units for others. By layer, batches follow each other through the stages; by row, the activations'
-  bytes over the link are added.
-- Shares and overheads differ by kind of memory, family of architectures and architecture. What was measured little stays
-  near what is general: each deviation has a prior centred on none.
+- A prompt takes, for every batch of 512 tokens: its operations / (the card's peak × the share of it that is reached),
+  or the time of reading all weights where that is longer, plus the overheads. The peak is that of 8-bit units for
+  quantized weights, of 16-bit units for others. By layer, batches follow each other through the stages; by row, the
+  activations' bytes over the link are added.
+- Shares and overheads differ by kind of memory, family of architectures and architecture. What was measured little
+  stays near what is general: each deviation has a prior centred on none.
 """
 
 LEFT_OUT = """\
@@ -133,18 +133,20 @@ def _doubts() -> str:
     p2p, host = (COLLECTIVE_SECONDS[linked] * 1e6 for linked in (True, False))
     fast, slow = (LINK_BYTES_PER_SECOND[linked] / 1e9 for linked in (True, False))
     return f"""\
-`read`: share of the nominal bandwidth. `compute`: share of the peak. `layer`: overhead of one. `old`: builds before 2025.
-`old_row`, `old_link`: a collective, and the bytes per second, of llama.cpp's row split of that time without peer copies.
+`read`: share of the nominal bandwidth. `compute`: share of the peak. `layer`: overhead of one. `old`: builds before
+2025. `old_row`, `old_link`: a collective, and the bytes per second, of llama.cpp's row split of that time without peer
+copies.
 
 ## What to doubt
 
 - Row splits by today's builds are not among the published results whose models are known. Their collectives are taken
-  from others' measurements of NCCL: {p2p:.0f} µs over peer copies, {host:.0f} µs by way of shared memory; prompts over PCIe
-  4.0 x16 at {fast:.1f} GB/s with peer copies, {slow:.1f} GB/s without (a PCIe 4.0 x8 slot reaches half of the former).
+  from others' measurements of NCCL: {p2p:.0f} µs over peer copies, {host:.0f} µs by way of shared memory; prompts
+  over PCIe 4.0 x16 at {fast:.1f} GB/s with peer copies, {slow:.1f} GB/s without
+  (a PCIe 4.0 x8 slot reaches half of the former).
   The early row splits that are fitted scatter by a factor of four in prompts: links of those rigs are not known.
 - One measurement in a family (MI210, Arc B580, H100) says little about the next card of it; leaving it out shows how
   little.
-- Published rates come from unlike builds, drivers and clocks; the noise that the fit assumes is {fit_forecast.NOISE["tg"]:.0%}
-  of a tg and {fit_forecast.NOISE["pp"]:.0%} of a pp.
+- Published rates come from unlike builds, drivers and clocks; the noise that the fit assumes is
+  {fit_forecast.NOISE["tg"]:.0%} of a tg and {fit_forecast.NOISE["pp"]:.0%} of a pp.
 - A GPTQ file of 4 bits is counted as Q4_0. Windows of attention are left out of account.
 """

@@ -41,7 +41,7 @@ def sparse_site(files: dict[str, SparseFile]) -> Iterator[SparseSite]:
             pass
 
         def do_GET(self) -> None:
-            file = site.files.get(self.path)
+            file = site.files.get(self.path.partition("?")[0])
             if file is None:
                 self.send_error(404)
                 return
@@ -53,6 +53,9 @@ def sparse_site(files: dict[str, SparseFile]) -> Iterator[SparseSite]:
             else:
                 first, last = 0, file.size - 1
                 self.send_response(200)
+            self.send_header(
+                "Content-Type", "application/json" if self.path.startswith("/api/") else "binary/octet-stream"
+            )
             self.send_header("Content-Length", str(last + 1 - first))
             self.end_headers()
             try:

@@ -56,7 +56,13 @@ def placed(model: Outline, cards: tuple[Card, ...], mode: SplitMode, load: Load)
 @pytest.mark.parametrize("mode", [SplitMode.LAYER, SplitMode.ROW])
 @pytest.mark.parametrize(
     ("count", "name", "fits"),
-    [(3, "RTX 4090", False), (3, "RTX 3090", False), (4, "RTX 4090", True), (2, "W7900DS", True), (2, "RTX A6000", True)],
+    [
+        (3, "RTX 4090", False),
+        (3, "RTX 3090", False),
+        (4, "RTX 4090", True),
+        (2, "W7900DS", True),
+        (2, "RTX A6000", True),
+    ],
 )
 def test_llama_3_70b_q8_0(count: int, name: str, mode: SplitMode, fits: bool) -> None:
     """The question this began with: 3 x 24 GB is just not enough; 4 x 24 and 2 x 48 are."""
@@ -126,7 +132,8 @@ def test_partial_offload_leaves_the_rest_in_ram() -> None:
 
 @settings(max_examples=60)
 @given(name=models, scheme=st.sampled_from(BY_BITS), cards=rigs, mode=modes, load=loads)
-def test_a_plan_never_exceeds_a_device(name: str, scheme: str, cards: tuple[Card, ...], mode: SplitMode, load: Load
+def test_a_plan_never_exceeds_a_device(
+    name: str, scheme: str, cards: tuple[Card, ...], mode: SplitMode, load: Load
 ) -> None:
     placement = placed(OUTLINES[name, scheme], cards, mode, load)
     if placement is None:
@@ -155,7 +162,11 @@ def test_needs_rise_with_context_and_slots(
         return
     here, longer, wider = (
         [need.total for need in placement.needs_of(*at)]
-        for at in ((load.context, load.parallel), (load.context + more, load.parallel), (load.context, load.parallel + slots))
+        for at in (
+            (load.context, load.parallel),
+            (load.context + more, load.parallel),
+            (load.context, load.parallel + slots),
+        )
     )
     assert all(a <= b for a, b in zip(here, longer, strict=True))
     assert all(a <= b for a, b in zip(here, wider, strict=True))
@@ -178,7 +189,9 @@ def test_more_bits_never_fit_where_fewer_do_not(name: str, gib: int, mode: Split
 
 @settings(max_examples=30)
 @given(scheme=st.sampled_from(BY_BITS), cards=rigs, mode=modes, context=st.integers(64, 9000))
-def test_the_parts_of_a_model_are_the_whole(scheme: str, cards: tuple[Card, ...], mode: SplitMode, context: int) -> None:
+def test_the_parts_of_a_model_are_the_whole(
+    scheme: str, cards: tuple[Card, ...], mode: SplitMode, context: int
+) -> None:
     model = OUTLINES["qwen2.5-7b", scheme]
     placement = placed(model, cards, mode, Load(context))
     if placement is None:

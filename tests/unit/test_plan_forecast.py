@@ -85,7 +85,10 @@ def test_it_falls_with_bytes(run: Run, factor: float) -> None:
     light = demand()
     heavy = replace(light, weight_bytes=int(light.weight_bytes * factor))
     assert forecast(heavy, run).tg.value < forecast(light, run).tg.value
-    assert forecast(replace(light, cache_bytes=int(light.cache_bytes * factor)), run).tg.value < forecast(light, run).tg.value
+    assert (
+        forecast(replace(light, cache_bytes=int(light.cache_bytes * factor)), run).tg.value
+        < forecast(light, run).tg.value
+    )
 
 
 @settings(max_examples=60)

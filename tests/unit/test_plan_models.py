@@ -1,4 +1,4 @@
-"""The catalog of shapes against what is published: numbers of parameters, sizes of quantized files, and transformers."""
+"""The catalog of shapes against what is published: numbers of parameters, sizes of files, and configurations."""
 
 from __future__ import annotations
 
@@ -68,14 +68,18 @@ def test_quantized_files_have_the_published_size(name: str, scheme: str, gigabyt
 @pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K_M"])
 def test_schemes_are_those_of_a_file_made_by_the_same_rules(scheme: str) -> None:
     """`kit.random_llama` states llama.cpp's mix on its own."""
-    made = RandomLlama(scheme=scheme, n_layers=16, hidden_size=256, ffn_size=512, n_heads=4, n_kv_heads=2, vocab_size=64)
+    made = RandomLlama(
+        scheme=scheme, n_layers=16, hidden_size=256, ffn_size=512, n_heads=4, n_kv_heads=2, vocab_size=64
+    )
     shape = Shape("made", "llama", 16, 256, 4, 2, 64, 512, 64, 100, tied=True)
     import numpy as np
 
     theirs = {tensor.name: tensor.scheme for tensor in made._tensors(np.random.default_rng(0))}
     outline = outline_of_shape(shape, scheme)
     ours = {
-        tensor.name: outline.tensors[tensor.key].scheme for tensor in outline.listed if tensor.key in outline.tensors
+        tensor.name: outline.tensors[tensor.key].scheme
+        for tensor in outline.listed
+        if tensor.key is not None and tensor.key in outline.tensors
     }
     assert ours == theirs
 
@@ -220,7 +224,9 @@ def test_an_unusable_configuration_is_refused(text: str, error: type[RowspanErro
 
 
 def test_the_tiny_models_of_other_tests_have_the_tensors_that_are_listed() -> None:
-    made = TinyModel(architecture="qwen3", n_layers=2, hidden_size=64, n_heads=4, n_kv_heads=2, ffn_size=128, tied=False)
+    made = TinyModel(
+        architecture="qwen3", n_layers=2, hidden_size=64, n_heads=4, n_kv_heads=2, ffn_size=128, tied=False
+    )
     shape = Shape("tiny", "qwen3", 2, 64, 4, 2, 16, 128, 300, 256, qk_norm=True)
     theirs = {tensor.name for tensor in made.tensors()}
     assert {tensor.name for tensor in tensors_of(shape)} == theirs

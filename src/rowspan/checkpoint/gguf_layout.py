@@ -49,7 +49,8 @@ def list_tensor(name: str, shape: tuple[int, ...]) -> ListedTensor:
 
 def tensors_of(shape: Shape) -> list[ListedTensor]:
     """What a file of this shape holds, rope_freqs aside."""
-    hidden, matrices = shape.hidden, [("token_embd.weight", (shape.vocab, shape.hidden))]
+    hidden = shape.hidden
+    matrices: list[tuple[str, tuple[int, ...]]] = [("token_embd.weight", (shape.vocab, hidden))]
     for layer in range(shape.layers):
         named = [
             *_attention(shape),

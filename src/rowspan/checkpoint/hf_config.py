@@ -45,7 +45,7 @@ def shape_from_config(text: str, name: str) -> Shape:
     if isinstance(config.get("text_config"), dict):  # a model that also sees: its language part is planned
         config = {**config["text_config"]}
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedModelError(
             f"{name} is of the type {str(kind)[:40]!r}, whose tensors Rowspan cannot list.",
             why=f"It knows {', '.join(FAMILIES)}.",

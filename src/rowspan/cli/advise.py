@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,11 @@ import typer
 from rowspan.cli.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from rowspan.plan.advice import Advice
+    from rowspan.plan.advice import Advice, Request
+    from rowspan.plan.card import Rig
     from rowspan.plan.outline import Outline
 
 DEFAULT_CONTEXT = 8192
-LABEL_WIDTH = 28
-RIG_WIDTH = 20
 
 
 def advise_rigs(
@@ -57,6 +57,7 @@ def advise_rigs(
         peer_copies=_link(link),
         ratios=parse_ratios(engine.tensor_split) if engine.tensor_split else None,
     )
+    _check_ratios(request, rigs)
     modes = [SplitMode(engine.split_mode)] if engine.split_mode else []
     outlines = [outline.requantized(name) for name in quantizations.split(",")] if quantizations else [outline]
     pieces = [advise(each, rigs, request, modes) for each in outlines]
@@ -74,17 +75,29 @@ def advise_rigs(
         plot_advice(pieces, plot)
 
 
+def _check_ratios(request: Request, rigs: list[Rig]) -> None:
+    from rowspan.errors import UsageError
+
+    for rig in rigs:
+        if request.ratios and len(request.ratios) != len(rig.cards):
+            raise UsageError(
+                f"--tensor-split has {len(request.ratios)} shares, {rig.name} has {len(rig.cards)} cards.",
+                fix="Give one share per card, and name rigs of so many cards.",
+            )
+
+
 def show(advice: Advice, width: int | None = None) -> None:
     """Print it, with as many rigs side by side as the terminal has room for."""
     from rowspan.plan.advice_table import lines, notes
 
     terminal = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000)
     outline, load = advice.outline, advice.request.load
-    typer.echo(
+    title = (
         f"{outline.label}: {outline.parameters / 1e9:.2f} B parameters, file {outline.file_bytes / 1e9:.1f} GB "
         f"({outline.file_bytes / 2**30:.1f} GiB), read per token {outline.token_bytes / 1e9:.1f} GB; "
         f"{load.parallel} request{'s' if load.parallel > 1 else ''} of {load.context} tokens"
     )
+    typer.echo(textwrap.fill(title, terminal))
     table = lines(advice)
     names = [rig.rig.name for rig in advice.rigs]
     widths = [max(len(name), *(len(line[index + 1]) for line in table)) for index, name in enumerate(names)]
@@ -119,10 +132,9 @@ def _print_line(label: str, cells: list[str], label_width: int, widths: list[int
 
 
 def _print_paragraphs(words: list[str], remarks: list[str], width: int) -> None:
-    import textwrap
-
     for index, sentence in enumerate(words):
-        typer.echo(typer.style(textwrap.fill(sentence, width), bold=index == 0))
+        text = textwrap.fill(sentence, width)
+        typer.echo(text if index else typer.style(text, bold=True))
     typer.echo()
     for remark in remarks:
         typer.echo(textwrap.fill(remark, width, initial_indent="- ", subsequent_indent="  "))

@@ -67,7 +67,7 @@ def hugging_face_files(repo: str, config: HubConfig) -> list[str]:
 def hugging_face_address(repo: str, file: str, config: HubConfig) -> tuple[str, dict[str, str]]:
     """Where a file of a repository lies, and the headers that a request for it needs."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
 
     return hf_hub_url(repo, file, endpoint=config.huggingface_endpoint), build_hf_headers()
 

@@ -20,8 +20,8 @@ TIE = 1.05  # of two splits or rigs no further apart than this, none is called f
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a rig. prompt, generated: tokens, for the forecast. engine: see `demand.Run`. peer_copies: None:
-    as the cards are by themselves. ratios: shares of the cards; None: by their memory."""
+    """What is wanted of a rig. prompt, generated: tokens, for the forecast. engine: see `demand.Run`. peer_copies:
+    None: as the cards are by themselves. ratios: shares of the cards; None: by their memory."""
 
     load: Load
     prompt: int = 512

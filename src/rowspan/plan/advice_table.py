@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rowspan.plan.advice import Advice, Option, RigAdvice
@@ -25,10 +26,10 @@ def lines(advice: Advice) -> list[tuple[str, ...]]:
     table: list[tuple[str, Callable[[RigAdvice], str]]] = [("fits", _fits)]
     if slots > 1:
         table.append((f"requests of {load.context} at once", lambda rig: _most(rig, slots)))
-    table.append(("longest context, 1 request", lambda rig: _context(rig, 1)))
+    table.append(("max context, 1 request", lambda rig: _context(rig, 1)))
     if slots > 1:
-        table.append((f"longest context, {slots} requests", lambda rig: _context(rig, slots)))
-    table += [(f"GiB per card, {mode}", lambda rig, mode=mode: _bytes(rig, mode)) for mode in split]
+        table.append((f"max context, {slots} requests", lambda rig: _context(rig, slots)))
+    table += [(f"GiB per card, {mode}", partial(_bytes, mode)) for mode in split]
     table.append(("GiB usable of a card", _usable))
     if load.gpu_layers is not None:
         table.append(("RAM for the other layers", _ram))
@@ -37,10 +38,10 @@ def lines(advice: Advice) -> list[tuple[str, ...]]:
     if slots > 1:
         table.append((f"with {slots} full requests", lambda rig: rig.best_quantization(slots) or NONE))
     tokens = advice.request.prompt
-    table += [(f"tg, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "tg")) for mode in split]
-    table += [(f"pp{tokens}, {mode}, tokens/s", lambda rig, mode=mode: _rate(rig, mode, "pp")) for mode in split]
+    table += [(f"tg, {mode}, tokens/s", partial(_rate, mode, "tg")) for mode in split]
+    table += [(f"pp{tokens}, {mode}, tokens/s", partial(_rate, mode, "pp")) for mode in split]
     table += [
-        (f"first token after {tokens}, ms", _first_token),
+        (f"TTFT of {tokens} tokens, ms", _first_token),
         ("watts (sum of TDP)", lambda rig: f"{rig.rig.watts:.0f}"),
         ("price, USD", lambda rig: NONE if rig.rig.price is None else f"{rig.rig.price:,.0f}"),
         ("tg per 1000 USD", lambda rig: f"{rig.tg_per_kilodollar:.1f}" if rig.tg_per_kilodollar else NONE),
@@ -61,14 +62,16 @@ def notes(advice: Advice) -> list[str]:
     found += [f"Not certain of {name}: {what.replace(';', ', ')}." for name, what in doubtful.items()]
     for rig in advice.rigs:
         if rig.rig.slots and rig.rig.slots > ATX_SLOTS:
-            found.append(f"{rig.rig.name} covers {rig.rig.slots:g} slots, an ATX board has {ATX_SLOTS}: it takes risers.")
+            found.append(
+                f"{rig.rig.name} covers {rig.rig.slots:g} slots, an ATX board has {ATX_SLOTS}: it takes risers."
+            )
     if any(rig.tg for rig in advice.rigs):
         hosted = [rig.rig.name for rig in advice.rigs if len(rig.rig.cards) > 1 and not _is_linked(advice, rig)]
         if hosted:
             found.append(f"Taken to copy between cards by way of the host: {', '.join(hosted)} (--link p2p if not so).")
         found.append(
-            f"Speeds are those expected of {advice.request.engine}, for one request on an empty cache; in brackets: eight "
-            "of ten rigs lie within (docs/forecast.md)."
+            f"Speeds are those expected of {advice.request.engine}, for one request on an empty cache; in brackets: "
+            "eight of ten rigs lie within (docs/forecast.md)."
         )
     return found
 
@@ -159,7 +162,7 @@ def _context(rig: RigAdvice, slots: int) -> str:
     return str(tokens) if tokens else NONE
 
 
-def _bytes(rig: RigAdvice, mode: SplitMode) -> str:
+def _bytes(mode: SplitMode, rig: RigAdvice) -> str:
     """With as many requests as fit, or one."""
     option = _option(rig, mode)
     if option is None or option.placement is None:
@@ -181,7 +184,7 @@ def _ram(rig: RigAdvice) -> str:
     return memory_text(placed.ram_bytes) if placed else NONE
 
 
-def _rate(rig: RigAdvice, mode: SplitMode, what: str) -> str:
+def _rate(mode: SplitMode, what: str, rig: RigAdvice) -> str:
     option = _option(rig, mode)
     rate = getattr(option.forecast, what) if option and option.forecast else None
     return _interval(rate) if rate else NONE
@@ -193,12 +196,9 @@ def _first_token(rig: RigAdvice) -> str:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{_number(interval.value)} ({_number(interval.low)}-{_number(interval.high)})"
-
-
-def _number(value: float) -> str:
-    """Two to three digits that mean something."""
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    """All three in as many digits as mean something of the middle one."""
+    digits = 0 if interval.value >= 10 else 1 if interval.value >= 1 else 2
+    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"
 
 
 def _slots(rig: RigAdvice) -> str:

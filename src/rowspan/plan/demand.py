@@ -15,9 +15,9 @@ FLOAT_SCHEMES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class ModelDemand:
-    """weight_bytes: read for a token. all_weight_bytes: for many, who between them meet all experts. layer_weights, head_weights: elements that a token meets. cache_bytes: of a
-    position, over all layers. query_values: elements of queries, over all layers. activation_bytes: of a token, between
-    layers, in 16 bits."""
+    """weight_bytes: read for a token. all_weight_bytes: for many, who between them meet all experts. layer_weights,
+    head_weights: elements that a token meets. cache_bytes: of a position, over all layers. query_values: elements of
+    queries, over all layers. activation_bytes: of a token, between layers, in 16 bits."""
 
     weight_bytes: int
     all_weight_bytes: int
