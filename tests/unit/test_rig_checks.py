@@ -167,14 +167,16 @@ def remove(path: str) -> Change:
 CARD = "sys/bus/pci/devices/0000:03:00.0"
 PORT = "sys/bus/pci/devices/0000:01:00.0"
 HEALTHY, R9700, NVLINK = "dual-w7900-ubuntu-p2p", "dual-r9700-idle-burn", "dual-3090-nvlink"
+UNLINKED = "dual-w7900-rebar-off"
 CONFIG = "boot/config-6.8.0-45-generic"
 
 
 @pytest.mark.parametrize(
     ("rig", "change", "check", "state"),
     [
-        (HEALTHY, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", State.FINDING),
-        (HEALTHY, replace(CONFIG, "CONFIG_DMABUF_MOVE_NOTIFY=y", ""), "amd.kcfg.p2p", State.FINDING),
+        (UNLINKED, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", State.FINDING),
+        (UNLINKED, replace(CONFIG, "CONFIG_DMABUF_MOVE_NOTIFY=y", ""), "amd.kcfg.p2p", State.FINDING),
+        (HEALTHY, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", State.PASS),  # links are the truth
         (HEALTHY, remove(CONFIG), "amd.kcfg.p2p", State.UNKNOWN),
         (HEALTHY, write("proc/config.gz", "damaged"), "amd.kcfg.p2p", State.PASS),
         (HEALTHY, write("sys/module/amdgpu/version", "6.16.13"), "amd.dkms.p2p", State.PASS),
@@ -226,6 +228,14 @@ def test_one_change_changes_the_answer(rig: str, change: Change, check: str, sta
         Root(folder), probe(Root(folder)), {check.id: check.log for check in CHECKS.values() if check.log}
     )
     assert CHECKS[check].examine(machine).state is state
+
+
+def test_from_linux_7_2_on_an_option_is_not_asked_for(tmp_path: Path) -> None:
+    folder = unpack(UNLINKED, tmp_path)
+    for version, state in {"7.1.9-x": State.FINDING, "7.2.0-x": State.PASS, "10.0-x": State.PASS}.items():
+        write("proc/sys/kernel/osrelease", version)(folder)
+        write(f"boot/config-{version}", "CONFIG_PCI_P2PDMA=y\nCONFIG_HSA_AMD_P2P=y\n")(folder)
+        assert CHECKS["amd.kcfg.p2p"].examine(Machine(Root(folder), probe(Root(folder)), {})).state is state
 
 
 def with_firmware(folder: Path, version: str) -> Outcome:
