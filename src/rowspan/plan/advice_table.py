@@ -152,12 +152,13 @@ def _fits(rig: RigAdvice) -> str:
 
 
 def _most(rig: RigAdvice, asked: int) -> str:
-    most = max((option.slots for option in rig.options), default=0)
-    return f"{most} of {asked}" if most else NONE
+    return f"{rig.best.slots} of {asked}" if rig.best else NONE
 
 
 def _context(rig: RigAdvice, slots: int) -> str:
-    placed = [option.placement for option in rig.options if option.placement]
+    """With the best split; of a rig that is too small for what is asked, with whichever holds most."""
+    options = [rig.best] if rig.best else rig.options
+    placed = [option.placement for option in options if option.placement]
     tokens = max((placement.largest_context(slots) for placement in placed), default=0)
     return str(tokens) if tokens else NONE
 
