@@ -111,7 +111,7 @@ def test_plan_prints_who_holds_what(model: Path) -> None:
     assert "Rank 3 (cpu:3) holds no KV" in table.stdout
     answer = json.loads(rowspan("plan", model, *options, "--json").stdout)
     assert [rank["device"] for rank in answer["holdings"]] == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
-    assert answer["totals"]["cache_per_token"] == 2 * 3 * (16 * 4 + 16 * 2 + 4)  # layers · KV heads · (K + V and its scale)
+    assert answer["totals"]["cache_per_token"] == 2 * 3 * (16 * 4 + 16 * 2 + 4)  # layers · KV heads · (K, V and scale)
 
 
 def test_plan_loads_no_torch(model: Path) -> None:
