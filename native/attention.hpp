@@ -2,11 +2,11 @@
 //
 // A row's bits depend on its position and its own data alone, not on how its prompt was cut, its neighbours, or the
 // number of threads: its context is cut at absolute positions into chunks of keys, and the chunks' sums are added up in
-// order by one formula, whether one thread walks over all of them or several share them (see flash.hpp).
+// order by one formula, whether one thread walks over all of them or several share them.
 #pragma once
 
-#include "flash.hpp"
-#include "kernels.hpp"
+#include "flash_float.hpp"
+#include "flash_int16.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
@@ -95,9 +95,10 @@ inline void by_tasks(const Attention& work, float* scratch, Visit visit) {
     }
 }
 
+// Flash: the arithmetic of one chunk, FloatFlash or Int16Flash.
+template <typename Flash>
 struct AttentionBuffers {
-    Queries queries;
-    ChunkBuffers chunk;
+    Flash flash;
     alignas(64) float chunk_sums[kQueryTile * (kMaxHead + Vec::width)];
     alignas(64) float sums[kQueryTile * (kMaxHead + Vec::width)];
 };
@@ -106,27 +107,29 @@ inline void write_out(const Sum& sum, size_t size, float* out) {
     for (size_t d = 0; d < size; ++d) out[d] = sum.values[d] / *sum.total;
 }
 
-inline void run_task(const Attention& work, const Task& task, AttentionBuffers& buffers) {
+template <typename Flash>
+inline void run_task(const Attention& work, const Task& task, AttentionBuffers<Flash>& buffers) {
     const int64_t* slots = work.slots + task.sequence * work.slot_stride;
-    const CachedRows k = {work.k, slots, work.kv_heads, task.kv_head, work.size};
-    const CachedRows v = {work.v, slots, work.kv_heads, task.kv_head, work.size};
-    Queries& queries = buffers.queries;
-    queries.count = task.rows.to - task.rows.from;
-    for (size_t r = 0; r < queries.count; ++r) {
+    const CachedRows k = {work.k, slots, task.kv_head, work.size};
+    const CachedRows v = {work.v, slots, task.kv_head, work.size};
+    Flash& flash = buffers.flash;
+    const size_t count = task.rows.to - task.rows.from;
+    flash.begin(count);
+    for (size_t r = 0; r < count; ++r) {
         const size_t row = task.rows.from + r;
-        queries.set(r, work.q + offset_of(work, task.sequence, task.kv_head, row), work.size,
-                    seen_by(work, task.sequence, row));
+        flash.set(r, work.q + offset_of(work, task.sequence, task.kv_head, row), work.size,
+                  seen_by(work, task.sequence, row));
     }
-    if (task.sums) return attend(queries, k, v, task.positions, buffers.chunk, task.sums);
+    if (task.sums) return flash.attend(k, v, task.positions, task.sums);
 
-    for (size_t r = 0; r < queries.count; ++r) empty_sum(buffers.sums, r, work.size);
+    for (size_t r = 0; r < count; ++r) empty_sum(buffers.sums, r, work.size);
     by_chunks(task.positions, [&](Range chunk) {
-        attend(queries, k, v, chunk, buffers.chunk, buffers.chunk_sums);
-        for (size_t r = 0; r < queries.count; ++r) {
+        flash.attend(k, v, chunk, buffers.chunk_sums);
+        for (size_t r = 0; r < count; ++r) {
             add_chunk(sum_at(buffers.sums, r, work.size), sum_at(buffers.chunk_sums, r, work.size), work.size);
         }
     });
-    for (size_t r = 0; r < queries.count; ++r) {
+    for (size_t r = 0; r < count; ++r) {
         write_out(sum_at(buffers.sums, r, work.size), work.size,
                   work.out + offset_of(work, task.sequence, task.kv_head, task.rows.from + r));
     }
@@ -157,12 +160,13 @@ inline void join_chunks(const Attention& work, float* scratch, const Team& team)
     }
 }
 
+template <typename Flash>
 inline void attention(const Attention& work, float* scratch, const Team& team) {
     size_t total = 0;
     by_tasks(work, scratch, [&](const Task& task) { total += task.cost(); });
 
     // Shares of equal cost: a task is the thread's in whose share its middle lies.
-    AttentionBuffers buffers;
+    AttentionBuffers<Flash> buffers;
     size_t done = 0;
     by_tasks(work, scratch, [&](const Task& task) {
         const size_t middle = done + task.cost() / 2;

@@ -26,7 +26,9 @@ void pack_rows(int ggml_type, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device
                Array<uint16_t> scales, Array<uint16_t> minima, Array<int8_t> sub_scales, Array<int8_t> sub_minima,
                size_t threads) {
     if (threads == 0) throw std::invalid_argument("packing takes at least one thread");
-    if (raw.size() > 0 && raw.shape(1) > 1 && raw.stride(1) != 1) throw std::invalid_argument("bytes of a row are not side by side");
+    if (raw.size() > 0 && raw.shape(1) > 1 && raw.stride(1) != 1) {
+        throw std::invalid_argument("bytes of a row are not side by side");
+    }
     const size_t rows = raw.shape(0), columns = columns_of(ggml_type, raw.shape(1));
     const PackedSizes sizes = packed_sizes(ggml_type, rows, columns);
     const BlockRows from{ggml_type, raw.data(), static_cast<size_t>(raw.stride(0)), rows, columns};

@@ -1,12 +1,14 @@
-// Rows of the KV cache, one head of one token each, between its types and float32.
+// Rows of the KV cache, one head of one token each, between its types and what is computed with: float32, or 16-bit
+// integers.
 #pragma once
 
+#include "int16_rows.hpp"
 #include "kernels.hpp"
-#include "simd.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
 constexpr size_t kMaxHead = 256;      // elements per head that buffers have room for: callers refuse more
+static_assert(kMaxHead <= kMaxRow);
 constexpr size_t kCodesPerScale = 32;  // of q8_0
 
 // Elements of a row in a buffer: whole vectors, the rest of the last one zero.
@@ -68,60 +70,78 @@ inline void narrow_q8(const float* from, size_t size, int8_t* codes, uint16_t* s
 struct CachedRows {
     const CacheSide& side;
     const int64_t* slots;
-    size_t kv_heads, kv_head, size;
+    size_t kv_head, size;
 
-    // to (positions, padded) = the rows of these positions; calls before_each(position).
-    template <typename BeforeEach>
-    void read(Range positions, float* to, BeforeEach before_each) const {
-        const auto each = [&](auto elements, auto load) {
-            for (size_t position = positions.from; position < positions.to; ++position, to += padded(size)) {
-                before_each(position);
-                widen(elements + row_of(position) * size, size, to, load);
+    // to (positions, padded) = the rows of these positions
+    void read(Range positions, float* to) const {
+        for (size_t position = positions.from; position < positions.to; ++position, to += padded(size)) {
+            widen_row(row_of(position), to);
+        }
+    }
+    // rows, scales (positions) = the rows of these positions as codes, at least n_words(size) of each: of i16 as they
+    // lie in the cache, of other types made in `memory` (positions, kMaxHead).
+    void read_codes(Range positions, const int16_t** rows, float* scales, int16_t* memory) const {
+        for (size_t position = positions.from; position < positions.to; ++position, memory += kMaxHead) {
+            const size_t row = row_of(position);
+            if (side.type == CacheType::i16) {
+                *rows++ = words() + row * size;
+                *scales++ = row_scales()[row];
+            } else {
+                alignas(64) float floats[kMaxHead];
+                widen_row(row, floats);
+                *rows++ = memory;
+                *scales++ = encode(floats, size, kCachedCodes, memory);
             }
-        };
-        const auto* halves = static_cast<const uint16_t*>(side.data);
-        const auto* codes = static_cast<const int8_t*>(side.data);
-        switch (side.type) {
-            case CacheType::f32: return each(static_cast<const float*>(side.data), Vec::load);
-            case CacheType::f16: return each(halves, Vec::halves);
-            case CacheType::bf16: return each(halves, Vec::bfloats);
-            case CacheType::q8_0:
-                for (size_t position = positions.from; position < positions.to; ++position, to += size) {
-                    before_each(position);
-                    const size_t row = row_of(position);
-                    widen_q8(codes + row * size, side.scales + row * (size / kCodesPerScale), size, to);
-                }
         }
     }
 
-    void prefetch(size_t position) const {
-        const size_t bytes = size * element_bytes(), row = row_of(position);
-        const char* at = static_cast<const char*>(side.data) + row * bytes;
-        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
-        if (side.type == CacheType::q8_0) __builtin_prefetch(side.scales + row * (size / kCodesPerScale), 0, 2);
+    void write(const float* from, size_t slot) const {
+        const size_t row = kv_head * side.slots + slot, at = row * size;
+        switch (side.type) {
+            case CacheType::f32:
+                return narrow(from, size, static_cast<float*>(side.data) + at, [](Vec x, float* to) { x.store(to); });
+            case CacheType::f16:
+                return narrow(from, size, halves() + at, [](Vec x, uint16_t* to) { x.store_halves(to); });
+            case CacheType::bf16:
+                return narrow(from, size, halves() + at, [](Vec x, uint16_t* to) { x.store_bfloats(to); });
+            case CacheType::q8_0:
+                return narrow_q8(from, size, bytes() + at, block_scales() + at / kCodesPerScale);
+            case CacheType::i16:
+                int16_t codes[kMaxHead];
+                row_scales()[row] = encode(from, size, kCachedCodes, codes);
+                __builtin_memcpy(words() + at, codes, size * sizeof *codes);
+        }
     }
 
   private:
-    size_t row_of(size_t position) const { return static_cast<size_t>(slots[position]) * kv_heads + kv_head; }
-    size_t element_bytes() const { return side.type == CacheType::f32 ? 4 : side.type == CacheType::q8_0 ? 1 : 2; }
+    size_t row_of(size_t position) const { return kv_head * side.slots + static_cast<size_t>(slots[position]); }
+
+    uint16_t* halves() const { return static_cast<uint16_t*>(side.data); }
+    int8_t* bytes() const { return static_cast<int8_t*>(side.data); }
+    int16_t* words() const { return static_cast<int16_t*>(side.data); }
+    uint16_t* block_scales() const { return static_cast<uint16_t*>(side.scales); }
+    float* row_scales() const { return static_cast<float*>(side.scales); }
+
+    void widen_row(size_t row, float* to) const {
+        const size_t at = row * size;
+        switch (side.type) {
+            case CacheType::f32: return widen(static_cast<const float*>(side.data) + at, size, to, Vec::load);
+            case CacheType::f16: return widen(halves() + at, size, to, Vec::halves);
+            case CacheType::bf16: return widen(halves() + at, size, to, Vec::bfloats);
+            case CacheType::q8_0: return widen_q8(bytes() + at, block_scales() + at / kCodesPerScale, size, to);
+            case CacheType::i16:
+                const Vec scale = Vec::all(row_scales()[row]);
+                widen(words() + at, size, to, [&](const int16_t* from) { return Vec::words(from) * scale; });
+        }
+    }
 };
 
 inline void write_cache(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
                         Range tokens) {
-    const auto store = [](Vec x, float* to) { x.store(to); };
-    const auto store_halves = [](Vec x, uint16_t* to) { x.store_halves(to); };
-    const auto store_bfloats = [](Vec x, uint16_t* to) { x.store_bfloats(to); };
     for (size_t token = tokens.from; token < tokens.to; ++token) {
-        // A token's heads lie side by side in both arrays, and no block of q8_0 reaches across two of them.
-        const float* from = rows + token * kv_heads * size;
-        const size_t n = kv_heads * size, at = static_cast<size_t>(slots[token]) * n;
-        auto* halves = static_cast<uint16_t*>(side.data) + at;
-        switch (side.type) {
-            case CacheType::f32: narrow(from, n, static_cast<float*>(side.data) + at, store); break;
-            case CacheType::f16: narrow(from, n, halves, store_halves); break;
-            case CacheType::bf16: narrow(from, n, halves, store_bfloats); break;
-            case CacheType::q8_0:
-                narrow_q8(from, n, static_cast<int8_t*>(side.data) + at, side.scales + at / kCodesPerScale);
+        for (size_t head = 0; head < kv_heads; ++head) {
+            const CachedRows cached = {side, slots, head, size};
+            cached.write(rows + (token * kv_heads + head) * size, static_cast<size_t>(slots[token]));
         }
     }
 }

@@ -1,4 +1,5 @@
-// Sums of products of bytes, four columns of a row in each 32-bit lane. See simd.hpp for why everything is per namespace.
+// Sums of products of bytes, four in each 32-bit lane, or of 16-bit integers, two in each. See simd.hpp for why everything
+// is per namespace.
 #pragma once
 
 #include <immintrin.h>
@@ -21,6 +22,17 @@ struct Ints {
     static Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
     void store(void* p) const { _mm512_storeu_si512(p, v); }
     Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
+    static Ints rounded(Vec x) { return {_mm512_cvtps_epi32(x.v)}; }
+    // Of 16-bit integers those of one array in the lower halves of the lanes, those of the other in the upper ones.
+    static Ints interleaved(const int16_t* low, const int16_t* high) {
+        const __m512i lower = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));
+        const __m512i upper = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
+        return {_mm512_or_si512(lower, _mm512_slli_epi32(upper, 16))};
+    }
+    // Elements in -32768 … 32767.
+    void store_words(int16_t* p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
+    }
     friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
@@ -36,6 +48,13 @@ inline Ints dot(Ints codes, Ints activations, Ints sums) {
     return {_mm512_dpbusd_epi32(sums.v, codes.v, activations.v)};
 }
 
+// sums + the products of a's and b's signed 16-bit integers, added up over each lane's two. In assembly as gcc 12 copies
+// the sums of its intrinsic to and fro, two moves for each product.
+inline Ints dot_pairs(Ints a, Ints b, Ints sums) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums.v) : "v"(a.v), "v"(b.v));
+    return sums;
+}
+
 #else
 
 struct Ints {
@@ -47,6 +66,16 @@ struct Ints {
     static Ints load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
+    static Ints rounded(Vec x) { return {_mm256_cvtps_epi32(x.v)}; }
+    static Ints interleaved(const int16_t* low, const int16_t* high) {
+        const __m256i lower = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));
+        const __m256i upper = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(high)));
+        return {_mm256_or_si256(lower, _mm256_slli_epi32(upper, 16))};
+    }
+    void store_words(int16_t* p) const {
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+    }
     friend Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
@@ -69,6 +98,8 @@ inline Ints dot(Ints codes, Ints activations, Ints sums) {
         return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.v, activations.v), ones))};
     }
 }
+
+inline Ints dot_pairs(Ints a, Ints b, Ints sums) { return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(a.v, b.v))}; }
 
 #endif
 

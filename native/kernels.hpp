@@ -11,14 +11,16 @@
 
 namespace rowspan {
 
-enum class CacheType : int { f32, f16, bf16, q8_0 };
+enum class CacheType : int { f32, f16, bf16, q8_0, i16 };
 
-// The keys, or the values, of one layer: (slots, kv_heads, size) of the type; q8_0: int8 codes, and float16 scales
-// (slots, kv_heads, size / 32): value = scale · code.
+// The keys, or the values, of one layer: (kv_heads, slots, size) of the type, so that a head's lie together. value =
+// scale · code for q8_0, int8 codes with float16 scales (kv_heads, slots, size / 32), and for i16, int16 codes with
+// float32 scales (kv_heads, slots).
 struct CacheSide {
     CacheType type;
     void* data;
-    uint16_t* scales;
+    void* scales;
+    size_t slots;
 };
 
 // Attention of several sequences' new tokens to themselves and what is cached before them. q and out (tokens, kv_heads ·
@@ -68,8 +70,10 @@ struct Kernels {
     // Store rows (tokens, kv_heads, size) at slots[token], in the cache's type.
     void (*write_cache)(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
                         Range tokens);
+    // attention_float: exact arithmetic; attention_int16: q, weights, keys and values rounded to 16-bit integers.
     size_t (*attention_scratch)(const Attention& work);  // floats
-    void (*attention)(const Attention& work, float* scratch, const Team& team);
+    void (*attention_float)(const Attention& work, float* scratch, const Team& team);
+    void (*attention_int16)(const Attention& work, float* scratch, const Team& team);
 };
 
 const Kernels& avx2_kernels();

@@ -2,10 +2,12 @@
 // addresses; the Python side (rowspan/kernels/cpu) answers for shapes, types and lifetimes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "amx.hpp"
@@ -72,8 +74,11 @@ struct Cpu {
     Pool pool;
 };
 
-CacheSide cache_side(int type, uintptr_t data, uintptr_t scales) {
-    return {static_cast<CacheType>(type), at<void>(data), at<uint16_t>(scales)};
+using Side = std::tuple<int, uintptr_t, uintptr_t, size_t>;  // type, data, scales, slots
+
+CacheSide cache_side(const Side& side) {
+    const auto [type, data, scales, slots] = side;
+    return {static_cast<CacheType>(type), at<void>(data), at<void>(scales), slots};
 }
 
 void bind_program(nb::module_& module) {
@@ -134,14 +139,14 @@ void bind_program(nb::module_& module) {
                               at<float>(out));
              })
         .def("write_cache",
-             [](Program& program, uintptr_t x, size_t kv_heads, size_t size, int type, uintptr_t data, uintptr_t scales) {
-                 program.write_cache(at<float>(x), kv_heads, size, cache_side(type, data, scales));
+             [](Program& program, uintptr_t x, size_t kv_heads, size_t size, const Side& side) {
+                 program.write_cache(at<float>(x), kv_heads, size, cache_side(side));
              })
         .def("attention",
-             [](Program& program, uintptr_t q, int k_type, uintptr_t k, uintptr_t k_scales, int v_type, uintptr_t v,
-                uintptr_t v_scales, size_t kv_heads, size_t group, size_t size, size_t window, uintptr_t out) {
-                 program.attention(at<float>(q), cache_side(k_type, k, k_scales), cache_side(v_type, v, v_scales),
-                                   {kv_heads, group, size, window}, at<float>(out));
+             [](Program& program, uintptr_t q, const Side& k, const Side& v, size_t kv_heads, size_t group, size_t size,
+                size_t window, bool exact, uintptr_t out) {
+                 program.attention(at<float>(q), cache_side(k), cache_side(v), {kv_heads, group, size, window}, exact,
+                                   at<float>(out));
              })
         .def("begin",
              [](Program& program, size_t tokens, uintptr_t ids, uintptr_t positions, uintptr_t cache_slots,

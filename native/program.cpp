@@ -85,7 +85,8 @@ void Program::write_cache(const float* x, size_t kv_heads, size_t size, const Ca
             [=](Range rows) { kernels_.write_cache(x, kv_heads, size, step_.cache_slots, side, rows); });
 }
 
-void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, float* out) {
+void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
+                        float* out) {
     const auto work = [=] {
         return Attention{q,
                          out,
@@ -102,7 +103,8 @@ void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, 
                          heads.window};
     };
     attentions_.push_back(work);
-    record([=](const Team& team) { kernels_.attention(work(), scratch_.data(), team); });
+    const auto kernel = exact ? kernels_.attention_float : kernels_.attention_int16;
+    record([=](const Team& team) { kernel(work(), scratch_.data(), team); });
 }
 
 void Program::begin(const Step& step) {

@@ -65,7 +65,7 @@ class Program {
                 float* y);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
-    void attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, float* out);
+    void attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact, float* out);
 
     // Replaying: begin a step, then run the segments in order.
     void begin(const Step& step);

@@ -26,6 +26,10 @@ struct Vec {
     static Vec codes(const int8_t* p) {
         return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
     }
+    // 16-bit integers to floats
+    static Vec words(const int16_t* p) {
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))))};
+    }
     // float16
     static Vec halves(const uint16_t* p) {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
@@ -62,10 +66,14 @@ struct Vec {
     static Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
     // a · b + c with one rounding
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-    // 2 to the power of an integral a in -126 … 127
-    static Vec exp2i(Vec a) {
-        const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(127));
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+    // a with the lowest 9 bits of b added to its exponent, as a signed number
+    static Vec add_exponent(Vec a, Vec b) {
+        const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(b.v), 23);
+        return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), shifted))};
+    }
+    // The elements of a in lanes from … to - 1, and those of b in the others.
+    static Vec choose(Vec a, Vec b, size_t from, size_t to) {
+        return {_mm512_mask_blend_ps(static_cast<__mmask16>((1u << to) - (1u << from)), b.v, a.v)};
     }
     float sum() const { return _mm512_reduce_add_ps(v); }
     float largest() const { return _mm512_reduce_max_ps(v); }
@@ -82,6 +90,9 @@ struct Vec {
     static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
     static Vec codes(const int8_t* p) {
         return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+    }
+    static Vec words(const int16_t* p) {
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
     }
     static Vec halves(const uint16_t* p) {
         return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
@@ -118,9 +129,15 @@ struct Vec {
     static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
     static Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-    static Vec exp2i(Vec a) {
-        const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a.v), _mm256_set1_epi32(127));
-        return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+    static Vec add_exponent(Vec a, Vec b) {
+        const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(b.v), 23);
+        return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};
+    }
+    static Vec choose(Vec a, Vec b, size_t from, size_t to) {
+        const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        const __m256i after = _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(static_cast<int>(from) - 1));
+        const __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(to)), lanes);
+        return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(_mm256_and_si256(after, before)))};
     }
     float sum() const {
         __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

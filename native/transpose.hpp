@@ -7,13 +7,13 @@ namespace rowspan::ROWSPAN_ISA {
 
 #if defined(__AVX512F__)
 
-// Elements 0 … 3 of rows 0, 4, 8 and 12, one row per 128-bit lane. The lanes are filled by loads, which leaves only
+// Elements d … d + 3 of rows 0, 4, 8 and 12, one row per 128-bit lane. The lanes are filled by loads, which leaves only
 // the shuffles within a lane to the one port that shuffles.
-inline Vec load_quads(const float* rows, size_t row_stride) {
-    __m512 quads = _mm512_castps128_ps512(_mm_loadu_ps(rows));
-    quads = _mm512_insertf32x4(quads, _mm_loadu_ps(rows + 4 * row_stride), 1);
-    quads = _mm512_insertf32x4(quads, _mm_loadu_ps(rows + 8 * row_stride), 2);
-    return {_mm512_insertf32x4(quads, _mm_loadu_ps(rows + 12 * row_stride), 3)};
+inline Vec load_quads(const float* const* rows, size_t d) {
+    __m512 quads = _mm512_castps128_ps512(_mm_loadu_ps(rows[0] + d));
+    quads = _mm512_insertf32x4(quads, _mm_loadu_ps(rows[4] + d), 1);
+    quads = _mm512_insertf32x4(quads, _mm_loadu_ps(rows[8] + d), 2);
+    return {_mm512_insertf32x4(quads, _mm_loadu_ps(rows[12] + d), 3)};
 }
 
 // Of each 128-bit lane (a0 a1 a2 a3), (b0 b1 b2 b3): (a0 b0 a1 b1), (a2 b2 a3 b3), (a0 a1 b0 b1), (a2 a3 b2 b3).
@@ -24,10 +24,10 @@ inline Vec join_high(Vec a, Vec b) { return {_mm512_shuffle_ps(a.v, b.v, _MM_SHU
 
 #else
 
-// Elements 0 … 3 of rows 0 and 4.
-inline Vec load_quads(const float* rows, size_t row_stride) {
-    const __m256 quads = _mm256_castps128_ps256(_mm_loadu_ps(rows));
-    return {_mm256_insertf128_ps(quads, _mm_loadu_ps(rows + 4 * row_stride), 1)};
+// Elements d … d + 3 of rows 0 and 4.
+inline Vec load_quads(const float* const* rows, size_t d) {
+    const __m256 quads = _mm256_castps128_ps256(_mm_loadu_ps(rows[0] + d));
+    return {_mm256_insertf128_ps(quads, _mm_loadu_ps(rows[4] + d), 1)};
 }
 
 inline Vec mix_low(Vec a, Vec b) { return {_mm256_unpacklo_ps(a.v, b.v)}; }
@@ -37,13 +37,12 @@ inline Vec join_high(Vec a, Vec b) { return {_mm256_shuffle_ps(a.v, b.v, _MM_SHU
 
 #endif
 
-// columns (size, stride) = the transpose of rows (width, row_stride), of which the first `size` elements, a multiple of
-// 4, are taken; fills `width` elements of each line.
-inline void transpose(const float* rows, size_t row_stride, size_t size, float* columns, size_t stride) {
+// columns (size, stride) = the transpose of rows (width), of which the first `size` elements, a multiple of 4, are taken;
+// fills `width` elements of each line.
+inline void transpose(const float* const* rows, size_t size, float* columns, size_t stride) {
     for (size_t d = 0; d < size; d += 4) {
-        const float* from = rows + d;
-        const Vec a = load_quads(from, row_stride), b = load_quads(from + row_stride, row_stride);
-        const Vec c = load_quads(from + 2 * row_stride, row_stride), e = load_quads(from + 3 * row_stride, row_stride);
+        const Vec a = load_quads(rows, d), b = load_quads(rows + 1, d);
+        const Vec c = load_quads(rows + 2, d), e = load_quads(rows + 3, d);
         const Vec ab_low = mix_low(a, b), ab_high = mix_high(a, b);
         const Vec ce_low = mix_low(c, e), ce_high = mix_high(c, e);
         join_low(ab_low, ce_low).store(columns + d * stride);

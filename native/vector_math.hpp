@@ -1,19 +1,36 @@
-// The exponential of a vector.
+// The exponentials of a vector.
 #pragma once
 
 #include "simd.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
+// What is added to 1.5 · 2²³ is rounded to a whole number, which stands in the sum's lowest bits.
+constexpr float kRounder = 12582912.0f;
+
+// 2 to the power of each element, none above 0, to 2e-7. Inputs below -125 (denormal results, slow) are clamped to it; NaN
+// stays NaN. The polynomial of 2ˣ - 1 on |x| ≤ 1 / 2 with the least relative error of 2ˣ, 9.2e-8 (Lawson's iteration).
+inline Vec exp2(Vec x) {
+    // The bound comes first: of two operands the processor returns the second if either is NaN.
+    x = Vec::max(Vec::all(-125.0f), x);
+    const Vec power = x + Vec::all(kRounder);
+    x = x - (power - Vec::all(kRounder));
+    Vec y = Vec::all(1.326472731e-3f);
+    y = Vec::fma(y, x, Vec::all(9.671512991e-3f));
+    y = Vec::fma(y, x, Vec::all(5.550733581e-2f));
+    y = Vec::fma(y, x, Vec::all(2.402224243e-1f));
+    y = Vec::fma(y, x, Vec::all(6.931470037e-1f));
+    return Vec::add_exponent(Vec::fma(y, x, Vec::all(1.0f)), power);
+}
+
 // e to the power of each element, within 2 ulp. Inputs below -87 (denormal results, slow) and above 88 (overflow) are
 // clamped to these; NaN stays NaN. Cody and Waite's reduction to |x| ≤ ln(2) / 2 and the minimax polynomial of Cephes.
 inline Vec exp(Vec x) {
-    // The bound comes first: of two operands the processor returns the second if either is NaN.
     x = Vec::min(Vec::all(88.0f), Vec::max(Vec::all(-87.0f), x));
-    const Vec power = Vec::round(x * Vec::all(1.44269504f));
+    const Vec power = Vec::fma(x, Vec::all(1.44269504f), Vec::all(kRounder)), whole = power - Vec::all(kRounder);
     // ln(2) in two parts: the first has so few bits that its product with the power is exact.
-    x = Vec::fma(power, Vec::all(-0.693359375f), x);
-    x = Vec::fma(power, Vec::all(2.12194440e-4f), x);
+    x = Vec::fma(whole, Vec::all(-0.693359375f), x);
+    x = Vec::fma(whole, Vec::all(2.12194440e-4f), x);
     Vec y = Vec::all(1.9875691500e-4f);
     y = Vec::fma(y, x, Vec::all(1.3981999507e-3f));
     y = Vec::fma(y, x, Vec::all(8.3334519073e-3f));
@@ -21,7 +38,7 @@ inline Vec exp(Vec x) {
     y = Vec::fma(y, x, Vec::all(1.6666665459e-1f));
     y = Vec::fma(y, x, Vec::all(5.0000001201e-1f));
     y = Vec::fma(y, x * x, x);
-    return (y + Vec::all(1.0f)) * Vec::exp2i(power);
+    return Vec::add_exponent(y + Vec::all(1.0f), power);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -13,7 +13,8 @@ from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 
 DTYPES = ("int8", "float32", "bfloat16", "float16")
-CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}  # llama.cpp's names → ours
+# What users call the cache's types, as llama.cpp does, and i16: 16-bit integers, a scale for each head of each token.
+CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0", "i16": "int16"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class EngineConfig:
     token_budget: int = 512  # [-ub] tokens computed in one step
     block_size: int = 32  # positions in a cache block
     cache_tokens: int | None = None  # [--cache-tokens] positions in the whole cache; None: as many as useful and safe
-    cache_type_k: str | None = None  # [-ctk] None: like dtype, and f16 beside int8
+    cache_type_k: str | None = None  # [-ctk] None: like dtype, and i16 beside int8
     cache_type_v: str | None = None  # [-ctv]
     # [--dtype] of what is computed with. int8: activations are rounded to 8 bits for products with quantized weights;
     # None: int8 with native CPU kernels, bfloat16 on cards, float32 elsewhere

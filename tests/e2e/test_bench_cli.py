@@ -46,7 +46,7 @@ def test_layer_and_row_over_two_ranks(model: Path) -> None:
         tokens = row["n_prompt"] + row["n_gen"]
         assert row["samples_ts"] == pytest.approx([tokens * 1e9 / sample for sample in row["samples_ns"]])
         assert row["avg_ts"] == pytest.approx(sum(row["samples_ts"]) / 2)
-        assert (row["n_ubatch"], row["type_k"], row["type_v"], row["dtype"]) == (16, "f32", "f16", "int8")
+        assert (row["n_ubatch"], row["type_k"], row["type_v"], row["dtype"]) == (16, "f32", "i16", "int8")
         assert (row["devices"], row["tensor_split"], row["backends"]) == ("cpu:0/cpu:1", "2.00/1.00", "CPU")
         assert row["engine"] == "rowspan"
         assert row["model_size"] < row["model_n_params"] * 2
@@ -111,7 +111,7 @@ def test_plan_prints_who_holds_what(model: Path) -> None:
     assert "Rank 3 (cpu:3) holds no KV" in table.stdout
     answer = json.loads(rowspan("plan", model, *options, "--json").stdout)
     assert [rank["device"] for rank in answer["holdings"]] == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
-    assert answer["totals"]["cache_per_token"] == 2 * 3 * 16 * (4 + 2)  # layers · KV heads · head_dim · (K + V)
+    assert answer["totals"]["cache_per_token"] == 2 * 3 * (16 * 4 + 16 * 2 + 4)  # layers · KV heads · (K, V and scale)
 
 
 def test_plan_loads_no_torch(model: Path) -> None:

@@ -18,8 +18,8 @@ from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.inputs import step_inputs
 
 
-def new_kernels(isa: str, threads: int = 2) -> Kernels[Any]:
-    return kernels_for(Device("cpu", 0), "float32", isa, threads)
+def new_kernels(isa: str, dtype: str = "float32", threads: int = 2) -> Kernels[Any]:
+    return kernels_for(Device("cpu", 0), dtype, isa, threads)
 
 
 def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, window: int | None) -> torch.Tensor:
@@ -44,16 +44,25 @@ def poison(array: Any) -> None:
         array.view(np.uint8).fill(0xFF)
 
 
-CASES = [(isa, "float32") for isa in available_isas()]
-CASES += [(isa, type) for isa in available_isas() if isa != TORCH for type in ("float16", "bfloat16", "q8_0")]
-PRECISION = {"float32": 2e-6, "float16": 3e-3, "bfloat16": 2e-2, "q8_0": 3e-2}  # of values and scores of about 1
+NATIVE = [isa for isa in available_isas() if isa != TORCH]
+CASES = [(TORCH, "float32", "float32")]
+CASES += [(isa, "float32", type) for isa in NATIVE for type in ("float32", "float16", "bfloat16", "q8_0", "int16")]
+CASES += [(isa, "int8", type) for isa in NATIVE for type in ("float32", "float16", "q8_0", "int16")]
+PRECISION = {
+    "float32": 2e-6,
+    "float16": 3e-3,
+    "bfloat16": 2e-2,
+    "q8_0": 3e-2,
+    "int16": 2e-3,
+}  # of values and scores of about 1
+INT8_PRECISION = 2e-3  # of attention in 16-bit integers, whatever it reads
 
 
-@pytest.mark.parametrize(("isa", "cache_type"), CASES)
+@pytest.mark.parametrize(("isa", "dtype", "cache_type"), CASES)
 @pytest.mark.parametrize("window", [None, 7, 300])
 @pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(3, 3, 64), (1, 1, 32), (2, 8, 128), (4, 1, 80)])
 def test_random_batches_agree_with_the_textbook(
-    kv_heads: int, group: int, head_dim: int, window: int | None, isa: str, cache_type: str
+    kv_heads: int, group: int, head_dim: int, window: int | None, isa: str, dtype: str, cache_type: str
 ) -> None:
     if cache_type == "q8_0" and head_dim % 32:
         pytest.skip("q8_0 takes 32 elements at a time")
@@ -78,7 +87,7 @@ def test_random_batches_agree_with_the_textbook(
         stored.append(torch.randn(2, position + length, kv_heads * head_dim))
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inputs: StepInputs) -> torch.Tensor:
-        kernels = new_kernels(isa, threads=rng.choice([1, 2, 3]))
+        kernels = new_kernels(isa, dtype, threads=rng.choice([1, 2, 3]))
 
         def model(q: Any, k: Any, v: Any, inputs: Any) -> Any:
             kernels.write_cache(cache, k, v, inputs)
@@ -103,7 +112,8 @@ def test_random_batches_agree_with_the_textbook(
     for chunk, start, stop in zip(chunks, inputs.starts[:-1], inputs.starts[1:], strict=True):
         k, v = stored[chunk.seq_id].view(2, -1, kv_heads, head_dim)
         expected = textbook(heads[start:stop], k, v, chunk.position, window)
-        torch.testing.assert_close(result[start:stop].double(), expected, atol=PRECISION[cache_type], rtol=2e-5)
+        precision = PRECISION[cache_type] + (INT8_PRECISION if dtype == "int8" else 0)
+        torch.testing.assert_close(result[start:stop].double(), expected, atol=precision, rtol=2e-5)
 
 
 @pytest.mark.parametrize("isa", available_isas())

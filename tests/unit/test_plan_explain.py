@@ -55,7 +55,7 @@ def test_one_rank_needs_no_totals(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", SplitMode)
 def test_bytes_add_up(tmp_path: Path, mode: SplitMode) -> None:
     table = explained(tmp_path, mode, 3)
-    per_token = 4 * 3 * 16 * 2 * 2  # layers · KV heads · head_dim · (K and V) · float16
+    per_token = 4 * 3 * 2 * (16 * 2 + 4)  # layers · KV heads · (K and V) · (head_dim of int16, a float32 scale)
     totals = table.totals()
     assert totals["cache_per_token"] == per_token
     assert totals["cache"] == per_token * 320

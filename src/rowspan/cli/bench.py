@@ -46,7 +46,8 @@ def bench(
         Values, typer.Option("--ubatch-size", "-ub", help="Tokens computed in one step. [default: 512]")
     ] = None,
     cache_type_k: Annotated[
-        Values, typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0. [default: as --dtype]")
+        Values,
+        typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0, i16. [default: --dtype; i16 for int8]"),
     ] = None,
     cache_type_v: Annotated[Values, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
     dtype: Annotated[Values, typer.Option("--dtype", help=f"What is computed with. {MANY}")] = None,

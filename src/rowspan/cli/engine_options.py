@@ -51,7 +51,8 @@ class EngineOptions:
         int | None, typer.Option("--ubatch-size", "-ub", min=1, help="Tokens computed in one step. [default: 512]")
     ] = None
     cache_type_k: Annotated[
-        str | None, typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16 or q8_0. [default: as --dtype]")
+        str | None,
+        typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0, i16. [default: --dtype; i16 for int8]"),
     ] = None
     cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None
     dtype: Annotated[

@@ -13,7 +13,7 @@ from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used
 from rowspan.model.spec import ModelSpec
-from rowspan.plan.fit import Q8_GROUP, CacheSize, ShardBytes, shard_bytes, size_cache
+from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, shard_bytes, size_cache
 from rowspan.plan.split import Plan, split
 from rowspan.worker.messages import WorkerSetup
 
@@ -83,18 +83,21 @@ def draw_up(config: EngineConfig) -> Blueprint:
 
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:
     if name is None:
-        return "float16" if dtype == "int8" else dtype
+        beside_int8 = "float16" if spec.head_dim % CACHE_GRAINS["int16"] else "int16"
+        return beside_int8 if dtype == "int8" else dtype
     if name not in CACHE_TYPES:
         raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
-    if name == "q8_0" and (isa == TORCH or spec.head_dim % Q8_GROUP):
+    cache_dtype = CACHE_TYPES[name]
+    grain = CACHE_GRAINS.get(cache_dtype)
+    if grain is not None and (isa == TORCH or spec.head_dim % grain):
         raise UsageError(
-            f"{option} q8_0 cannot be had here.",
+            f"{option} {name} cannot be had here.",
             why="Only the native kernels for CPUs have it."
             if isa == TORCH
-            else f"It takes {Q8_GROUP} elements at a time, and a head has {spec.head_dim}.",
+            else f"It takes {grain} elements at a time, and a head has {spec.head_dim}.",
             fix=f"Use {option} f16.",
         )
-    return CACHE_TYPES[name]
+    return cache_dtype
 
 
 def _size_cache(config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...]) -> CacheSize:

@@ -14,7 +14,7 @@ from rowspan.plan.split import Plan, Shard
 from rowspan.quant.scheme import GEOMETRIES, SCHEMES
 
 DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
-Q8_GROUP = 32  # elements of a q8_0 cache that share a float16 scale
+CACHE_GRAINS: Mapping[str, int] = {"q8_0": 32, "int16": 16}  # a head's elements are a multiple of it, for these types
 PACKED_BITS = 9  # of an activation that is rounded for products: 8, and a scale for every 32
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
@@ -101,8 +101,12 @@ def shard_bytes(
 
 
 def cache_bytes(elements: int, dtype: str) -> int:
-    """Of one head's key or value."""
-    return elements + 2 * (elements // Q8_GROUP) if dtype == "q8_0" else elements * DTYPE_BYTES[dtype]
+    """Of one head's key or value: of q8_0 with a float16 scale of each 32 elements, of int16 with a float32 of all."""
+    if dtype == "q8_0":
+        return elements + 2 * (elements // CACHE_GRAINS[dtype])
+    if dtype == "int16":
+        return 2 * elements + 4
+    return elements * DTYPE_BYTES[dtype]
 
 
 def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_width: int) -> int:

@@ -22,23 +22,32 @@ from rowspan.model.rope import RopeTable
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES
 
-CACHE_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "q8_0": 3}  # `CacheType` of native/kernels.hpp
-CACHE_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "q8_0": np.int8}
+CACHE_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "q8_0": 3, "int16": 4}  # `CacheType` of native/kernels.hpp
+CACHE_DTYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "q8_0": np.int8,
+    "int16": np.int16,
+}
 INT8, FLOATS = "int8 tokens", "float tokens"  # forms of packed values
 SCALED = 32  # elements of a q8_0 cache that share a scale
 
 
 @dataclass(frozen=True)
 class CacheSide:
-    """Keys or values of one layer: (slots, KV heads, head size); of q8_0 int8, and float16 scales of each 32."""
+    """Keys or values of one layer: (KV heads, slots, head size); of q8_0 float16 scales of each 32, of int16 a float32
+    scale of each row."""
 
     type: str
     data: NDArray[Any]
-    scales: NDArray[np.float16] | None
+    scales: NDArray[Any] | None
 
     @property
-    def addresses(self) -> tuple[int, int, int]:
-        return CACHE_CODES[self.type], self.data.ctypes.data, 0 if self.scales is None else self.scales.ctypes.data
+    def native(self) -> tuple[int, int, int, int]:
+        """As the native module takes it: type, addresses, slots."""
+        scales = 0 if self.scales is None else self.scales.ctypes.data
+        return CACHE_CODES[self.type], self.data.ctypes.data, scales, self.data.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -84,9 +93,13 @@ class CpuKernels:
 
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
         def side(type: str) -> CacheSide:
-            shape = (n_slots, kv_heads, head_dim)
-            scales = aligned((n_slots, kv_heads, head_dim // SCALED), np.float16) if type == "q8_0" else None
-            return CacheSide(type, aligned(shape, CACHE_DTYPES[type]), scales)
+            rows = (kv_heads, n_slots)
+            scales = None
+            if type == "q8_0":
+                scales = aligned((*rows, head_dim // SCALED), np.float16)
+            elif type == "int16":
+                scales = aligned(rows, np.float32)
+            return CacheSide(type, aligned((*rows, head_dim), CACHE_DTYPES[type]), scales)
 
         return Cache(side(types[0]), side(types[1]), kv_heads, head_dim)
 
@@ -170,9 +183,9 @@ class CpuKernels:
         out = Value(q.rows, q.width)
         group = q.width // cache.head_dim // cache.kv_heads if cache.kv_heads else 0
         heads = (cache.kv_heads, group, cache.head_dim, window or 0)
-        sides = (*cache.k.addresses, *cache.v.addresses)
+        sides = (cache.k.native, cache.v.native)
         self._trace.op(
-            lambda program, at: program.attention(at(q), *sides, *heads, at(out)),
+            lambda program, at: program.attention(at(q), *sides, *heads, not self._int8, at(out)),
             [q, cache.k, cache.v],
             out,
             by_rows=False,
@@ -196,7 +209,7 @@ class CpuKernels:
 
     def _write(self, x: Value, cache: Cache, side: CacheSide) -> None:
         self._trace.op(
-            lambda program, at: program.write_cache(at(x), cache.kv_heads, cache.head_dim, *side.addresses), [x], side
+            lambda program, at: program.write_cache(at(x), cache.kv_heads, cache.head_dim, side.native), [x], side
         )
 
     def _pack(self, x: Value, form: str) -> Value:

@@ -1,0 +1,238 @@
+// Attention to one chunk of keys in integers: scores, their softmax, the weighted sum of the values.
+//
+// Rows of q, of keys and values, and of the softmax's weights are 16-bit integers with a scale each (see
+// int16_rows.hpp). Sums of their products are exact, so that their order, and with it a row's company, cannot matter;
+// and an instruction has twice as many of them as of floats.
+#pragma once
+
+#include "flash.hpp"
+#include "int16_rows.hpp"
+#include "transpose.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+// Vectors per row in registers; with more gcc 12 keeps some in memory, though there would be room.
+template <size_t Rows>
+constexpr size_t kIntVectors = Vec::width == 16 && Rows > 3 ? 2 : Block<Rows>::vectors;
+
+constexpr size_t kCodeStride = kKeyChunk + 2 * Vec::width;  // see kWeightStride
+static_assert(kKeyChunk <= kMaxRow);                         // a row of weights
+
+// One thread's work on rows that share a sequence and KV head.
+class Int16Flash {
+  public:
+    // The rows to come: their number; then each, in the order of their tokens, with the positions that it sees.
+    void begin(size_t count) { count_ = count; }
+    void set(size_t r, const float* q, size_t size, Range sees) {
+        sees_[r] = sees;
+        alignas(64) int16_t codes[kMaxHead];
+        score_scales_[r] = encode(q, size, kFineCodes, codes) * score_scale(size);
+        const size_t pairs = n_words(size) / 2;
+        const size_t block = r / kBlockRows * kBlockRows, n = lower(count_ - block, kBlockRows);
+        for (size_t p = 0; p < pairs; ++p) {
+            __builtin_memcpy(q_ + 2 * (block * pairs + p * n + r - block), codes + 2 * p, 2 * sizeof *codes);
+        }
+    }
+
+    // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees:
+    // nothing else is read, as an unwritten slot may hold NaN.
+    void attend(const CachedRows& k, const CachedRows& v, Range chunk, float* memory) {
+        const size_t size = k.size, words = n_words(size), start = chunk.from / kKeyChunk * kKeyChunk;
+        by_tiles(chunk, [&](Range tile, Range seen) {
+            const size_t at = tile.from - start;
+            load_keys(k, tile, seen, key_scales_ + at);
+            by_blocks(count_, [&](auto block, size_t r) {
+                score<block.rows>(q_ + r * words, key_scales_ + at, words / 2, weights_ + r * kWeightStride + at);
+            });
+        });
+        by_tiles(chunk, [&](Range tile, Range seen) { load_values(v, tile, seen, tile.from - start); });
+
+        Sum sums[kQueryTile];
+        float scales[kQueryTile];
+        const Range whole = {start, start + kKeyChunk}, loaded = part_of(chunk, whole);
+        for (size_t r = 0; r < count_; ++r) {
+            sums[r] = empty_sum(memory, r, size);
+            scales[r] = weigh(r, part_of(sees_[r], whole), loaded, sums[r]);
+        }
+        by_tiles(loaded, [&](Range tile, Range seen) {
+            const Range pairs = {(tile.from + seen.from) / 2, (tile.from + seen.to + 1) / 2};
+            by_blocks(count_, [&](auto block, size_t r) {
+                add_values<block.rows>(codes_ + r * kCodeStride, pairs, padded(size), scales + r, sums + r);
+            });
+        });
+    }
+
+  private:
+    // keys (pairs, kKeyTile) and their scales (kKeyTile) = the rows of these positions of the tile, transposed; what
+    // stands for the others means nothing, here and below.
+    void load_keys(const CachedRows& k, Range tile, Range seen, float* scales) {
+        by_vectors(seen, [&](size_t first, Range rows) {
+            const int16_t* codes[Vec::width];
+            read(k, tile.from + first, rows, codes, scales + first);
+            const float* pairs[Vec::width];
+            for (size_t r = 0; r < Vec::width; ++r) pairs[r] = reinterpret_cast<const float*>(codes[r]);
+            transpose(pairs, n_words(k.size) / 2, reinterpret_cast<float*>(keys_ + first), kKeyTile);
+        });
+    }
+
+    // values (pairs of keys, padded) and scales (keys) of the chunk, from `at` on = the rows of these positions.
+    void load_values(const CachedRows& v, Range tile, Range seen, size_t at) {
+        const size_t stride = padded(v.size);
+        by_vectors(seen, [&](size_t first, Range rows) {
+            const int16_t* codes[Vec::width];
+            read(v, tile.from + first, rows, codes, value_scales_ + at + first);
+            int32_t* pairs = values_ + (at + first) / 2 * stride;
+            for (size_t r = 0; r < Vec::width; r += 2, pairs += stride) {
+                for (size_t d = 0; d < stride; d += Vec::width) {
+                    Ints::interleaved(codes[r] + d, codes[r + 1] + d).store(pairs + d);
+                }
+            }
+        });
+    }
+
+    // Call visit(first, rows) for each vector of keys, from `first` on, of which `rows`, relative to it, are seen.
+    template <typename Visit>
+    static void by_vectors(Range seen, Visit visit) {
+        for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
+            visit(first, part_of(seen, {first, first + Vec::width}));
+        }
+    }
+
+    // codes (width) and scales = of these rows, at positions from `first` on; in place of the others, one of them.
+    void read(const CachedRows& cached, size_t first, Range rows, const int16_t** codes, float* scales) {
+        cached.read_codes({first + rows.from, first + rows.to}, codes + rows.from, scales + rows.from, rows_);
+        for (size_t r = 0; r < rows.from; ++r) codes[r] = codes[rows.from];
+        for (size_t r = rows.to; r < Vec::width; ++r) codes[r] = codes[rows.from];
+    }
+
+    // scores (Rows, kWeightStride) of a tile, but for the scale of q: q (pairs, Rows, 2) · keys
+    template <size_t Rows>
+    void score(const int16_t* q, const float* scales, size_t pairs, float* scores) const {
+        constexpr size_t kVectors = kIntVectors<Rows>;
+        for (size_t at = 0; at < kKeyTile; at += kVectors * Vec::width) {
+            Ints sums[Rows][kVectors];
+            for (auto& row : sums) {
+                for (Ints& sum : row) sum = Ints::zero();
+            }
+            for (size_t p = 0; p < pairs; ++p) {
+                Ints key[kVectors];
+                for (size_t c = 0; c < kVectors; ++c) key[c] = Ints::load(keys_ + p * kKeyTile + at + c * Vec::width);
+#pragma GCC unroll 8
+                for (size_t r = 0; r < Rows; ++r) {
+                    const Ints element = pair_at(q + 2 * (p * Rows + r));
+#pragma GCC unroll 8
+                    for (size_t c = 0; c < kVectors; ++c) sums[r][c] = dot_pairs(element, key[c], sums[r][c]);
+                }
+            }
+            for (size_t c = 0; c < kVectors; ++c) {
+                const Vec scale = Vec::load(scales + at + c * Vec::width);
+                for (size_t r = 0; r < Rows; ++r) {
+                    (sums[r][c].to_floats() * scale).store(scores + r * kWeightStride + at + c * Vec::width);
+                }
+            }
+        }
+    }
+
+    static constexpr size_t kTurns = 4;
+
+    // Call visit(i, turn, only_seen) for each vector of keys of which some are seen. only_seen(x, other): x for these,
+    // other for the rest. Neighbours have different turns, 0 … kTurns - 1, so that none need wait for the one before.
+    template <typename Visit>
+    static void by_seen(Range seen, Visit visit) {
+        const auto some = [&](size_t i) {
+            const Range lanes = part_of(seen, {i, i + Vec::width});
+            visit(i, 0, [lanes](Vec x, float other) { return Vec::choose(x, Vec::all(other), lanes.from, lanes.to); });
+        };
+        const auto all = [](Vec x, float) { return x; };
+        size_t i = seen.from / Vec::width * Vec::width;
+        if (i < seen.from) {
+            some(i);
+            i += Vec::width;
+        }
+        for (; i + kTurns * Vec::width <= seen.to; i += kTurns * Vec::width) {
+#pragma GCC unroll 4
+            for (size_t turn = 0; turn < kTurns; ++turn) visit(i + turn * Vec::width, turn, all);
+        }
+        for (; i + Vec::width <= seen.to; i += Vec::width) visit(i, 0, all);
+        if (i < seen.to) some(i);
+    }
+
+    // Turn a row's scores of the keys of a chunk into weights relative to the highest, and these, each times its
+    // value's scale, into codes, 0 for the keys that it does not see. Returns the codes' scale.
+    float weigh(size_t r, Range seen, Range loaded, const Sum& sum) {
+        float* row = weights_ + r * kWeightStride;
+        Vec tops[kTurns];
+        for (Vec& top : tops) top = Vec::all(-__builtin_inff());
+        by_seen(seen, [&](size_t i, size_t turn, auto only_seen) {
+            tops[turn] = Vec::max(tops[turn], only_seen(Vec::load(row + i), -__builtin_inff()));
+        });
+        const Vec top = Vec::max(Vec::max(tops[0], tops[1]), Vec::max(tops[2], tops[3]));
+        *sum.highest = top.largest() * score_scales_[r];
+
+        const Vec scale = Vec::all(score_scales_[r]), lowered = Vec::all(-*sum.highest);
+        Vec totals = Vec::zero(), largest = Vec::zero(), sums = Vec::zero();
+        by_seen(seen, [&](size_t i, size_t, auto only_seen) {
+            const Vec weights = exp2(Vec::fma(Vec::load(row + i), scale, lowered));
+            const Vec scaled = only_seen(weights * Vec::load(value_scales_ + i), 0.0f);
+            totals = totals + only_seen(weights, 0.0f);
+            largest = Vec::max(largest, scaled);
+            sums = sums + scaled;
+            scaled.store(row + i);
+        });
+        *sum.total = totals.sum();
+
+        const float unit = code_scale(largest, sums, kFineCodes);
+        const Vec per_unit = Vec::all(codes_per_unit(unit));
+        int16_t* codes = codes_ + r * kCodeStride;
+        for (size_t i = loaded.from / Vec::width * Vec::width; i < loaded.to; i += Vec::width) {
+            Ints::zero().store_words(codes + i);
+        }
+        by_seen(seen, [&](size_t i, size_t, auto) {
+            Ints::rounded(Vec::load(row + i) * per_unit).store_words(codes + i);
+        });
+        return unit;
+    }
+
+    // sums of `Rows` rows += weights · values over these pairs of the chunk, for the dimensions from d on; size: padded
+    template <size_t Rows, size_t Vectors = kIntVectors<Rows>>
+    void add_values(const int16_t* weights, Range pairs, size_t size, const float* scales, const Sum* sums,
+                    size_t d = 0) const {
+        for (; d + Vectors * Vec::width <= size; d += Vectors * Vec::width) {
+            Ints totals[Rows][Vectors];
+            for (auto& row : totals) {
+                for (Ints& total : row) total = Ints::zero();
+            }
+            for (size_t p = pairs.from; p < pairs.to; ++p) {
+                Ints value[Vectors];
+                for (size_t c = 0; c < Vectors; ++c) value[c] = Ints::load(values_ + p * size + d + c * Vec::width);
+#pragma GCC unroll 8
+                for (size_t r = 0; r < Rows; ++r) {
+                    const Ints weight = pair_at(weights + r * kCodeStride + 2 * p);
+#pragma GCC unroll 8
+                    for (size_t c = 0; c < Vectors; ++c) totals[r][c] = dot_pairs(weight, value[c], totals[r][c]);
+                }
+            }
+            for (size_t r = 0; r < Rows; ++r) {
+                const Vec scale = Vec::all(scales[r]);
+                for (size_t c = 0; c < Vectors; ++c) {
+                    float* values = sums[r].values + d + c * Vec::width;
+                    Vec::fma(totals[r][c].to_floats(), scale, Vec::load(values)).store(values);
+                }
+            }
+        }
+        if constexpr (Vectors > 1) add_values<Rows, Vectors / 2>(weights, pairs, size, scales, sums, d);
+    }
+
+    size_t count_;
+    Range sees_[kQueryTile];  // positions
+    float score_scales_[kQueryTile];
+    alignas(64) int16_t q_[kQueryTile * kMaxHead];      // (pairs, n, 2) for each block of n
+    alignas(64) int16_t rows_[Vec::width * kMaxHead];   // keys or values as they are cached
+    alignas(64) int32_t keys_[kMaxHead / 2 * kKeyTile];
+    alignas(64) int32_t values_[kKeyChunk / 2 * kMaxHead];
+    alignas(64) float key_scales_[kKeyChunk], value_scales_[kKeyChunk];
+    alignas(64) float weights_[kQueryTile * kWeightStride];  // of the chunk; scores at first
+    alignas(64) int16_t codes_[kQueryTile * kCodeStride];    // of the weights
+};
+
+}  // namespace rowspan::ROWSPAN_ISA
