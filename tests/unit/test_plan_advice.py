@@ -71,6 +71,8 @@ def test_what_if_answers_are_the_largest_that_fit() -> None:
     small = advice("1xRX 9070 XT", outline("llama-3-8b", "F16"), Load(8192, 1)).rigs[0]
     assert small.best_quantization(1) == "Q8_0"
     assert advice("1xRTX 4090", load=Load(8192, 1)).rigs[0].best_quantization(1) is None
+    own = outline("llama-3-8b", "Q4_K_M")
+    assert advice("W7900", own, Load(8192, 1)).rigs[0].best_quantization(1) == "F16", "not only smaller than its own"
 
 
 def test_layers_left_in_ram_have_no_forecast() -> None:

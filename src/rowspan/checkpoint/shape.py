@@ -129,5 +129,5 @@ def _unusable(why: str) -> CheckpointError:
     return CheckpointError(
         "The model's header is not enough to plan with.",
         why=f"{why[0].upper()}{why[1:]}.",
-        fix="Fetch or convert the model again, or name one of the catalog: `rowspan plan --gpus …` lists near names.",
+        fix="Fetch or convert the model again, or name a shape of the catalog: `rowspan plan --list`.",
     )

@@ -14,8 +14,7 @@ import typer
 from rowspan.cli.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from rowspan.plan.advice import Advice, Request
-    from rowspan.plan.card import Rig
+    from rowspan.plan.advice import Advice
     from rowspan.plan.outline import Outline
 
 DEFAULT_CONTEXT = 8192
@@ -39,10 +38,12 @@ def advise_rigs(
     from rowspan.plan.advice import Request, advise
     from rowspan.plan.capacity import Load
     from rowspan.plan.device import parse_ratios
-    from rowspan.plan.split import SplitMode
+    from rowspan.plan.fit import check_context
+    from rowspan.plan.split import SplitMode, check_ratios
     from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 
     engine.check()
+    check_context(engine.context_size, outline.spec)
     rigs = parse_rigs(gpus, parse_prices(prices))
     request = Request(
         Load(
@@ -57,7 +58,9 @@ def advise_rigs(
         peer_copies=_link(link),
         ratios=parse_ratios(engine.tensor_split) if engine.tensor_split else None,
     )
-    _check_ratios(request, rigs)
+    if request.ratios is not None:
+        for rig in rigs:
+            check_ratios(request.ratios, len(rig.cards))
     modes = [SplitMode(engine.split_mode)] if engine.split_mode else []
     outlines = [outline.requantized(name) for name in quantizations.split(",")] if quantizations else [outline]
     pieces = [advise(each, rigs, request, modes) for each in outlines]
@@ -73,17 +76,6 @@ def advise_rigs(
         from rowspan.cli.plot_advice import plot_advice
 
         plot_advice(pieces, plot)
-
-
-def _check_ratios(request: Request, rigs: list[Rig]) -> None:
-    from rowspan.errors import UsageError
-
-    for rig in rigs:
-        if request.ratios and len(request.ratios) != len(rig.cards):
-            raise UsageError(
-                f"--tensor-split has {len(request.ratios)} shares, {rig.name} has {len(rig.cards)} cards.",
-                fix="Give one share per card, and name rigs of so many cards.",
-            )
 
 
 def show(advice: Advice, width: int | None = None) -> None:
@@ -142,8 +134,12 @@ def _print_paragraphs(words: list[str], remarks: list[str], width: int) -> None:
 
 def _cache_types(engine: EngineOptions) -> tuple[str, str]:
     from rowspan.config import CACHE_TYPES
+    from rowspan.errors import UsageError
 
-    return CACHE_TYPES[engine.cache_type_k or "f16"], CACHE_TYPES[engine.cache_type_v or "f16"]
+    names = (engine.cache_type_k or "f16", engine.cache_type_v or "f16")
+    if "i16" in names:
+        raise UsageError("No card has a cache of i16.", why="Rowspan's kernels for CPUs have it.", fix="Use f16.")
+    return CACHE_TYPES[names[0]], CACHE_TYPES[names[1]]
 
 
 def _engine(name: str) -> str:

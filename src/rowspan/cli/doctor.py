@@ -55,8 +55,8 @@ def doctor(
 ) -> None:
     """Look for what breaks such machines: evidence, symptom, fix. Changes nothing and needs no root.
 
-    Exits with 0 if nothing that the split depends on was found to be wrong, with 1 if something was, or if a compared
-    baseline is slower, and with 2 for a wrong request. What could not be read is unknown, and no reason for a 1.
+    Exits with 1 if something that the split depends on is broken or slow, or slower than the baseline that it is
+    compared with; with 2 for a wrong request; else with 0. Notes, and what could not be read, are no reason for a 1.
     """
     from rowspan.cli.open_root import open_root
 

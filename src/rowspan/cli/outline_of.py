@@ -10,6 +10,7 @@ from rowspan.errors import UsageError
 
 if TYPE_CHECKING:
     from rowspan.checkpoint.outlined import HeaderFacts
+    from rowspan.checkpoint.shape import Shape
     from rowspan.plan.outline import Outline
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
@@ -35,16 +36,24 @@ def outline_of(name: str) -> Outline:
     return _of_catalog(name)
 
 
-def _of_catalog(name: str) -> Outline:
-    from rowspan.plan.models import find_model, unknown_model
-    from rowspan.plan.outline import outline_of_shape
+def in_catalog(name: str) -> tuple[Shape, str] | None:
+    """A known shape, and the quantization named behind it."""
+    from rowspan.plan.models import find_model
 
     known, quantization = find_model(name), DEFAULT_QUANTIZATION
     if known is None:
         base, _, quantization = name.rpartition(":")
-        known = find_model(base) if base else None
+        known = find_model(base)
+    return None if known is None else (known.shape, quantization)
+
+
+def _of_catalog(name: str) -> Outline:
+    from rowspan.plan.models import unknown_model
+    from rowspan.plan.outline import outline_of_shape
+
+    known = in_catalog(name)
     if known is not None:
-        return outline_of_shape(known.shape, quantization)
+        return outline_of_shape(*known)
     if name.endswith((".gguf", ".json")) or os.sep in name or name.startswith((".", "~")):
         raise UsageError(f"There is no file {name}.", fix="Check the path, or name a shape: `rowspan plan --list`.")
     raise unknown_model(name)

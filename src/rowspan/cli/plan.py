@@ -75,6 +75,8 @@ def plan(
     if model is None:
         raise UsageError("No model is named.", fix="Write rowspan plan MODEL, or rowspan plan --list for known ones.")
     if gpus is not None:
+        if measure:
+            raise UsageError("--measure is of this processor, --gpus of cards.", fix="Ask for one of them.")
         from rowspan.cli.advise import advise_rigs
         from rowspan.cli.outline_of import outline_of
 
@@ -102,11 +104,22 @@ def plan(
 def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: bool) -> None:
     """The split over this machine's devices."""
     from rowspan import hub
+    from rowspan.cli.outline_of import in_catalog
     from rowspan.cli.progress import terminal_progress
     from rowspan.engine.open import draw_up
+    from rowspan.errors import ModelNotFoundError, UsageError
 
     configure = engine.check()
-    blueprint = draw_up(configure(hub.resolve(model, progress=terminal_progress()).path))
+    try:
+        path = hub.resolve(model, progress=terminal_progress()).path
+    except ModelNotFoundError:
+        if in_catalog(model) is None:
+            raise
+        raise UsageError(
+            f"{model} is only a shape to plan cards with.",
+            fix="Name cards with --gpus, or a model of `rowspan models`.",
+        ) from None
+    blueprint = draw_up(configure(path))
     explanation = describe(blueprint).to_dict()
     if not as_json:
         show_plan(blueprint)

@@ -13,7 +13,7 @@ from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used
 from rowspan.model.spec import ModelSpec
-from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, shard_bytes, size_cache
+from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
 from rowspan.plan.split import Plan, split
 from rowspan.worker.messages import WorkerSetup
 
@@ -101,12 +101,7 @@ def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option
 
 
 def _size_cache(config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...]) -> CacheSize:
-    if config.context_size is not None and config.context_size > spec.context_length:
-        raise UsageError(
-            f"--ctx-size {config.context_size} is more than {spec.name} was made for.",
-            why=f"Its context is {spec.context_length} tokens; beyond that answers turn to noise.",
-            fix=f"Use --ctx-size {spec.context_length} or less.",
-        )
+    check_context(config.context_size, spec)
     if config.context_size is not None and config.context_size < config.block_size:
         raise UsageError(
             f"--ctx-size {config.context_size} is too small.", fix=f"Use at least {config.block_size} tokens."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from rowspan.plan.forecast import Forecast, forecast
 from rowspan.plan.outline import Outline
 from rowspan.plan.split import SplitMode
 
-SMALLER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the best
+USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the largest
 TIE = 1.05  # of two splits or rigs no further apart than this, none is called faster
 
 
@@ -87,21 +88,10 @@ class RigAdvice:
         return min((count for count in counts if count is not None), default=None)
 
     def best_quantization(self, slots: int) -> str | None:
-        """The largest of the usual ones, no larger than the model's own, with which so many requests fit; None: none.
-        Bytes fall along the list, so it is searched by halves."""
-        if any(option.slots >= slots for option in self.options):
-            return self.outline.scheme
-        own = self.outline.file_bytes
-        names = list(SMALLER)
-        low, high = 0, len(names)
-        while low < high:
-            middle = (low + high) // 2
-            smaller = self.outline.requantized(names[middle])
-            if smaller.file_bytes < own and self._holds(smaller, slots):
-                high = middle
-            else:
-                low = middle + 1
-        return names[low] if low < len(names) else None
+        """The largest of the usual ones with which so many requests fit; None: none. Bytes fall along the list, so it
+        is searched by halves."""
+        place = bisect_left(USUAL, True, key=lambda name: self._holds(self.outline.requantized(name), slots))
+        return USUAL[place] if place < len(USUAL) else None
 
     def _holds(self, outline: Outline, slots: int) -> bool:
         return any(

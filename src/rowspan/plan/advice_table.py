@@ -41,7 +41,7 @@ def lines(advice: Advice) -> list[tuple[str, ...]]:
     table += [(f"tg, {mode}, tokens/s", partial(_rate, mode, "tg")) for mode in split]
     table += [(f"pp{tokens}, {mode}, tokens/s", partial(_rate, mode, "pp")) for mode in split]
     table += [
-        (f"TTFT of {tokens} tokens, ms", _first_token),
+        ("TTFT, best split, ms", _first_token),
         ("watts (sum of TDP)", lambda rig: f"{rig.rig.watts:.0f}"),
         ("price, USD", lambda rig: NONE if rig.rig.price is None else f"{rig.rig.price:,.0f}"),
         ("tg per 1000 USD", lambda rig: f"{rig.tg_per_kilodollar:.1f}" if rig.tg_per_kilodollar else NONE),

@@ -86,7 +86,11 @@ class Placement:
                 weights=weights,
                 cache=self._cache(shard, context, slots),
                 activations=activation_bytes(
-                    self.plan, shard, self.load.step_tokens, self.load.parallel, self.outline.shape.active_width
+                    self.plan,
+                    shard,
+                    self.load.step_tokens,
+                    min(self.load.step_tokens, self.load.parallel),
+                    self.outline.shape.active_width,
                 ),
                 overhead=CARD_OVERHEAD,
                 usable=usable_bytes(card),

@@ -131,6 +131,16 @@ def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_wi
     return 4 * (tokens * (width + packed) + (outputs * logits if is_last else 0))
 
 
+def check_context(asked: int | None, spec: ModelSpec) -> None:
+    """Raises UsageError: a longer context is asked for than the model was made for, if that is known."""
+    if asked is not None and 0 < spec.context_length < asked:
+        raise UsageError(
+            f"--ctx-size {asked} is more than {spec.name} was made for.",
+            why=f"Its context is {spec.context_length} tokens; beyond that answers turn to noise.",
+            fix=f"Use --ctx-size {spec.context_length} or less.",
+        )
+
+
 @dataclass(frozen=True)
 class CacheSize:
     context_size: int  # tokens of one request

@@ -285,9 +285,15 @@ def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> 
         )
     if ratios is None:
         return [1.0] * len(devices)
-    if len(ratios) != len(devices):
+    check_ratios(ratios, len(devices))
+    return list(ratios)
+
+
+def check_ratios(ratios: Sequence[float], n_devices: int) -> None:
+    """Raises SplitError: they are no shares for so many devices."""
+    if len(ratios) != n_devices:
         raise SplitError(
-            f"--tensor-split has {len(ratios)} shares for {len(devices)} devices.",
+            f"--tensor-split has {len(ratios)} shares for {n_devices} devices.",
             fix="Give one share per device, such as --devices cpu:0,cpu:1 --tensor-split 3,1.",
         )
     if any(not math.isfinite(ratio) or ratio <= 0 for ratio in ratios):
@@ -301,4 +307,3 @@ def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> 
             why=f"The smallest of {', '.join(map(str, ratios))} would hold nothing.",
             fix="To leave a device out, do not name it in --devices.",
         )
-    return list(ratios)

@@ -70,8 +70,8 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """1: something that the split depends on is wrong. What is unknown or does not concern it is 0."""
-        return int(any(verdict.concerns for verdict in self.of(State.FINDING)))
+        """1: something that the split depends on is broken or slow. Notes and what is unknown are no reason for it."""
+        return int(any(found.concerns and found.impact > Impact.NOTE for found in self.of(State.FINDING)))
 
     def to_dict(self) -> dict[str, Any]:
         family = self.rig.system.family

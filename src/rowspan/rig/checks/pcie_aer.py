@@ -34,7 +34,8 @@ def look(machine: Machine) -> Outcome:
     if evidence or hits:
         told = [f"the kernel's log since boot: {len(hits)} lines about these cards"] if hits else []
         return found(*evidence, *told, hits=hits)
-    return passed(f"{counters} error counters on the way to the cards: all 0")
+    log = "the kernel's log since boot: no such line about these cards"
+    return passed(f"{counters} error counters on the way to the cards: all 0" if counters else log)
 
 
 def _concerns(hit: Hit, functions: set[str]) -> bool:
