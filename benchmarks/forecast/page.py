@@ -10,7 +10,7 @@ from itertools import groupby
 import fit_forecast
 from fit_forecast import PRIORS, PUBLISHED, Check, Row, median_error, spreads
 
-from rowspan.plan.forecast import COLLECTIVE_SECONDS, LINK_BYTES_PER_SECOND, Constants
+from rowspan.plan.forecast import COLLECTIVE_SECONDS, HOST_BYTES_PER_SECOND, PEER_SHARE, Constants
 
 INTRODUCTION = """\
 # The forecast, and how well it does
@@ -131,7 +131,6 @@ def _constants(constants: Constants) -> str:
 
 def _doubts() -> str:
     p2p, host = (COLLECTIVE_SECONDS[linked] * 1e6 for linked in (True, False))
-    fast, slow = (LINK_BYTES_PER_SECOND[linked] / 1e9 for linked in (True, False))
     return f"""\
 `read`: share of the nominal bandwidth. `compute`: share of the peak. `layer`: overhead of one. `old`: builds before
 2025. `old_row`, `old_link`: a collective, and the bytes per second, of llama.cpp's row split of that time without peer
@@ -140,13 +139,15 @@ copies.
 ## What to doubt
 
 - Row splits by today's builds are not among the published results whose models are known. Their collectives are taken
-  from others' measurements of NCCL: {p2p:.0f} µs over peer copies, {host:.0f} µs by way of shared memory; prompts
-  over PCIe 4.0 x16 at {fast:.1f} GB/s with peer copies, {slow:.1f} GB/s without
-  (a PCIe 4.0 x8 slot reaches half of the former).
+  from others' measurements of NCCL: {p2p:.0f} µs over peer copies, {host:.0f} µs by way of shared memory. Prompts
+  move at {PEER_SHARE:.0%} of the link's nominal rate with peer copies, as measured on PCIe 4.0 x16 (19.9 GB/s) and
+  taken to hold for other links; without at {HOST_BYTES_PER_SECOND / 1e9:.1f} GB/s. Slots are taken to be as wide
+  as the card.
   The early row splits that are fitted scatter by a factor of four in prompts: links of those rigs are not known.
 - One measurement in a family (MI210, Arc B580, H100) says little about the next card of it; leaving it out shows how
   little.
 - Published rates come from unlike builds, drivers and clocks; the noise that the fit assumes is
   {fit_forecast.NOISE["tg"]:.0%} of a tg and {fit_forecast.NOISE["pp"]:.0%} of a pp.
+- Mixtures are not among the published results: of them only generation is foretold, with the wider interval.
 - A GPTQ file of 4 bits is counted as Q4_0. Windows of attention are left out of account.
 """

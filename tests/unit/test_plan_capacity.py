@@ -99,11 +99,17 @@ def test_layers_on_one_card_hold_the_whole_file_but_a_looked_up_embedding(model:
 @pytest.mark.parametrize("mode", SplitMode)
 def test_the_cache_is_counted_as_the_engine_counts_it(name: str, mode: SplitMode) -> None:
     model = outline(name)
-    for types in (("float16", "float16"), ("q8_0", "float32")):
+    for types in (("float16", "float16"), ("q8_0", "float32"), ("int16", "int16")):
         placement = place(model, (card(80),) * 3, mode, Load(640, 2, types))
         for shard, need in zip(placement.plan.shards, placement.needs, strict=True):
             size = shard_bytes(placement.plan, shard, model.tensors, "float32", types, native=True)
             assert need.cache == 2 * 640 * size.cache_per_token
+
+
+def test_logits_are_of_one_step_however_many_wait() -> None:
+    model, cards = outline("llama-3-8b"), (card(80),)
+    many, few = (place(model, cards, SplitMode.NONE, Load(512, n)).needs[0].activations for n in (10**6, 512))
+    assert many == few
 
 
 def test_windows_limit_the_cache() -> None:

@@ -155,6 +155,35 @@ def test_mixtures_read_only_the_experts_they_use() -> None:
     assert mixture.all_weight_bytes == whole.resident_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "nominal"),
+    [("W7900", 31.5), ("RTX 5090", 63.0), ("Arc B580", 15.75), ("RTX 3090", 31.5), ("H100 SXM", 450), ("MI300X", 448)],
+)
+def test_a_link_is_that_of_the_data_sheet(name: str, nominal: float) -> None:
+    link = find_card(name).link_bandwidth
+    assert link is not None
+    assert link / 1e9 == pytest.approx(nominal, rel=1e-3)
+    assert find_card("DGX Spark").link_bandwidth is None
+
+
+def test_measured_prompts_over_pcie_are_the_ceiling_by_row() -> None:
+    """About 4,100 t/s of Llama-3 70B over PCIe 4.0 x8 and 7,600 over x16, were computing free (facts of NCCL)."""
+    free = replace(demand(), layer_weights=0, head_weights=0, query_values=0, all_weight_bytes=0, weight_bytes=0)
+    quick = replace(fitted_constants(), values={**fitted_constants().values, "layer": -50.0})
+    for lanes, most in ((8, 4100), (16, 7600)):
+        card = replace(find_card("W7900"), interconnect=f"PCIe 4.0 x{lanes}")
+        expected = forecast(free, Run((card,) * 2, SplitMode.ROW), constants=quick)
+        assert expected.pp is not None
+        assert expected.pp.value == pytest.approx(most, rel=0.1)
+
+
+def test_no_prompt_is_foretold_of_mixtures() -> None:
+    """None is in the fit; and of what they generate the interval is the wide one."""
+    expected = forecast(demand("mixtral-8x7b", "Q4_K_M"), Run((find_card("W7900"),), SplitMode.NONE))
+    assert (expected.pp, expected.ttft) == (None, None)
+    assert expected.tg.high / expected.tg.value == pytest.approx(math.exp(fitted_constants().spread["tg/unseen"]))
+
+
 def test_no_prompt_is_foretold_of_an_engine_without_data() -> None:
     expected = forecast(demand(), Run((find_card("W7900"),), SplitMode.NONE, engine="vLLM"))
     assert (expected.pp, expected.ttft) == (None, None)
@@ -162,6 +191,7 @@ def test_no_prompt_is_foretold_of_an_engine_without_data() -> None:
 
 def test_a_processor_is_foretold_from_its_ceilings() -> None:
     """The figures of docs/performance.md: 1B Q8_0 at 17.8 t/s where memory reads 22 to 24.5 GB/s."""
-    model = replace(demand("llama-3.2-1b", "Q8_0"), layers=16, weight_bytes=1_104_000_000)
+    size = 1_104_000_000
+    model = replace(demand("llama-3.2-1b", "Q8_0"), layers=16, weight_bytes=size, all_weight_bytes=size)
     expected = forecast_processor(model, processor(23e9, 0.2e12, 0.8e12), 512, 128)
     assert expected.tg.value == pytest.approx(17.8, rel=0.1)

@@ -6,6 +6,7 @@ import importlib.metadata
 import sys
 from datetime import UTC, datetime
 
+import psutil
 import typer
 
 from rowspan import hub
@@ -14,6 +15,8 @@ from rowspan.cli.console_output import print_table
 from rowspan.config import DoctorConfig
 from rowspan.rig.probe.rig import probe
 from rowspan.rig.root import Root
+
+BUSY_SHARE = 0.25  # of the cores, in the last minute
 
 
 def save_baseline() -> None:
@@ -58,6 +61,11 @@ def check_baseline() -> None:
 
 
 def _measure() -> Baseline:
+    busy, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    if busy > BUSY_SHARE * cores:
+        typer.echo(
+            f"- in the last minute this machine was busy (load {busy:.1f}, {cores} cores): rates may be lower for it"
+        )
     files = hub.resolve(hub.DEFAULT_MODEL, offline=True)
     version = importlib.metadata.version("rowspan")
     facts = circumstances(probe(Root()), version)

@@ -66,6 +66,8 @@ def notes(advice: Advice) -> list[str]:
                 f"{rig.rig.name} covers {rig.rig.slots:g} slots, an ATX board has {ATX_SLOTS}: it takes risers."
             )
     if any(rig.tg for rig in advice.rigs):
+        if advice.outline.routed_share < 1:
+            found.append("No prompt speed is foretold of mixtures: no result of one is in the fit.")
         hosted = [rig.rig.name for rig in advice.rigs if len(rig.rig.cards) > 1 and not _is_linked(advice, rig)]
         if hosted:
             found.append(f"Taken to copy between cards by way of the host: {', '.join(hosted)} (--link p2p if not so).")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+PCIE_4_LANE = 16e9 * 128 / 130 / 8  # bytes/s in one direction: 16 GT/s, 128 bits coded as 130
 
 
 class MemoryKind(StrEnum):
@@ -39,6 +42,16 @@ class Card:
     form: str
     price: float | None
     unconfirmed: str = ""
+
+    @property
+    def link_bandwidth(self) -> float | None:
+        """Nominal bytes/s, in one direction, of the link that every such card has: PCIe for a card in a slot, since a
+        bridge is extra; None: neither PCIe nor NVLink nor Infinity Fabric is stated."""
+        fabric = re.search(r"(?:NVLink|IF) (\d+) GB/s", self.interconnect)  # both directions together
+        if fabric and self.slots is None:
+            return int(fabric[1]) * 1e9 / 2
+        pcie = re.search(r"PCIe (\d)\.0 x(\d+)", self.interconnect)
+        return PCIE_4_LANE * 2.0 ** (int(pcie[1]) - 4) * int(pcie[2]) if pcie else None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ class ModelDemand:
     activation_bytes: int
     is_quantized: bool
 
+    @property
+    def is_mixture(self) -> bool:
+        """A token meets only some of the experts."""
+        return self.weight_bytes < self.all_weight_bytes
+
     def token_bytes(self, context: float) -> float:
         """Read for one more token behind `context` others."""
         return self.weight_bytes + context * self.cache_bytes

@@ -105,7 +105,7 @@ def cache_bytes(elements: int, dtype: str) -> int:
     if dtype == "q8_0":
         return elements + 2 * (elements // CACHE_GRAINS[dtype])
     if dtype == "int16":
-        return 2 * elements + 4
+        return 2 * elements + (4 if elements else 0)
     return elements * DTYPE_BYTES[dtype]
 
 

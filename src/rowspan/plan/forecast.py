@@ -25,9 +25,11 @@ MICRO_BATCH = 512  # tokens that pass through the stages of a layer split togeth
 COLLECTIVES_PER_LAYER = 2
 
 # Of one collective of a single token; NCCL's, as measured by others (docs/forecast.md): over peer copies, and by way of
-# shared memory. And bytes/s of many tokens' activations: PCIe 4.0 x16 with peer copies, and by way of the host.
+# shared memory. And of many tokens' activations: with peer copies the share of a link's nominal rate, as measured on
+# PCIe 4.0 x16 (19.9 GB/s); and bytes/s by way of the host.
 COLLECTIVE_SECONDS = {True: 22e-6, False: 39e-6}
-LINK_BYTES_PER_SECOND = {True: 19.9e9, False: 1.9e9}
+PEER_SHARE = 0.63
+HOST_BYTES_PER_SECOND = 1.9e9
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ def forecast(
     """How fast one request will be: `prompt` tokens, then `generated`, behind an empty cache each, as llama-bench
     measures."""
     constants = constants or fitted_constants()
-    # Of row splits by today's builds nothing is published that could be fitted: theirs is the wider interval.
-    known = all(card.arch in constants.kinds for card in run.cards) and run.mode is not SplitMode.ROW
+    # Of mixtures, and of row splits by today's builds, nothing is among the results: theirs is the wider interval.
+    fitted = run.mode is not SplitMode.ROW and not demand.is_mixture
+    known = fitted and all(card.arch in constants.kinds for card in run.cards)
     seen = "seen" if known else "unseen"
 
     def around(value: float, what: str) -> Interval:
@@ -87,7 +90,7 @@ def forecast(
         return Interval(value / factor, value, value * factor)
 
     tg = 1 / token_seconds(demand, run, generated / 2, constants)
-    if run.engine == "vLLM":  # of which too little is published
+    if run.engine == "vLLM" or demand.is_mixture:  # too little is published; experts meet few tokens of a prompt each
         return Forecast(around(tg, "tg"), None, None)
     pp = prompt / prompt_seconds(demand, run, prompt, constants)
     rate = around(pp, "pp")
@@ -163,4 +166,10 @@ def _collective(run: Run, constants: Constants) -> float:
 
 
 def _link(run: Run, constants: Constants) -> float:
-    return constants.of("old_link") if run.is_old else LINK_BYTES_PER_SECOND[run.is_linked]
+    """Bytes per second between cards."""
+    if run.is_old:
+        return constants.of("old_link")
+    links = [card.link_bandwidth for card in run.cards]
+    if not run.is_linked or None in links:
+        return HOST_BYTES_PER_SECOND
+    return PEER_SHARE * min(link for link in links if link is not None)
