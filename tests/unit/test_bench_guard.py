@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,21 +124,23 @@ def test_a_real_measurement(tmp_path: Path) -> None:
     assert all(len(samples) == 7 and min(samples) > 0 for samples in rates.values())
 
 
-@pytest.mark.parametrize(("factor", "word", "status"), [(1000.0, "SLOWER", 1), (0.001, "faster", 0)])
+@pytest.mark.parametrize(("now", "word", "status"), [(50.0, "SLOWER", 1), (200.0, "faster", 0), (101.0, "same", 0)])
 def test_the_command_compares_with_what_it_saved(
-    factor: float, word: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    now: float, word: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def measuring(rate: float) -> Callable[..., tuple[str, dict[str, list[float]]]]:
+        return lambda *_: ("a model", {"pp256": [rate] * 7, "tg32": [rate] * 7})
+
     model = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     monkeypatch.setattr("rowspan.hub.DEFAULT_MODEL", str(model))
     monkeypatch.setenv("ROWSPAN_BASELINE", str(tmp_path / "b.json"))
+    monkeypatch.setattr("rowspan.cli.baseline.measure", measuring(100.0))
     saved = CliRunner().invoke(app, ["doctor", "--baseline", "save"])
     assert saved.exit_code == 0
     assert "--baseline check" in saved.output
     baseline = load(tmp_path / "b.json")
-    steady = {name: [factor * max(rates)] * 7 for name, rates in baseline.rates.items()}
-    save(
-        replace(baseline, rates=steady, circumstances={**baseline.circumstances, "kernel": "5.4"}), tmp_path / "b.json"
-    )
+    save(replace(baseline, circumstances={**baseline.circumstances, "kernel": "5.4"}), tmp_path / "b.json")
+    monkeypatch.setattr("rowspan.cli.baseline.measure", measuring(now))
     checked = CliRunner().invoke(app, ["doctor", "--baseline", "check"])
     assert checked.exit_code == status
     assert word in checked.output
