@@ -136,6 +136,7 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
     for (size_t p = 0; p < Panels; ++p) {
         uint8_t* to = bytes + p * kStripColumns * kPanel;
         for (size_t at = 0; at < strip.count * kPanel / 2; at += 64, to += 128) {
+            __builtin_prefetch(strip.codes[p] + at + kAhead);
             for (size_t i = 0; i < 64; i += Ints::width * 4) {
                 const Ints both = Ints::load(strip.codes[p] + at + i);
                 both.low_halves().store(to + i);
@@ -162,7 +163,7 @@ struct Int8Product {
         Strip<Panels> strip;
         load_strip(w, panels, first, count, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
-        const bool streaming = tiles.to - tiles.from == 1, widened = F::four_bit && !streaming;
+        const bool widened = F::four_bit && tiles.to - tiles.from > 1;
         if (widened) widen(strip, bytes);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t height = tile_height(tokens.tokens, tile);
@@ -170,7 +171,7 @@ struct Int8Product {
             if (widened)
                 by_height<Bytes>(height, from, strip, false, y);
             else
-                by_height<F>(height, from, strip, streaming, y);
+                by_height<F>(height, from, strip, tile == tiles.from, y);
             y += height * Panels * kPanel;
         }
     }
