@@ -25,12 +25,15 @@ inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activ
     constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte
     constexpr size_t kSteps = F::group / 4 / kParts;  // of 64 bytes of a panel
     // Few sums, each waiting for its last addition: integers may be added up in any order, so take turns.
-    constexpr size_t kChains = Tokens * kVecs * kParts < 4 ? 4 / (Tokens * kVecs * kParts) : 1;
+    constexpr bool kTakeTurns = Tokens * kVecs * kParts <= 4;
+    constexpr size_t kChains = kTakeTurns ? 4 / (Tokens * kVecs * kParts) : 1;
     Ints turns[kChains][kParts][Tokens][kVecs];
-    for (auto& chain : turns)
-        for (auto& part : chain)
-            for (auto& token : part)
-                for (Ints& sum : token) sum = Ints::zero();
+    if constexpr (kTakeTurns) {
+        for (auto& chain : turns)
+            for (auto& part : chain)
+                for (auto& token : part)
+                    for (Ints& sum : token) sum = Ints::zero();
+    }
 #pragma GCC unroll 8
     for (size_t step = 0; step < kSteps; ++step) {
         Ints parts[kParts][kVecs];
@@ -50,13 +53,13 @@ inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activ
                 const Ints a = Ints::all(four);
 #pragma GCC unroll 8
                 for (size_t i = 0; i < kVecs; ++i) {
-                    Ints& sum = kChains * kParts * Tokens * kVecs > 4 ? sums[t][i] : turns[step % kChains][part][t][i];
+                    Ints& sum = kTakeTurns ? turns[step % kChains][part][t][i] : sums[t][i];
                     sum = dot<F::wide>(parts[part][i], a, sum);
                 }
             }
         }
     }
-    if constexpr (kChains * kParts * Tokens * kVecs <= 4) {
+    if constexpr (kTakeTurns) {
         for (auto& chain : turns)
             for (auto& part : chain)
                 for (size_t t = 0; t < Tokens; ++t)
