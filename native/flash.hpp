@@ -56,27 +56,22 @@ inline void add_chunk(const Sum& sum, const Sum& chunk, size_t size) {
     *sum.highest = highest;
 }
 
-constexpr size_t kBlockRows = 6;  // at most, computed together
-
+// Rows that are computed together.
 template <size_t Rows>
 struct Block {
     static constexpr size_t rows = Rows;
-    // Vectors per row in registers: enough to keep the arithmetic busy, with room for operands.
-    static constexpr size_t vectors = Vec::width == 16 ? 4 : Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
 };
 
-// Call visit(Block<n>, r) for rows r … r + n - 1, until all are done.
-template <typename Visit>
+template <size_t Most, typename Visit>
+inline void visit_block(size_t n_rows, size_t r, Visit visit) {
+    if (n_rows >= Most) return visit(Block<Most>(), r);
+    if constexpr (Most > 1) visit_block<Most - 1>(n_rows, r, visit);
+}
+
+// Call visit(Block<n>, r) for rows r … r + n - 1, at most so many at a time, until all are done.
+template <size_t Most, typename Visit>
 inline void by_blocks(size_t n_rows, Visit visit) {
-    size_t r = 0;
-    for (; r + kBlockRows <= n_rows; r += kBlockRows) visit(Block<kBlockRows>(), r);
-    switch (n_rows - r) {
-        case 1: return visit(Block<1>(), r);
-        case 2: return visit(Block<2>(), r);
-        case 3: return visit(Block<3>(), r);
-        case 4: return visit(Block<4>(), r);
-        case 5: return visit(Block<5>(), r);
-    }
+    for (size_t r = 0; r < n_rows; r += Most) visit_block<Most>(n_rows - r, r, visit);
 }
 
 // The factor of a product of q and a key that makes it a score: weights are powers of 2.

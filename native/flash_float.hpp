@@ -9,6 +9,12 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
+constexpr size_t kFloatRows = 6;  // at most, computed together
+
+// Vectors per row in registers: enough to keep the arithmetic busy, with room for operands.
+template <size_t Rows>
+constexpr size_t kFloatVectors = Vec::width == 16 ? 4 : Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
+
 // One thread's work on rows that share a sequence and KV head.
 class FloatFlash {
   public:
@@ -16,7 +22,7 @@ class FloatFlash {
     void begin(size_t count) { count_ = count; }
     void set(size_t r, const float* q, size_t size, Range sees) {
         sees_[r] = sees;
-        const size_t block = r / kBlockRows * kBlockRows, n = lower(count_ - block, kBlockRows);
+        const size_t block = r / kFloatRows * kFloatRows, n = lower(count_ - block, kFloatRows);
         const float scale = score_scale(size);
         for (size_t d = 0; d < size; ++d) q_[block * size + d * n + r - block] = q[d] * scale;
     }
@@ -31,17 +37,17 @@ class FloatFlash {
         by_tiles(chunk, [&](Range tile, Range seen) {
             float* scores = weights_ + (tile.from - start);
             load_keys(k, tile, seen);
-            by_blocks(count_, [&](auto block, size_t r) {
+            by_blocks<kFloatRows>(count_, [&](auto block, size_t r) {
                 score<block.rows>(q_ + r * size, keys_, size, scores + r * kWeightStride);
             });
         });
-        by_blocks(count_, [&](auto block, size_t r) {
+        by_blocks<kFloatRows>(count_, [&](auto block, size_t r) {
             weigh<block.rows>(weights_ + r * kWeightStride, sees_ + r, {start, start + kKeyChunk}, sums + r);
         });
         by_tiles(chunk, [&](Range tile, Range seen) {
             const float* weights = weights_ + (tile.from - start);
             v.read({tile.from + seen.from, tile.from + seen.to}, rows_ + seen.from * padded(size));
-            by_blocks(count_, [&](auto block, size_t r) {
+            by_blocks<kFloatRows>(count_, [&](auto block, size_t r) {
                 add_seen_values<block.rows>(sees_ + r, sums + r, weights + r * kWeightStride, rows_, tile,
                                             padded(size));
             });
@@ -52,7 +58,7 @@ class FloatFlash {
     // scores (Rows, kWeightStride) of a tile: q (size, Rows) · keys (size, kKeyTile)
     template <size_t Rows>
     static void score(const float* q, const float* keys, size_t size, float* scores) {
-        constexpr size_t kVectors = Block<Rows>::vectors;
+        constexpr size_t kVectors = kFloatVectors<Rows>;
         for (size_t at = 0; at < kKeyTile; at += kVectors * Vec::width) {
             Vec sums[Rows][kVectors];
             for (auto& row : sums) {
@@ -106,7 +112,7 @@ class FloatFlash {
     }
 
     // sums of `Rows` rows += weights · values (keys, size) over these keys, for the dimensions from d on; size: padded
-    template <size_t Rows, size_t Vectors = Block<Rows>::vectors>
+    template <size_t Rows, size_t Vectors = kFloatVectors<Rows>>
     static void add_values(const Sum* sums, const float* weights, const float* values, Range keys, size_t size,
                            size_t d = 0) {
         if (keys.from >= keys.to) return;

@@ -11,9 +11,11 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-// Vectors per row in registers; with more gcc 12 keeps some in memory, though there would be room.
+constexpr size_t kIntRows = Vec::width == 16 ? 8 : 6;  // at most, computed together
+
+// Vectors per row in registers: enough to keep the arithmetic busy, with room for operands.
 template <size_t Rows>
-constexpr size_t kIntVectors = Vec::width == 16 && Rows > 3 ? 2 : Block<Rows>::vectors;
+constexpr size_t kIntVectors = Rows == 1 && Vec::width == 8 ? 8 : Rows <= (Vec::width == 16 ? 3 : 2) ? 4 : 2;
 
 constexpr size_t kCodeStride = kKeyChunk + 2 * Vec::width;  // see kWeightStride
 static_assert(kKeyChunk <= kMaxRow);                         // a row of weights
@@ -28,7 +30,7 @@ class Int16Flash {
         alignas(64) int16_t codes[kMaxHead];
         score_scales_[r] = encode(q, size, kFineCodes, codes) * score_scale(size);
         const size_t pairs = n_words(size) / 2;
-        const size_t block = r / kBlockRows * kBlockRows, n = lower(count_ - block, kBlockRows);
+        const size_t block = r / kIntRows * kIntRows, n = lower(count_ - block, kIntRows);
         for (size_t p = 0; p < pairs; ++p) {
             __builtin_memcpy(q_ + 2 * (block * pairs + p * n + r - block), codes + 2 * p, 2 * sizeof *codes);
         }
@@ -41,7 +43,7 @@ class Int16Flash {
         by_tiles(chunk, [&](Range tile, Range seen) {
             const size_t at = tile.from - start;
             load_keys(k, tile, seen, key_scales_ + at);
-            by_blocks(count_, [&](auto block, size_t r) {
+            by_blocks<kIntRows>(count_, [&](auto block, size_t r) {
                 score<block.rows>(q_ + r * words, key_scales_ + at, words / 2, weights_ + r * kWeightStride + at);
             });
         });
@@ -56,7 +58,7 @@ class Int16Flash {
         }
         by_tiles(loaded, [&](Range tile, Range seen) {
             const Range pairs = {(tile.from + seen.from) / 2, (tile.from + seen.to + 1) / 2};
-            by_blocks(count_, [&](auto block, size_t r) {
+            by_blocks<kIntRows>(count_, [&](auto block, size_t r) {
                 add_values<block.rows>(codes_ + r * kCodeStride, pairs, padded(size), scales + r, sums + r);
             });
         });

@@ -54,22 +54,23 @@ inline void linear_panels(const Product& product, const Matrix& w, size_t tokens
     for (size_t p = 0; p < Panels; ++p) put(out, w, first, count, panels[p], y + p * kPanel, Panels * kPanel);
 }
 
-// One tile: the weights are read once, as fast as memory gives them. A thread's panels are read in as many streams as it
-// computes side by side, each from beginning to end: so what is prefetched is always what comes next.
+// Few tokens: the weights are read once, as fast as memory gives them. A thread's panels are read in as many streams as
+// it computes side by side, each from beginning to end: so what is prefetched is always what comes next.
 template <size_t Streams, typename Product>
 inline void stream_panels(const Product& product, const Matrix& w, size_t tokens, Range mine, const Output& out) {
     const size_t length = (mine.to - mine.from) / Streams;
+    const Range tiles = {0, token_tiles(tokens)};
     for (size_t i = 0; i < length; ++i) {
         size_t panels[Streams];
         for (size_t s = 0; s < Streams; ++s) panels[s] = mine.from + s * length + i;
-        linear_panels<Streams>(product, w, tokens, {0, 1}, panels, out);
+        linear_panels<Streams>(product, w, tokens, tiles, panels, out);
     }
     for (size_t panel = mine.from + Streams * length; panel < mine.to; ++panel)
-        linear_panels<1>(product, w, tokens, {0, 1}, {panel}, out);
+        linear_panels<1>(product, w, tokens, tiles, {panel}, out);
 }
 
-// Many tiles: they are computed in blocks, each with a few neighbouring panels at a time, whose weights stay in the first
-// cache. A unit of work is one block times those panels.
+// Many tokens: they are computed in blocks, each with a few neighbouring panels at a time, whose weights stay in the
+// first cache. A unit of work is one block times those panels.
 template <typename Product>
 inline void block_panels(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
     const size_t tiles = token_tiles(tokens), blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
@@ -90,7 +91,7 @@ inline void block_panels(const Product& product, const Matrix& w, size_t tokens,
 
 template <typename Product>
 inline void linear_of(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
-    if (tokens > kTokenTile)
+    if (tokens > kTokenBlock)
         block_panels(product, w, tokens, out, team);
     else if (tokens > 1)
         stream_panels<kPanelsOfTile>(product, w, tokens, team.share(w.panels()), out);

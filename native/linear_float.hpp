@@ -11,11 +11,10 @@ constexpr size_t kFloatColumns = 256;  // columns unpacked at once: two panels o
 
 // Byte `index` of every lane, as a float.
 inline Vec byte_of(Ints x, size_t index) {
-#if defined(__AVX512F__)
     const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(8 * index));
+#if defined(__AVX512F__)
     return Ints{_mm512_and_si512(_mm512_srl_epi32(x.v, shift), _mm512_set1_epi32(255))}.to_floats();
 #else
-    const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(8 * index));
     return Ints{_mm256_and_si256(_mm256_srl_epi32(x.v, shift), _mm256_set1_epi32(255))}.to_floats();
 #endif
 }

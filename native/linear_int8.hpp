@@ -25,12 +25,15 @@ inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activ
     constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte
     constexpr size_t kSteps = F::group / 4 / kParts;  // of 64 bytes of a panel
     // Few sums, each waiting for its last addition: integers may be added up in any order, so take turns.
-    constexpr size_t kChains = Tokens * kVecs * kParts < 4 ? 4 / (Tokens * kVecs * kParts) : 1;
+    constexpr bool kTakeTurns = Tokens * kVecs * kParts <= 4;
+    constexpr size_t kChains = kTakeTurns ? 4 / (Tokens * kVecs * kParts) : 1;
     Ints turns[kChains][kParts][Tokens][kVecs];
-    for (auto& chain : turns)
-        for (auto& part : chain)
-            for (auto& token : part)
-                for (Ints& sum : token) sum = Ints::zero();
+    if constexpr (kTakeTurns) {
+        for (auto& chain : turns)
+            for (auto& part : chain)
+                for (auto& token : part)
+                    for (Ints& sum : token) sum = Ints::zero();
+    }
 #pragma GCC unroll 8
     for (size_t step = 0; step < kSteps; ++step) {
         Ints parts[kParts][kVecs];
@@ -50,13 +53,13 @@ inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activ
                 const Ints a = Ints::all(four);
 #pragma GCC unroll 8
                 for (size_t i = 0; i < kVecs; ++i) {
-                    Ints& sum = kChains * kParts * Tokens * kVecs > 4 ? sums[t][i] : turns[step % kChains][part][t][i];
+                    Ints& sum = kTakeTurns ? turns[step % kChains][part][t][i] : sums[t][i];
                     sum = dot<F::wide>(parts[part][i], a, sum);
                 }
             }
         }
     }
-    if constexpr (kChains * kParts * Tokens * kVecs <= 4) {
+    if constexpr (kTakeTurns) {
         for (auto& chain : turns)
             for (auto& part : chain)
                 for (size_t t = 0; t < Tokens; ++t)
@@ -136,6 +139,7 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
     for (size_t p = 0; p < Panels; ++p) {
         uint8_t* to = bytes + p * kStripColumns * kPanel;
         for (size_t at = 0; at < strip.count * kPanel / 2; at += 64, to += 128) {
+            __builtin_prefetch(strip.codes[p] + at + kAhead);
             for (size_t i = 0; i < 64; i += Ints::width * 4) {
                 const Ints both = Ints::load(strip.codes[p] + at + i);
                 both.low_halves().store(to + i);
@@ -162,7 +166,7 @@ struct Int8Product {
         Strip<Panels> strip;
         load_strip(w, panels, first, count, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
-        const bool streaming = tiles.to - tiles.from == 1, widened = F::four_bit && !streaming;
+        const bool widened = F::four_bit && tiles.to - tiles.from > 1;
         if (widened) widen(strip, bytes);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t height = tile_height(tokens.tokens, tile);
@@ -170,7 +174,7 @@ struct Int8Product {
             if (widened)
                 by_height<Bytes>(height, from, strip, false, y);
             else
-                by_height<F>(height, from, strip, streaming, y);
+                by_height<F>(height, from, strip, tile == tiles.from, y);
             y += height * Panels * kPanel;
         }
     }

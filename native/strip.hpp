@@ -19,11 +19,11 @@ constexpr size_t kPanelsOfOne = 2 * kPanelsOfTile;
 // they do in the codes.
 constexpr size_t kFactorsAhead = 1024;
 
-// Columns first … first + count - 1 of some panels of a quantized matrix: value = scale · code + minimum (the zero is
+// So many columns of some panels of a quantized matrix: value = scale · code + minimum (the zero is
 // part of it or not, as the reader asks).
 template <size_t Panels>
 struct Strip {
-    size_t first, count;
+    size_t count;
     const uint8_t* codes[Panels];
     alignas(64) float scales[Panels][kStripGroups][kPanel];
     alignas(64) float minima[Panels][kStripGroups][kPanel];
@@ -74,7 +74,6 @@ inline void load_strip(const Matrix& w, const size_t (&panels)[Panels], size_t f
                        Strip<Panels>& strip) {
     const Factors scales(w, w.scales, w.sub_scales), minima(w, w.minima, w.sub_minima);
     const size_t group = first / w.group, groups = count / w.group;
-    strip.first = first;
     strip.count = count;
     for (size_t p = 0; p < Panels; ++p) {
         const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + panels[p] * code_bytes(w, w.columns);

@@ -43,14 +43,16 @@ class PackedMatrix:
     @property
     def addresses(self) -> tuple[int, ...]:
         """The arguments of the native module's `Matrix`."""
-        arrays = (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
-        places = (0 if array is None else array.ctypes.data for array in arrays)
+        places = (0 if array is None else array.ctypes.data for array in self._arrays)
         return (self.kind, *places, self.rows, self.columns, self.group, self.zero)
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for array in self._arrays if array is not None)
+
+    @property
+    def _arrays(self) -> tuple[np.ndarray | None, ...]:
+        return (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
 
 
 def pack(native: Any, scheme_name: str, raw: np.ndarray, threads: int) -> PackedMatrix:
