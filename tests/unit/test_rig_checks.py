@@ -320,6 +320,13 @@ def test_damaged_files_are_no_crash(data: st.DataObject, tmp_path_factory: pytes
     json.dumps(diagnosis.to_dict())
 
 
+def test_a_module_that_gives_no_version_is_unknown(tmp_path: Path) -> None:
+    folder = unpack("dual-4090-no-p2p", tmp_path)
+    (folder / "proc/driver/nvidia/version").write_text("\n")
+    diagnosis = examine(Root(folder), [CHECKS["nv.module"]], SplitMode.ROW)
+    assert [verdict.check.id for verdict in diagnosis.of(State.UNKNOWN)] == ["nv.module"]
+
+
 def test_recorded_rigs_hold_no_address_of_a_person() -> None:
     text = "".join(body for rig in RIGS.values() for _, body in rig.sections)
     assert not re.search(r"[\w.]+@[\w.]+\.\w+|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", text)

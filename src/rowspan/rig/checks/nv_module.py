@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
 from rowspan.rig.probe.nvidia import VERSION
+from rowspan.rig.root import Unreadable
 
 
 def look(machine: Machine) -> Outcome:
     cards = machine.cards("NVIDIA")
-    line = machine.root.text(VERSION).splitlines()[0]
+    text = machine.root.text(VERSION)
+    if not text:
+        raise Unreadable(VERSION, "empty")
+    line = text.splitlines()[0]
     evidence = f"{VERSION}: {line[:120]}"
     ours = {card.address for card in cards}
     refused = any(peer.direct is False for peer in machine.rig.peers if peer.source in ours)
