@@ -78,7 +78,7 @@ inline Rounded rounded(const float* x) {
     Vec largest = Vec::zero();
     for (size_t i = 0; i < kVecs; ++i) {
         part[i] = Vec::load(x + i * Vec::width);
-        largest = Vec::max(largest, Vec::max(part[i], Vec::zero() - part[i]));
+        largest = Vec::max(largest, magnitudes(part[i]));
     }
     Rounded out;
     out.scale = largest.largest() / 127.0f;

@@ -51,8 +51,7 @@ inline void narrow_q8(const float* from, size_t size, int8_t* codes, uint16_t* s
     for (size_t first = 0; first < size; first += kCodesPerScale) {
         Vec largest = Vec::zero();
         for (size_t d = first; d < first + kCodesPerScale; d += Vec::width) {
-            const Vec x = Vec::load(from + d);
-            largest = Vec::max(largest, Vec::max(x, Vec::zero() - x));
+            largest = Vec::max(largest, magnitudes(Vec::load(from + d)));
         }
         const uint16_t half = _cvtss_sh(largest.largest() / 127.0f, _MM_FROUND_TO_NEAREST_INT);
         // By the scale that is stored, whose rounding may put the largest element just beyond ±127. A scale of 0 leaves

@@ -86,4 +86,12 @@ inline void by_tiles(Range chunk, Visit visit) {
     }
 }
 
+// Call visit(first, rows) for each vector of keys, from `first` on, of which `rows`, relative to it, are seen.
+template <typename Visit>
+inline void by_vectors(Range seen, Visit visit) {
+    for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
+        visit(first, part_of(seen, {first, first + Vec::width}));
+    }
+}
+
 }  // namespace rowspan::ROWSPAN_ISA

@@ -166,11 +166,11 @@ class FloatFlash {
     void load_keys(const CachedRows& k, Range tile, Range seen) {
         const float* rows[Vec::width];
         for (size_t r = 0; r < Vec::width; ++r) rows[r] = rows_ + r * padded(k.size);
-        for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
-            const size_t from = higher(first, seen.from), to = lower(first + Vec::width, seen.to);
-            k.read({tile.from + from, tile.from + to}, rows_ + (from - first) * padded(k.size));
+        by_vectors(seen, [&](size_t first, Range part) {
+            const size_t at = tile.from + first;
+            k.read({at + part.from, at + part.to}, rows_ + part.from * padded(k.size));
             transpose(rows, (k.size + 3) / 4 * 4, keys_ + first, kKeyTile);
-        }
+        });
     }
 
     size_t count_;

@@ -92,14 +92,6 @@ class Int16Flash {
         });
     }
 
-    // Call visit(first, rows) for each vector of keys, from `first` on, of which `rows`, relative to it, are seen.
-    template <typename Visit>
-    static void by_vectors(Range seen, Visit visit) {
-        for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
-            visit(first, part_of(seen, {first, first + Vec::width}));
-        }
-    }
-
     // codes (width) and scales = of these rows, at positions from `first` on; in place of the others, one of them.
     void read(const CachedRows& cached, size_t first, Range rows, const int16_t** codes, float* scales) {
         cached.read_codes({first + rows.from, first + rows.to}, codes + rows.from, scales + rows.from, rows_);

@@ -40,9 +40,8 @@ inline float encode(const float* row, size_t size, CodeLimits limits, int16_t* w
     };
     Vec largest = Vec::zero(), sums = Vec::zero();
     by_vectors([&](size_t, Vec x) {
-        const Vec magnitudes = Vec::max(x, Vec::zero() - x);
-        largest = Vec::max(largest, magnitudes);
-        sums = sums + magnitudes;
+        largest = Vec::max(largest, magnitudes(x));
+        sums = sums + magnitudes(x);
     });
     const float scale = code_scale(largest, sums, limits);
     const Vec per_unit = Vec::all(codes_per_unit(scale));

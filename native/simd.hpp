@@ -153,4 +153,6 @@ struct Vec {
 
 #endif
 
+inline Vec magnitudes(Vec x) { return Vec::max(x, Vec::zero() - x); }
+
 }  // namespace rowspan::ROWSPAN_ISA

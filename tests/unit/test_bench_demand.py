@@ -8,7 +8,7 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.bench.demand import Demand
-from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 
 HIDDEN, FFN, KV, VOCABULARY, LAYERS = 64, 128, 32, 320, 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 from rowspan.quant.scheme import SCHEMES
 

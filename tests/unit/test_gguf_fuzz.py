@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import gguf_bytes
 
-from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.open import open_checkpoint
 from rowspan.errors import RowspanError
 from rowspan.model.spec import ModelSpec
 

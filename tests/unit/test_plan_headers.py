@@ -14,7 +14,7 @@ from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import RawTensor, gguf_bytes, gguf_string, gguf_value, padded, tensor_info
 from kit.sparse_server import SparseFile, sparse_site
 
-from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.outlined import FILE_TYPES, read_local
 from rowspan.cli.outline_of import outline_of
 from rowspan.errors import (

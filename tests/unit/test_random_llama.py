@@ -12,7 +12,7 @@ from kit.gguf_builder import TinyModel
 from kit.random_llama import RandomLlama, more_bits
 from kit.requantize import requantize
 
-from rowspan.checkpoint import open_checkpoint
+from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.model.spec import ModelSpec
+from rowspan.plan.demand import prompt_operations
 
 CACHE_VALUE_BYTES = 2  # of float16
 
@@ -46,7 +47,5 @@ class Demand:
         return self.weight_bytes + sequences * context * self.cache_values * CACHE_VALUE_BYTES
 
     def prompt_operations(self, length: int) -> float:
-        """Operations, two to a multiply-add, of a prompt whose last token gets logits. A token's score and its share of
-        the values take a multiply-add each for every token that it sees."""
-        pairs = length * (length + 1) // 2
-        return 2.0 * (length * self.layer_weights + self.head_weights + 2 * pairs * self.query_values)
+        """See `rowspan.plan.demand.prompt_operations`."""
+        return prompt_operations(length, self.layer_weights, self.head_weights, self.query_values)

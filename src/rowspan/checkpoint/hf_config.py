@@ -60,14 +60,14 @@ class _Sizes:
 
     def __init__(self, config: Mapping[str, Any], name: str) -> None:
         self._config = config
-        self._name = name
+        self.name = name
 
     def __call__(self, key: str, default: int | None = None) -> int:
         value = self._config.get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise _unusable(self._name, f"Its {key} is {'missing' if value is None else str(value)[:40]}.")
+            raise _unusable(self.name, f"Its {key} is {'missing' if value is None else str(value)[:40]}.")
         return value
 
 
@@ -78,7 +78,7 @@ def _shape(size: _Sizes, architecture: str, implied: Mapping[str, Any], config: 
     experts = size("num_local_experts", size("num_experts", size("n_routed_experts", 0)))
     expert_ffn = size("moe_intermediate_size", size("intermediate_size")) if experts else 0
     shape = Shape(
-        name=size._name,
+        name=size.name,
         architecture=architecture,
         layers=size("num_hidden_layers"),
         hidden=hidden,

@@ -16,7 +16,7 @@ from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_h
 from rowspan.checkpoint.gguf_layout import ListedTensor, list_tensor
 from rowspan.checkpoint.shape import Shape, shape_from_metadata
 from rowspan.errors import UnsupportedModelError, UsageError
-from rowspan.quant.scheme import GEOMETRIES, SCHEME_OF_GGML_TYPE, UNREAD_SCHEMES
+from rowspan.quant.scheme import GEOMETRIES, SCHEME_OF_GGML_TYPE, UNREAD_SCHEMES, stored_bytes
 
 # general.file_type, as llama.cpp numbers it: https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 FILE_TYPES = {
@@ -87,9 +87,9 @@ def facts(path: Path, headers: Sequence[Header]) -> HeaderFacts:
         raise damaged(
             path, f"Its embedding has rows of {embedding.shape[1]} elements, its hidden size is {shape.hidden}."
         )
-    _check_layers(path, shape, records)
-    infos = tuple(_info(path, record) for record in records)
     listed = tuple(list_tensor(record.name, record.shape) for record in records)
+    _check_layers(path, shape, listed)
+    infos = tuple(_info(path, record) for record in records)
     return HeaderFacts(shape, listed, tuple(map(_as_listed, infos, listed)), _scheme(metadata, infos))
 
 
@@ -100,19 +100,18 @@ def _info(path: Path, record: TensorRecord) -> TensorInfo:
             f"The tensor {record.name[:80]} of {path.name} has a type of the unknown number {record.ggml_type}.",
             fix="Choose another quantization of this model, or a newer Rowspan.",
         )
-    elements = math.prod(record.shape)
     if record.shape[-1] % known.block_size:
         raise damaged(path, f"Rows of {record.name[:80]} are no whole blocks of {known.name}.")
-    return TensorInfo(record.shape, known.name, elements // known.block_size * known.block_bytes)
+    return TensorInfo(record.shape, known.name, stored_bytes(known.name, math.prod(record.shape)))
 
 
 def _as_listed(info: TensorInfo, tensor: ListedTensor) -> TensorInfo:
     return info if info.shape == tensor.shape else TensorInfo(tensor.shape, info.scheme, info.nbytes)
 
 
-def _check_layers(path: Path, shape: Shape, records: Sequence[TensorRecord]) -> None:
+def _check_layers(path: Path, shape: Shape, listed: Sequence[ListedTensor]) -> None:
     """A header may claim any number of layers: compare with the tensors that are there."""
-    held = {list_tensor(record.name, record.shape).layer for record in records} - {None}
+    held = {tensor.layer for tensor in listed} - {None}
     if len(held) != shape.layers or held != set(range(shape.layers)):
         raise damaged(path, f"{shape.layers} layers are announced, tensors of {len(held)} are there.")
 

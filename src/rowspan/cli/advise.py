@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rowspan.cli.engine_options import EngineOptions
+from rowspan.cli.terminal import page_width
 
 if TYPE_CHECKING:
     from rowspan.plan.advice import Advice
@@ -82,7 +81,7 @@ def show(advice: Advice, width: int | None = None) -> None:
     """Print it, with as many rigs side by side as the terminal has room for."""
     from rowspan.plan.advice_table import lines, notes
 
-    terminal = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000)
+    terminal = width or page_width()
     outline, load = advice.outline, advice.request.load
     title = (
         f"{outline.label}: {outline.parameters / 1e9:.2f} B parameters, file {outline.file_bytes / 1e9:.1f} GB "

@@ -10,9 +10,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from rowspan.cli.terminal import UNLIMITED_WIDTH
 from rowspan.errors import RowspanError
-
-_UNLIMITED_WIDTH = 10_000  # a pipe has no edge to wrap at
 
 
 def stderr_console() -> Console:
@@ -37,7 +36,7 @@ def print_error(error: RowspanError) -> None:
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout, without frames, so that other programs can read it too."""
-    console = Console(width=None if sys.stdout.isatty() else _UNLIMITED_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else UNLIMITED_WIDTH)
     table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"

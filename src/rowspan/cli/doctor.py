@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from shutil import get_terminal_size
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rowspan.cli.terminal import page_width
 from rowspan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from rowspan.rig.root import Root
 
 LOG_LINES = 5  # of a finding; --json has more
-UNLIMITED_WIDTH = 10_000  # a pipe has no edge to wrap at
 
 
 class Baseline(StrEnum):
@@ -149,11 +147,6 @@ def _show_finding(page: _Page, verdict: Verdict, family: str | None) -> None:
         page.commands(lines, name if family is None else "")
     page.block("Sources", check.sources)
     typer.echo()
-
-
-def page_width() -> int:
-    """Characters in a line."""
-    return get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED_WIDTH
 
 
 class _Page:

@@ -120,19 +120,18 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
             fix="Name cards with --gpus, or a model of `rowspan models`.",
         ) from None
     blueprint = draw_up(configure(path))
-    explanation = describe(blueprint).to_dict()
     if not as_json:
         show_plan(blueprint)
+    measured = {}
     if measure:
         from rowspan.cli.measure_plan import measure_plan, show_measured
 
-        rows = measure_plan(blueprint)
-        explanation["measured"] = rows
+        measured["measured"] = measure_plan(blueprint)
         if not as_json:
             typer.echo()
-            show_measured(rows)
+            show_measured(measured["measured"])
     if as_json:
-        typer.echo(json.dumps(explanation, indent=2))
+        typer.echo(json.dumps(describe(blueprint).to_dict() | measured, indent=2))
 
 
 def describe(blueprint: Blueprint) -> Explanation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import permutations
 
 import torch
 
@@ -20,15 +21,12 @@ def compare(
 ) -> dict[str, bool]:
     """Send random words from each device to each other one, several times: "cuda:0 → cuda:1" → arrived as sent."""
     arrived = {}
-    for source in devices:
-        for target in devices:
-            if source == target:
-                continue
-            same = True
-            for _ in range(ROUNDS):
-                sent = torch.randint(-(2**31), 2**31 - 1, (words,), dtype=torch.int32, device=source)
-                same &= torch.equal(copy(sent, target).cpu(), sent.cpu())
-            arrived[f"{source} → {target}"] = same
+    for source, target in permutations(devices, 2):
+        same = True
+        for _ in range(ROUNDS):
+            sent = torch.randint(-(2**31), 2**31 - 1, (words,), dtype=torch.int32, device=source)
+            same &= torch.equal(copy(sent, target).cpu(), sent.cpu())
+        arrived[f"{source} → {target}"] = same
     return arrived
 
 

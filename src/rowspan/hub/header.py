@@ -61,7 +61,7 @@ def hugging_face_files(repo: str, config: HubConfig) -> list[str]:
     except RowspanError:
         raise
     except Exception as error:  # huggingface_hub lets its HTTP library's errors through, whichever that is
-        raise HuggingFace(repo)._explain(error) from error
+        raise HuggingFace(repo).explain(error) from error
 
 
 def hugging_face_address(repo: str, file: str, config: HubConfig) -> tuple[str, dict[str, str]]:

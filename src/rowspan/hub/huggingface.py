@@ -61,9 +61,9 @@ class HuggingFace:
         except RowspanError:
             raise
         except Exception as error:  # huggingface_hub lets its HTTP library's errors through, whichever that is
-            raise self._explain(error) from error
+            raise self.explain(error) from error
 
-    def _explain(self, error: Exception) -> RowspanError:
+    def explain(self, error: Exception) -> RowspanError:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         if isinstance(error, GatedRepoError):

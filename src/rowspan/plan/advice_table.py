@@ -9,6 +9,7 @@ from typing import Any
 
 from rowspan.plan.advice import Advice, Option, RigAdvice
 from rowspan.plan.capacity import usable_bytes
+from rowspan.plan.card import are_linked
 from rowspan.plan.explain import memory_text
 from rowspan.plan.forecast import Interval
 from rowspan.plan.split import SplitMode
@@ -68,7 +69,9 @@ def notes(advice: Advice) -> list[str]:
     if any(rig.tg for rig in advice.rigs):
         if advice.outline.routed_share < 1:
             found.append("No prompt speed is foretold of mixtures: no result of one is in the fit.")
-        hosted = [rig.rig.name for rig in advice.rigs if len(rig.rig.cards) > 1 and not _is_linked(advice, rig)]
+        linked = advice.request.peer_copies
+        rigs = [rig.rig for rig in advice.rigs if len(rig.rig.cards) > 1]
+        hosted = [rig.name for rig in rigs if not are_linked(rig.cards, linked)]
         if hosted:
             found.append(f"Taken to copy between cards by way of the host: {', '.join(hosted)} (--link p2p if not so).")
         found.append(
@@ -208,8 +211,3 @@ def _slots(rig: RigAdvice) -> str:
     if rig.rig.slots is None:
         return next(card.form for card in rig.rig.cards if card.slots is None)
     return f"{rig.rig.slots:g}"
-
-
-def _is_linked(advice: Advice, rig: RigAdvice) -> bool:
-    chosen = advice.request.peer_copies
-    return all(card.peer_copies for card in rig.rig.cards) if chosen is None else chosen

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from rowspan.errors import SplitError
 from rowspan.plan.card import Card, MemoryKind
 from rowspan.plan.device import Device
-from rowspan.plan.fit import activation_bytes, cache_bytes, shard_bytes
+from rowspan.plan.fit import activation_bytes, shard_bytes
 from rowspan.plan.outline import LayerCache, Outline
 from rowspan.plan.split import Plan, Shard, SplitMode, split
 
@@ -210,5 +210,4 @@ def _weights(outline: Outline, plan: Plan, shard: Shard, load: Load) -> int:
 def _layer_cache(layer: LayerCache, heads: int, load: Load, context: int) -> int:
     """Bytes of one request."""
     positions = context if layer.window is None else min(context, layer.window + load.step_tokens)
-    own = sum(cache_bytes(elements, kind) for elements, kind in zip(layer.per_head, load.cache_types, strict=True))
-    return positions * (heads * own + cache_bytes(layer.shared, load.cache_types[0]))
+    return positions * layer.position_bytes(heads, load.cache_types)

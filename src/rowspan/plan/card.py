@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,6 +53,11 @@ class Card:
             return int(fabric[1]) * 1e9 / 2
         pcie = re.search(r"PCIe (\d)\.0 x(\d+)", self.interconnect)
         return PCIE_4_LANE * 2.0 ** (int(pcie[1]) - 4) * int(pcie[2]) if pcie else None
+
+
+def are_linked(cards: Sequence[Card], peer_copies: bool | None) -> bool:
+    """Whether cards copy to each other directly. peer_copies: None: as they do by themselves."""
+    return all(card.peer_copies for card in cards) if peer_copies is None else peer_copies
 
 
 @dataclass(frozen=True)

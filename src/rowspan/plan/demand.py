@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rowspan.plan.card import Card
-from rowspan.plan.fit import cache_bytes
+from rowspan.plan.card import Card, are_linked
 from rowspan.plan.outline import Outline
 from rowspan.plan.split import SplitMode
 
 FLOAT_SCHEMES = ("F32", "F16", "BF16")
+
+
+def prompt_operations(tokens: int, layer_weights: int, head_weights: int, query_values: int) -> float:
+    """Operations, two to a multiply-add, of a prompt whose last token gets logits. A token's score and its share of the
+    values take a multiply-add each for every token that it sees.
+
+    Args:
+        layer_weights, head_weights: elements of the matrices that every token, and that every token with logits meets.
+        query_values: elements of a token's queries, over all layers.
+    """
+    pairs = tokens * (tokens + 1) // 2
+    return 2.0 * (tokens * layer_weights + head_weights + 2 * pairs * query_values)
 
 
 @dataclass(frozen=True)
@@ -39,25 +50,20 @@ class ModelDemand:
         return self.weight_bytes + context * self.cache_bytes
 
     def prompt_operations(self, tokens: int) -> float:
-        """Of a prompt of which the last token gets logits; two to a multiply-add."""
-        pairs = tokens * (tokens + 1) / 2
-        return 2.0 * (tokens * self.layer_weights + self.head_weights + 2 * pairs * self.query_values)
+        """See `prompt_operations`."""
+        return prompt_operations(tokens, self.layer_weights, self.head_weights, self.query_values)
 
 
 def demand_of(outline: Outline, cache_types: tuple[str, str] = ("float16", "float16")) -> ModelDemand:
     """Add it up. Windows of attention are left out of account: short contexts are what is forecast."""
     shape = outline.shape
-    cache = 0
-    for layer in outline.cache:
-        own = sum(cache_bytes(elements, kind) for elements, kind in zip(layer.per_head, cache_types, strict=True))
-        cache += shape.kv_heads * own + cache_bytes(layer.shared, cache_types[0])
     return ModelDemand(
         weight_bytes=outline.token_bytes,
         all_weight_bytes=outline.resident_bytes,
         layers=shape.layers,
         layer_weights=outline.active_weights,
         head_weights=shape.vocab * shape.hidden,
-        cache_bytes=cache,
+        cache_bytes=sum(layer.position_bytes(shape.kv_heads, cache_types) for layer in outline.cache),
         query_values=shape.layers * shape.heads * shape.head_dim,
         activation_bytes=2 * shape.hidden,
         is_quantized=outline.scheme not in FLOAT_SCHEMES,
@@ -87,4 +93,4 @@ class Run:
     @property
     def is_linked(self) -> bool:
         """Whether cards copy to each other directly."""
-        return all(card.peer_copies for card in self.cards) if self.peer_copies is None else self.peer_copies
+        return are_linked(self.cards, self.peer_copies)

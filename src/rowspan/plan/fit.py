@@ -11,7 +11,7 @@ from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.split import Plan, Shard
-from rowspan.quant.scheme import GEOMETRIES, SCHEMES
+from rowspan.quant.scheme import SCHEMES, stored_bytes
 
 DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
 CACHE_GRAINS: Mapping[str, int] = {"q8_0": 32, "int16": 16}  # a head's elements are a multiple of it, for these types
@@ -85,8 +85,7 @@ def shard_bytes(
             continue
         matrix = len(kind.info.shape) == 2
         columns = len(cut.columns) if matrix else 1
-        geometry = GEOMETRIES[kind.info.scheme]
-        held = count * (len(cut.rows) * columns * geometry.block_bytes // geometry.block_size)
+        held = count * stored_bytes(kind.info.scheme, len(cut.rows) * columns)
         file += held
         if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
             looked_up += held

@@ -17,7 +17,7 @@ from rowspan.checkpoint.gguf_layout import ListedTensor, tensors_of
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.shape import Shape
 from rowspan.model.spec import ModelSpec, RopeSpec
-from rowspan.plan.fit import AlikeTensors, alike_tensors
+from rowspan.plan.fit import AlikeTensors, alike_tensors, cache_bytes
 from rowspan.plan.quantize import EXACT_FOR, quantization, quantized
 
 
@@ -40,6 +40,11 @@ class LayerCache:
     per_head: tuple[int, int]
     shared: int
     window: int | None
+
+    def position_bytes(self, heads: int, types: tuple[str, str]) -> int:
+        """Of so many KV heads. types: of keys, and of values."""
+        own = sum(cache_bytes(elements, kind) for elements, kind in zip(self.per_head, types, strict=True))
+        return heads * own + cache_bytes(self.shared, types[0])
 
 
 @dataclass(frozen=True, eq=False)

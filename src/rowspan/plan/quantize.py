@@ -13,7 +13,7 @@ from rowspan.checkpoint.gguf_layout import ListedTensor
 from rowspan.checkpoint.names import Role
 from rowspan.checkpoint.shape import Shape
 from rowspan.errors import UsageError
-from rowspan.quant.scheme import GEOMETRIES
+from rowspan.quant.scheme import GEOMETRIES, stored_bytes
 
 # What most matrices of a file get, by the file's quantization.
 QUANTIZATIONS: Mapping[str, str] = {
@@ -59,8 +59,7 @@ def quantized(tensors: Sequence[ListedTensor], shape: Shape, name: str) -> list[
     for tensor in tensors:
         kind = (tensor.shape, _scheme(tensor, shape, name))
         if kind not in made:
-            geometry = GEOMETRIES[kind[1]]
-            made[kind] = TensorInfo(*kind, tensor.elements // geometry.block_size * geometry.block_bytes)
+            made[kind] = TensorInfo(*kind, stored_bytes(kind[1], tensor.elements))
         infos.append(made[kind])
     return infos
 

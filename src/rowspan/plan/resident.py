@@ -9,7 +9,7 @@ from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.plan.fit import ShardBytes, activation_bytes
 from rowspan.plan.split import Plan, Shard
-from rowspan.quant.scheme import GEOMETRIES
+from rowspan.quant.scheme import stored_bytes
 
 # Measured (docs/performance.md): a worker that holds nothing, with its interpreter, numpy and the native module; and a
 # vocabulary's entry, or a merge of two, as Python holds it.
@@ -67,5 +67,4 @@ def _file_bytes(plan: Plan, shard: Shard, tensors: Mapping[TensorKey, TensorInfo
     cut = plan.cut(key, shard) if info is not None else None
     if info is None or cut is None:
         return 0
-    geometry = GEOMETRIES[info.scheme]
-    return len(cut.rows) * len(cut.columns) * geometry.block_bytes // geometry.block_size
+    return stored_bytes(info.scheme, len(cut.rows) * len(cut.columns))

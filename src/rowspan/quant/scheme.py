@@ -137,3 +137,9 @@ GEOMETRIES: Mapping[str, Scheme | UnreadScheme] = {
     **SCHEMES,
     **{scheme.name: scheme for scheme in UNREAD_SCHEMES.values()},
 }
+
+
+def stored_bytes(scheme: str, elements: int) -> int:
+    """Bytes of so many elements, whole blocks of them, in a type that Rowspan reads or not."""
+    geometry = GEOMETRIES[scheme]
+    return elements // geometry.block_size * geometry.block_bytes

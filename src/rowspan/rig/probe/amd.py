@@ -5,6 +5,8 @@ Attributes: https://docs.kernel.org/gpu/amdgpu/driver-misc.html and https://docs
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from rowspan.rig.probe import kfd, pci, pci_names
 from rowspan.rig.probe.cards import Card, Peer
 from rowspan.rig.probe.reader import Reader
@@ -76,17 +78,13 @@ def render_node(root: Root, address: str) -> str | None:
 
 def peers(root: Root, addresses: list[str]) -> list[Peer]:
     """Every ordered pair of these cards, by the compute driver's links; unknown where it may not be asked."""
+    pairs = permutations(addresses, 2)
     try:
         place = {node.number: node.address for node in kfd.gpu_nodes(root)}
         links = {(place[link.source], place[link.target]): link.kind for link in kfd.direct_links(root)}
     except Unreadable:
-        return [Peer(one, other, None) for one in addresses for other in addresses if one != other]
-    return [
-        Peer(one, other, (one, other) in links, links.get((one, other), ""))
-        for one in addresses
-        for other in addresses
-        if one != other
-    ]
+        return [Peer(*pair, None) for pair in pairs]
+    return [Peer(*pair, pair in links, links.get(pair, "")) for pair in pairs]
 
 
 def _integrated(root: Root, address: str, arch: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 
 from rowspan.rig.probe import pci, pci_names
 from rowspan.rig.probe.amd import render_node
@@ -53,7 +54,7 @@ def peers(nvml: Nvml | None, addresses: list[str]) -> list[Peer]:
     """Every ordered pair of these cards; unknown without the library."""
     known = {(peer.source, peer.target): peer for peer in nvml.peers} if nvml else {}
     found = []
-    for pair in ((one, other) for one in addresses for other in addresses if one != other):
+    for pair in permutations(addresses, 2):
         peer = known.get(pair)
         if peer is None or "U" in (peer.read, peer.write):
             found.append(Peer(*pair, None))
