@@ -203,7 +203,9 @@ class Root:
         if not self.recorded:
             return []
         lists = [folder / "not-permitted" for folder in self._folders]
-        return [line.strip() for file in lists if file.exists() for line in file.read_text(errors="replace").splitlines()]
+        return [
+            line.strip() for file in lists if file.exists() for line in file.read_text(errors="replace").splitlines()
+        ]
 
     def _forbidden(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._not_permitted if pattern)
