@@ -19,7 +19,7 @@ const Kernels& ROWSPAN_JOIN(ROWSPAN_ISA, _kernels)() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
         ROWSPAN_STRING(ROWSPAN_ISA), kTokenTile, float_tokens_bytes, int8_tokens_bytes, pack_floats, pack_int8,
-        linear_float, linear_int8, rms_norm, gated_silu, add, rope, write_cache, attention_scratch,
+        linear_float, linear_int8, rms_norm, gated_silu, sum, rope, write_cache, attention_scratch,
         attention<FloatFlash>, attention<Int16Flash>};
     return kernels;
 }

@@ -61,7 +61,8 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
     // out = silu(gate) · up
     void (*gated_silu)(const float* gate, const float* up, float* out, Range elements);
-    void (*add)(const float* a, const float* b, float* out, Range elements);
+    // out = parts[0] + parts[1] + … of n parts, added in this order; 0 of none
+    void (*sum)(const float* const* parts, size_t n, float* out, Range elements);
     // Rotate the leading 2 · half elements of each head of x (tokens, heads, size) into out, by the rows of cos and sin
     // (positions, half) that belong to the tokens' positions.
     void (*rope)(const float* x, const float* cos, const float* sin, const int64_t* positions, size_t heads, size_t size,

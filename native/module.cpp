@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "amx.hpp"
-#include "kernels.hpp"
+#include "bind.hpp"
 #include "pool.hpp"
 #include "program.hpp"
 #include "self_check.hpp"
@@ -21,6 +21,7 @@ namespace nb = nanobind;
 namespace rowspan {
 
 void bind_pack(nb::module_& module);
+void bind_exchange(nb::module_& module);
 void bind_ceilings(nb::module_& module);
 
 bool avx512_runs() {
@@ -53,17 +54,11 @@ std::vector<std::string> isas() {
     return names;
 }
 
-// Of what is available; or "amx_emulated", which only tests ask for.
 const Kernels& kernels_named(const std::string& isa) {
     for (const Kernels* kernels : available())
         if (isa == kernels->name) return *kernels;
     if (isa == "amx_emulated" && avx512_runs()) return amx_emulated_kernels();
     throw std::invalid_argument("this machine has no " + isa);
-}
-
-template <typename T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
 }
 
 // One rank's kernels and threads. Programs keep it alive.
@@ -97,7 +92,10 @@ void bind_program(nb::module_& module) {
         });
 
     nb::class_<Program>(module, "Program")
-        .def("__init__", [](Program* program, Cpu& cpu) { new (program) Program(cpu.kernels, cpu.pool); },
+        .def("__init__",
+             [](Program* program, Cpu& cpu, uintptr_t progress) {
+                 new (program) Program(cpu.kernels, cpu.pool, at<std::atomic<uint64_t>>(progress));
+             },
              nb::keep_alive<1, 2>())
         .def("barrier", &Program::barrier)
         .def("end_segment", &Program::end_segment)
@@ -148,6 +146,28 @@ void bind_program(nb::module_& module) {
                  program.attention(at<float>(q), cache_side(k), cache_side(v), {kv_heads, group, size, window}, exact,
                                    at<float>(out));
              })
+        .def("all_reduce",
+             [](Program& program, RowGroup& group, int rows, uintptr_t x, size_t width, bool contributes,
+                uintptr_t residual, uintptr_t out) {
+                 program.all_reduce(group, static_cast<Rows>(rows), at<float>(x), width, contributes,
+                                    at<float>(residual), at<float>(out));
+             },
+             nb::keep_alive<1, 2>())
+        .def("gather",
+             [](Program& program, RowGroup& group, int rows, uintptr_t x, std::vector<size_t> widths, uintptr_t whole) {
+                 program.gather(group, static_cast<Rows>(rows), at<float>(x), std::move(widths), at<float>(whole));
+             },
+             nb::keep_alive<1, 2>())
+        .def("send",
+             [](Program& program, StageLink& link, uintptr_t x, size_t width) {
+                 program.send(link, at<float>(x), width);
+             },
+             nb::keep_alive<1, 2>())
+        .def("receive",
+             [](Program& program, StageLink& link, size_t receiver, size_t width, uintptr_t out) {
+                 program.receive(link, receiver, width, at<float>(out));
+             },
+             nb::keep_alive<1, 2>())
         .def("begin",
              [](Program& program, size_t tokens, uintptr_t ids, uintptr_t positions, uintptr_t cache_slots,
                 size_t sequences, uintptr_t starts, uintptr_t slots, size_t slot_stride, size_t outputs,
@@ -163,6 +183,7 @@ void bind_program(nb::module_& module) {
 
 NB_MODULE(_native, module) {
     module.def("isas", &rowspan::isas, "Instruction sets this machine has kernels for, best first.");
+    rowspan::bind_exchange(module);
     rowspan::bind_program(module);
     rowspan::bind_pack(module);
     rowspan::bind_ceilings(module);

@@ -15,12 +15,17 @@ void Program::barrier() {
 
 void Program::end_segment() { segments_.emplace_back(); }
 
+Range Program::part(Rows rows, const Team& team) const {
+    const size_t n = count(rows), tile = kernels_.token_tile;
+    const Range tiles = team.share((n + tile - 1) / tile);
+    return {std::min(n, tiles.from * tile), std::min(n, tiles.to * tile)};
+}
+
 template <typename Work>
 void Program::by_rows(Rows rows, Work work) {
     record([this, rows, work](const Team& team) {
-        const size_t n = count(rows), tile = kernels_.token_tile;
-        const Range tiles = team.share((n + tile - 1) / tile);
-        if (tiles.from < tiles.to) work(Range{tiles.from * tile, std::min(n, tiles.to * tile)});
+        const Range mine = part(rows, team);
+        if (mine.from < mine.to) work(mine);
     });
 }
 
@@ -45,7 +50,10 @@ void Program::select(const float* x, size_t width, float* out) {
 }
 
 void Program::add(Rows rows, const float* a, const float* b, size_t width, float* out) {
-    by_rows(rows, [=](Range part) { kernels_.add(a, b, out, {part.from * width, part.to * width}); });
+    by_rows(rows, [=](Range part) {
+        const float* const parts[] = {a, b};
+        kernels_.sum(parts, 2, out, {part.from * width, part.to * width});
+    });
 }
 
 void Program::gated_silu(Rows rows, const float* gate, const float* up, size_t width, float* out) {
@@ -107,6 +115,33 @@ void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, 
     record([=](const Team& team) { kernel(work(), scratch_.data(), team); });
 }
 
+void Program::all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes,
+                         const float* residual, float* out) {
+    record([=, &group, index = acts_++](const Team& team) {
+        group.all_reduce(steps_ * acts_ + index, x, count(rows), width, contributes, residual, out, part(rows, team), team);
+    });
+}
+
+void Program::gather(RowGroup& group, Rows rows, const float* x, std::vector<size_t> widths, float* whole) {
+    record([=, &group, index = acts_++](const Team& team) {
+        group.gather(steps_ * acts_ + index, x, widths.data(), whole, part(rows, team), team);
+    });
+}
+
+void Program::send(StageLink& link, const float* x, size_t width) {
+    record([=, &link](const Team& team) {
+        const Range rows = part(Rows::tokens, team);
+        link.send(steps_, x, {rows.from * width, rows.to * width}, team);
+    });
+}
+
+void Program::receive(StageLink& link, size_t receiver, size_t width, float* out) {
+    record([=, &link](const Team& team) {
+        const Range rows = part(Rows::tokens, team);
+        link.receive(steps_, receiver, out, {rows.from * width, rows.to * width}, team);
+    });
+}
+
 void Program::begin(const Step& step) {
     step_ = step;
     size_t most = scratch_.size();
@@ -117,8 +152,12 @@ void Program::begin(const Step& step) {
 void Program::run(size_t segment) {
     const std::vector<Call>& calls = segments_.at(segment);
     pool_.run([&](const Team& team) {
-        for (const Call& call : calls) call(team);
+        for (const Call& call : calls) {
+            call(team);
+            if (progress_ && !team.index) progress_->fetch_add(1, std::memory_order_relaxed);
+        }
     });
+    if (segment + 1 == segments_.size()) ++steps_;
 }
 
 }  // namespace rowspan

@@ -7,6 +7,8 @@
 
 #include "kernels.hpp"
 #include "pool.hpp"
+#include "row_group.hpp"
+#include "stage_link.hpp"
 
 namespace rowspan {
 
@@ -49,7 +51,9 @@ struct Table {
 // Calls that cut their work by rows do it all in the same way, so that they may follow one another without a barrier.
 class Program {
   public:
-    Program(const Kernels& kernels, Pool& pool) : kernels_(kernels), pool_(pool) {}
+    // progress, if there is one, counts the calls done: whoever watches sees whether this rank is still at work.
+    Program(const Kernels& kernels, Pool& pool, std::atomic<uint64_t>* progress)
+        : kernels_(kernels), pool_(pool), progress_(progress) {}
 
     // Recording.
     void barrier();
@@ -67,6 +71,13 @@ class Program {
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
     void attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact, float* out);
 
+    // With other ranks. A program has one row group at most, and one link to each side.
+    void all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes, const float* residual,
+                    float* out);
+    void gather(RowGroup& group, Rows rows, const float* x, std::vector<size_t> widths, float* whole);
+    void send(StageLink& link, const float* x, size_t width);
+    void receive(StageLink& link, size_t receiver, size_t width, float* out);
+
     // Replaying: begin a step, then run the segments in order.
     void begin(const Step& step);
     void run(size_t segment);
@@ -75,14 +86,19 @@ class Program {
     using Call = std::function<void(const Team&)>;
 
     size_t count(Rows rows) const { return rows == Rows::tokens ? step_.tokens : step_.outputs; }
+    // This thread's rows, in whole tiles.
+    Range part(Rows rows, const Team& team) const;
     void record(Call call);
-    // work(range of rows) for this thread's tiles of rows.
+    // work(range of rows) for this thread's part of them.
     template <typename Work>
     void by_rows(Rows rows, Work work);
 
     const Kernels& kernels_;
     Pool& pool_;
+    std::atomic<uint64_t>* const progress_;
     Step step_{};
+    uint32_t steps_ = 0;  // before this one
+    uint32_t acts_ = 0;   // of the row group in one step
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;
     std::vector<float> scratch_;  // of attention

@@ -45,22 +45,26 @@ inline void rms_norm(const float* x, const float* weight, float eps, size_t widt
 
 inline Vec silu(Vec x) { return x / (Vec::all(1.0f) + exp(Vec::zero() - x)); }
 
-// Elements first … last - 1 of an operation on vectors; the last few through the same vector code, since an element's
-// bits must not depend on where the work was cut.
-template <typename Operation>
-inline void elementwise(const float* a, const float* b, float* out, Range elements, Operation operation) {
-    size_t i = elements.from;
-    for (; i + Vec::width <= elements.to; i += Vec::width) operation(Vec::load(a + i), Vec::load(b + i)).store(out + i);
-    const size_t rest = elements.to - i;
-    if (rest) store_part(operation(load_part(a + i, rest), load_part(b + i, rest)), out + i, rest);
-}
-
+// The last few elements through the same vector code: an element's bits must not depend on where the work was cut.
 inline void gated_silu(const float* gate, const float* up, float* out, Range elements) {
-    elementwise(gate, up, out, elements, [](Vec g, Vec u) { return silu(g) * u; });
+    size_t i = elements.from;
+    for (; i + Vec::width <= elements.to; i += Vec::width) (silu(Vec::load(gate + i)) * Vec::load(up + i)).store(out + i);
+    const size_t rest = elements.to - i;
+    if (rest) store_part(silu(load_part(gate + i, rest)) * load_part(up + i, rest), out + i, rest);
 }
 
-inline void add(const float* a, const float* b, float* out, Range elements) {
-    elementwise(a, b, out, elements, [](Vec x, Vec y) { return x + y; });
+inline void sum(const float* const* parts, size_t n, float* out, Range elements) {
+    size_t i = elements.from;
+    for (; i + Vec::width <= elements.to; i += Vec::width) {
+        Vec total = n ? Vec::load(parts[0] + i) : Vec::zero();
+        for (size_t part = 1; part < n; ++part) total = total + Vec::load(parts[part] + i);
+        total.store(out + i);
+    }
+    for (; i < elements.to; ++i) {
+        float total = n ? parts[0][i] : 0.0f;
+        for (size_t part = 1; part < n; ++part) total += parts[part][i];
+        out[i] = total;
+    }
 }
 
 inline void rope(const float* x, const float* cos, const float* sin, const int64_t* positions, size_t heads, size_t size,

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.ops import Kernels, StepInputs
-from rowspan.kernels.torch.kernels import TorchKernels
 
 Floats = NDArray[np.float32]
 
@@ -18,13 +17,13 @@ Floats = NDArray[np.float32]
 class _Given:
     """Another rank, from which the arrays come."""
 
-    rows = 1
-    leads = True
-
     def __init__(self, arrays: list[Any]) -> None:
         self._left = arrays
 
-    def receive_stage(self, shape: tuple[int, ...]) -> Any:
+    def send(self, x: Any) -> None:
+        raise AssertionError("nothing is sent back")
+
+    def receive(self, shape: tuple[int, ...]) -> Any:
         return self._left.pop(0)
 
 
@@ -36,11 +35,11 @@ def run_ops(
     Kernels must be new for every call.
     """
     tokens = len(arrays[0])
-    given: list[Any] = [torch.from_numpy(a) for a in arrays] if isinstance(kernels, TorchKernels) else list(arrays)
-    comm: Any = kernels.connect(_Given(given))  # type: ignore[arg-type]
+    before = kernels.connect(Comm(SoloGroup(), before=_Given(list(arrays)))).before
+    assert before is not None, "it was given"
 
     def forward(inputs: Any) -> Any:
-        return model(*(comm.receive_stage((tokens, array.shape[1])) for array in arrays), inputs)
+        return model(*(before.receive((tokens, array.shape[1])) for array in arrays), inputs)
 
     result = kernels.capture(forward, tokens, tokens)(inputs or one_sequence(tokens))
     assert result is not None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.comm.base import SoloComm
+from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.isa import kernels_used
 from rowspan.kernels.registry import kernels_for
 from rowspan.model.rope import rope_table
@@ -46,7 +46,7 @@ class SingleRank:
         rope = kernels.rope_table(rope_table(self.spec.rope, n_blocks * block_size, weights.rope_freqs))
         n_slots, shape = n_blocks * block_size, (self.spec.n_kv_heads, self.spec.head_dim)
         caches = [kernels.cache(n_slots, *shape, (cache, cache)) for _ in range(self.spec.n_layers)]
-        model = Transformer(plan, plan.shards[0], weights, caches, rope, kernels, kernels.connect(SoloComm()))
+        model = Transformer(plan, plan.shards[0], weights, caches, rope, kernels, kernels.connect(Comm(SoloGroup())))
         self.block_size = block_size
         self._forward = kernels.capture(model.forward, n_slots, n_slots)
 

@@ -2,86 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from rowspan.plan.split import Plan
-
 Array = TypeVar("Array")
-"""What a rank computes with: NumPy arrays, or torch's tensors."""
+"""What a rank computes with: NumPy arrays, torch's tensors, or names of buffers while a model is recorded."""
 
 
-class Comm(Protocol[Array]):
-    """One rank's connections: to the row group of its stage, and to the stages before and after."""
+class RowGroup(Protocol[Array]):
+    """The ranks of one stage, which hold rows of the same layers."""
 
     @property
     def rows(self) -> int:
-        """Ranks of the row group."""
+        """How many ranks they are."""
         ...
 
     @property
     def leads(self) -> bool:
-        """This rank is row 0 of its stage."""
+        """This rank is row 0."""
         ...
 
-    def all_reduce(self, x: Array) -> Array:
-        """Sum over the row group; every rank gets the same bits. May change x in place."""
+    def all_reduce(self, x: Array, contributes: bool) -> Array:
+        """Sum of x over those that contribute, added in float32 in the order of ranks: the same bits everywhere. The x
+        of one that does not contribute is only looked at for its shape. May change x in place."""
         ...
 
     def gather_columns(self, x: Array, widths: Sequence[int]) -> Array | None:
-        """Join each row rank's columns, (T, widths[row]), to (T, sum(widths)) on row 0; None elsewhere."""
+        """Join each rank's columns, (T, widths[row]), to (T, sum(widths)) on row 0; None elsewhere."""
         ...
 
-    def send_stage(self, x: Array) -> None:
-        """Hand hidden states to the next stage."""
+
+class StageLink(Protocol[Array]):
+    """From one stage to the next."""
+
+    def send(self, x: Array) -> None:
+        """Hand hidden states on. Every rank of the earlier stage calls; the first row's are sent."""
         ...
 
-    def receive_stage(self, shape: tuple[int, ...]) -> Array:
-        """Take hidden states from the previous stage."""
+    def receive(self, shape: tuple[int, ...]) -> Array:
+        """Take them, on every rank of the later stage."""
         ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Whom a rank talks to. Between stages the row-0 ranks talk; row 0 then tells its group."""
+class Comm(Generic[Array]):
+    """One rank's connections."""
 
-    members: tuple[int, ...]  # its stage's row group, itself included
-    leads: bool  # it is row 0
-    next: int | None  # row 0 of the next stage
-    previous: int | None  # row 0 of the previous stage
-
-    @classmethod
-    def of(cls, plan: Plan, rank: int) -> Neighbours:
-        stage = plan.shards[rank].stage
-        members = tuple(shard.rank for shard in plan.stage(stage))
-        return cls(
-            members=members,
-            leads=rank == members[0],
-            next=plan.stage(stage + 1)[0].rank if stage + 1 < plan.n_stages else None,
-            previous=plan.stage(stage - 1)[0].rank if stage else None,
-        )
+    group: RowGroup[Array]
+    before: StageLink[Array] | None = None  # None: this is the first stage
+    after: StageLink[Array] | None = None  # None: this is the last one
+    close: Callable[[], None] = lambda: None
 
 
-class SoloComm(Generic[Array]):
-    """A rank that is alone."""
+class SoloGroup(Generic[Array]):
+    """A rank that is alone in its stage."""
 
     rows = 1
     leads = True
 
-    def all_reduce(self, x: Array) -> Array:
+    def all_reduce(self, x: Array, contributes: bool) -> Array:
         return x
 
     def gather_columns(self, x: Array, widths: Sequence[int]) -> Array | None:
         return x
-
-    def send_stage(self, x: Array) -> None:
-        raise RuntimeError("a lone rank has no next stage")
-
-    def receive_stage(self, shape: tuple[int, ...]) -> Array:
-        raise RuntimeError("a lone rank has no previous stage")
-
-    def close(self) -> None:
-        pass

@@ -1,39 +1,117 @@
-"""Chooses how a rank talks to the others."""
+"""Connects a rank to the others, as the plan's routes say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from rowspan.comm.base import Comm, SoloComm
-from rowspan.comm.sockets import SocketComm
+from rowspan.comm.base import Comm, SoloGroup
+from rowspan.comm.meeting import Meeting
+from rowspan.comm.shared import SharedGroup, SharedLayout, SharedLink, SharedMemory
+from rowspan.comm.sockets import SocketGroup, SocketLink, Sockets
+from rowspan.plan.routes import Route, Routes, Transport
 from rowspan.plan.split import Plan
 
 
-def connect(plan: Plan, rank: int, peers: Sequence[int], meeting_file: Path, torch_dtype: str | None) -> Comm[Any]:
-    """Join the other ranks of a plan, all on this host and of one kind of device.
+@dataclass(frozen=True)
+class Computes:
+    """How a rank computes.
+
+    native: the compiled module; None where there is none. isa: instruction set that adds up what is shared.
+    torch_dtype: of the hidden states, where the rank computes with torch.
+    """
+
+    native: Any
+    isa: str
+    torch_dtype: str | None
+
+
+def connect(
+    plan: Plan, rank: int, routes: Routes, meeting: Meeting, memory: SharedMemory | None, computes: Computes
+) -> Comm[Any]:
+    """Join the other ranks of a plan.
+
+    Returns:
+        Connections of contiguous float32 arrays; of torch's tensors where the transport is NCCL.
 
     Args:
-        peers: for each rank the file descriptor of a socket to it.
-        meeting_file: where cards meet to set up NCCL: the same, not yet existing, file for all ranks.
-        torch_dtype: of the hidden states, where ranks compute with torch; None: they do with NumPy, in float32.
+        memory: shared by all ranks of this host, laid out as the meeting says.
     """
     if len(plan.shards) == 1:
-        return SoloComm()
-    device = plan.shards[rank].device
-    if torch_dtype is None:
-        assert device.kind == "cpu", "NumPy's arrays are in the CPU's memory"
-        return SocketComm(plan, rank, peers)
+        return Comm(SoloGroup())
+    return _Connector(plan, rank, meeting, memory, computes).connect(routes)
 
-    import torch  # seconds to import: only for ranks that have done so anyway
 
-    dtype: torch.dtype = getattr(torch, torch_dtype)
-    if device.kind == "cpu":
-        from rowspan.comm.tensors import TensorSockets
+class _Connector:
+    def __init__(
+        self, plan: Plan, rank: int, meeting: Meeting, memory: SharedMemory | None, computes: Computes
+    ) -> None:
+        self._plan = plan
+        self._shard = plan.shards[rank]
+        self._meeting = meeting
+        self._memory = memory
+        self._computes = computes
+        self._sockets = Sockets(rank, meeting.peers)
+        self._nccl: Any = None
 
-        return TensorSockets(SocketComm(plan, rank, peers), dtype)
+    def connect(self, routes: Routes) -> Comm[Any]:
+        stage = self._shard.stage
+        group = routes.groups[stage]
+        if routes.uses(Transport.NCCL) and self._shard.device.kind == "cuda":
+            self._join_nccl()
+        return Comm(
+            SoloGroup() if group is None else self._group(group),
+            self._link(routes.links[stage - 1], stage - 1) if stage else None,
+            self._link(routes.links[stage], stage) if stage < len(routes.links) else None,
+            self._close,
+        )
 
-    from rowspan.comm.distributed import DistributedComm
+    def _join_nccl(self) -> None:
+        from rowspan.comm.nccl import Nccl  # torch: seconds to import
 
-    return DistributedComm(plan, rank, meeting_file, torch.device(device.kind, device.index), dtype)
+        assert self._computes.torch_dtype is not None, "cards compute with torch"
+        self._nccl = Nccl(self._plan, self._shard.rank, self._meeting.store, self._computes.torch_dtype)
+
+    def _close(self) -> None:
+        self._sockets.close()
+        if self._nccl is not None:
+            self._nccl.close()
+
+    def _group(self, route: Route) -> Any:
+        stage, row = self._shard.stage, self._shard.row
+        match route.transport:
+            case Transport.SOCKETS:
+                return SocketGroup(self._sockets, self._plan, self._shard.rank)
+            case Transport.SHARED | Transport.HOST:
+                layout, memory = self._shared()
+                rows = len(self._plan.stage(stage))
+                looks = self._meeting.looks
+                native, isa = self._computes.native, self._computes.isa
+                return SharedGroup(native, isa, memory, layout.groups[stage], rows, row, looks)
+            case Transport.NCCL:
+                from rowspan.comm.nccl import NcclGroup
+
+                return NcclGroup(self._nccl, stage, row)
+        raise NotImplementedError(route.transport)
+
+    def _link(self, route: Route, earlier: int) -> Any:
+        match route.transport:
+            case Transport.SOCKETS:
+                return SocketLink(self._sockets, self._plan, self._shard.rank, earlier)
+            case Transport.SHARED | Transport.HOST:
+                layout, memory = self._shared()
+                place = self._shard.row if self._shard.stage > earlier else None
+                sends = self._shard.stage == earlier and not self._shard.row
+                receivers = len(self._plan.stage(earlier + 1))
+                area, looks = layout.links[earlier], self._meeting.looks
+                return SharedLink(self._computes.native, memory, area, receivers, place, looks, sends=sends)
+            case Transport.NCCL:
+                from rowspan.comm.nccl import NcclLink
+
+                return NcclLink(self._nccl, earlier, leads=not self._shard.row)
+        raise NotImplementedError(route.transport)
+
+    def _shared(self) -> tuple[SharedLayout, SharedMemory]:
+        assert self._meeting.layout is not None, "the routes take shared memory"
+        assert self._memory is not None, "the routes take shared memory"
+        return self._meeting.layout, self._memory

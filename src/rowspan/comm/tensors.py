@@ -1,51 +1,86 @@
-"""Sockets for CPU ranks that compute with torch."""
+"""Torch's tensors over transports of NumPy arrays. For cards this is the way through the host's memory (`host`), which
+needs no peer-to-peer access: a staging buffer is pinned, so that copies run at the bus's speed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rowspan.comm.sockets import SocketComm
+from rowspan.comm.base import Comm, RowGroup, StageLink
+from rowspan.comm.nccl import NcclGroup, NcclLink
 
 
-class TensorSockets:
-    """See `rowspan.comm.base.Comm`; of tensors in the CPU's memory. On their way, and summed, they are float32."""
+def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
+    """The same connections, of tensors on a device. On their way, and summed, they are float32; NCCL's take tensors as
+    they are.
 
-    def __init__(self, sockets: SocketComm, dtype: torch.dtype) -> None:
-        """Args: dtype: of the hidden states."""
-        self._sockets = sockets
-        self._dtype = dtype
+    Args:
+        dtype: of the hidden states.
+    """
+    staging = _Staging(device)
 
-    @property
-    def rows(self) -> int:
-        return self._sockets.rows
+    def link(one: StageLink[Any] | None) -> StageLink[Tensor] | None:
+        return one if one is None or isinstance(one, NcclLink) else TensorLink(one, staging, dtype)
 
-    @property
-    def leads(self) -> bool:
-        return self._sockets.leads
+    alone = comm.group.rows == 1 or isinstance(comm.group, NcclGroup)
+    group: RowGroup[Tensor] = comm.group if alone else TensorGroup(comm.group, staging)
+    return Comm(group, link(comm.before), link(comm.after), comm.close)
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self._sockets.all_reduce(_floats(x))).to(x.dtype)
+
+class TensorGroup:
+    """See `rowspan.comm.base.RowGroup`."""
+
+    def __init__(self, group: RowGroup[NDArray[np.float32]], staging: _Staging) -> None:
+        self._group = group
+        self._staging = staging
+        self.rows = group.rows
+        self.leads = group.leads
+
+    def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
+        return self._staging.tensor(self._group.all_reduce(self._staging.floats(x), contributes), x.dtype)
 
     def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
-        joined = self._sockets.gather_columns(_floats(x), widths)
-        return None if joined is None else torch.from_numpy(joined).to(x.dtype)
-
-    def send_stage(self, x: Tensor) -> None:
-        self._sockets.send_stage(_floats(x))
-
-    def receive_stage(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(self._sockets.receive_stage(shape)).to(self._dtype)
-
-    def close(self) -> None:
-        self._sockets.close()
+        joined = self._group.gather_columns(self._staging.floats(x), widths)
+        return None if joined is None else self._staging.tensor(joined, x.dtype)
 
 
-def _floats(x: Tensor) -> NDArray[np.float32]:
-    """The tensor as float32, in its own memory where that is what it is."""
-    array: NDArray[np.float32] = x.float().contiguous().numpy()
-    return array
+class TensorLink:
+    """See `rowspan.comm.base.StageLink`."""
+
+    def __init__(self, link: StageLink[NDArray[np.float32]], staging: _Staging, dtype: torch.dtype) -> None:
+        self._link = link
+        self._staging = staging
+        self._dtype = dtype
+
+    def send(self, x: Tensor) -> None:
+        self._link.send(self._staging.floats(x))
+
+    def receive(self, shape: tuple[int, ...]) -> Tensor:
+        return self._staging.tensor(self._link.receive(shape), self._dtype)
+
+
+class _Staging:
+    """Between a device and arrays in the host's memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffer = torch.empty(0)
+
+    def floats(self, x: Tensor) -> NDArray[np.float32]:
+        """A tensor as float32: in its own memory where that is what it is, else valid until the next call."""
+        if self._device.type == "cpu":
+            array: NDArray[np.float32] = x.float().contiguous().numpy()
+            return array
+        if self._buffer.numel() < x.numel():
+            self._buffer = torch.empty(x.numel(), pin_memory=True)
+        staged = self._buffer[: x.numel()].view(x.shape)
+        staged.copy_(x)
+        return staged.numpy()
+
+    def tensor(self, array: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(array).to(self._device, dtype)

@@ -64,11 +64,13 @@ class EngineCore:
             token_budget=config.token_budget,
             context_length=blueprint.cache.context_size,
             prefix_reuse=config.prefix_reuse,
+            depth=blueprint.plan.n_stages,
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
         self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), on_progress)
         self.ready = self._group.ready
+        self._under_way = 0  # steps
         self._sinks: dict[int, EventSink] = {}
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
         self._ids = count()
@@ -165,13 +167,17 @@ class EngineCore:
             self._sinks[request.seq_id] = sink
 
     def _step(self) -> None:
-        plan = self._scheduler.step()
-        if plan is None:
-            return
+        """Have every stage of the pipeline at work, then take in the oldest step's result."""
         try:
             if self._group is None:
                 self._group = WorkerGroup(self._blueprint.setups())
-            result = self._group.run(plan)
+            while self._under_way < self._blueprint.plan.n_stages and (plan := self._scheduler.step()) is not None:
+                self._group.send(plan)
+                self._under_way += 1
+            if not self._under_way:
+                return
+            result = self._group.receive()
+            self._under_way -= 1
         except RowspanError as error:
             self._lose_workers(error)
             return
@@ -187,6 +193,7 @@ class EngineCore:
         if self._group is not None:
             self._group.close()
         self._group = None
+        self._under_way = 0
         self._scheduler.abort_all()
         self._fail_all(error)
 

@@ -12,14 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import combinations
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from rowspan.comm.meeting import Meeting
+from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
+from rowspan.engine.watch import HANG_SECONDS, LOOK_SECONDS, Watch
 from rowspan.errors import EngineError, RowspanError
+from rowspan.kernels.isa import TORCH, native_module
 from rowspan.scheduler.batch import StepPlan, StepResult
 from rowspan.worker.messages import PEER_LOST, LoadProgress, WorkerFailure, WorkerReady, WorkerSetup
 
@@ -35,7 +39,7 @@ class WorkerGroup:
         """Spawn the ranks and wait until all have loaded.
 
         Args:
-            setups: one per rank; the group fills in their meeting file.
+            setups: one per rank; the group fills in where they meet.
             on_progress: told the file bytes read since the last call, over all ranks.
 
         Raises:
@@ -45,34 +49,52 @@ class WorkerGroup:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._links: list[Connection] = []
         self._output_rank = setups[0].plan.output_rank
+        self._watch: Watch | None = None
         try:
             with ExitStack() as spawning:
-                peers = _socket_mesh(len(setups), spawning)
-                for setup, links in zip(setups, peers, strict=True):
-                    self._spawn(replace(setup, peers=links, meeting_file=self._folder / "meeting"))
+                layout, memory = self._share(setups[0], spawning)
+                threads = sum(setup.threads for setup in setups)
+                looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
+                for setup, peers in zip(setups, _socket_mesh(len(setups), spawning), strict=True):
+                    meeting = Meeting(layout, looks, peers, self._folder / "store")
+                    self._spawn(replace(setup, meeting=meeting, memory=memory))
             self.ready = self._await_ready(on_progress)
         except BaseException:
             self.close()
             raise
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Run one step on all ranks.
+    def send(self, plan: StepPlan) -> None:
+        """Have all ranks run a step after those sent before.
 
         Raises:
             EngineError: a rank died or failed; the group is of no more use.
         """
+        if self._watch is not None:
+            self._watch.begin()
         try:
             for link in self._links:
                 link.send(plan)
         except OSError:
             raise self._diagnose() from None
+
+    def receive(self) -> StepResult:
+        """The result of the oldest step that is under way.
+
+        Raises:
+            EngineError: a rank died, failed, or hangs; the group is of no more use.
+        """
         while True:
             rank, message = self._receive()
             if rank == self._output_rank and isinstance(message, StepResult):
                 return message
 
+    def run(self, plan: StepPlan) -> StepResult:
+        """Run one step on all ranks. Raises as `send` and `receive` do."""
+        self.send(plan)
+        return self.receive()
+
     def close(self) -> None:
-        """Hang up on every rank, and end those that do not leave by themselves."""
+        """Hang up on every rank, which ends it, and kill those that do not leave."""
         for link in self._links:
             link.close()
         deadline = time.monotonic() + EXIT_SECONDS
@@ -84,14 +106,28 @@ class WorkerGroup:
                 process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _share(self, setup: WorkerSetup, spawning: ExitStack) -> tuple[SharedLayout | None, int]:
+        """Memory for all ranks: its layout and descriptor. None and -1 where there is no native module to use it."""
+        native = native_module()
+        if native is None:
+            return None, -1
+        layout = SharedLayout.of(native, setup.plan, setup.max_tokens, setup.max_outputs)
+        memory = SharedMemory.create(layout.nbytes)
+        spawning.callback(os.close, memory)
+        if setup.cpu_isa != TORCH:
+            self._watch = Watch(SharedMemory(memory, layout.nbytes), len(setup.plan.shards))
+        return layout, memory
+
     def _spawn(self, setup: WorkerSetup) -> None:
+        assert setup.meeting is not None, "filled in above"
         ours, theirs = socket.socketpair()
+        inherited = [theirs.fileno(), setup.memory, *setup.meeting.peers]
         with theirs:
             self._processes.append(
                 subprocess.Popen(
                     # -P: a file in the current folder must not take the place of a library.
                     [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno(), *(fd for fd in setup.peers if fd >= 0)],
+                    pass_fds=[fd for fd in inherited if fd >= 0],
                     stdin=subprocess.DEVNULL,
                     env=os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
                 )
@@ -112,7 +148,10 @@ class WorkerGroup:
 
     def _receive(self) -> tuple[int, Any]:
         """The next message of any rank."""
-        readable = wait(self._links)
+        while not (readable := wait(self._links, LOOK_SECONDS if self._watch else None)):
+            assert self._watch is not None, "else there is no time-out"
+            if (rank := self._watch.hangs()) is not None:
+                raise self._hung(rank)
         link = readable[0]
         assert isinstance(link, Connection)
         rank = self._links.index(link)
@@ -125,21 +164,31 @@ class WorkerGroup:
         return rank, message
 
     def _diagnose(self) -> RowspanError:
-        """A rank is gone, and the others have followed or will: find the one that was first, and why."""
-        codes: dict[int, int | None] = {}
+        """A rank has left: find out which one, and why. Through sockets the others have noticed and follow."""
+        codes: dict[int, int] = {}
+        failures: list[WorkerFailure] = []
         for rank, (link, process) in enumerate(zip(self._links, self._processes, strict=True)):
             try:
-                codes[rank] = process.wait(EXIT_SECONDS)
                 while link.poll():
                     if isinstance(message := link.recv(), WorkerFailure):
-                        return _failed(message)
-            except subprocess.TimeoutExpired:
-                codes[rank] = None
+                        failures.append(message)
             except (EOFError, OSError):
-                pass  # it left no word
-        by_itself = [rank for rank, code in codes.items() if code not in (None, 0, PEER_LOST)]
-        rank = by_itself[0] if by_itself else 0
-        return _death(rank, codes[rank])
+                with suppress(subprocess.TimeoutExpired):
+                    codes[rank] = process.wait(EXIT_SECONDS)
+        if failures:
+            return _failed(failures[0])
+        by_itself = [rank for rank, code in codes.items() if code != PEER_LOST]
+        rank = min(by_itself or codes, default=0)
+        return _death(rank, codes.get(rank))
+
+    def _hung(self, rank: int) -> RowspanError:
+        for process in self._processes:
+            process.kill()  # it would not listen
+        return EngineError(
+            f"The worker of rank {rank} has done nothing for {HANG_SECONDS:g} s.",
+            why="It was stopped, or its machine is out of memory or of processor time.",
+            fix="Send the request again: the workers are started anew.",
+        )
 
 
 def _socket_mesh(n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:

@@ -11,9 +11,10 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
-from rowspan.kernels.isa import TORCH, kernels_used
+from rowspan.kernels.isa import TORCH, kernels_used, native_module
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
+from rowspan.plan.routes import Routes, choose_routes
 from rowspan.plan.split import Plan, split
 from rowspan.worker.messages import WorkerSetup
 
@@ -26,6 +27,7 @@ class Blueprint:
     checkpoint: Checkpoint
     spec: ModelSpec
     plan: Plan
+    routes: Routes
     sizes: tuple[ShardBytes, ...]  # by rank
     cache: CacheSize
     cache_dtypes: tuple[str, str]
@@ -37,6 +39,7 @@ class Blueprint:
             WorkerSetup(
                 rank=shard.rank,
                 plan=self.plan,
+                routes=self.routes,
                 model_path=self.config.model_path,
                 dtype=self.dtype,
                 cpu_isa=self.cpu_isa,
@@ -78,7 +81,8 @@ def draw_up(config: EngineConfig) -> Blueprint:
         for shard in plan.shards
     )
     cache = _size_cache(config, spec, plan, sizes)
-    return Blueprint(config, checkpoint, spec, plan, sizes, cache, cache_dtypes, dtype, cpu_isa)
+    routes = choose_routes(plan, native=native_module() is not None)
+    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, cache_dtypes, dtype, cpu_isa)
 
 
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:

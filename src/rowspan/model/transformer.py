@@ -13,7 +13,7 @@ from typing import Any, Generic
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, Kernels, LayerCache
 from rowspan.model.weights import LayerWeights, ModelWeights, Projection
-from rowspan.plan.split import Plan, Shard
+from rowspan.plan.split import Plan, Shard, Span
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,18 @@ class Transformer(Generic[Array]):
         for layer, cache in zip(self.weights.layers, self.caches, strict=True):
             x = self.kernels.add(x, self._attention(layer, self._norm(x, layer.attn_norm), cache, inputs))
             x = self.kernels.add(x, self._mlp(layer, self._norm(x, layer.ffn_norm)))
-        if self.shard.stage < self.plan.n_stages - 1:
-            self.comm.send_stage(x)
+        if self.comm.after is not None:
+            self.comm.after.send(x)
             return None
         return self._logits(self.kernels.outputs(x, inputs))
 
     def _enter(self, inputs: Any) -> Array:
         """Hidden states (T, hidden) of the tokens, or of the stage before."""
-        if self.weights.embedding is None:
-            return self.comm.receive_stage((len(inputs.tokens), self.plan.spec.hidden_size))
-        return self.comm.all_reduce(self.kernels.embedding(self.weights.embedding, inputs))
+        if self.comm.before is not None:
+            return self.comm.before.receive((len(inputs.tokens), self.plan.spec.hidden_size))
+        assert self.weights.embedding is not None, "the first stage has it"
+        part = self.kernels.embedding(self.weights.embedding, inputs)
+        return self.comm.group.all_reduce(part, len(self.shard.vocab) > 0)
 
     def _attention(self, layer: LayerWeights, x: Array, cache: LayerCache, inputs: Any) -> Array:
         spec = self.plan.spec
@@ -52,16 +54,21 @@ class Transformer(Generic[Array]):
         k = self.kernels.rope(k, self.rope, spec.head_dim, inputs)
         self.kernels.write_cache(cache, k, v, inputs)
         mixed = self.kernels.attention(q, cache, inputs, spec.sliding_window)
-        return self.comm.all_reduce(self._project(mixed, layer.o))
+        return self._add_up(mixed, layer.o, self.shard.kv_heads)
 
     def _mlp(self, layer: LayerWeights, x: Array) -> Array:
         hidden = self.kernels.gated_silu(self._project(x, layer.gate), self._project(x, layer.up))
-        return self.comm.all_reduce(self._project(hidden, layer.down))
+        return self._add_up(hidden, layer.down, self.shard.ffn)
 
     def _logits(self, x: Array) -> Array | None:
         assert self.weights.final_norm is not None, "only the last stage has a head"
         part = self.kernels.linear(self._norm(x, self.weights.final_norm), self.weights.head)
-        return self.comm.gather_columns(part, [len(peer.vocab) for peer in self.plan.stage(self.shard.stage)])
+        return self.comm.group.gather_columns(part, [len(peer.vocab) for peer in self.plan.stage(self.shard.stage)])
+
+    def _add_up(self, x: Array, projection: Projection, held: Span) -> Array:
+        """A projection of which every rank of the stage holds some columns, or none: then it adds its bias at most."""
+        contributes = len(held) > 0 or projection.bias is not None
+        return self.comm.group.all_reduce(self._project(x, projection), contributes)
 
     def _project(self, x: Array, projection: Projection) -> Array:
         return self.kernels.linear(x, projection.weight, projection.bias)

@@ -39,15 +39,16 @@ class FinishReason(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sequence, catching up: `computed` of `tokens` have their keys and values in the cache."""
+    """One sequence, catching up: `computed` of `tokens` have their keys and values in the cache, and will have up to
+    `planned` once the steps under way are done."""
 
     seq_id: int
     tokens: list[int]  # prompt, then what was generated
     params: SamplingParams
     prompt_length: int = 0
     computed: int = 0
+    planned: int = 0
     blocks: list[int] = field(default_factory=list)
-    in_flight: bool = False  # part of a step whose result is not back yet
     cached: int = 0  # tokens whose cache entries were reused when the request was first admitted
     introduced: bool = False  # the workers know its tokens and parameters
     identities: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
@@ -55,6 +56,16 @@ class Request:
 
     def __post_init__(self) -> None:
         self.prompt_length = self.prompt_length or len(self.tokens)
+
+    @property
+    def in_flight(self) -> bool:
+        """Part of a step whose result is not back yet."""
+        return self.planned > self.computed
+
+    @property
+    def missing(self) -> int:
+        """Tokens that no step has been planned for."""
+        return len(self.tokens) - self.planned
 
     @property
     def generated(self) -> int:

@@ -45,6 +45,7 @@ class Scheduler:
         token_budget: int,
         context_length: int,
         prefix_reuse: bool = True,
+        depth: int = 1,
     ) -> None:
         """
         Args:
@@ -53,6 +54,8 @@ class Scheduler:
             token_budget: tokens computed in one step at most.
             context_length: tokens of prompt and answer together at most; no more than the cache holds in any case.
             prefix_reuse: let requests share the cache entries of equal beginnings.
+            depth: steps under way at the same time, one in each stage of a pipeline. Requests that decode are dealt out
+                to so many steps, or all stages but one would be idle.
 
         Raises:
             UsageError: the limits contradict each other.
@@ -70,6 +73,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         self._token_budget = token_budget
         self._prefix_reuse = prefix_reuse
+        self._depth = depth
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -132,7 +136,6 @@ class Scheduler:
         for request, end in self._in_flight.pop(result.number, ()):
             if self._requests.get(request.seq_id) is not request:
                 continue  # cancelled; its blocks may hold another sequence by now, so they must not be committed
-            request.in_flight = False
             if self._prefix_reuse:
                 self._blocks.commit(request.tokens, request.identities, request.blocks, request.computed, end)
             request.computed = end
@@ -183,20 +186,22 @@ class Scheduler:
         )
 
     def _plan_decodes(self, draft: _Draft) -> None:
-        """Plan the requests with one token to go."""
+        """Plan the requests with one token to go; of a pipeline's stage its share of all that decode."""
+        decoding = sum(len(request.tokens) - request.computed == 1 for request in self._running)
+        share = -(-decoding // self._depth)
         for request in self._running:  # preemption shortens this list at its end, never up to the current request
-            decodes = len(request.tokens) - request.computed == 1
-            if decodes and not request.in_flight and self._grow(request):
+            if len(draft.chunks) == share:
+                return
+            if request.missing == 1 and self._grow(request):
                 draft.add(request, len(request.tokens))
 
     def _plan_prefills(self, draft: _Draft) -> None:
         """Plan the requests with more to go, as far as the budget lasts."""
         for request in self._running:
-            if request.in_flight or len(request.tokens) - request.computed == 1:
-                continue
-            end = self._chunk_end(request.computed, request, draft.budget)
-            if end > request.computed:
-                draft.add(request, end)
+            if request.missing > 1:
+                end = self._chunk_end(request.planned, request, draft.budget)
+                if end > request.planned:
+                    draft.add(request, end)
 
     def _admit(self, draft: _Draft) -> None:
         """Let waiting requests run, in order, while the budget and the blocks last."""
@@ -219,7 +224,7 @@ class Scheduler:
                 return
             self._running.append(self._waiting.popleft())
             request.blocks = matched + fresh
-            request.computed = start
+            request.computed = request.planned = start
             if not request.preemptions:
                 request.cached = start
                 self._prompt_tokens += len(request.tokens)
@@ -280,7 +285,7 @@ class Scheduler:
         """Take a request's blocks away, and its place in the workers' memory."""
         self._blocks.release(request.blocks)
         request.blocks = []
-        request.computed = 0
+        request.computed = request.planned = 0
         if request.introduced:
             request.introduced = False
             self._forget.append(request.seq_id)
@@ -298,7 +303,7 @@ class _Draft:
 
     def add(self, request: Request, end: int) -> None:
         """Compute a request's tokens up to position `end`."""
-        start, known = request.computed, len(request.tokens)
+        start, known = request.planned, len(request.tokens)
         if not request.introduced:
             request.introduced = True
             self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
@@ -307,4 +312,4 @@ class _Draft:
         self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, tuple(table), end == known))
         self.ends.append((request, end))
         self.budget -= end - start
-        request.in_flight = True
+        request.planned = end

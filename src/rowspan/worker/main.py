@@ -1,12 +1,16 @@
 """Entry point of a worker process: `python -m rowspan.worker.main FD`, FD being a socket to the engine.
 
-The engine's end of the socket closing, for whatever reason, ends the process: no worker outlives its engine.
+The engine's end of the socket closing, for whatever reason, ends the process, even in the middle of a step, in which it
+may wait for another rank that is gone: no worker outlives its engine.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
+import threading
 import traceback
 from multiprocessing.connection import Connection
 
@@ -21,6 +25,7 @@ def main() -> None:
     # Ctrl-C in a terminal reaches the whole process group; the engine decides when its workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = Connection(int(sys.argv[1]))
+    threading.Thread(target=_end_with, args=(engine.fileno(),), daemon=True).start()
     setup = engine.recv()
     try:
         serve(engine, setup)
@@ -30,6 +35,14 @@ def main() -> None:
         sys.exit(PEER_LOST)  # the engine asks the peer
     except Exception as error:
         engine.send(_failure(setup.rank, error))
+
+
+def _end_with(engine: int) -> None:
+    """End this process as soon as the engine hangs up."""
+    poll = select.poll()
+    poll.register(engine, select.POLLRDHUP)
+    poll.poll()
+    os._exit(0)
 
 
 def serve(engine: Connection, setup: WorkerSetup) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rowspan.comm.meeting import Meeting
+from rowspan.plan.routes import Routes
 from rowspan.plan.split import Plan
 
 PEER_LOST = 3  # a worker's exit code: another rank hung up on it
@@ -16,6 +18,7 @@ class WorkerSetup:
 
     rank: int
     plan: Plan
+    routes: Routes
     model_path: Path
     dtype: str
     cpu_isa: str  # which native kernels a CPU rank uses
@@ -27,8 +30,8 @@ class WorkerSetup:
     max_outputs: int  # tokens of a step whose logits are wanted
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
-    peers: tuple[int, ...] = ()  # file descriptors of sockets to the other ranks; the group fills them in
-    meeting_file: Path = Path()  # likewise
+    meeting: Meeting | None = None  # the group fills it in, and the next
+    memory: int = -1  # file descriptor of the memory all ranks share
 
 
 @dataclass(frozen=True, slots=True)

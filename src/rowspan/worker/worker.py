@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.comm.connect import connect
-from rowspan.kernels.isa import TORCH
+from rowspan.comm.connect import Computes, connect
+from rowspan.comm.shared import SharedMemory
+from rowspan.kernels.isa import TORCH, native_module
 from rowspan.kernels.registry import kernels_for
 from rowspan.model.rope import rope_table
 from rowspan.model.transformer import Transformer
@@ -35,7 +36,11 @@ class Worker:
         self._block_size = setup.block_size
         self._is_output = setup.rank == plan.output_rank
         self._sampler = Sampler()
-        kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads)
+        assert setup.meeting is not None, "the group fills it in"
+        layout = setup.meeting.layout
+        self._memory = memory = SharedMemory(setup.memory, layout.nbytes) if layout else None  # kernels count in it
+        progress = memory.progress_address(setup.rank) if memory else 0
+        kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads, progress)
         _take_first_core(setup)
         weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
         caches = [
@@ -45,8 +50,7 @@ class Worker:
             for _ in range(len(shard.layers))
         ]
         rope = kernels.rope_table(rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs))
-        torch_dtype = setup.dtype if setup.cpu_isa == TORCH else None
-        self._comm = connect(plan, setup.rank, setup.peers, setup.meeting_file, torch_dtype)
+        self._comm = connect(plan, setup.rank, setup.routes, setup.meeting, memory, _computes(setup))
         model = Transformer(plan, shard, weights, caches, rope, kernels, kernels.connect(self._comm))
         self._forward = kernels.capture(model.forward, setup.max_tokens, setup.max_outputs)
         self.ready = WorkerReady(
@@ -73,6 +77,14 @@ class Worker:
 
     def close(self) -> None:
         self._comm.close()
+
+
+def _computes(setup: WorkerSetup) -> Computes:
+    native, torch_dtype = native_module(), None
+    isa = setup.cpu_isa
+    if isa == TORCH:
+        torch_dtype, isa = setup.dtype, native.isas()[0] if native is not None else ""
+    return Computes(native, isa, torch_dtype)
 
 
 def _take_first_core(setup: WorkerSetup) -> None:

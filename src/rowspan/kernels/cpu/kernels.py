@@ -6,7 +6,7 @@ they are rounded to int8 in groups of 32, unless exact products are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.comm.base import Comm, SoloComm
+from rowspan.comm.base import Comm
+from rowspan.kernels.cpu.recorded_comm import record_comm
 from rowspan.kernels.cpu.trace import Rows, Trace, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
@@ -69,12 +70,17 @@ class Cache:
 class CpuKernels:
     """See `rowspan.kernels.ops.Kernels` for shapes."""
 
-    def __init__(self, isa: str, threads: int, *, int8: bool) -> None:
-        """Args: int8: round activations for products with quantized weights."""
+    def __init__(self, isa: str, threads: int, *, int8: bool, progress: int = 0) -> None:
+        """
+        Args:
+            int8: round activations for products with quantized weights.
+            progress: address of a 64-bit count of the work done, kept up for others to see; 0: none is kept.
+        """
         self._native = native_module()
         self._cpu = self._native.Cpu(isa, threads)
         self._threads = threads
         self._int8 = int8
+        self._progress = progress
         self._trace = Trace()
         self._packed: dict[tuple[Value, str], Value] = {}  # one for all products that share an input
 
@@ -104,7 +110,7 @@ class CpuKernels:
         return Cache(side(types[0]), side(types[1]), kv_heads, head_dim)
 
     def connect(self, comm: Comm[Any]) -> Comm[Value]:
-        return comm if isinstance(comm, SoloComm) else _RecordedComm(comm, self._trace)
+        return record_comm(comm, self._trace)
 
     def capture(
         self, forward: Forward, max_tokens: int, max_outputs: int
@@ -117,7 +123,7 @@ class CpuKernels:
                 return 4 * max_rows[value.rows] * value.width
             return int(self._cpu.packed_bytes(value.packed_as == INT8, max_rows[value.rows], value.width))
 
-        return self._trace.compile(self._native.Program(self._cpu), result, max_rows, nbytes)
+        return self._trace.compile(self._native.Program(self._cpu, self._progress), result, max_rows, nbytes)
 
     # Ops
 
@@ -144,11 +150,12 @@ class CpuKernels:
             out,
             rows=x.rows,
             by_rows=False,
+            adds=True,
         )
         return out
 
     def add(self, x: Value, y: Value) -> Value:
-        total = self._trace.sum_of_product(y, x)
+        total = self._trace.fuse_sum(y, x)
         if total is not None:
             return total
         out = Value(x.rows, x.width)
@@ -230,53 +237,3 @@ class _Tokens:
 
     def __len__(self) -> int:
         return 0
-
-
-class _RecordedComm:
-    """Has a program stop for what ranks say to each other."""
-
-    def __init__(self, comm: Comm[NDArray[np.float32]], trace: Trace) -> None:
-        self._comm = comm
-        self._trace = trace
-
-    @property
-    def rows(self) -> int:
-        return self._comm.rows
-
-    @property
-    def leads(self) -> bool:
-        return self._comm.leads
-
-    def all_reduce(self, x: Value) -> Value:
-        if self.rows > 1:
-            self._trace.call(self._comm.all_reduce, [x], [x])
-        return x
-
-    def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
-        if self.rows == 1:
-            return x
-        if not self.leads:
-            self._trace.call(lambda part: self._comm.gather_columns(part, widths), [x], [])
-            return None
-        out = Value(x.rows, sum(widths))
-
-        def gather(part: NDArray[np.float32], whole: NDArray[np.float32]) -> None:
-            whole[:] = self._comm.gather_columns(part, widths)
-
-        self._trace.call(gather, [x, out], [out])
-        return out
-
-    def send_stage(self, x: Value) -> None:
-        self._trace.call(self._comm.send_stage, [x], [])
-
-    def receive_stage(self, shape: tuple[int, ...]) -> Value:
-        out = Value(Rows.TOKENS, shape[1])
-
-        def receive(whole: NDArray[np.float32]) -> None:
-            whole[:] = self._comm.receive_stage(whole.shape)
-
-        self._trace.call(receive, [out], [out])
-        return out
-
-    def close(self) -> None:
-        self._comm.close()

@@ -43,6 +43,7 @@ class Op:
 
     reads, writes: values; or other objects that calls leave something in for later ones, such as a cache.
     by_rows: its work is cut by rows, in the one way that all such ops share.
+    adds: it can add a residual to what it works out.
     """
 
     emit: Callable[[Any, Addresses], None]
@@ -50,7 +51,8 @@ class Op:
     writes: Any
     by_rows: bool
     rows: Rows
-    residual: Value | None = None  # to be added to a matrix product
+    adds: bool
+    residual: Value | None = None
 
 
 @dataclass
@@ -82,23 +84,24 @@ class Trace:
         *,
         rows: Rows = Rows.TOKENS,
         by_rows: bool = True,
+        adds: bool = False,
     ) -> Op:
-        op = Op(emit, list(reads), writes, by_rows, rows)
+        op = Op(emit, list(reads), writes, by_rows, rows, adds)
         self.steps.append(op)
         return op
 
     def call(self, function: Callable[..., object], values: Sequence[Value], writes: Sequence[Value]) -> None:
         self.steps.append(Callout(function, values, writes))
 
-    def sum_of_product(self, product: Value, other: Value) -> Value | None:
-        """Have the matrix product recorded last add `other` itself, if that is what `product` is: the sum takes the
-        product's place, which cannot be used any more."""
+    def fuse_sum(self, addend: Value, other: Value) -> Value | None:
+        """Have the op recorded last add `other` itself, if it can and `addend` is what it works out: the sum takes the
+        addend's place, which cannot be used any more."""
         last = self.steps[-1] if self.steps else None
-        if not isinstance(last, Op) or last.by_rows or last.writes is not product or last.residual is not None:
+        if not isinstance(last, Op) or not last.adds or last.writes is not addend or last.residual is not None:
             return None
         last.residual = other
         last.reads.append(other)
-        total = Value(product.rows, product.width)
+        total = Value(addend.rows, addend.width)
         last.writes = total
         return total
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.comm.base import Comm
+from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
@@ -63,7 +64,7 @@ class TorchKernels:
         return paged.Cache(k, v)
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
-        return comm
+        return comm_of_tensors(comm, self._device, self._dtype)
 
     def capture(
         self, forward: Forward, max_tokens: int, max_outputs: int

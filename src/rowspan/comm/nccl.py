@@ -1,0 +1,97 @@
+"""Cards joined by NCCL, or RCCL on ROCm, through torch.distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore
+
+from rowspan.plan.split import Plan
+
+PEER_TIMEOUT = timedelta(seconds=120)
+"""How long a rank waits for its peers within a step. The engine notices a dead rank at once and kills the others; this
+only bounds what happens when the engine itself is gone."""
+
+
+class Nccl:
+    """All cards of a plan. Groups and links of tensors are made from it."""
+
+    def __init__(self, plan: Plan, rank: int, store: Path, torch_dtype: str) -> None:
+        """Args: store: the same, not yet existing, file for all ranks; torch_dtype: of the hidden states."""
+        cards = [shard.rank for shard in plan.shards if shard.device.kind == "cuda"]
+        device = plan.shards[rank].device
+        dist.init_process_group(
+            backend="nccl",
+            store=FileStore(str(store), len(cards)),
+            rank=cards.index(rank),
+            world_size=len(cards),
+            timeout=PEER_TIMEOUT,
+        )
+        self.device = torch.device(device.kind, device.index)
+        self.dtype: torch.dtype = getattr(torch, torch_dtype)
+        # Every rank must take part in making every group. NCCL counts cards, not ranks of the plan.
+        self.stages = [
+            [cards.index(shard.rank) for shard in plan.stage(stage) if shard.device.kind == "cuda"]
+            for stage in range(plan.n_stages)
+        ]
+        self.groups = [dist.new_group(members) if len(members) > 1 else None for members in self.stages]
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+
+
+class NcclGroup:
+    """See `rowspan.comm.base.RowGroup`."""
+
+    def __init__(self, nccl: Nccl, stage: int, row: int) -> None:
+        self._group = nccl.groups[stage]
+        self._members = nccl.stages[stage]
+        self.rows = len(self._members)
+        self.leads = row == 0
+
+    def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
+        if not contributes:
+            x.zero_()
+        # NCCL rounds to x's own type after every addition: with two ranks that is the only one there is.
+        total = x.float() if self.rows > 2 else x
+        dist.all_reduce(total, group=self._group)
+        return total.to(x.dtype)
+
+    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+        if not self.leads:
+            dist.send(x.contiguous(), self._members[0])
+            return None
+        parts = [x]
+        for peer, width in zip(self._members[1:], widths[1:], strict=True):
+            part = x.new_empty(x.shape[0], width)
+            dist.recv(part, peer)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+
+class NcclLink:
+    """See `rowspan.comm.base.StageLink`: the first rows of two stages talk, and each then tells its group."""
+
+    def __init__(self, nccl: Nccl, earlier: int, *, leads: bool) -> None:
+        """Args: earlier: the stage that sends."""
+        self._nccl = nccl
+        self._sender, self._receiver = nccl.stages[earlier][0], nccl.stages[earlier + 1][0]
+        self._group = nccl.groups[earlier + 1]
+        self._leads = leads
+
+    def send(self, x: Tensor) -> None:
+        if self._leads:
+            dist.send(x.contiguous(), self._receiver)
+
+    def receive(self, shape: tuple[int, ...]) -> Tensor:
+        x = torch.empty(shape, dtype=self._nccl.dtype, device=self._nccl.device)
+        if self._leads:
+            dist.recv(x, self._sender)
+        if self._group is not None:
+            dist.broadcast(x, self._receiver, group=self._group)
+        return x

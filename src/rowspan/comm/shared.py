@@ -1,0 +1,153 @@
+"""Ranks of one host joined by memory that all of them map. A message of a decoding step takes microseconds.
+
+The memory has no name in the file system: it goes away with the last process that maps it, however that ends. It also
+holds a count of each rank's work, from which the engine sees that a rank hangs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.plan.split import Plan
+
+LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
+PAGE = 4096
+LOOKS = 6000
+"""How often a rank looks for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart, and
+waking takes 50 µs; where there are more threads than cores, looking only keeps the others from working."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of the memory: offset in bytes, and the floats of its longest message."""
+
+    offset: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class SharedLayout:
+    """Where everything is. Memory that no message ever reaches is never handed out by the system."""
+
+    groups: tuple[Area, ...]  # by stage
+    links: tuple[Area, ...]  # from stage i to i + 1
+    nbytes: int
+
+    @classmethod
+    def of(cls, native: Any, plan: Plan, max_tokens: int, max_outputs: int) -> SharedLayout:
+        """Args: native: the compiled module; max_tokens, max_outputs: of one step."""
+        offset = _up(LINE * len(plan.shards), PAGE)
+        hidden = _up(max_tokens * plan.spec.hidden_size, LINE)
+        groups, links = [], []
+        for stage in range(plan.n_stages):
+            members = plan.stage(stage)
+            logits = max_outputs * max(len(shard.vocab) for shard in members)
+            slot = _up(max(hidden, logits), LINE)
+            groups.append(Area(offset, slot))
+            offset += _up(native.RowGroup.nbytes(len(members), slot), PAGE)
+            if stage + 1 < plan.n_stages:
+                links.append(Area(offset, hidden))
+                offset += _up(native.StageLink.nbytes(len(plan.stage(stage + 1)), hidden), PAGE)
+        return cls(tuple(groups), tuple(links), offset)
+
+
+class SharedMemory:
+    """The memory, mapped into this process."""
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        """Args: fd: from `create`, in whichever process; still the caller's."""
+        self._map = mmap.mmap(fd, nbytes)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+
+    @staticmethod
+    def create(nbytes: int) -> int:
+        """A file descriptor of that many zeros."""
+        fd = os.memfd_create("rowspan")
+        os.ftruncate(fd, nbytes)
+        return fd
+
+    def address(self, offset: int) -> int:
+        return int(self._bytes.ctypes.data) + offset
+
+    def progress_address(self, rank: int) -> int:
+        """Of the count of a rank's work, 64 bits."""
+        return self.address(LINE * rank)
+
+    def progress(self, n_ranks: int) -> tuple[int, ...]:
+        """The counts of all ranks."""
+        return tuple(int(count) for count in self._bytes[: LINE * n_ranks].view(np.uint64)[:: LINE // 8])
+
+
+class SharedGroup:
+    """See `rowspan.comm.base.RowGroup`; of contiguous float32 arrays. `native` is for programs, which number their acts
+    themselves: use one or the other."""
+
+    def __init__(
+        self, native: Any, isa: str, memory: SharedMemory, area: Area, rows: int, row: int, looks: int
+    ) -> None:
+        self.native = native.RowGroup(isa, memory.address(area.offset), rows, row, area.slot, looks)
+        self.rows = rows
+        self.leads = row == 0
+        self._memory = memory  # is to live as long
+        self._acts = 0
+
+    def all_reduce(self, x: NDArray[np.float32], contributes: bool) -> NDArray[np.float32]:
+        rows, address = len(x), x.ctypes.data
+        self.native.all_reduce(self._act(), address, rows, x.size // max(1, rows), contributes, address)
+        return x
+
+    def gather_columns(self, x: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float32] | None:
+        whole = np.empty((len(x), sum(widths)), np.float32) if self.leads else None
+        to = 0 if whole is None else whole.ctypes.data
+        self.native.gather(self._act(), x.ctypes.data, len(x), list(widths), to)
+        return whole
+
+    def _act(self) -> int:
+        self._acts += 1
+        return self._acts - 1
+
+
+class SharedLink:
+    """See `rowspan.comm.base.StageLink`; of contiguous float32 arrays. `native` as in `SharedGroup`."""
+
+    def __init__(
+        self,
+        native: Any,
+        memory: SharedMemory,
+        area: Area,
+        receivers: int,
+        place: int | None,
+        looks: int,
+        *,
+        sends: bool,
+    ) -> None:
+        """Args: receivers: ranks of the later stage; place: this rank's among them; sends: it leads the earlier one."""
+        self.native = native.StageLink(memory.address(area.offset), receivers, area.slot, looks)
+        self.place = place
+        self.sends = sends
+        self._memory = memory  # is to live as long
+        self._messages = 0
+
+    def send(self, x: NDArray[np.float32]) -> None:
+        if self.sends:
+            self.native.send(self._message(), x.ctypes.data, x.size)
+
+    def receive(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        x = np.empty(shape, np.float32)
+        self.native.receive(self._message(), self.place, x.ctypes.data, x.size)
+        return x
+
+    def _message(self) -> int:
+        self._messages += 1
+        return self._messages - 1
+
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

@@ -1,0 +1,141 @@
+"""What ranks say to each other as part of a recorded program: natively through shared memory, or else by having the
+program stop for Python to speak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.comm.base import Comm, RowGroup, SoloGroup, StageLink
+from rowspan.comm.shared import SharedGroup, SharedLink
+from rowspan.kernels.cpu.trace import Rows, Trace, Value
+
+Floats = NDArray[np.float32]
+
+
+def record_comm(comm: Comm[Floats], trace: Trace) -> Comm[Value]:
+    """The same connections, for a model that is being recorded."""
+    return Comm(_group(comm.group, trace), _link(comm.before, trace), _link(comm.after, trace), comm.close)
+
+
+def _group(group: RowGroup[Floats], trace: Trace) -> RowGroup[Value]:
+    if isinstance(group, SoloGroup):
+        return SoloGroup()
+    return _NativeGroup(group, trace) if isinstance(group, SharedGroup) else _CalledGroup(group, trace)
+
+
+def _link(link: StageLink[Floats] | None, trace: Trace) -> StageLink[Value] | None:
+    if link is None:
+        return None
+    return _NativeLink(link, trace) if isinstance(link, SharedLink) else _CalledLink(link, trace)
+
+
+@dataclass(frozen=True)
+class _NativeGroup:
+    shared: SharedGroup
+    trace: Trace
+
+    @property
+    def rows(self) -> int:
+        return self.shared.rows
+
+    @property
+    def leads(self) -> bool:
+        return self.shared.leads
+
+    def all_reduce(self, x: Value, contributes: bool) -> Value:
+        out = Value(x.rows, x.width)
+        group = self.shared.native
+        op = self.trace.op(
+            lambda program, at: program.all_reduce(
+                group, x.rows, at(x), x.width, contributes, at(op.residual), at(op.writes)
+            ),
+            [x],
+            out,
+            rows=x.rows,
+            adds=True,
+        )
+        return out
+
+    def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
+        # Written by one rank only; the others have it as something of no size, so that the order of acts is recorded.
+        out = Value(x.rows, sum(widths) if self.leads else 0)
+        group = self.shared.native
+        self.trace.op(
+            lambda program, at: program.gather(group, x.rows, at(x), list(widths), at(out)), [x], out, rows=x.rows
+        )
+        return out if self.leads else None
+
+
+@dataclass(frozen=True)
+class _NativeLink:
+    shared: SharedLink
+    trace: Trace
+
+    def send(self, x: Value) -> None:
+        if not self.shared.sends:
+            return
+        link = self.shared.native
+        self.trace.op(lambda program, at: program.send(link, at(x), x.width), [x], self)
+
+    def receive(self, shape: tuple[int, ...]) -> Value:
+        out = Value(Rows.TOKENS, shape[1])
+        link, place = self.shared.native, self.shared.place
+        self.trace.op(lambda program, at: program.receive(link, place, out.width, at(out)), [], out)
+        return out
+
+
+@dataclass(frozen=True)
+class _CalledGroup:
+    group: RowGroup[Floats]
+    trace: Trace
+
+    @property
+    def rows(self) -> int:
+        return self.group.rows
+
+    @property
+    def leads(self) -> bool:
+        return self.group.leads
+
+    def all_reduce(self, x: Value, contributes: bool) -> Value:
+        def reduce(part: Floats) -> None:
+            total = self.group.all_reduce(part, contributes)
+            if total is not part:
+                part[:] = total
+
+        self.trace.call(reduce, [x], [x])
+        return x
+
+    def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
+        if not self.leads:
+            self.trace.call(lambda part: self.group.gather_columns(part, widths), [x], [])
+            return None
+        out = Value(x.rows, sum(widths))
+
+        def gather(part: Floats, whole: Floats) -> None:
+            whole[:] = self.group.gather_columns(part, widths)
+
+        self.trace.call(gather, [x, out], [out])
+        return out
+
+
+@dataclass(frozen=True)
+class _CalledLink:
+    link: StageLink[Floats]
+    trace: Trace
+
+    def send(self, x: Value) -> None:
+        self.trace.call(self.link.send, [x], [])
+
+    def receive(self, shape: tuple[int, ...]) -> Value:
+        out = Value(Rows.TOKENS, shape[1])
+
+        def receive(whole: Floats) -> None:
+            whole[:] = self.link.receive(whole.shape)
+
+        self.trace.call(receive, [out], [out])
+        return out
