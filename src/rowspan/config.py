@@ -86,6 +86,9 @@ class EngineConfig:
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
+    # A natively computing worker that does nothing for so long hangs, and all are started anew. A single call of a 70B
+    # model's step takes some 5 s on a slow CPU.
+    hang_seconds: float = 10.0
 
 
 @dataclass(frozen=True)

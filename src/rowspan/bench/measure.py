@@ -33,7 +33,7 @@ class Runner:
         config, context_size = blueprint.config, blueprint.cache.context_size
         self._steps = Steps(blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size)
         started = time.perf_counter()
-        self._group = WorkerGroup(blueprint.setups())
+        self._group = WorkerGroup(blueprint.setups(), config.hang_seconds)
         self.load_seconds = time.perf_counter() - started
         self.weight_bytes = sum(rank.weight_bytes for rank in self._group.ready)
         self.cache_bytes = sum(rank.cache_bytes for rank in self._group.ready)

@@ -20,8 +20,8 @@ from rowspan.plan.split import Plan
 LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
 PAGE = 4096
 LOOKS = 6000
-"""How often a rank looks for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart, and
-waking takes 50 µs; where there are more threads than cores, looking only keeps the others from working."""
+"""How often a rank looks for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart;
+waking takes 50 µs. Where there are more threads than cores, looking only keeps the others from working."""
 
 
 @dataclass(frozen=True)

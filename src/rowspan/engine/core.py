@@ -68,9 +68,10 @@ class EngineCore:
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
-        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), on_progress)
+        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress)
         self.ready = self._group.ready
         self._under_way = 0  # steps
+        self._proven = False  # this group of workers has done a step
         self._sinks: dict[int, EventSink] = {}
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
         self._ids = count()
@@ -169,8 +170,8 @@ class EngineCore:
     def _step(self) -> None:
         """Have every stage of the pipeline at work, then take in the oldest step's result."""
         try:
-            if self._group is None:
-                self._group = WorkerGroup(self._blueprint.setups())
+            self._see_to_workers()
+            assert self._group is not None, "or there was an error"
             while self._under_way < self._blueprint.plan.n_stages and (plan := self._scheduler.step()) is not None:
                 self._group.send(plan)
                 self._under_way += 1
@@ -181,14 +182,28 @@ class EngineCore:
         except RowspanError as error:
             self._lose_workers(error)
             return
+        self._proven = True
         for event in self._scheduler.finish_step(result):
             sink = self._sinks[event.seq_id]
             if event.finish is not None:
                 del self._sinks[event.seq_id]
             sink(event)
 
+    def _see_to_workers(self) -> None:
+        """Have a whole group. Between requests a rank may end unnoticed, killed by the system for its memory, say: no
+        request needs to fail for that."""
+        if self._group is not None and not self._scheduler.running and not self._group.is_whole:
+            log.warning("A worker ended while nothing ran; all are started anew.")
+            self._group.close()
+            self._group = None
+            self._scheduler.forget_cache()
+        if self._group is None:
+            self._group = WorkerGroup(self._blueprint.setups(), self._blueprint.config.hang_seconds)
+            self._proven = False
+
     def _lose_workers(self, error: RowspanError) -> None:
-        """Tell everyone; the next request starts the workers anew."""
+        """Tell everyone, and start the workers anew. At once if these have worked, so that the next request need not
+        wait; those that fail from the start get their next try with the next request."""
         log.error("%s", error)
         if self._group is not None:
             self._group.close()
@@ -196,6 +211,11 @@ class EngineCore:
         self._under_way = 0
         self._scheduler.abort_all()
         self._fail_all(error)
+        if self._proven:
+            try:
+                self._see_to_workers()
+            except RowspanError as again:
+                log.error("%s", again)
 
     def _refuse_all(self, error: RowspanError) -> None:
         """Leave nobody waiting for an answer."""

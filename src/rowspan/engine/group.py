@@ -21,7 +21,7 @@ from typing import Any
 
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
-from rowspan.engine.watch import HANG_SECONDS, LOOK_SECONDS, Watch
+from rowspan.engine.watch import LOOK_SECONDS, Watch
 from rowspan.errors import EngineError, RowspanError
 from rowspan.kernels.isa import TORCH, native_module
 from rowspan.scheduler.batch import StepPlan, StepResult
@@ -35,11 +35,17 @@ EXIT_SECONDS = 5.0  # what a worker gets to end by itself after the engine has h
 class WorkerGroup:
     """All ranks of a plan. Any rank's failure is the group's: the caller closes it and may start another."""
 
-    def __init__(self, setups: Sequence[WorkerSetup], on_progress: Callable[[int], None] = lambda nbytes: None) -> None:
+    def __init__(
+        self,
+        setups: Sequence[WorkerSetup],
+        hang_seconds: float,
+        on_progress: Callable[[int], None] = lambda nbytes: None,
+    ) -> None:
         """Spawn the ranks and wait until all have loaded.
 
         Args:
             setups: one per rank; the group fills in where they meet.
+            hang_seconds: how long natively computing ranks may do nothing within a step.
             on_progress: told the file bytes read since the last call, over all ranks.
 
         Raises:
@@ -49,6 +55,7 @@ class WorkerGroup:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._links: list[Connection] = []
         self._output_rank = setups[0].plan.output_rank
+        self._hang_seconds = hang_seconds
         self._watch: Watch | None = None
         try:
             with ExitStack() as spawning:
@@ -93,6 +100,11 @@ class WorkerGroup:
         self.send(plan)
         return self.receive()
 
+    @property
+    def is_whole(self) -> bool:
+        """No rank has ended. To be asked between steps: no rank has anything else to say then."""
+        return not any(link.poll() for link in self._links)
+
     def close(self) -> None:
         """Hang up on every rank, which ends it, and kill those that do not leave."""
         for link in self._links:
@@ -115,7 +127,8 @@ class WorkerGroup:
         memory = SharedMemory.create(layout.nbytes)
         spawning.callback(os.close, memory)
         if setup.cpu_isa != TORCH:
-            self._watch = Watch(SharedMemory(memory, layout.nbytes), len(setup.plan.shards))
+            shared = SharedMemory(memory, layout.nbytes)
+            self._watch = Watch(shared, len(setup.plan.shards), self._hang_seconds)
         return layout, memory
 
     def _spawn(self, setup: WorkerSetup) -> None:
@@ -185,7 +198,7 @@ class WorkerGroup:
         for process in self._processes:
             process.kill()  # it would not listen
         return EngineError(
-            f"The worker of rank {rank} has done nothing for {HANG_SECONDS:g} s.",
+            f"The worker of rank {rank} has done nothing for {self._hang_seconds:g} s.",
             why="It was stopped, or its machine is out of memory or of processor time.",
             fix="Send the request again: the workers are started anew.",
         )

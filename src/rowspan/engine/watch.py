@@ -6,16 +6,16 @@ import time
 
 from rowspan.comm.shared import SharedMemory
 
-HANG_SECONDS = 10.0
-"""A rank that does nothing for so long hangs. A single call of a 70B model's step on a slow CPU takes some 5 s."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5  # between two looks
 
 
 class Watch:
     """Over the ranks while a step is under way. Those that wait for one that hangs do nothing either; all do about the
     same number of calls, so the one that hangs has done least."""
 
-    def __init__(self, memory: SharedMemory, n_ranks: int) -> None:
+    def __init__(self, memory: SharedMemory, n_ranks: int, patience: float) -> None:
+        """Args: patience: seconds."""
+        self.patience = patience
         self._memory = memory
         self._n_ranks = n_ranks
         self.begin()
@@ -26,10 +26,10 @@ class Watch:
         self._since = time.monotonic()
 
     def hangs(self) -> int | None:
-        """The rank that has done nothing for `HANG_SECONDS`, while no other rank has either."""
+        """The rank that has done nothing for too long, while no other rank has either."""
         progress = self._memory.progress(self._n_ranks)
         if progress != self._last:
             self._last, self._since = progress, time.monotonic()
-        if time.monotonic() - self._since < HANG_SECONDS:
+        if time.monotonic() - self._since < self.patience:
             return None
         return min(range(self._n_ranks), key=progress.__getitem__)

@@ -156,6 +156,16 @@ class Scheduler:
         self._end(request)
         return True
 
+    @property
+    def running(self) -> int:
+        """Requests that own cache blocks."""
+        return len(self._running)
+
+    def forget_cache(self) -> None:
+        """The workers lost the cache's content while no request was running: nothing of it can be reused."""
+        assert not self._running, "running requests would lose what they have computed"
+        self._blocks.clear()
+
     def abort_all(self) -> list[int]:
         """Drop every request and the cache's content, because the workers lost it and know no sequence any more.
 
