@@ -73,6 +73,8 @@ class EngineConfig:
     split_mode: SplitMode = SplitMode.LAYER  # [-sm]
     tensor_split: tuple[float, ...] | None = None  # [-ts] None: equal shares
     main_gpu: int = 0  # [-mg] the device that split mode `none` uses
+    stages: int = 1  # [--stages] of split mode `row`: so many stages, each of equally many devices
+    gpu_layers: int | None = None  # [-ngl] so many of the first layers on cards, the rest on CPUs; None: by shares
     context_size: int | None = None  # [-c] tokens of one request; None: the model's, as far as memory lasts
     parallel: int = 16  # [-np] requests that run at once; more wait
     token_budget: int = 512  # [-ub] tokens computed in one step

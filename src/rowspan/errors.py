@@ -65,6 +65,10 @@ class SplitError(RowspanError):
     code = "bad_split"
 
 
+class RowSplitError(SplitError):
+    """The model's layers cannot be cut by row so; they can be dealt out whole."""
+
+
 class OutOfMemoryError(RowspanError):
     """The model or its cache does not fit."""
 

@@ -163,18 +163,6 @@ def test_what_cannot_be_done_is_refused(
     assert len(run(engine, [1, 2])) == 24, "the engine lives on"
 
 
-@pytest.mark.parametrize(("mode", "n_ranks"), [("row", 2), ("layer", 3), ("row", 5)])
-def test_splits_agree_in_company(model_path: Path, engine: Engine, mode: str, n_ranks: int) -> None:
-    prompts = random_prompts(4, 6)
-    devices = ",".join(f"cpu:{index}" for index in range(n_ranks))
-    alone = [run(engine, prompt) for prompt in prompts]
-    with (
-        open_engine(model_path, devices, mode, parallel=3) as split,
-        ThreadPoolExecutor(len(prompts)) as pool,
-    ):
-        assert list(pool.map(lambda prompt: run(split, prompt), prompts)) == alone
-
-
 @pytest.mark.parametrize(
     ("scheme", "dtype"), [("F32", "float32"), ("Q8_0", "float32"), ("Q4_1", "float32"), ("Q4_0", "bfloat16")]
 )

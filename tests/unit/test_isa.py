@@ -42,14 +42,14 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_native_kernels_are_for_int8_and_float32_on_cpus(tmp_path: Path, config: dict[str, object]) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
-    assert draw_up(EngineConfig(path, **config)).cpu_isa == TORCH  # type: ignore[arg-type]
+    assert draw_up(EngineConfig(path, **config)).lead.cpu_isa == TORCH  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("hidden", "cache_dtype"), [(64, "int16"), (96, "float16")])
 def test_the_cache_is_int16_beside_int8_if_heads_allow_it(tmp_path: Path, hidden: int, cache_dtype: str) -> None:
     path = TinyModel(scheme="Q8_0", hidden_size=hidden, n_heads=4).write(tmp_path / "m.gguf")
-    assert draw_up(EngineConfig(path, dtype="int8")).cache_dtypes == (cache_dtype, cache_dtype)
-    assert draw_up(EngineConfig(path, dtype="float32")).cache_dtypes == ("float32", "float32")
+    assert draw_up(EngineConfig(path, dtype="int8")).lead.cache_dtypes == (cache_dtype, cache_dtype)
+    assert draw_up(EngineConfig(path, dtype="float32")).lead.cache_dtypes == ("float32", "float32")
 
 
 def test_int8_needs_native_kernels(tmp_path: Path) -> None:
@@ -59,4 +59,4 @@ def test_int8_needs_native_kernels(tmp_path: Path) -> None:
     for cache_type in ("q8_0", "i16"):
         with pytest.raises(UsageError, match=cache_type):
             draw_up(EngineConfig(path, cache_type_k=cache_type, cpu_isa=TORCH))
-    assert draw_up(EngineConfig(path, cpu_isa=TORCH)).dtype == "float32"
+    assert draw_up(EngineConfig(path, cpu_isa=TORCH)).lead.dtype == "float32"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
-from rowspan.errors import SplitError, UsageError
+from rowspan.errors import RowSplitError, SplitError, UsageError
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device, parse_devices, parse_ratios
-from rowspan.plan.split import Plan, Shard, Span, SplitMode, apportion, split
+from rowspan.plan.shares import apportion
+from rowspan.plan.split import Plan, Shard, Span, SplitMode, split, split_or_fall_back
 from rowspan.quant.scheme import SCHEMES
 
 BY_OUTPUTS = {Role.EMBEDDING, Role.HEAD, Role.Q, Role.K, Role.V, Role.GATE, Role.UP}
@@ -287,18 +288,51 @@ def test_refusals_say_why(devices: int, mode: SplitMode, shares: list[float] | N
     assert refusal.value.fix
 
 
-def test_cards_and_cpus_are_not_mixed() -> None:
+def places(plan: Plan) -> list[tuple[str, int, int, range]]:
+    """Device, stage, row and layers of every rank."""
+    return [(str(s.device), s.stage, s.row, range(s.layers.start, s.layers.stop)) for s in plan.shards]
+
+
+def test_the_first_layers_go_to_cards_and_the_rest_to_cpus() -> None:
+    model = model_of(replace(SPEC, n_layers=6))
+    devices = parse_devices("cuda:0,cuda:1,cpu:0")
+    layer = split(model.spec, model.tensors, devices, SplitMode.LAYER, gpu_layers=4)
+    assert places(layer) == [("cuda:0", 0, 0, range(2)), ("cuda:1", 1, 0, range(2, 4)), ("cpu:0", 2, 0, range(4, 6))]
+    row = split(model.spec, model.tensors, devices, SplitMode.ROW, gpu_layers=4)
+    assert places(row) == [("cuda:0", 0, 0, range(4)), ("cuda:1", 0, 1, range(4)), ("cpu:0", 1, 0, range(4, 6))]
+    all_on_cards = split(model.spec, model.tensors, devices, SplitMode.ROW, gpu_layers=99)
+    assert places(all_on_cards) == [("cuda:0", 0, 0, range(6)), ("cuda:1", 0, 1, range(6))]
+
+
+@pytest.mark.parametrize("names", ["cpu:0,cpu:1", "cuda:0,cuda:1", "cpu:0,cuda:0"])
+def test_layers_on_cards_need_cards_and_cpus_after_them(names: str) -> None:
     model = model_of(SPEC)
-    with pytest.raises(SplitError, match="different kinds"):
-        split(model.spec, model.tensors, parse_devices("cpu:0,cuda:0"), SplitMode.ROW)
+    with pytest.raises(SplitError, match="needs cards, and CPUs after them"):
+        split(model.spec, model.tensors, parse_devices(names), gpu_layers=1)
 
 
-def test_blocks_that_heads_cannot_align_with_are_refused() -> None:
+def test_stages_of_rows() -> None:
+    model = model_of(replace(SPEC, n_layers=4))
+    plan = split(model.spec, model.tensors, cpus(4), SplitMode.ROW, [1, 1, 3, 3], n_stages=2)
+    assert [(shard.stage, shard.row) for shard in plan.shards] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [len(shard.layers) for shard in plan.shards] in ([1, 1, 3, 3], [2, 2, 2, 2])
+    for stage in range(2):
+        assert sum(len(shard.kv_heads) for shard in plan.stage(stage)) == SPEC.n_kv_heads
+        assert sum(len(shard.ffn) for shard in plan.stage(stage)) == SPEC.ffn_size
+    with pytest.raises(SplitError, match="cannot form 3 stages"):
+        split(model.spec, model.tensors, cpus(4), SplitMode.ROW, n_stages=3)
+
+
+def test_what_cannot_be_split_by_row_is_by_layer_and_says_so() -> None:
     tensors = dict(model_of(SPEC).tensors)  # 96 inputs of o: not whole blocks of 256
     for layer in range(SPEC.n_layers):
         tensors[TensorKey(Role.O, layer)] = TensorInfo((64, 96), "Q4_K", 0)
-    with pytest.raises(SplitError, match="cannot be split by row"):
+    with pytest.raises(RowSplitError, match="cannot be split by row"):
         split(SPEC, tensors, cpus(2), SplitMode.ROW)
+    plan = split_or_fall_back(SPEC, tensors, cpus(2), SplitMode.ROW)
+    assert (plan.mode, plan.n_stages) == (SplitMode.LAYER, 2)
+    assert "cannot be split by row" in plan.note
+    assert split_or_fall_back(SPEC, tensors, cpus(2), SplitMode.LAYER).note == ""
 
 
 def test_devices_are_read() -> None:

@@ -93,8 +93,8 @@ def record(
         "engine": "rowspan",
         "engine_version": importlib.metadata.version("rowspan"),
         "torch_version": importlib.metadata.version("torch"),
-        "kernels": blueprint.cpu_isa,
-        "dtype": blueprint.dtype,
+        "kernels": blueprint.lead.cpu_isa,
+        "dtype": blueprint.lead.dtype,
         "model_fingerprint": model.fingerprint,
         "model_sha256": model.sha256,
         "load_seconds": round(run.load_seconds, 3),
@@ -117,8 +117,8 @@ def _options(blueprint: Blueprint) -> dict[str, Any]:
         "n_batch": config.token_budget,
         "n_ubatch": config.token_budget,
         "n_threads": sum(setup.threads for setup in blueprint.setups()),
-        "type_k": cache_names[blueprint.cache_dtypes[0]],
-        "type_v": cache_names[blueprint.cache_dtypes[1]],
+        "type_k": cache_names[blueprint.lead.cache_dtypes[0]],
+        "type_v": cache_names[blueprint.lead.cache_dtypes[1]],
         "n_gpu_layers": len(
             {n for s in plan.shards if s.device.kind != "cpu" for n in range(s.layers.start, s.layers.stop)}
         ),

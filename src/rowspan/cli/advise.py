@@ -26,7 +26,6 @@ def advise_rigs(
     *,
     prices: list[str],
     quantizations: str | None,
-    gpu_layers: int | None,
     prompt: int,
     link: str | None,
     serve_with: str,
@@ -38,7 +37,8 @@ def advise_rigs(
     from rowspan.plan.capacity import Load
     from rowspan.plan.device import parse_ratios
     from rowspan.plan.fit import check_context
-    from rowspan.plan.split import SplitMode, check_ratios
+    from rowspan.plan.shares import check_ratios
+    from rowspan.plan.split import SplitMode
     from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 
     engine.check()
@@ -50,7 +50,7 @@ def advise_rigs(
             parallel=engine.parallel or 16,
             cache_types=_cache_types(engine),
             step_tokens=engine.token_budget or 512,
-            gpu_layers=gpu_layers,
+            gpu_layers=engine.gpu_layers,
         ),
         prompt=prompt,
         engine=_engine(serve_with),

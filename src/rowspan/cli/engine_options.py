@@ -37,6 +37,24 @@ class EngineOptions:
         int | None,
         typer.Option("--main-gpu", "-mg", min=0, help="Place in --devices of the one that split mode none uses."),
     ] = None
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            "--stages",
+            min=1,
+            help="Of split mode row: stages one after the other, each with equally many devices. [default: 1]",
+        ),
+    ] = None
+    gpu_layers: Annotated[
+        int | None,
+        typer.Option(
+            "--n-gpu-layers",
+            "-ngl",
+            min=1,
+            help="So many of the first layers on cards, the rest on the CPUs that --devices names after them. "
+            "[default: by --tensor-split]",
+        ),
+    ] = None
     context_size: Annotated[
         int | None,
         typer.Option(

@@ -64,7 +64,7 @@ def _forecast(blueprint: Blueprint) -> Forecast:
     from rowspan.plan.outline import outline
 
     setups = blueprint.setups()
-    ceilings = None if blueprint.cpu_isa == TORCH or len(setups) > 1 else measure(setups[0].threads)
+    ceilings = None if blueprint.lead.cpu_isa == TORCH or len(setups) > 1 else measure(setups[0].threads)
     if ceilings is None:
         raise UsageError(
             "--measure has nothing to forecast from.",
@@ -72,10 +72,10 @@ def _forecast(blueprint: Blueprint) -> Forecast:
             fix="Leave out --devices and --split-mode, or measure with `rowspan bench`.",
         )
     facts = read_local(blueprint.config.model_path)
-    demand = demand_of(outline(facts.shape, facts.listed, facts.infos, facts.scheme), blueprint.cache_dtypes)
+    demand = demand_of(outline(facts.shape, facts.listed, facts.infos, facts.scheme), blueprint.lead.cache_dtypes)
     floats, int8 = (
-        ceilings.flops.get(f"{unit} {blueprint.cpu_isa}", ceilings.best_flops()) for unit in ("f32", "int8")
+        ceilings.flops.get(f"{unit} {blueprint.lead.cpu_isa}", ceilings.best_flops()) for unit in ("f32", "int8")
     )
-    card = processor(ceilings.read_bytes_per_second, floats, int8 if blueprint.dtype == "int8" else floats)
+    card = processor(ceilings.read_bytes_per_second, floats, int8 if blueprint.lead.dtype == "int8" else floats)
     room = blueprint.cache.context_size - 1
     return forecast_processor(demand, card, min(PROMPT, room), min(GENERATED, room))

@@ -9,7 +9,7 @@ from rowspan.plan.resident import WorkerMemory, worker_memory
 
 def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
     """Of all workers together; None where torch's allocator decides."""
-    if blueprint.cpu_isa == TORCH:
+    if blueprint.lead.cpu_isa == TORCH:
         return None
     metadata, config = blueprint.checkpoint.metadata, blueprint.config
     strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))

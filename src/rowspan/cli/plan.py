@@ -32,10 +32,6 @@ def plan(
     quant: Annotated[
         str | None, typer.Option("--quant", help="What if it were quantized so: q8_0,q4_k_m. With --gpus.")
     ] = None,
-    gpu_layers: Annotated[
-        int | None,
-        typer.Option("--n-gpu-layers", "-ngl", min=1, help="Only so many layers on the cards. With --gpus."),
-    ] = None,
     prompt: Annotated[
         int, typer.Option("--n-prompt", "-p", min=1, help="Tokens of the prompt to forecast. With --gpus.")
     ] = 512,
@@ -86,7 +82,6 @@ def plan(
             gpus,
             prices=price or [],
             quantizations=quant,
-            gpu_layers=gpu_layers,
             prompt=prompt,
             link=link,
             serve_with=serve_with,
@@ -94,7 +89,7 @@ def plan(
             as_json=as_json,
         )
         return
-    given = {"--quant": quant, "--n-gpu-layers": gpu_layers, "--price": price, "--link": link, "--plot": plot}
+    given = {"--quant": quant, "--price": price, "--link": link, "--plot": plot}
     alone = [option for option, value in given.items() if value]
     if alone:
         raise UsageError(f"{alone[0]} needs --gpus.", fix="Name the rigs to compare: --gpus 2xW7900DS,4xRTX4090.")

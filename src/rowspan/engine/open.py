@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -13,10 +14,32 @@ from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used, native_module
 from rowspan.model.spec import ModelSpec
+from rowspan.plan.device import Device
 from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
 from rowspan.plan.routes import Routes, choose_routes
-from rowspan.plan.split import Plan, split
+from rowspan.plan.split import Plan, split_or_fall_back
 from rowspan.worker.messages import WorkerSetup
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a rank computes."""
+
+    cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
+    dtype: str
+    cache_dtypes: tuple[str, str]
+
+    @classmethod
+    def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> Computing:
+        """Raises UsageError: the configuration asks for what this device cannot do."""
+        cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype)
+        cache_dtypes = (
+            _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
+            _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
+        )
+        return cls(cpu_isa, dtype, cache_dtypes)
 
 
 @dataclass(frozen=True)
@@ -30,9 +53,12 @@ class Blueprint:
     routes: Routes
     sizes: tuple[ShardBytes, ...]  # by rank
     cache: CacheSize
-    cache_dtypes: tuple[str, str]
-    dtype: str
-    cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
+    computing: tuple[Computing, ...]  # by rank
+
+    @property
+    def lead(self) -> Computing:
+        """How the first rank computes: all of them, where devices are of one kind."""
+        return self.computing[0]
 
     def setups(self) -> list[WorkerSetup]:
         return [
@@ -41,9 +67,9 @@ class Blueprint:
                 plan=self.plan,
                 routes=self.routes,
                 model_path=self.config.model_path,
-                dtype=self.dtype,
-                cpu_isa=self.cpu_isa,
-                cache_dtypes=self.cache_dtypes,
+                dtype=computing.dtype,
+                cpu_isa=computing.cpu_isa,
+                cache_dtypes=computing.cache_dtypes,
                 n_blocks=self.cache.n_blocks,
                 block_size=self.config.block_size,
                 context_size=self.cache.context_size,
@@ -52,7 +78,9 @@ class Blueprint:
                 cores=cores,
                 threads=threads,
             )
-            for shard, (cores, threads) in zip(self.plan.shards, _share_cores(self.plan, self.config), strict=True)
+            for shard, computing, (cores, threads) in zip(
+                self.plan.shards, self.computing, _share_cores(self.plan, self.config), strict=True
+            )
         ]
 
 
@@ -70,19 +98,26 @@ def draw_up(config: EngineConfig) -> Blueprint:
             fix="Choose a plain llama, mistral, qwen2 or qwen3 model.",
         )
     spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
-    plan = split(spec, checkpoint.tensors, config.devices, config.split_mode, config.tensor_split, config.main_gpu)
-    cpu_isa, dtype = kernels_used(config.cpu_isa, plan.shards[0].device.kind, config.dtype)
-    cache_dtypes = (
-        _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
-        _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
+    plan = split_or_fall_back(
+        spec,
+        checkpoint.tensors,
+        config.devices,
+        config.split_mode,
+        ratios=config.tensor_split,
+        main_device=config.main_gpu,
+        n_stages=config.stages,
+        gpu_layers=config.gpu_layers,
     )
+    if plan.note:
+        log.warning("%s", plan.note)
+    computing = tuple(Computing.on(shard.device, config, spec) for shard in plan.shards)
     sizes = tuple(
-        shard_bytes(plan, shard, checkpoint.tensors, dtype, cache_dtypes, native=cpu_isa != TORCH)
-        for shard in plan.shards
+        shard_bytes(plan, shard, checkpoint.tensors, how.dtype, how.cache_dtypes, native=how.cpu_isa != TORCH)
+        for shard, how in zip(plan.shards, computing, strict=True)
     )
     cache = _size_cache(config, spec, plan, sizes)
     routes = choose_routes(plan, native=native_module() is not None)
-    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, cache_dtypes, dtype, cpu_isa)
+    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, computing)
 
 
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:

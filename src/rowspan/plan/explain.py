@@ -169,7 +169,7 @@ def _vocabulary(holding: Holding) -> str:
 
 def _notes(plan: Plan) -> list[str]:
     """One sentence for every fact that a reader of the table may wonder about."""
-    notes = []
+    notes = [plan.note] if plan.note else []
     for shard in plan.shards:
         who = f"Rank {shard.rank} ({shard.device})"
         if not shard.kv_heads and not shard.ffn:

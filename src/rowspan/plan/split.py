@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from typing import Any
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
-from rowspan.errors import SplitError
+from rowspan.errors import RowSplitError, SplitError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
+from rowspan.plan.shares import apportion, check_ratios
 from rowspan.quant.scheme import GEOMETRIES
 
 FFN_GRAIN = 16  # rows of an MLP slice come in multiples of a vector register (AVX-512: 16 floats) where they can
-LARGEST_SPREAD = 1e6  # between the shares of two devices
 
 
 class SplitMode(StrEnum):
@@ -82,6 +82,7 @@ class Plan:
     mode: SplitMode
     spec: ModelSpec
     shards: tuple[Shard, ...]
+    note: str = ""  # why it is not what was asked for
 
     @property
     def n_stages(self) -> int:
@@ -137,6 +138,9 @@ def split(
     mode: SplitMode = SplitMode.LAYER,
     ratios: Sequence[float] | None = None,
     main_device: int = 0,
+    *,
+    n_stages: int = 1,
+    gpu_layers: int | None = None,
 ) -> Plan:
     """Cut a model over devices.
 
@@ -144,9 +148,13 @@ def split(
         tensors: the checkpoint's tensors; their shapes balance the stages, their block sizes bind the cuts.
         ratios: one positive share per device; equal when None.
         main_device: index of the device that `none` uses.
+        n_stages: of `row`: so many stages, each of equally many of the devices in their order. Cards and CPUs are never
+            in the same stage.
+        gpu_layers: so many of the first layers on cards, the others and the head on CPUs; None: by ratios.
 
     Raises:
         SplitError: the model cannot be cut so; says why and what to do.
+        RowSplitError: it can be by layer.
     """
     shares = _check_ratios(ratios, devices)
     if mode is SplitMode.NONE:
@@ -156,27 +164,93 @@ def split(
                 why=f"{len(devices)} devices are given, counted from 0.",
                 fix="Choose --main-gpu among them.",
             )
-        stages = [([devices[main_device]], [1.0])]
+        stages = [_Stage([devices[main_device]], [1.0])]
     elif mode is SplitMode.LAYER:
-        stages = [([device], [share]) for device, share in zip(devices, shares, strict=True)]
+        stages = [_Stage([device], [share]) for device, share in zip(devices, shares, strict=True)]
     else:
-        stages = [(list(devices), shares)]
-    return _cut_stages(spec, tensors, mode, stages)
+        stages = _row_stages(devices, shares, n_stages)
+    if mode is not SplitMode.NONE and gpu_layers is not None:
+        layers = _layers_on_cards(spec, tensors, stages, gpu_layers)
+        stages = [stage for stage, span in zip(stages, layers, strict=True) if len(span)]
+        layers = [span for span in layers if len(span)]
+    else:
+        layers = _balance_layers(spec, tensors, [stage.share for stage in stages])
+    return _cut_stages(spec, tensors, mode, stages, layers)
+
+
+def split_or_fall_back(
+    spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], devices: Sequence[Device], mode: SplitMode, **options: Any
+) -> Plan:
+    """As `split`; by layer where it cannot be by row, with a note that says so. Raises SplitError."""
+    try:
+        return split(spec, tensors, devices, mode, **options)
+    except RowSplitError as error:
+        plan = split(spec, tensors, devices, SplitMode.LAYER, **options)
+        return replace(plan, note=f"Split by layer, though row was asked for: {error.what} {error.why}")
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Devices that share layers, and what share of the model each is to have."""
+
+    devices: Sequence[Device]
+    shares: Sequence[float]
+
+    @property
+    def share(self) -> float:
+        return sum(self.shares)
+
+
+def _row_stages(devices: Sequence[Device], shares: Sequence[float], n_stages: int) -> list[_Stage]:
+    if n_stages < 1 or len(devices) % n_stages:
+        raise SplitError(
+            f"{len(devices)} devices cannot form {n_stages} stages.",
+            why="Every stage has the same number of devices.",
+            fix="Name a multiple of --stages devices.",
+        )
+    each = len(devices) // n_stages
+    stages: list[_Stage] = []
+    for first in range(0, len(devices), each):
+        of_stage = list(zip(devices[first : first + each], shares[first : first + each], strict=True))
+        for _, alike in groupby(of_stage, key=lambda one: one[0].kind):
+            kind_devices, kind_shares = zip(*alike, strict=True)
+            stages.append(_Stage(kind_devices, kind_shares))
+    return stages
+
+
+def _layers_on_cards(
+    spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], stages: Sequence[_Stage], gpu_layers: int
+) -> list[Span]:
+    """Layers of each stage: the first ones on the cards, none where there are none left."""
+    on_cards = [stage.devices[0].kind == "cuda" for stage in stages]
+    n_cards = sum(on_cards)
+    if not n_cards or n_cards == len(stages) or not all(on_cards[:n_cards]):
+        raise SplitError(
+            "--n-gpu-layers needs cards, and CPUs after them.",
+            why=f"--devices are {', '.join(str(device) for stage in stages for device in stage.devices)}.",
+            fix="Name both, such as --devices cuda:0,cpu:0.",
+        )
+    first = min(gpu_layers, spec.n_layers)
+    shares = [stage.share for stage in stages]
+    head = first == spec.n_layers
+    cards = _balance_layers(spec, tensors, shares[:n_cards], Span(0, first), head=head)
+    cpus = _balance_layers(spec, tensors, shares[n_cards:], Span(first, spec.n_layers), head=not head)
+    return cards + cpus
 
 
 def _cut_stages(
     spec: ModelSpec,
     tensors: Mapping[TensorKey, TensorInfo],
     mode: SplitMode,
-    stages: Sequence[tuple[Sequence[Device], Sequence[float]]],
+    stages: Sequence[_Stage],
+    layer_spans: Sequence[Span],
 ) -> Plan:
-    layer_spans = _balance_layers(spec, tensors, [sum(shares) for _, shares in stages])
     shards: list[Shard] = []
-    for stage, ((devices, shares), layers) in enumerate(zip(stages, layer_spans, strict=True)):
-        heads, ffn = _cut_rows(spec, tensors, shares)
-        vocab = _spans(apportion(spec.vocab_size, shares))
-        for row, device in enumerate(devices):
-            shards.append(Shard(len(shards), device, stage, row, layers, heads[row], ffn[row], vocab[row]))
+    for index, (stage, layers) in enumerate(zip(stages, layer_spans, strict=True)):
+        heads, ffn = _cut_rows(spec, tensors, stage.shares)
+        vocab = _spans(apportion(spec.vocab_size, stage.shares))
+        for row, device in enumerate(stage.devices):
+            shards.append(Shard(len(shards), device, index, row, layers, heads[row], ffn[row], vocab[row]))
     return Plan(mode, spec, tuple(shards))
 
 
@@ -193,7 +267,7 @@ def _cut_rows(
     head_width = spec.group * spec.head_dim
     head_unit = math.lcm(head_width, _block(tensors, Role.O)) // head_width
     if spec.n_kv_heads % head_unit:
-        raise SplitError(
+        raise RowSplitError(
             f"{spec.name} cannot be split by row.",
             why=f"Its attention output is quantized in blocks that only {head_unit} KV heads together align with, "
             f"and it has {spec.n_kv_heads}.",
@@ -219,32 +293,47 @@ def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
     return math.lcm(*(GEOMETRIES[scheme].block_size for scheme in schemes))
 
 
-def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]) -> list[Span]:
+def _balance_layers(
+    spec: ModelSpec,
+    tensors: Mapping[TensorKey, TensorInfo],
+    shares: Sequence[float],
+    span: Span | None = None,
+    *,
+    head: bool = True,
+) -> list[Span]:
     """Contiguous layers per stage such that the slowest stage, by weights read per token and share, is as fast as can
     be. Weights are counted by elements, whatever the file packs them in.
 
     The head counts for the last stage: in a small model it weighs as much as several layers (SmolLM2-135M: eight).
+
+    Args:
+        span: layers to deal out; all when None; when empty, no stage gets any.
+        head: whether the last of these stages has it.
     """
-    if len(shares) > spec.n_layers:
+    span = Span(0, spec.n_layers) if span is None else span
+    if not len(span):
+        return [span for _ in shares]
+    if len(shares) > len(span):
         raise SplitError(
-            f"{spec.n_layers} layers cannot be split over {len(shares)} devices.",
+            f"{len(span)} layers cannot be split over {len(shares)} devices.",
             why="Every device needs a layer.",
-            fix=f"Name at most {spec.n_layers} devices, or use --split-mode row.",
+            fix=f"Name at most {len(span)} devices, or use --split-mode row.",
         )
     layer_weights = [0] * spec.n_layers
     for key, info in tensors.items():
         if key.layer is not None:
             layer_weights[key.layer] += math.prod(info.shape)
-    held_head = tensors.get(TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD))
-    head = math.prod(held_head.shape) if held_head else 0  # none, where only the first layers are to be placed
+    held_head = tensors.get(TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)) if head else None
+    head_weight = math.prod(held_head.shape) if held_head else 0  # or none, where only first layers are to be placed
     upto = [0, *accumulate(layer_weights)]
 
-    # best[k]: (time of the slowest of the stages so far, their borders) with layers 0 … k - 1 placed
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
+    # best[k]: (time of the slowest of the stages so far, their borders) with layers up to k - 1 placed
+    best: dict[int, tuple[float, list[int]]] = {span.start: (0.0, [span.start])}
     for stage, share in enumerate(shares):
         is_last = stage == len(shares) - 1
-        extra = head if is_last else 0
-        stops = [spec.n_layers] if is_last else range(stage + 1, spec.n_layers - (len(shares) - stage - 1) + 1)
+        extra = head_weight if is_last else 0
+        stages_left = len(shares) - stage - 1
+        stops = [span.stop] if is_last else range(span.start + stage + 1, span.stop - stages_left + 1)
         best = {
             stop: min(
                 (max(slowest, (upto[stop] - upto[start] + extra) / share), [*borders, stop])
@@ -253,20 +342,8 @@ def _balance_layers(spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], sh
             )
             for stop in stops
         }
-    borders = best[spec.n_layers][1]
+    borders = best[span.stop][1]
     return [Span(start, stop) for start, stop in pairwise(borders)]
-
-
-def apportion(units: int, shares: Sequence[float]) -> list[int]:
-    """Divide whole units by shares: largest remainder, ties to the lower index. In exact arithmetic, so that a tie is
-    a tie."""
-    total = sum(map(Fraction, shares))
-    quotas = [units * Fraction(share) / total for share in shares]
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - quotas[i])
-    for index in by_remainder[: units - sum(counts)]:
-        counts[index] += 1
-    return counts
 
 
 def _spans(counts: Iterable[int], unit: int = 1) -> list[Span]:
@@ -277,33 +354,7 @@ def _spans(counts: Iterable[int], unit: int = 1) -> list[Span]:
 def _check_ratios(ratios: Sequence[float] | None, devices: Sequence[Device]) -> list[float]:
     if not devices:
         raise SplitError("There is no device to run on.", fix="Name one, such as --devices cpu:0.")
-    if len({device.kind for device in devices}) > 1:
-        raise SplitError(
-            f"{', '.join(map(str, devices))} are of different kinds.",
-            why="Cards and CPUs have no transport between them yet.",
-            fix="Name cards only, or CPUs only.",
-        )
     if ratios is None:
         return [1.0] * len(devices)
     check_ratios(ratios, len(devices))
     return list(ratios)
-
-
-def check_ratios(ratios: Sequence[float], n_devices: int) -> None:
-    """Raises SplitError: they are no shares for so many devices."""
-    if len(ratios) != n_devices:
-        raise SplitError(
-            f"--tensor-split has {len(ratios)} shares for {n_devices} devices.",
-            fix="Give one share per device, such as --devices cpu:0,cpu:1 --tensor-split 3,1.",
-        )
-    if any(not math.isfinite(ratio) or ratio <= 0 for ratio in ratios):
-        raise SplitError(
-            "--tensor-split must hold positive numbers.",
-            fix="To leave a device out, do not name it in --devices.",
-        )
-    if max(ratios) > LARGEST_SPREAD * min(ratios):
-        raise SplitError(
-            "The shares of --tensor-split are too far apart.",
-            why=f"The smallest of {', '.join(map(str, ratios))} would hold nothing.",
-            fix="To leave a device out, do not name it in --devices.",
-        )
