@@ -123,7 +123,7 @@ class WorkerGroup:
         native = native_module()
         if native is None:
             return None, -1
-        layout = SharedLayout.of(native, setup.plan, setup.max_tokens, setup.max_outputs)
+        layout = SharedLayout.of(native, setup.plan, setup.max_tokens)
         memory = SharedMemory.create(layout.nbytes)
         spawning.callback(os.close, memory)
         if setup.cpu_isa != TORCH:
