@@ -65,6 +65,20 @@ class DoctorConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """database: file of all results (ROWSPAN_BENCH_DB; else in the platform's state folder)."""
+
+    database: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> BenchConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_BENCH_DB")
+        state = platformdirs.user_state_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else state / "bench.sqlite")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 

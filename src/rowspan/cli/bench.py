@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rowspan.bench.roofline import Ceilings
 
 Values = list[str] | None
 MANY = "Comma list, or several times."
@@ -25,6 +30,10 @@ def bench(
     ] = None,
     n_depth: Annotated[
         Values, typer.Option("--n-depth", "-d", help="Tokens in the cache before the test, untimed. [default: 0]")
+    ] = None,
+    parallel: Annotated[
+        Values,
+        typer.Option("--parallel", "-np", help="Sequences at once: 1,4,16; t/s is of all together. [default: 1]"),
     ] = None,
     split_mode: Annotated[
         Values, typer.Option("--split-mode", "-sm", help=f"none, layer, row. {MANY} [default: layer]")
@@ -54,17 +63,27 @@ def bench(
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Of every test.")] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl, csv or sql.")] = "md",
     delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds of rest before every test.")] = 0.0,
+    cool_below: Annotated[
+        float | None, typer.Option("--cool-below", help="Wait before every repetition until all is below so many °C.")
+    ] = None,
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the untimed run before every test.")] = False,
+    no_ceilings: Annotated[
+        bool, typer.Option("--no-ceilings", help="Do not measure the machine's ceilings first.")
+    ] = False,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep no results for `compare` and `report`.")] = False,
 ) -> None:
     """Measure tokens per second, as llama-bench does: every combination of the options' values.
 
-    Results go to stdout as they come, progress to stderr.
+    Results go to stdout as they come, progress to stderr, and both rows and circumstances into a store, for
+    `rowspan compare` and `rowspan report`. Repetitions go round over the configurations, so that drift hits all alike.
     """
     from rowspan import hub
     from rowspan.bench.formats import FORMATS, OPTIONAL
-    from rowspan.bench.grid import Grid, notable, workloads
+    from rowspan.bench.grid import Grid, workloads
+    from rowspan.bench.native import native_jobs
     from rowspan.bench.ranges import alternatives, parse_names, parse_numbers, parse_pairs
-    from rowspan.bench.run import Procedure, draw_up_jobs, measure_jobs
+    from rowspan.bench.run import Procedure, measure_jobs
+    from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
     from rowspan.plan.device import parse_devices, parse_ratios
@@ -75,6 +94,7 @@ def bench(
         parse_numbers("-n", n_gen or ["128"]),
         parse_pairs("-pg", pg or ()),
         parse_numbers("-d", n_depth or ["0"]),
+        parse_numbers("-np", parallel or ["1"], least=1),
     )
     grid = Grid(
         devices=[parse_devices(text) for text in alternatives(devices or ["cpu:0"])],
@@ -90,30 +110,50 @@ def bench(
     (form,) = parse_names("--output", [output], FORMATS)
     names = [name for text in model or [hub.DEFAULT_MODEL] for name in text.split(",")]
     files = [hub.resolve(name, progress=terminal_progress()) for name in names]
-    jobs = draw_up_jobs({file.path: file.sha256 for file in files}, grid, work)
-    progress = _Progress()
-    rows = FORMATS[form](sys.stdout, notable([job.blueprint.config for job in jobs], OPTIONAL))
-    try:
-        for row in measure_jobs(jobs, work, Procedure(repetitions, not no_warmup, delay), progress.show):
-            progress.clear()
-            rows.add(row)
-    finally:
-        progress.clear()
-        rows.finish()
+    jobs = native_jobs({file.path: file.sha256 for file in files}, grid, work)
+    typed = {"tensor_split": tensor_split, "main_gpu": main_gpu, "dtype": dtype, "type_k": cache_type_k}
+    typed |= {"type_v": cache_type_v, "n_ubatch": ubatch, "n_threads": threads}
+    ceilings = {} if no_ceilings else _ceilings({job.fields["n_threads"] for job in jobs if not job.on_cards})
+    procedure = Procedure(repetitions, not no_warmup, delay, cool_below)
+    with _kept(no_store) as keep, BenchProgress() as progress:
+        rows = FORMATS[form](sys.stdout, [name for name in OPTIONAL if typed.get(name)])
+        try:
+            for row in measure_jobs(jobs, work, procedure, progress.show, ceilings):
+                rows.add(keep(row))
+        finally:
+            rows.finish()
 
 
-class _Progress:
-    """What is going on, on stderr: one line that is written over in a terminal, a line each elsewhere."""
+def _ceilings(threads: set[int]) -> dict[int, Ceilings]:
+    """Measured and shown, before anything is set against them."""
+    from rowspan.bench import roofline
 
-    def __init__(self) -> None:
-        self._overwrites = sys.stderr.isatty()
+    found = {}
+    for number in sorted(threads):
+        if ceilings := roofline.measure(number):
+            read, best = ceilings.read_bytes_per_second, ceilings.best_flops()
+            unit = f"{ceilings.best_unit}, {best / 1e9:.0f} G operations/s"
+            print(f"Ceilings of {number} threads: {read / 1e9:.1f} GB/s read; {unit}", file=sys.stderr, flush=True)
+            found[number] = ceilings
+    return found
 
-    def show(self, text: str) -> None:
-        if self._overwrites:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
 
-    def clear(self) -> None:
-        if self._overwrites:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+@contextmanager
+def _kept(not_at_all: bool) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """What keeps a row in the store, and returns it with its run's number."""
+    if not_at_all:
+        yield lambda row: row
+        return
+    from rowspan.bench.store import Store
+    from rowspan.config import BenchConfig
+
+    with Store(BenchConfig.from_env().database) as store:
+        run = store.new_run()
+
+        def keep(row: dict[str, Any]) -> dict[str, Any]:
+            numbered = {**row, "run_id": run}
+            store.add(numbered)
+            return numbered
+
+        yield keep
+        print(f"Run {run} is kept: rowspan compare, rowspan report", file=sys.stderr)
