@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rowspan.cli.bench import bench
+from rowspan.cli.compare import compare
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
 from rowspan.cli.models import models
@@ -25,6 +26,7 @@ app.command()(pull)
 app.command()(models)
 app.command()(plan)
 app.command()(bench)
+app.command()(compare)
 app.command()(devices)
 app.command()(doctor)
 
