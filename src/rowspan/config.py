@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import platformdirs
@@ -100,6 +100,34 @@ class EngineConfig:
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """Where other engines are, and what to give them beyond Rowspan's own options.
+
+    arguments: [--backend-args] handed to the other program as they are.
+    llamacpp_folder: holds llama-server (ROWSPAN_LLAMACPP_DIR); None: PATH, then the packages that bring it.
+    vllm_python: the interpreter that has vLLM (ROWSPAN_VLLM_PYTHON); None: this one, if it has it.
+    log_folder: where their logs go (ROWSPAN_LOGS; else the platform's log folder).
+    """
+
+    arguments: tuple[str, ...] = ()
+    llamacpp_folder: Path | None = None
+    vllm_python: Path | None = None
+    log_folder: Path = field(default_factory=lambda: platformdirs.user_log_path("rowspan", appauthor=False))
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ, *, arguments: tuple[str, ...] = ()) -> BackendConfig:
+        """Settings as the environment asks for them."""
+
+        def path(name: str) -> Path | None:
+            value = environment.get(name)
+            return Path(os.path.expanduser(value)) if value else None
+
+        found = cls(arguments, path("ROWSPAN_LLAMACPP_DIR"), path("ROWSPAN_VLLM_PYTHON"))
+        logs = path("ROWSPAN_LOGS")
+        return replace(found, log_folder=logs) if logs else found
 
 
 @dataclass(frozen=True)
