@@ -43,8 +43,12 @@ class Runner(Protocol):
         """One repetition of what was prepared."""
         ...
 
-    def peak_memory(self) -> int:
-        """Most resident bytes so far, over all processes; pages they share count for each."""
+    def peak_memory(self) -> int | None:
+        """Most resident bytes so far, over all processes; pages they share count for each. None: not known."""
+        ...
+
+    def wake_seconds(self) -> float | None:
+        """Put it to sleep, and tell how long it takes to be ready again; None: it does not sleep."""
         ...
 
     def close(self) -> None: ...
@@ -54,7 +58,8 @@ class Runner(Protocol):
 class Job:
     """label: for people. fields: of its rows, those of engine, options and model. start: loads it; takes seconds.
     memory_bytes: what it will take of RAM, about. on_cards: it fills a card's memory, so that nothing fits beside it.
-    demand: the least work of its tokens; None where that is not known."""
+    demand: the least work of its tokens; None where that is not known. most_concurrent: sequences that it can measure at
+    once; None: any number."""
 
     label: str
     fields: Mapping[str, Any]
@@ -62,3 +67,8 @@ class Job:
     memory_bytes: int
     on_cards: bool
     demand: Demand | None
+    most_concurrent: int | None = None
+
+    def can(self, workload: Workload) -> bool:
+        """Whether it measures such work."""
+        return self.most_concurrent is None or workload.n_concurrent <= self.most_concurrent

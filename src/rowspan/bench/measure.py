@@ -66,6 +66,9 @@ class NativeRunner:
     def peak_memory(self) -> int:
         return peak_memory(self._workers)
 
+    def wake_seconds(self) -> None:
+        """Its workers are held by hand here; `rowspan serve` lets them sleep."""
+
     def close(self) -> None:
         self._group.close()
 

@@ -14,32 +14,35 @@ from rowspan.bench.job import Job
 from rowspan.bench.measure import NativeRunner
 from rowspan.bench.model import ModelFacts, model_facts
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.config import CACHE_TYPES
+from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.engine.open import Blueprint, draw_up
-from rowspan.errors import ContextOverflowError, UsageError
+from rowspan.errors import ContextOverflowError
 from rowspan.model.spec import ModelSpec
 
 WORKER_BYTES = 300 << 20  # a worker's own, beside weights and cache
 
 
 def native_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Workload]) -> list[Job]:
-    """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
+    """Of every configuration of a grid.
 
     Args:
         models: files, and the checksum of each where it is known.
 
     Raises:
-        RowspanError: there is nothing to measure, or a configuration cannot work.
+        RowspanError: a configuration cannot work.
     """
-    if not work:
-        raise UsageError("There is nothing to measure.", fix="Give -p, -n or -pg a number above 0.")
-    known = {path: _facts(path, longest(work), sha256) for path, sha256 in models.items()}
-    configurations = grid.configurations(list(models), longest(work).context, most_concurrent(work))
-    return [_job(draw_up(config), *known[config.model_path]) for config in configurations]
+    jobs = []
+    for path, sha256 in models.items():
+        facts, demand, spec = gguf_facts(path, sha256)
+        check_context(longest(work), spec)
+        configurations = grid.configurations([path], longest(work).context, most_concurrent(work))
+        jobs += [native_job(config, facts, demand) for config in configurations]
+    return jobs
 
 
-def _job(blueprint: Blueprint, model: ModelFacts, demand: Demand) -> Job:
-    config = blueprint.config
+def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None) -> Job:
+    """Of one configuration. Raises RowspanError: it cannot work."""
+    blueprint = draw_up(config)
     cache = blueprint.cache.n_blocks * config.block_size * sum(size.cache_per_token for size in blueprint.sizes)
     return Job(
         label=f"native {config.model_path.name} {config.split_mode} {','.join(map(str, config.devices))}",
@@ -49,6 +52,25 @@ def _job(blueprint: Blueprint, model: ModelFacts, demand: Demand) -> Job:
         on_cards=any(device.kind != "cpu" for device in config.devices),
         demand=demand,
     )
+
+
+def gguf_facts(path: Path, sha256: str | None = None) -> tuple[ModelFacts, Demand, ModelSpec]:
+    """What rows say of a file, the least work of its tokens, and its shape. Raises RowspanError: it cannot be read."""
+    checkpoint = open_checkpoint(path)
+    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    facts = model_facts(checkpoint, spec, sha256), Demand.of(spec, checkpoint.tensors), spec
+    checkpoint.close()
+    return facts
+
+
+def check_context(most: Workload, spec: ModelSpec) -> None:
+    """Raise ContextOverflowError if the model is not made for so much."""
+    if most.context > spec.context_length:
+        raise ContextOverflowError(
+            f"{most.name} needs a context of {most.context} tokens.",
+            why=f"{spec.name} was made for {spec.context_length}.",
+            fix="Use a smaller -p, -n, -pg or -d.",
+        )
 
 
 def _engine_fields(blueprint: Blueprint) -> dict[str, Any]:
@@ -83,17 +105,3 @@ def _option_fields(blueprint: Blueprint) -> dict[str, Any]:
         "tensor_split": "/".join(f"{ratio:.2f}" for ratio in ratios),
         "dtype": blueprint.dtype,
     }
-
-
-def _facts(path: Path, most: Workload, sha256: str | None) -> tuple[ModelFacts, Demand]:
-    checkpoint = open_checkpoint(path)
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
-    if most.context > spec.context_length:
-        raise ContextOverflowError(
-            f"{most.name} needs a context of {most.context} tokens.",
-            why=f"{spec.name} was made for {spec.context_length}.",
-            fix="Use a smaller -p, -n, -pg or -d.",
-        )
-    facts = model_facts(checkpoint, spec, sha256), Demand.of(spec, checkpoint.tensors)
-    checkpoint.close()
-    return facts

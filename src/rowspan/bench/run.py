@@ -37,12 +37,13 @@ LONGEST_COOLING = 600.0
 @dataclass(frozen=True)
 class Procedure:
     """How to measure. delay: seconds of rest before every workload. cool_below: degrees Celsius that the hottest sensor
-    of processor and cards must be below before a repetition; None: whatever it is."""
+    of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job takes to wake."""
 
     repetitions: int = 5
     warm_up: bool = True
     delay: float = 0.0
     cool_below: float | None = None
+    wake: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _Cell:
     other_load: float
     before: State
     after: State
-    peak_memory: int = 0
+    peak_memory: int | None = None
     links: str | None = None
     samples: list[Sample] = field(default_factory=list)
     stolen: list[float] = field(default_factory=list)
@@ -79,8 +80,10 @@ def turns(
     """Who measures what, in which order. Where jobs cannot be loaded at once, each does all its work every time it is
     loaded."""
     if together:
-        return [(job, workload) for workload in work for _ in range(repetitions) for job in jobs]
-    return [(job, workload) for _ in range(repetitions) for job in jobs for workload in work]
+        order = ((job, workload) for workload in work for _ in range(repetitions) for job in jobs)
+    else:
+        order = ((job, workload) for _ in range(repetitions) for job in jobs for workload in work)
+    return [(job, workload) for job, workload in order if job.can(workload)]
 
 
 def measure_jobs(
@@ -129,6 +132,7 @@ class _Bench:
         self._pool = Pool(together, lambda job: self._tell(f"{job.label}: loading"))
         self._prepared: dict[int, Workload] = {}
         self._done = 0
+        self._wakes: dict[int, float | None] = {}
         self._idle = _IdleWatts(self._energy)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -154,6 +158,9 @@ class _Bench:
         self._tell(f"{job.label}: {workload.name}")
         cell = self._cells.get((id(job), workload)) or self._begin(job, workload, runner)
         cell.runner = runner  # another one, if the job was loaded again
+        if self._procedure.wake and id(job) not in self._wakes:
+            self._tell(f"{job.label}: asleep, and waking")
+            self._wakes[id(job)] = runner.wake_seconds()
         if self._prepared.get(id(job)) != workload:
             self._prepare(cell)
         self._cool(job)
@@ -214,6 +221,7 @@ class _Bench:
                 "card_links_loaded": cell.links,
                 "energy_meters": self._energy.names,
                 "joules_per_token": None if cell.joules is None else cell.joules / tokens,
+                "wake_seconds": self._wakes.get(id(job)),
                 "idle_watts_empty": self._idle.empty,
                 "idle_watts_loaded": self._idle.loaded.get(id(job)),
             }

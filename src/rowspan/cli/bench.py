@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,9 @@ NUMBERS = "Numbers and ranges: 128,256 or 0-512+128 or 1-64*2."
 
 def bench(
     model: Annotated[Values, typer.Option("--model", "-m", help=f"Model, as for `rowspan pull`. {MANY}")] = None,
+    backend: Annotated[
+        Values, typer.Option("--backend", help=f"native, llamacpp, vllm. {MANY} [default: native]")
+    ] = None,
     n_prompt: Annotated[
         Values, typer.Option("--n-prompt", "-p", help=f"Prompt tokens; 0: no such test. {NUMBERS} [default: 512]")
     ] = None,
@@ -59,6 +64,7 @@ def bench(
         typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0, i16. [default: --dtype; i16 for int8]"),
     ] = None,
     cache_type_v: Annotated[Values, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
+    flash_attn: Annotated[Values, typer.Option("--flash-attn", "-fa", help="on, off, auto: llama.cpp's.")] = None,
     dtype: Annotated[Values, typer.Option("--dtype", help=f"What is computed with. {MANY}")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Of every test.")] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl, csv or sql.")] = "md",
@@ -66,6 +72,10 @@ def bench(
     cool_below: Annotated[
         float | None, typer.Option("--cool-below", help="Wait before every repetition until all is below so many °C.")
     ] = None,
+    wake: Annotated[bool, typer.Option("--wake", help="Also measure how long each engine takes to wake up.")] = False,
+    backend_args: Annotated[
+        str, typer.Option("--backend-args", help="Options for llama-server, or for vLLM, as these name them.")
+    ] = "",
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the untimed run before every test.")] = False,
     no_ceilings: Annotated[
         bool, typer.Option("--no-ceilings", help="Do not measure the machine's ceilings first.")
@@ -78,14 +88,16 @@ def bench(
     `rowspan compare` and `rowspan report`. Repetitions go round over the configurations, so that drift hits all alike.
     """
     from rowspan import hub
+    from rowspan.backends.models import find_model
+    from rowspan.backends.protocol import BackendName
     from rowspan.bench.formats import FORMATS, OPTIONAL
     from rowspan.bench.grid import Grid, workloads
-    from rowspan.bench.native import native_jobs
+    from rowspan.bench.plan_jobs import Request, plan_jobs
     from rowspan.bench.ranges import alternatives, parse_names, parse_numbers, parse_pairs
     from rowspan.bench.run import Procedure, measure_jobs
     from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
-    from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
+    from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split import SplitMode
 
@@ -108,13 +120,19 @@ def bench(
         threads=parse_numbers("-t", threads, least=1) if threads else [None],
     )
     (form,) = parse_names("--output", [output], FORMATS)
+    backends = [BackendName(name) for name in parse_names("--backend", backend or [BackendName.NATIVE], BackendName)]
+    flashes = parse_names("-fa", flash_attn, ("on", "off", "auto")) if flash_attn else [None]
     names = [name for text in model or [hub.DEFAULT_MODEL] for name in text.split(",")]
-    files = [hub.resolve(name, progress=terminal_progress()) for name in names]
-    jobs = native_jobs({file.path: file.sha256 for file in files}, grid, work)
+    only = backends[0] if len(backends) == 1 else None
+    models = [find_model(name, only, terminal_progress()) for name in names]
+    checksums = {Path(one.location): hub.checksum(Path(one.location)) for one in models}
+    settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
+    jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes), _tell_left_out)
     typed = {"tensor_split": tensor_split, "main_gpu": main_gpu, "dtype": dtype, "type_k": cache_type_k}
-    typed |= {"type_v": cache_type_v, "n_ubatch": ubatch, "n_threads": threads}
-    ceilings = {} if no_ceilings else _ceilings({job.fields["n_threads"] for job in jobs if not job.on_cards})
-    procedure = Procedure(repetitions, not no_warmup, delay, cool_below)
+    typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_ubatch": ubatch, "n_threads": threads}
+    threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
+    ceilings = {} if no_ceilings else _ceilings(threads_used)
+    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake)
     with _kept(no_store) as keep, BenchProgress() as progress:
         rows = FORMATS[form](sys.stdout, [name for name in OPTIONAL if typed.get(name)])
         try:
@@ -122,6 +140,10 @@ def bench(
                 rows.add(keep(row))
         finally:
             rows.finish()
+
+
+def _tell_left_out(what: str) -> None:
+    print(f"Left out: {what}", file=sys.stderr, flush=True)
 
 
 def _ceilings(threads: set[int]) -> dict[int, Ceilings]:
