@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.05
 HEALTH_SECONDS = 2.0  # what an answer to GET /health may take
-SHOWN_LINES = 8  # of a child's log, in an error
+SHOWN_LINES, SHOWN_LENGTH = 8, 300  # of a child's log, in an error
 
 
 class ChildError(EngineError):
@@ -110,16 +110,21 @@ class Child:
     def state(self) -> State:
         return self._state
 
+    @property
+    def reason(self) -> ChildError | None:
+        """Why it ended the last time, if it did not answer since."""
+        return self._reason
+
     def address(self) -> Address:
         """Where it answers now.
 
         Raises:
-            ChildError: it does not, with the reason.
+            ChildError: it does not.
         """
         with self._changed:
             if self._address is not None:
                 return self._address
-            raise self._reason or ChildError(f"{self._program.title} is {self._state}.", fix="Try again in a moment.")
+            raise ChildError(f"{self._program.title} is not ready: {self._state}.", fix="Try again in a moment.")
 
     def start(self, said: Callable[[str], None] = lambda line: None) -> None:
         """Start it, and return when it answers.
@@ -227,11 +232,13 @@ class Child:
 
     def _died(self, code: int, was_ready: bool) -> ChildError:
         how = f"signal {code - 128}" if code > 128 else f"exit code {code}"
-        lines = self.log.last(SHOWN_LINES)
+        cause = self.log.cause() if not was_ready else None
+        lines = "\n".join(f"    {line[:SHOWN_LENGTH]}" for line in self.log.last(SHOWN_LINES))
+        said = f"Its last lines:\n{lines}" if lines else "It said nothing."
         return ChildError(
-            f"{self._program.title} ended {'while it served' if was_ready else 'while loading'} ({how}).",
-            why="Its last lines:\n" + "\n".join(f"    {line[:300]}" for line in lines) if lines else "It said nothing.",
-            fix=f"\nAll it said is in {self.log.file}.",
+            f"{self._program.title} ended {'while it served' if was_ready else 'while loading'} ({how}); "
+            f"its log is {self.log.file}.",
+            why=f"{cause[: 2 * SHOWN_LENGTH]}\n  {said}" if cause else said,
         )
 
 

@@ -70,12 +70,8 @@ class ChildBackend:
         self._child.stop()
 
     def health(self) -> Health:
-        state = HealthState.ASLEEP if self._asleep else HEALTH[self._child.state]
-        try:
-            self._child.address()
-        except ChildError as error:
-            return Health(state, str(error))
-        return Health(state)
+        reason = self._child.reason
+        return Health(HealthState.ASLEEP if self._asleep else HEALTH[self._child.state], str(reason) if reason else "")
 
     async def sleep(self) -> None:
         address = self._address()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
@@ -10,9 +11,10 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-KEPT_LINES = 200
+KEPT_LINES = 1000
 LINE_BYTES = 2000  # longer ones are cut: a child may print binary rubbish without a line's end
 FILE_BYTES = 4 << 20  # and one older file of the same size
+_CAUSE = re.compile(r"\b(?:\w*(?:Error|Exception)|error): .*")
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,11 @@ class ChildLog:
         self._said: Callable[[str], None] = lambda line: None
 
     def follow(self, output: BinaryIO) -> None:
-        """Until the output ends. A file that cannot be written is reported once and done without."""
+        """Until the output ends; what it said before is forgotten. A file that cannot be written is reported once and
+        done without."""
         writer = self._writer()
+        with self._lock:
+            self._lines.clear()
         try:
             while data := output.readline(LINE_BYTES):
                 line = data.decode(errors="replace").rstrip("\r\n")
@@ -52,6 +57,11 @@ class ChildLog:
         with self._lock:
             lines = [line for line in self._lines if line.strip()]
         return lines[-count:]
+
+    def cause(self) -> str | None:
+        """The first line that names an error: those that come after it are mostly about its consequences."""
+        with self._lock:
+            return next((found[0] for line in self._lines if (found := _CAUSE.search(line))), None)
 
     def note(self, line: str) -> None:
         """Add a line of our own."""

@@ -1,8 +1,8 @@
 """Runs one command, and sees that nothing of it outlives the program that asked for it.
 
 Started as a script of its own, `python -I -S guardian.py SECONDS COMMAND…`, with a pipe as its standard input. When
-that closes - because its owner wants the command to end, crashed, or was killed with SIGKILL - the command gets SIGTERM,
-and after so many seconds SIGKILL, with everything it had started. It exits with the command's code, or 128 + its signal.
+that closes - because its owner wants the command to end, crashed, or was killed with SIGKILL - the command gets
+SIGTERM, and after so many seconds SIGKILL, with everything it had started. Exits with its code, or 128 + its signal.
 
 Asking the kernel for a signal at the parent's death (PR_SET_PDEATHSIG) would not do: it follows the *thread* that
 started a process, and says nothing to grandchildren, of which vLLM has many. Here it only guards the guardian. Only the

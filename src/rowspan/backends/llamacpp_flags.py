@@ -99,7 +99,15 @@ def _device_flags(setup: Setup, cards: Sequence[Card], features: Features) -> li
     config = setup.engine
     if not cards:
         return (["--device", "none"] if "--device" in features.flags else []) + ["--n-gpu-layers", "0"]
-    words = ["--device", ",".join(card.name for card in cards), "--split-mode", split_name(config.split_mode, features)]
+    words = ["--split-mode", split_name(config.split_mode, features)]
+    if "--device" in features.flags:
+        words += ["--device", ",".join(card.name for card in cards)]
+    elif tuple(cards) != features.cards:
+        raise UnsupportedOptionError(
+            "--devices with some of the cards cannot be had with this llama-server.",
+            why=f"It has no --device, and takes all {len(features.cards)} cards in their order.",
+            fix="Hide the others from it (CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES), or use another llama-server.",
+        )
     if config.tensor_split is not None:
         words += ["--tensor-split", ",".join(f"{share:g}" for share in config.tensor_split)]
     if "main_gpu" in setup.given:

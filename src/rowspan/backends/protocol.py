@@ -1,7 +1,7 @@
 """One way to run a model, whoever computes: what the server asks of a backend, and what a backend is told.
 
 The common currency is the native engine's: token ids and `SamplingParams` in, `Piece`s out. Every engine takes token
-ids. What a text is in tokens - tokenizer and chat template - is asked of the backend too, since it knows where the model
+ids. What a text is in tokens - tokenizer and chat template - is asked of the backend too: it knows where the model
 keeps them. So everything in front is the same for all: the API, keys, limits, several answers to one prompt.
 """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import psutil
+
 from rowspan.backends.child import Launch
 from rowspan.backends.protocol import Setup, UnsupportedOptionError
 from rowspan.backends.refusal import refuse_given
@@ -22,6 +24,8 @@ REFUSED = {
 WHY = "vLLM cuts a model into equal parts, and keeps its cache in the model's own type."
 SLEEP, METRICS, CACHED = "--enable-sleep-mode", "--enable-per-request-metrics", "--enable-prompt-tokens-details"
 GENERATION = "--generation-config"
+CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB of each rank
+CACHE_SHARE = 0.25  # of free memory; without it vLLM takes 92 % of a NUMA node, or refuses to start
 
 
 def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
@@ -45,6 +49,7 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if devices[0].kind == "cpu":
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(len(devices), config.threads)
+        environment[CACHE_SPACE] = os.environ.get(CACHE_SPACE) or str(_cache_gib(len(devices)))
     else:
         if "threads" in setup.given:
             raise UnsupportedOptionError("--threads means nothing for vLLM on cards.", fix="Leave it out.")
@@ -80,6 +85,10 @@ def _dtype(name: str) -> str:
             fix="Leave it out, use bfloat16, or a model that is quantized so.",
         )
     return name
+
+
+def _cache_gib(ranks: int) -> int:
+    return max(1, int(psutil.virtual_memory().available * CACHE_SHARE / ranks) >> 30)
 
 
 def _cores(ranks: int, threads: int | None) -> str:
