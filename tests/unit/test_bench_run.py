@@ -56,8 +56,11 @@ class _Runner:
             raise KeyboardInterrupt
         return Sample(1_000_000)
 
-    def peak_memory(self) -> int:
+    def peak_memory(self) -> int | None:
         return 7
+
+    def wake_seconds(self) -> float | None:
+        return 0.25
 
     def close(self) -> None:
         self.bench.done.append(f"{self.name} closes")

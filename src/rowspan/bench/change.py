@@ -1,9 +1,9 @@
 """How much faster one set of repetitions is than another, and how sure that is.
 
 The estimate is Hodges' and Lehmann's: the median of all ratios between a repetition of one and one of the other. Its
-interval is the one that belongs to the test of Mann and Whitney, exact for any number of repetitions: nothing is supposed
-about how rates are distributed, and single slow repetitions do not move it (Hodges, Lehmann 1963). Few repetitions cannot
-give much confidence: the interval says how much it has, and it is the widest there is where 95 % is out of reach.
+interval is the one that belongs to the test of Mann and Whitney, exact for any number of repetitions: nothing is
+supposed about how rates are distributed, and single slow repetitions do not move it (Hodges, Lehmann 1963). Few of them
+cannot give much confidence: the interval says how much it has, and is the widest there is where 95 % is out of reach.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from rowspan.bench.change import Change, change
 from rowspan.bench.fields import FIELDS, Field, Group
 from rowspan.bench.results import workload_of
 
 Row = Mapping[str, Any]
+R = TypeVar("R", bound=Row)
 
 # States are never the same twice: how far apart they may be.
 CELSIUS, LOAD_SHARE, CLOCK_SHARE = 10.0, 0.1, 0.1
@@ -78,7 +79,7 @@ def compare(before: Row, after: Row) -> Comparison:
     return Comparison(Verdict.NO, differing, None)
 
 
-def same_work(row: Row, others: Sequence[Row]) -> Row | None:
+def same_work(row: Row, others: Sequence[R]) -> R | None:
     """The row of another run that measured the same with the same options and engine; the last one, of several."""
     alike = [
         other
@@ -95,7 +96,7 @@ def _option_names() -> list[str]:
 
 def _differs(field: Field, before: Row, after: Row) -> bool:
     one, other = before[field.name], after[field.name]
-    if one == other:
+    if bool(one == other):
         return False
     if field.name == "model_sha256":
         return one is not None and other is not None

@@ -43,7 +43,7 @@ class Column:
 LEADING = (
     Column("model", 22, lambda row: row["model_type"]),
     Column("size", 9, lambda row: memory_text(row["model_size"]), right=True),
-    Column("engine", 8, lambda row: row["engine"]),
+    Column("engine", 11, lambda row: row["engine"]),
     Column("sm", 5, lambda row: row["split_mode"]),
     Column("devices", 11, lambda row: row["devices"]),
 )

@@ -17,8 +17,8 @@ SCHEMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 def read_folder(folder: Path) -> tuple[ModelFacts, Demand | None, int]:
-    """Facts, the least work of its tokens, and how many token ids there are. The work is None of a quantized model, whose
-    bytes are not told by its configuration.
+    """Facts, the least work of its tokens, and how many token ids there are. The work is None of a quantized model: its
+    configuration does not tell the bytes.
 
     Raises:
         CheckpointError: the folder lacks its configuration or its weights, or these say too little.

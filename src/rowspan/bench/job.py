@@ -58,8 +58,8 @@ class Runner(Protocol):
 class Job:
     """label: for people. fields: of its rows, those of engine, options and model. start: loads it; takes seconds.
     memory_bytes: what it will take of RAM, about. on_cards: it fills a card's memory, so that nothing fits beside it.
-    demand: the least work of its tokens; None where that is not known. most_concurrent: sequences that it can measure at
-    once; None: any number."""
+    demand: the least work of its tokens; None where that is not known. most_concurrent: how many sequences it can
+    measure at once; None: any number."""
 
     label: str
     fields: Mapping[str, Any]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 from rowspan.backends.programs import find_llamacpp_program
 from rowspan.bench.grid import Workload
@@ -54,7 +55,7 @@ def llama_bench_job(server: Job, backend: BackendConfig) -> Job | None:
 def options(command: Sequence[str]) -> list[str]:
     """llama-bench's options for a server's command line; what only a server has is left out."""
     found = []
-    for option, value in zip(command, command[1:], strict=False):
+    for option, value in pairwise(command):
         if option in TRANSLATED:
             found += [TRANSLATED[option], value.replace(",", "/") if option in LISTS else value]
     return found

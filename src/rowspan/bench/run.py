@@ -37,7 +37,8 @@ LONGEST_COOLING = 600.0
 @dataclass(frozen=True)
 class Procedure:
     """How to measure. delay: seconds of rest before every workload. cool_below: degrees Celsius that the hottest sensor
-    of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job takes to wake."""
+    of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job
+    takes to wake."""
 
     repetitions: int = 5
     warm_up: bool = True

@@ -18,6 +18,7 @@ from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.split import SplitMode
 
 SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 4 << 30}  # beside weights and cache
+SPARE_TOKENS = 2  # a prompt of at least one, and one token more than is timed
 # What a benchmark says of every engine, and what it says only where the user has.
 ALWAYS = frozenset({"context_size", "parallel", "threads", "prefix_reuse", "split_mode", "devices"})
 
@@ -47,12 +48,14 @@ def served_job(
         RowspanError: something else is wrong.
     """
     # Every engine on as many cores: their defaults differ.
-    config = replace(config, threads=config.threads or len(os.sched_getaffinity(0)), cache_tokens=None)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    room = (config.context_size or 0) + SPARE_TOKENS
+    config = replace(config, threads=threads, cache_tokens=None, context_size=room)
     if flash is not None and name == BackendName.LLAMACPP:
         backend = replace(backend, arguments=(*backend.arguments, "--flash-attn", flash))
     setup = Setup(known.model, config, ALWAYS | _given(config), backend)
     opened = open_backend(name, setup)
-    parallel = config.parallel * (config.context_size or 0)
+    parallel = config.parallel * room
     cache_bytes = parallel * (known.demand.cache_values * 2 if known.demand else 0)
     return Job(
         label=f"{name} {known.model.name} {config.split_mode} {','.join(map(str, config.devices))}",
@@ -98,5 +101,3 @@ def _option_fields(name: BackendName, config: EngineConfig, flash: str | None) -
 
 def _share(config: EngineConfig) -> int:
     return max(1, (config.threads or 1) // len(config.devices))
-
-

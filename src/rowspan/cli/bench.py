@@ -97,7 +97,8 @@ def bench(
     from rowspan.bench.run import Procedure, measure_jobs
     from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
-    from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig
+    from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig, HubConfig
+    from rowspan.hub.cache import Cache
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split import SplitMode
 
@@ -125,7 +126,8 @@ def bench(
     names = [name for text in model or [hub.DEFAULT_MODEL] for name in text.split(",")]
     only = backends[0] if len(backends) == 1 else None
     models = [find_model(name, only, terminal_progress()) for name in names]
-    checksums = {Path(one.location): hub.checksum(Path(one.location)) for one in models}
+    records = {path: record.sha256 for path, record in Cache(HubConfig.from_env().cache).records()}
+    checksums = {path: records.get(path) for path in (Path(one.location) for one in models)}
     settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
     jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes), _tell_left_out)
     typed = {"tensor_split": tensor_split, "main_gpu": main_gpu, "dtype": dtype, "type_k": cache_type_k}
