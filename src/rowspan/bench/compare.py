@@ -96,14 +96,14 @@ def _option_names() -> list[str]:
 
 def _differs(field: Field, before: Row, after: Row) -> bool:
     one, other = before[field.name], after[field.name]
-    if bool(one == other):
+    if one == other:
         return False
     if field.name == "model_sha256":
         return one is not None and other is not None
     if field.group is Group.STATE:
         return _state_differs(field.name, one, other)
     if field.name in OWN_WORDS:
-        return before["engine"] == after["engine"]
+        return bool(before["engine"] == after["engine"])
     return True
 
 

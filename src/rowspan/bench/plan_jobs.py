@@ -54,7 +54,7 @@ def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]
                     if len(request.backends) == 1:
                         raise
                     refusals.append(refusal)
-                    on_left_out(f"{name}, {model.name}, {config.split_mode}: {refusal.what} {refusal.why}".strip())
+                    on_left_out(f"{name}, {model.name}, {config.split_mode}: {refusal}")
     if not jobs:
         raise refusals[0] if refusals else UsageError("There is nothing to measure.", fix="Name a model and a backend.")
     return jobs

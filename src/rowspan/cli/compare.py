@@ -62,7 +62,7 @@ def _pairs(
     rows, others = _rows(store, before), _rows(store, after)
     if before.isdigit() and after.isdigit():
         return [(rows[0], others[0])], []
-    found: list[tuple[Row, Row | None]] = [(row, same_work(row, others)) for row in rows]
+    found = [(row, same_work(row, others)) for row in rows]
     pairs = [(row, other) for row, other in found if other is not None]
     if not pairs:
         raise UsageError(
