@@ -255,11 +255,13 @@ def test_the_ceiling_of_generation_is_reading_and_that_of_prompts_computing(tmp_
     assert job.demand is not None
     ceilings = Ceilings(1, 1e9, {"f32 avx2": 1e10, "int8 avx2": 4e10})
     tg = ceiling_fields(ceilings, job, Workload(0, 4, n_concurrent=2), 10.0)
-    assert tg["ceiling"] == "read"
-    assert tg["work_per_second"] == pytest.approx(5.0 * job.demand.step_bytes(2, 2))
-    assert tg["ceiling_share"] == pytest.approx(tg["work_per_second"] / 1e9)
+    assert (tg["ceiling"], tg["read_ceiling"]) == ("read", 1e9)
+    assert tg["bytes_per_second"] == pytest.approx(5.0 * job.demand.step_bytes(2, 2))
+    assert tg["operations_per_second"] == pytest.approx(10.0 * job.demand.token_operations(2))
+    assert tg["ceiling_share"] == pytest.approx(tg["bytes_per_second"] / 1e9)
     pp = ceiling_fields(ceilings, job, PP, 80.0)
-    assert (pp["ceiling"], pp["ceiling_rate"]) == ("int8 avx2", 4e10)
-    assert pp["work_per_second"] == pytest.approx(10 * job.demand.prompt_operations(8))
+    assert (pp["ceiling"], pp["operations_unit"], pp["operations_ceiling"]) == ("compute", "int8 avx2", 4e10)
+    assert pp["operations_per_second"] == pytest.approx(10 * job.demand.prompt_operations(8))
+    assert pp["bytes_per_second"] == pytest.approx(10 * job.demand.step_bytes(4))
     assert ceiling_fields(ceilings, job, Workload(8, 4), 80.0) == {}
     assert ceiling_fields(None, job, PP, 80.0) == {}

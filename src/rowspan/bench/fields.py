@@ -70,7 +70,8 @@ FIELDS = (
     *_fields(Group.STATE, cpu_mhz_before="real", cpu_mhz_after="real", cpu_celsius_before="real"),
     *_fields(Group.STATE, cpu_celsius_after="real", card_mhz_before="text", card_mhz_after="text"),
     *_fields(Group.STATE, card_celsius_before="text", card_celsius_after="text"),
-    *_fields(Group.RESULT, ceiling="text", ceiling_rate="real", ceiling_share="real", work_per_second="real"),
+    *_fields(Group.RESULT, read_ceiling="real", operations_ceiling="real", operations_unit="text"),
+    *_fields(Group.RESULT, bytes_per_second="real", operations_per_second="real", ceiling="text", ceiling_share="real"),
     *_fields(Group.RESULT, energy_meters="text", joules_per_token="real", idle_watts_empty="real"),
     *_fields(Group.RESULT, idle_watts_loaded="real", wake_seconds="real"),
 )

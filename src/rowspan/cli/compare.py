@@ -57,9 +57,10 @@ def _pairs(
 ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], list[dict[str, Any]]]:
     """Rows to compare, and rows of A that have no counterpart in B."""
     from rowspan.bench.compare import same_work
+    from rowspan.cli.stored_runs import rows_of
     from rowspan.errors import UsageError
 
-    rows, others = _rows(store, before), _rows(store, after)
+    rows, others = rows_of(store, before), rows_of(store, after)
     if before.isdigit() and after.isdigit():
         return [(rows[0], others[0])], []
     found = [(row, same_work(row, others)) for row in rows]
@@ -71,25 +72,6 @@ def _pairs(
             fix="Compare two rows by their numbers: `rowspan compare` lists them.",
         )
     return pairs, [row for row, other in found if other is None]
-
-
-def _rows(store: Store, which: str) -> list[dict[str, Any]]:
-    from rowspan.errors import UsageError
-
-    if which.isdigit():
-        return [store.row(int(which))]
-    newest = store.new_run() - 1
-    run = {"last": newest, "previous": newest - 1}.get(which)
-    if run is None and which.startswith("r") and which[1:].isdigit():
-        run = int(which[1:])
-    if run is None:
-        raise UsageError(f"{which!r} is neither a row nor a run.", fix=WHICH)
-    rows = store.rows(run)
-    if not rows:
-        raise UsageError(
-            f"There is no run r{run}.", fix="`rowspan compare` lists what there is; `rowspan bench` measures."
-        )
-    return rows
 
 
 def _list(store: Store) -> None:

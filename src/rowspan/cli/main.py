@@ -14,6 +14,7 @@ from rowspan.cli.doctor import doctor
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
+from rowspan.cli.report import report
 from rowspan.cli.run import run
 from rowspan.cli.serve import serve
 from rowspan.errors import RowspanError
@@ -27,6 +28,7 @@ app.command()(models)
 app.command()(plan)
 app.command()(bench)
 app.command()(compare)
+app.command()(report)
 app.command()(devices)
 app.command()(doctor)
 
