@@ -11,6 +11,7 @@ from rowspan.cli.bench import bench
 from rowspan.cli.compare import compare
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
+from rowspan.cli.loadtest import loadtest
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
@@ -29,6 +30,7 @@ app.command()(plan)
 app.command()(bench)
 app.command()(compare)
 app.command()(report)
+app.command()(loadtest)
 app.command()(devices)
 app.command()(doctor)
 

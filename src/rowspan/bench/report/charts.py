@@ -202,7 +202,7 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
         axis.text(low * 1.15, read * low * 1.5, f"{read / 1e9:.1f} GB/s", rotation=32, fontsize=8, va="bottom")
     for (one, row), intensity in zip(rows, intensities, strict=True):
         fill = "none" if row["n_gen"] else palette.colour(one)
-        style = {"facecolors": fill, "edgecolors": palette.colour(one), "marker": palette.marker(one)}
+        style: dict[str, Any] = {"facecolors": fill, "edgecolors": palette.colour(one), "marker": palette.marker(one)}
         axis.scatter([intensity], [row["operations_per_second"]], s=42, linewidths=1.4, label=one.name, **style)
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -221,8 +221,8 @@ def _legend(figure: Figure) -> None:
 
 
 def rate_text(rate: float) -> str:
-    """Three digits: "1,234", "123", "12.3"."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    """Three digits: "1,234", "123", "12.3", "1.23"."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
 def _figure(width: float, height: float) -> Figure:
