@@ -46,7 +46,7 @@ DEVICES = """Available devices:
   CUDA1: Some Card (24000 MiB, 20000 MiB free)
 """
 WORDS = (" one", " two", " three", " four", " five")
-N_CTX, N_VOCAB, SLOTS = 1024, 260, 2
+N_CTX, N_VOCAB, SLOTS = 1024, 4096, 2
 COMMAND = (sys.executable, "-I", "-S", __file__)
 
 

@@ -30,9 +30,7 @@ class Fake:
         self.environment = environment
 
     def launch(self, port: int, key: str) -> Launch:
-        return Launch(
-            [*fake_llama_server.COMMAND, "--port", str(port)], {"LLAMA_API_KEY": key, **self.environment}
-        )
+        return Launch([*fake_llama_server.COMMAND, "--port", str(port)], {"LLAMA_API_KEY": key, **self.environment})
 
 
 @pytest.fixture
@@ -99,7 +97,9 @@ def test_one_that_never_answers(log: ChildLog) -> None:
         Child(Fake(FAKE_LOAD="60"), log, patience).start()
 
 
-def test_a_crash_is_followed_by_a_restart(log: ChildLog, stopped: list[Child], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_crash_is_followed_by_a_restart(
+    log: ChildLog, stopped: list[Child], caplog: pytest.LogCaptureFixture
+) -> None:
     child = Child(Fake(), log, QUICK)
     stopped.append(child)
     child.start()
