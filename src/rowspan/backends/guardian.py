@@ -22,6 +22,7 @@ from types import FrameType
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 POLL_SECONDS = 0.02
+ORPHAN_SECONDS = 3.0  # for what the command leaves behind to end by itself: its helpers still tidy up shared memory
 
 
 class Told(Exception):
@@ -82,7 +83,12 @@ def _end(child: int, seconds: float) -> int:
 
 
 def _sweep() -> None:
-    """Kill what the command has left behind. Its orphans are our children; theirs become so in turn."""
+    """See that what the command has left behind ends. Its orphans are our children; theirs become so in turn."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(POLL_SECONDS)
     while True:
         with open(f"/proc/self/task/{os.getpid()}/children") as children:
             left = [int(pid) for pid in children.read().split()]

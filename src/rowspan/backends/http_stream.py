@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -25,12 +24,13 @@ class BrokenAnswerError(Exception):
     """The other side hung up, or answers nonsense."""
 
 
-@dataclass(frozen=True)
 class Refusal(Exception):
     """An answer with another status than 200. message: the server's own words."""
 
-    status: int
-    message: str
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
 
 
 class _Answer(asyncio.Protocol):

@@ -81,7 +81,7 @@ def _options(help_text: str) -> dict[str, str]:
     names: list[str] = []
     for line in help_text.splitlines():
         if entry := _ENTRY.match(line):
-            head = re.split(r"\s{3,}(?!-)", entry[1])[0]  # names stand before the wide gap, if there is one
+            head = re.split(r"\s{3,}(?![\s-])", entry[1])[0]  # names stand before the wide gap, if there is one
             names = _NAMES.findall(head)
         elif line and not line[0].isspace():
             names = []

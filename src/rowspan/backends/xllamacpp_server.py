@@ -1,7 +1,7 @@
-"""A llama-server out of the package xllamacpp, which has it as a library: `python -m rowspan.backends.xllamacpp_server`.
+"""A llama-server out of the package xllamacpp, which has one as a library.
 
-It takes the options that `llamacpp_flags` gives, under llama-server's names, and its `--help` lists those and no others,
-so that it is probed as any llama-server is.
+`python -m rowspan.backends.xllamacpp_server` takes the options that `llamacpp_flags` gives, under llama-server's names,
+and its `--help` lists those and no others, so that it is probed as any llama-server is.
 """
 
 from __future__ import annotations
