@@ -1,7 +1,8 @@
-"""What a test leaves behind: processes, shared memory, temporary folders."""
+"""What a test leaves behind: processes, open files, temporary folders."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,6 @@ def leftovers() -> Iterator[Callable[[], set[str]]]:
 
 def _present() -> set[str]:
     children = {f"process {child.pid}" for child in psutil.Process().children(recursive=True)}
-    shared = {f"/dev/shm/{path.name}" for path in Path("/dev/shm").iterdir()}
-    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("rowspan-probe-*")}
-    return children | shared | folders
+    files = {f"open file {descriptor}" for descriptor in os.listdir("/proc/self/fd")}
+    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("rowspan-*")}
+    return children | files | folders

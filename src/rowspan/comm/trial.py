@@ -3,6 +3,7 @@ compare what arrives with what was sent. No torch in this process."""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -37,6 +38,7 @@ from rowspan.plan.split import Plan
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "rowspan.comm.probe")
 SECONDS, SECONDS_WITH_TORCH = 20.0, 120.0
 """Without a word of any rank: it hangs. A message takes milliseconds, importing torch and joining NCCL take seconds."""
+LOOK_SECONDS = 0.5
 EXIT_SECONDS = 5.0  # what a dead rank gets to leave its exit status, and a killed one to go
 
 
@@ -95,10 +97,10 @@ class _Trial:
         under_way = {rank.link: number for number, rank in enumerate(self._ranks)}
         left: list[int] = []  # because another rank had hung up
         while under_way:
-            ready = wait(list(under_way), self._patience)
+            ready = self._wait(list(under_way))
             if not ready:
                 slowest = min(under_way.values(), key=lambda number: self._ranks[number].begun)
-                return self._fault(slowest, f"hangs for {self._patience:g} s")
+                return self._fault(slowest, f"no end in {self._patience:g} s")
             for link in ready:
                 assert isinstance(link, Connection)
                 number = under_way[link]
@@ -107,25 +109,31 @@ class _Trial:
                 except (EOFError, OSError):
                     del under_way[link]
                     if how := self._death(number):
-                        return self._fault(number, how)
+                        return self._fault(number, f"rank {number} {how}")
                     left.append(number)
                     continue
                 match report:
                     case Begins(exercise):
                         self._ranks[number].begun = exercise
                     case Wrong(how):
-                        return self._fault(number, f"returned wrong data on it: {how}")
+                        return self._fault(number, f"rank {number} returned wrong data on it: {how}")
                     case NoDevice(why):
                         raise NotTried(why)
                     case Ended():
                         del under_way[link]
-        return self._fault(left[0], "lost another rank") if left else None
+        return self._fault(left[0], f"rank {left[0]} lost another rank") if left else None
+
+    def _wait(self, links: Sequence[Connection]) -> list[Any]:
+        """Links with a report; none if none comes. Patience is counted in looks: this process may be stopped itself."""
+        for _ in range(math.ceil(self._patience / LOOK_SECONDS)):
+            if ready := wait(links, LOOK_SECONDS):
+                return ready
+        return []
 
     def _fault(self, number: int, how: str) -> Fault:
         begun = self._ranks[number].begun
         exercise = self._todo[begun] if begun >= 0 else None
-        what = str(exercise) if exercise else "joining"
-        return Fault(exercise.transport if exercise else self._joins, f"{what}: rank {number} {how}")
+        return Fault(exercise.transport if exercise else self._joins, f"{exercise or 'joining'}: {how}")
 
     def _death(self, number: int) -> str:
         """How a rank ended that did not end well; empty if it left because another had."""
