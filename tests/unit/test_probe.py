@@ -155,7 +155,9 @@ def test_the_next_path_is_used_and_said(monkeypatch: pytest.MonkeyPatch, caplog:
     assert routes.transports == (SOCKETS,)
     assert routes.probed
     assert routes.groups[0] is not None
-    assert "shm is switched off: all-reduce of 256 KiB between ranks 0, 1: rank 1 returned wrong" in routes.groups[0].why
+    assert (
+        "shm is switched off: all-reduce of 256 KiB between ranks 0, 1: rank 1 returned wrong" in routes.groups[0].why
+    )
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.startswith("shm is switched off, ranks use sockets: all-reduce of 256 KiB between ranks 0, 1")
     assert "rowspan doctor --probe" in warning

@@ -53,6 +53,10 @@ WANTED = [
     "env",
     "cpu.isa",
     "llamacpp.amx",
+    "comm.shm",
+    "comm.sockets",
+    "comm.nccl",
+    "comm.host",
 ]
 
 

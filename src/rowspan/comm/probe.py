@@ -110,7 +110,9 @@ class _Rank:
 
     def _sum(self, seeds: list[np.random.SeedSequence], turn: int) -> str:
         rows = len(seeds)
-        contribute = [not turn % 2 or (turn + row) % rows != 0 for row in range(rows)]  # in every second round all but one
+        contribute = [
+            not turn % 2 or (turn + row) % rows != 0 for row in range(rows)
+        ]  # in every second round all but one
         shape = (self._exercise.rows, self._exercise.widths[0])
         wanted = np.zeros(shape, np.float32)
         mine = wanted
