@@ -47,7 +47,7 @@ def test_the_engine_runs_on_the_next_path(
     mode: SplitMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = answer(blueprint_of(tmp_path, SplitMode.NONE))
-    used = []
+    used: list[tuple[Transport, ...]] = []
 
     class Spied(WorkerGroup):
         def __init__(self, setups, *rest) -> None:  # type: ignore[no-untyped-def]

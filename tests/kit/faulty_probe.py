@@ -75,7 +75,7 @@ def main() -> None:
             before=None if comm.before is None else Faulty(comm.before, fault),
         )
 
-    probe.connect = connect_faulty
+    probe.connect = connect_faulty  # type: ignore[attr-defined, assignment]
     probe.main()
 
 

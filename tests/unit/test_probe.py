@@ -165,7 +165,7 @@ def test_the_next_path_is_used_and_said(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_no_path_left_is_an_error_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: Fault(routes.transports[0], "lies"))
-    with pytest.raises(SplitError, match="cpu:0, cpu:1.*shm: lies; sockets: lies"):
+    with pytest.raises(SplitError, match=r"cpu:0, cpu:1.*shm: lies; sockets: lies"):
         trust.trusted_routes(plan_of(2), NATIVE)
     monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: None)
     assert trust.trusted_routes(plan_of(2), NATIVE).transports == (SHM,)

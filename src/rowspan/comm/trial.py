@@ -169,8 +169,8 @@ def _running(
             ]
             name = native.__name__ if native is not None else None
             setup = ProbeSetup(0, plan, routes, meetings[0], memory, name, tensors, secrets.randbits(64))
-            for rank, meeting in enumerate(meetings):
-                ranks.append(_spawn(replace(setup, rank=rank, meeting=meeting), folder / f"rank-{rank}"))
+            for number, meeting in enumerate(meetings):
+                ranks.append(_spawn(replace(setup, rank=number, meeting=meeting), folder / f"rank-{number}"))
         yield ranks
     finally:
         for rank in ranks:

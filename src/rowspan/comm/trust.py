@@ -107,7 +107,7 @@ def _copies_lie(plan: Plan) -> str:
 
 
 def circumstances_of(plan: Plan, native: Any) -> dict[str, Any]:
-    """What a verdict holds for: versions, the machine, and how it is split. Not the model: messages of any are alike."""
+    """What a verdict holds for: versions, the machine, how it is split. Not the model: messages of all are alike."""
     kernel = os.uname()
     topology: dict[str, Any] = {
         "stages": [[str(shard.device) for shard in plan.stage(stage)] for stage in range(plan.n_stages)],

@@ -14,8 +14,8 @@ CHECK = Check(
     symptom="Several cards hang at the first token, crash, or write garbage; one card alone is well.",
     errors=("Watchdog caught collective operation timeout", "unhandled cuda error", "unhandled system error"),
     fix=Fix(
-        "Rowspan goes through the host's memory meanwhile. For other programs try these one by one, then a newer driver "
-        "and library.",
+        "Rowspan goes through the host's memory meanwhile. For other programs try these one by one, then a newer "
+        "driver and library.",
         {"": ("export NCCL_P2P_DISABLE=1", "export NCCL_PROTO=Simple")},
     ),
     need=Need.SEVERAL,
