@@ -61,7 +61,7 @@ def serve(
     from rowspan.cli.plan import show_plan
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import ServerConfig
-    from rowspan.engine.open import draw_up
+    from rowspan.engine.open import draw_up, trust
     from rowspan.server.listen import bind
 
     logging.basicConfig(
@@ -80,7 +80,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     with bind(config.host, config.port) as listener:
         files = hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress())
-        blueprint = draw_up(engine_config(files.path))
+        blueprint = trust(draw_up(engine_config(files.path)))
         show_plan(blueprint)
         with open_engine(blueprint, terminal_progress()) as running:
             if line := memory_line(blueprint):
