@@ -14,7 +14,7 @@ from rowspan.bench.grid import Workload
 from rowspan.bench.peak_memory import peak_child_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint
+from rowspan.engine.open import Blueprint, trust
 from rowspan.scheduler.batch import StepPlan
 
 
@@ -29,11 +29,13 @@ class Runner:
 
         Raises:
             EngineError: a worker could not load.
+            SplitError: no transport between the devices can be trusted.
         """
         config, context_size = blueprint.config, blueprint.cache.context_size
         self._steps = Steps(blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size)
+        trusted = trust(blueprint)
         started = time.perf_counter()
-        self._group = WorkerGroup(blueprint.setups())
+        self._group = WorkerGroup(trusted.setups())
         self.load_seconds = time.perf_counter() - started
         self.weight_bytes = sum(rank.weight_bytes for rank in self._group.ready)
         self.cache_bytes = sum(rank.cache_bytes for rank in self._group.ready)
