@@ -87,15 +87,15 @@ WRONG = "rank 1 returned wrong data on it: 1 of 65536 words are wrong: word 77 i
         (SHM, (2,), "kill", "rank 1 was killed by signal 9"),
         (SOCKETS, (1, 1), "kill", "rank 1 was killed by signal 9"),
         (SOCKETS, (2,), "raise", "rank 1 ended with status 1 RuntimeError: peer access is not supported"),
-        (SHM, (2,), "hang", "no end in 1 s"),
-        (SOCKETS, (1, 1), "hang", "no end in 1 s"),
+        (SHM, (2,), "hang", "no end in 5 s"),
+        (SOCKETS, (1, 1), "hang", "no end in 5 s"),
     ],
 )
 def test_a_fault_is_named(
     transport: Transport, rows_per_stage: tuple[int, ...], fault: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":
-        monkeypatch.setattr(trial, "SECONDS", 1.0)
+        monkeypatch.setattr(trial, "SECONDS", 5.0)
     break_transport(monkeypatch, transport, fault)
     plan = plan_of(*rows_per_stage)
     with leftovers() as left:
