@@ -79,6 +79,20 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """results: file of what probes of transports found (ROWSPAN_PROBES; else in the platform's cache folder)."""
+
+    results: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> ProbeConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_PROBES")
+        cache = platformdirs.user_cache_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else cache / "probes.json")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import combinations
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from rowspan.comm.meeting import Meeting
+from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
 from rowspan.engine.watch import LOOK_SECONDS, Watch
 from rowspan.errors import EngineError, RowspanError
@@ -62,7 +62,7 @@ class WorkerGroup:
                 layout, memory = self._share(setups[0], spawning)
                 threads = sum(setup.threads for setup in setups)
                 looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
-                for setup, peers in zip(setups, _socket_mesh(len(setups), spawning), strict=True):
+                for setup, peers in zip(setups, socket_mesh(len(setups), spawning), strict=True):
                     meeting = Meeting(layout, looks, peers, self._folder / "store")
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
             self.ready = self._await_ready(on_progress)
@@ -202,18 +202,6 @@ class WorkerGroup:
             why="It was stopped, or its machine is out of memory or of processor time.",
             fix="Send the request again: the workers are started anew.",
         )
-
-
-def _socket_mesh(n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
-    """A socket between every two ranks: for each rank the descriptors to all (-1 to itself). The owner closes them,
-    once the ranks have inherited theirs, so that a rank's end closes when the rank ends."""
-    peers = [[-1] * n_ranks for _ in range(n_ranks)]
-    for a, b in combinations(range(n_ranks), 2):
-        ends = socket.socketpair()
-        for end in ends:
-            owner.enter_context(end)
-        peers[a][b], peers[b][a] = (end.fileno() for end in ends)
-    return [tuple(row) for row in peers]
 
 
 def _death(rank: int, code: int | None) -> RowspanError:
