@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rowspan.cli.bench import bench
+from rowspan.cli.compose import compose
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
 from rowspan.cli.models import models
@@ -27,6 +28,7 @@ app.command()(plan)
 app.command()(bench)
 app.command()(devices)
 app.command()(doctor)
+app.command()(compose)
 
 
 def _show_version(wanted: bool) -> None:
