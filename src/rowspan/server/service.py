@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rowspan.backends.protocol import Backend, Piece, SamplingParams
 from rowspan.config import ServerConfig
 from rowspan.server.errors import BusyError, UnknownModelError
+from rowspan.server.idle import IdlePolicy
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 """Pieces of several answers as they come, each with its answer's index."""
@@ -37,6 +38,7 @@ class Service:
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
         self._limit = backend.limits.parallel + config.max_waiting
         self._unfinished = 0
+        self._idle = IdlePolicy(backend, config.sleep_idle_seconds, lambda: self._unfinished > 0)
 
     def check_model(self, name: str | None) -> None:
         """Raise UnknownModelError unless it is the served model; None is."""
@@ -44,6 +46,10 @@ class Service:
             raise UnknownModelError(
                 f"There is no model {name!r:.200} here.", field="model", fix=f"This server has {self.model_name}."
             )
+
+    async def wake(self) -> None:
+        """Before a request asks anything of the backend."""
+        await self._idle.wake()
 
     async def answer(self, jobs: Sequence[Job]) -> Pieces:
         """Compute all answers at once. Closing the iterator cancels what is unfinished.
