@@ -59,18 +59,17 @@ class Service:
             RowspanError: a job was refused, or the engine failed.
         """
         with self._admitted(len(jobs)):
-            pieces = self._several(jobs) if len(jobs) > 1 else self._single(jobs[0])
-            async with aclosing(pieces):
-                async for arrival in pieces:
-                    yield arrival
+            if len(jobs) > 1:
+                async with aclosing(self._several(jobs)) as arrivals:
+                    async for arrival in arrivals:
+                        yield arrival
+            else:  # without a task and a queue in between: each token passes here
+                async with aclosing(self._stream(jobs[0])) as pieces:
+                    async for piece in pieces:
+                        yield 0, piece
 
     def _stream(self, job: Job) -> AsyncGenerator[Piece, None]:
         return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
-
-    async def _single(self, job: Job) -> Pieces:
-        async with aclosing(self._stream(job)) as stream:
-            async for piece in stream:
-                yield 0, piece
 
     async def _several(self, jobs: Sequence[Job]) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
