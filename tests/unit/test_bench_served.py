@@ -195,16 +195,19 @@ def folder(tmp_path: Path, **config: Any) -> Path:
 
 def test_what_one_of_several_backends_cannot_do_is_left_out_and_told(tmp_path: Path) -> None:
     told: list[str] = []
-    jobs = plan_jobs(request(tmp_path, [tiny(tmp_path)], list(BackendName)), told.append)
+    models = [tiny(tmp_path), Model("hf", str(folder(tmp_path)), Format.HF)]
+    jobs = plan_jobs(request(tmp_path, models, list(BackendName)), told.append)
     assert [job.fields["engine"] for job in jobs] == ["native"]
-    assert len(told) == 2
+    assert [text.partition(",")[0] for text in told] == ["llamacpp", "vllm"]
     assert "llama-server" in told[0], "how to get it is said"
 
 
 def test_what_the_only_backend_cannot_do_is_an_error(tmp_path: Path) -> None:
     hf = Model("hf", str(folder(tmp_path)), Format.HF)
-    with pytest.raises(UsageError, match="does not read"):
+    with pytest.raises(UsageError, match="native cannot read"):
         plan_jobs(request(tmp_path, [hf], [BackendName.NATIVE]), print)
+    with pytest.raises(UsageError, match="no model that vllm reads"):
+        plan_jobs(request(tmp_path, [tiny(tmp_path)], list(BackendName)), print)
     with pytest.raises(UsageError, match="nothing to measure"):
         plan_jobs(request(tmp_path, [hf], [BackendName.NATIVE], work=[]), print)
     with pytest.raises(ContextOverflowError):
