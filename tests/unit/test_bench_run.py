@@ -237,6 +237,7 @@ def test_circumstances_of_a_recorded_machine(tmp_path: Path) -> None:
     assert fields["kernel"] == "6.8.0-45-generic"
     assert fields["governor"] == "performance (EPP performance)"
     assert fields["card_links"] == "16.0 GT/s x16, 16.0 GT/s x16"
+    assert fields["boot_options"] == "quiet splash iommu=pt"
     assert fields["peer_access"] == "2 of 2 pairs by PCIe"
     assert fields["power_caps"] == "241, 241"
     assert "amdgpu" in fields["driver"]
