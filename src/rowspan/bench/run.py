@@ -152,14 +152,12 @@ class _Bench:
             raise next(iter(self._failures.values()))
 
     def _timed_turn(self, job: Job, workload: Workload) -> Iterator[dict[str, Any]]:
-        started = time.monotonic()
         try:
             cell = self._turn(job, workload)
         except RowspanError as error:
             self._failures[id(job)] = error
             self._tell(f"{job.label}: {error.what} It is left out.")
             return
-        self._left.note(id(job), workload, time.monotonic() - started)
         if len(cell.samples) == self._procedure.repetitions:
             yield self._row(self._cells.pop((id(job), workload)))
 
@@ -181,8 +179,9 @@ class _Bench:
         if self._prepared.get(id(job)) != workload:
             self._prepare(cell)
         self._cool(job)
-        stolen, start = StolenTime(), self._energy.read()
+        started, stolen, start = time.monotonic(), StolenTime(), self._energy.read()
         cell.samples.append(runner.measure(workload))
+        self._left.note(id(job), workload, time.monotonic() - started)
         stop, share = self._energy.read(), stolen.share()
         cell.stolen += [] if share is None else [share]
         joules = self._energy.joules(start, stop)
