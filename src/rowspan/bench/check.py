@@ -2,8 +2,9 @@
 
 Splits add the same numbers in another order, so the last bits of logits differ. In float32 that is all: some 1e-5 in
 log-probabilities. In int8 a last bit decides now and then which way an activation is rounded; layer upon layer that
-grows until a split is as far from a single device as both are from float32, some 1e-2, and close choices fall otherwise.
-So it is float32 that tells whether a split can be trusted; a broken transport shows in the first tokens of either.
+grows until a split is as far from a single device as both are from float32, some 1e-2, and close choices fall
+otherwise. So it is float32 that tells whether a split can be trusted; a broken transport shows in the first tokens of
+either.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ GREEDY = SamplingParams(temperature=0.0, seed=0, logprobs=20)
 
 @dataclass(frozen=True)
 class Divergence:
-    """tokens: compared. equal: greedy tokens before the first that differs. logprob: how far off log-probabilities of the
-    single device's tokens are, in nats, on average; infinite where one is not among the 20 likeliest here."""
+    """tokens: compared. equal: greedy tokens before the first that differs. logprob: how far off log-probabilities of
+    the single device's tokens are, in nats, on average; infinite where one is not among the 20 likeliest here."""
 
     tokens: int
     equal: int
