@@ -47,11 +47,22 @@ def serve(
         float | None,
         typer.Option("--drain-seconds", min=0, help="Time to finish answers after SIGTERM. [default: 30]"),
     ] = None,
+    nnodes: Annotated[
+        int | None,
+        typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1, or torchrun's]"),
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", min=0, help="Which of them this is. 0 serves; the others work for it.")
+    ] = None,
+    rdzv: Annotated[
+        str | None, typer.Option("--rdzv", help="Where host 0 listens for the others, the same on all: 10.0.0.1:29400.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, and a chat page at /."""
     import logging
     import signal
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from rowspan import hub
@@ -60,14 +71,17 @@ def serve(
     from rowspan.cli.open_engine import open_engine
     from rowspan.cli.plan import show_plan
     from rowspan.cli.progress import terminal_progress
+    from rowspan.cli.several_hosts import gathered, serve_head
     from rowspan.config import ServerConfig
     from rowspan.engine.open import draw_up
+    from rowspan.hosts.rendezvous import hosts_config
     from rowspan.server.listen import bind
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     engine_config = engine.check()
+    hosts = hosts_config(nnodes, node_rank, rdzv)
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -78,14 +92,22 @@ def serve(
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
     # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    if hosts is not None and hosts.host:
+        serve_head(hosts, engine_config(hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress()).path))
     with bind(config.host, config.port) as listener:
         files = hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress())
-        blueprint = draw_up(engine_config(files.path))
-        show_plan(blueprint)
-        with open_engine(blueprint, terminal_progress()) as running:
-            if line := memory_line(blueprint):
-                stderr_console().print(line, markup=False, highlight=False)
-            exit_code = _serve(running, config, model_name or files.name, listener, access_log=verbose)
+        one = engine_config(files.path)
+        with (
+            nullcontext((draw_up(one), None)) if hosts is None else gathered(hosts, one, engine.split_mode) as (
+                blueprint,
+                start,
+            )
+        ):
+            show_plan(blueprint)
+            with open_engine(blueprint, terminal_progress(), start) as running:
+                if line := memory_line(blueprint):
+                    stderr_console().print(line, markup=False, highlight=False)
+                exit_code = _serve(running, config, model_name or files.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
 
 

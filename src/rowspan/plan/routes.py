@@ -45,8 +45,12 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
     """
     bad = broken or {}
 
+    only_cards = all(shard.device.kind == "cuda" for shard in plan.shards)
+
     def between(devices: Sequence[Device]) -> Route:
         kinds = {device.kind for device in devices}
+        if len({device.host for device in devices}) > 1 and not (only_cards and Transport.NCCL not in bad):
+            return Route(Transport.GLOO, "from host to host")
         if kinds == {"cuda"}:
             if Transport.NCCL not in bad:
                 return Route(Transport.NCCL, "cards, from one to the other")

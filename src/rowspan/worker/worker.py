@@ -42,6 +42,8 @@ class Worker:
         progress = memory.progress_address(setup.rank) if memory else 0
         kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads, progress)
         _take_first_core(setup)
+        # Before loading, which may take minutes: a network that does not let ranks through is found at once.
+        self._comm = connect(plan, setup.rank, setup.routes, setup.meeting, memory, _computes(setup))
         weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
         caches = [
             kernels.cache(
@@ -50,7 +52,6 @@ class Worker:
             for _ in range(len(shard.layers))
         ]
         rope = kernels.rope_table(rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs))
-        self._comm = connect(plan, setup.rank, setup.routes, setup.meeting, memory, _computes(setup))
         model = Transformer(plan, shard, weights, caches, rope, kernels, kernels.connect(self._comm))
         self._forward = kernels.capture(model.forward, setup.max_tokens, setup.max_outputs)
         self.ready = WorkerReady(
