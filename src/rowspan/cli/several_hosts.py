@@ -41,8 +41,12 @@ def gathered(
 
 def serve_head(hosts: HostsConfig, config: EngineConfig) -> NoReturn:
     """Another host: run ranks for the head until told to stop."""
+    import signal
+    import sys
+
     from rowspan.hosts.agent import Agent
 
+    signal.signal(signal.SIGINT, lambda signum, frame: sys.exit(128 + signum))  # as for SIGTERM
     Agent(hosts, config, say).run()
 
 

@@ -29,6 +29,8 @@ from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
 log = logging.getLogger(__name__)
 
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # torch warns of every host whose address has no name
+
 
 class LocalRanks:
     """See `Ranks`: those of this host, as its processes."""
@@ -120,7 +122,7 @@ class LocalRanks:
                     [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
                     pass_fds=[fd for fd in inherited if fd >= 0],
                     stdin=subprocess.DEVNULL,
-                    env=os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
+                    env=QUIET | os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
                 )
             )
         link = Connection(ours.detach())
