@@ -82,7 +82,8 @@ class Pair:
     @contextmanager
     def serving(self, mode: str) -> Iterator[Rowspan]:
         command = [*self._serve, *self._meet, "0", "-sm", mode, "--port", str(PORT)]
-        head = Rowspan(self.hosts[0], self._folder / f"{mode}.log", command)
+        log = self._folder / f"head {len(list(self._folder.iterdir()))}.log"
+        head = Rowspan(self.hosts[0], log, command)
         try:
             assert head.says("is served"), head.log
             yield head
@@ -186,17 +187,16 @@ def test_layers_and_ranks_that_die_or_hang(pair: Pair, expected: Answer) -> None
     def last_rank() -> psutil.Process:
         return psutil.Process(pair.other.process.pid).children()[-1]
 
-    for mode in ("layer", "layer"):  # the second head finds the same other host
-        with pair.serving(mode) as head:
-            assert "1/cpu:1  3.0" in head.log, "four stages"
-            assert alike(pair.ask(), expected)
     with pair.serving("layer") as head:
+        assert "1/cpu:1  3.0" in head.log, "four stages"
+        assert alike(pair.ask(), expected)
+    with pair.serving("layer") as head:  # another head finds the same other host
         assert pair.ask_until(lambda: last_rank().kill()) < LOST_SECONDS
         assert "10.211.0.2): The worker of rank 3 was killed by signal 9" in head.log
         assert alike(pair.ask(), expected)
 
         assert pair.ask_until(lambda: last_rank().suspend()) < 2 * LOST_SECONDS
-        assert "The worker of rank 3 has done nothing" in head.log
+        assert "has done nothing" in head.log
         assert alike(pair.ask(), expected)
 
 

@@ -38,7 +38,7 @@ OFFER = Offer(speech(), "b", 1, 2, (Device("cpu", 0, 1),), MODEL, 1 << 30)
 @pytest.fixture
 def config() -> HostsConfig:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        return HostsConfig(2, 0, *free.getsockname(), KEY)
+        return HostsConfig(2, 0, "127.0.0.1", free.getsockname()[1], KEY)
 
 
 @pytest.fixture
