@@ -30,7 +30,7 @@ from rowspan.plan.split import SplitMode
 from rowspan.rig.catalog.cards import find_card
 
 FOLDER = Path(__file__).parent
-PUBLISHED = FOLDER / "forecast" / "published-results.csv"
+PUBLISHED = FOLDER.parent / "src" / "rowspan" / "bench" / "report" / "published-results.csv"
 PAGE = FOLDER.parent / "docs" / "forecast.md"
 NOISE = {"tg": 0.10, "pp": 0.15}  # relative, of a published figure
 PRIORS = {  # of a name's form: its centre, and how far it may be from there (log standard deviation)

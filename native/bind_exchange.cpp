@@ -28,18 +28,19 @@ void bind_exchange(nb::module_& module) {
              })
         .def_static("nbytes", &RowGroup::nbytes, nb::arg("ranks"), nb::arg("slot"))
         .def_ro_static("most_ranks", &RowGroup::kMostRanks)
+        .def("sum_acts", &RowGroup::sum_acts)
+        .def("gather_acts", &RowGroup::gather_acts)
         .def("all_reduce",
-             [](RowGroup& group, uint32_t act, uintptr_t x, size_t rows, size_t width, bool contributes, uintptr_t out) {
+             [](RowGroup& group, uint32_t act, uintptr_t x, size_t floats, bool contributes, uintptr_t out) {
                  Barrier barrier;
-                 group.all_reduce(act, at<float>(x), rows, width, contributes, nullptr, at<float>(out), {0, rows},
-                                  {0, 1, barrier});
+                 group.all_reduce(act, at<float>(x), floats, contributes, nullptr, at<float>(out), {0, 1, barrier});
              },
              NoGil())
         .def("gather",
              [](RowGroup& group, uint32_t act, uintptr_t x, size_t rows, const std::vector<size_t>& widths,
                 uintptr_t whole) {
                  Barrier barrier;
-                 group.gather(act, at<float>(x), widths.data(), at<float>(whole), {0, rows}, {0, 1, barrier});
+                 group.gather(act, at<float>(x), rows, widths, at<float>(whole), {0, 1, barrier});
              },
              NoGil());
 

@@ -115,16 +115,24 @@ void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, 
     record([=](const Team& team) { kernel(work(), scratch_.data(), team); });
 }
 
+size_t Program::exchange(std::function<uint32_t()> acts) {
+    exchanges_.push_back(std::move(acts));
+    first_acts_.push_back(0);
+    return exchanges_.size() - 1;
+}
+
 void Program::all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes,
                          const float* residual, float* out) {
-    record([=, &group, index = acts_++](const Team& team) {
-        group.all_reduce(steps_ * acts_ + index, x, count(rows), width, contributes, residual, out, part(rows, team), team);
+    const size_t index = exchange([=, &group] { return group.sum_acts(count(rows) * width); });
+    record([=, &group](const Team& team) {
+        group.all_reduce(first_acts_[index], x, count(rows) * width, contributes, residual, out, team);
     });
 }
 
 void Program::gather(RowGroup& group, Rows rows, const float* x, std::vector<size_t> widths, float* whole) {
-    record([=, &group, index = acts_++](const Team& team) {
-        group.gather(steps_ * acts_ + index, x, widths.data(), whole, part(rows, team), team);
+    const size_t index = exchange([=, &group] { return group.gather_acts(count(rows), widths); });
+    record([=, &group](const Team& team) {
+        group.gather(first_acts_[index], x, count(rows), widths, whole, team);
     });
 }
 
@@ -144,6 +152,10 @@ void Program::receive(StageLink& link, size_t receiver, size_t width, float* out
 
 void Program::begin(const Step& step) {
     step_ = step;
+    for (size_t i = 0; i < exchanges_.size(); ++i) {
+        first_acts_[i] = acts_;
+        acts_ += exchanges_[i]();
+    }
     size_t most = scratch_.size();
     for (const auto& work : attentions_) most = std::max(most, kernels_.attention_scratch(work()));
     scratch_.resize(most);

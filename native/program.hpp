@@ -86,6 +86,8 @@ class Program {
     using Call = std::function<void(const Team&)>;
 
     size_t count(Rows rows) const { return rows == Rows::tokens ? step_.tokens : step_.outputs; }
+    // Note that one more exchange of the row group was recorded: which.
+    size_t exchange(std::function<uint32_t()> acts);
     // This thread's rows, in whole tiles.
     Range part(Rows rows, const Team& team) const;
     void record(Call call);
@@ -98,7 +100,9 @@ class Program {
     std::atomic<uint64_t>* const progress_;
     Step step_{};
     uint32_t steps_ = 0;  // before this one
-    uint32_t acts_ = 0;   // of the row group in one step
+    uint32_t acts_ = 0;   // of the row group, before this step
+    std::vector<std::function<uint32_t()>> exchanges_;  // how many acts each takes in this step
+    std::vector<uint32_t> first_acts_;                  // of each
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;
     std::vector<float> scratch_;  // of attention

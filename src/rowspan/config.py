@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import platformdirs
@@ -65,6 +65,20 @@ class DoctorConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """database: file of all results (ROWSPAN_BENCH_DB; else in the platform's state folder)."""
+
+    database: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> BenchConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_BENCH_DB")
+        state = platformdirs.user_state_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else state / "bench.sqlite")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 
@@ -106,6 +120,34 @@ class HostsConfig:
     @property
     def place(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """Where other engines are, and what to give them beyond Rowspan's own options.
+
+    arguments: [--backend-args] handed to the other program as they are.
+    llamacpp_folder: holds llama-server (ROWSPAN_LLAMACPP_DIR); None: PATH, then the packages that bring it.
+    vllm_python: the interpreter that has vLLM (ROWSPAN_VLLM_PYTHON); None: this one, if it has it.
+    log_folder: where their logs go (ROWSPAN_LOGS; else the platform's log folder).
+    """
+
+    arguments: tuple[str, ...] = ()
+    llamacpp_folder: Path | None = None
+    vllm_python: Path | None = None
+    log_folder: Path = field(default_factory=lambda: platformdirs.user_log_path("rowspan", appauthor=False))
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ, *, arguments: tuple[str, ...] = ()) -> BackendConfig:
+        """Settings as the environment asks for them."""
+
+        def path(name: str) -> Path | None:
+            value = environment.get(name)
+            return Path(os.path.expanduser(value)) if value else None
+
+        found = cls(arguments, path("ROWSPAN_LLAMACPP_DIR"), path("ROWSPAN_VLLM_PYTHON"))
+        logs = path("ROWSPAN_LOGS")
+        return replace(found, log_folder=logs) if logs else found
 
 
 @dataclass(frozen=True)

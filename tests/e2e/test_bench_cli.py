@@ -6,11 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.gguf_builder import TinyModel
+
+from rowspan.bench.store import Store
 
 ROWSPAN = (sys.executable, "-c", "from rowspan.cli.main import main; main()")
 LLAMA_BENCH_FIELDS = (
@@ -19,6 +22,14 @@ LLAMA_BENCH_FIELDS = (
     *("main_gpu", "flash_attn", "devices", "tensor_split", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns"),
     *("stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("store") / "bench.sqlite"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROWSPAN_BENCH_DB", str(path))
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +43,50 @@ def rowspan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_layer_and_row_over_two_ranks(model: Path) -> None:
-    options = "-p 40 -n 2 -pg 9,1 -d 0,8 -sm layer,row --devices cpu:0,cpu:1 -ts 2,1 -ub 16 -ctk f32 -r 2 -o json"
+    options = (
+        "-p 40 -n 2 -pg 9,1 -d 0,8 -np 1,3 -sm layer,row --devices cpu:0,cpu:1 -ts 2,1 -ub 16 -ctk f32 -r 2 -o json"
+    )
     done = rowspan("bench", "-m", model, *options.split())
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)
 
-    assert [row["split_mode"] for row in rows] == ["layer"] * 6 + ["row"] * 6
-    tests = [(row["n_prompt"], row["n_gen"], row["n_depth"]) for row in rows]
-    assert tests == [(p, n, d) for d in (0, 8) for p, n in ((40, 0), (0, 2), (9, 1))] * 2
+    assert [row["split_mode"] for row in rows] == ["layer", "row"] * 12
+    tests = [(row["n_prompt"], row["n_gen"], row["n_depth"], row["n_concurrent"]) for row in rows[::2]]
+    assert tests == [(p, n, d, c) for c in (1, 3) for d in (0, 8) for p, n in ((40, 0), (0, 2), (9, 1))]
     for row in rows:
         assert set(LLAMA_BENCH_FIELDS) <= set(row)
         assert len(row["samples_ns"]) == len(row["samples_ts"]) == 2
-        tokens = row["n_prompt"] + row["n_gen"]
+        tokens = (row["n_prompt"] + row["n_gen"]) * row["n_concurrent"]
         assert row["samples_ts"] == pytest.approx([tokens * 1e9 / sample for sample in row["samples_ns"]])
         assert row["avg_ts"] == pytest.approx(sum(row["samples_ts"]) / 2)
         assert (row["n_ubatch"], row["type_k"], row["type_v"], row["dtype"]) == (16, "f32", "i16", "int8")
         assert (row["devices"], row["tensor_split"], row["backends"]) == ("cpu:0/cpu:1", "2.00/1.00", "CPU")
-        assert row["engine"] == "rowspan"
+        assert row["engine"] == "native"
         assert row["model_size"] < row["model_n_params"] * 2
         assert row["load_seconds"] > 0
         assert row["peak_memory_bytes"] > row["weight_bytes"] > 0
-    assert "12/12" in done.stderr
+        assert row["kernel"]
+        assert row["other_load"] is not None
+    assert "48/48" in done.stderr
     assert "tg2 @ d8" in done.stderr
 
 
+def test_results_are_stored_and_a_second_run_has_the_next_number(model: Path, store: Path) -> None:
+    for _ in range(2):
+        assert rowspan("bench", "-m", model, *["-p", "8", "-n", "1", "-r", "1", "--no-ceilings"]).returncode == 0
+    assert (
+        rowspan("bench", "-m", model, *["-p", "8", "-n", "1", "-r", "1", "--no-ceilings", "--no-store"]).returncode == 0
+    )
+    with Store(store) as held:
+        rows = held.rows()
+    last = max(row["run_id"] for row in rows)
+    assert [row["run_id"] for row in rows[-4:]] == [last - 1, last - 1, last, last]
+    assert rows[-1]["samples_ts"] == [pytest.approx(rows[-1]["avg_ts"])]
+
+
 def test_ctrl_c_keeps_what_is_done(model: Path) -> None:
-    command = [*ROWSPAN, "bench", "-m", str(model), "-p", "8", "-n", "200", "-r", "2000", "-o", "json", "--no-warmup"]
+    options = "-p 8 -n 200 -r 50 -o json --no-warmup --no-ceilings"
+    command = [*ROWSPAN, "bench", "-m", str(model), *options.split()]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -73,7 +102,9 @@ def test_ctrl_c_keeps_what_is_done(model: Path) -> None:
         bench.send_signal(signal.SIGINT)
         output += bench.stdout.read()
         errors = bench.stderr.read()
-    assert [row["n_prompt"] for row in json.loads(output)] == [8]
+    whole, *begun = json.loads(output)
+    assert (whole["n_prompt"], len(whole["samples_ns"])) == (8, 50)
+    assert all(row["n_gen"] == 200 and 0 < len(row["samples_ns"]) < 50 for row in begun)
     assert bench.returncode == 130
     assert "Traceback" not in errors
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rowspan.bench.grid import Workload
-from rowspan.bench.measure import Runner
+from rowspan.bench.measure import NativeRunner
 from rowspan.bench.peak_memory import peak_child_memory
 from rowspan.cli.memory_check import memory_line, predicted_memory
 from rowspan.config import EngineConfig
@@ -29,7 +29,7 @@ def test_workers_take_what_was_predicted(smollm2_path: Path, devices: str, mode:
     blueprint = draw_up(config)
     predicted = predicted_memory(blueprint)
     assert predicted is not None
-    with Runner(blueprint) as runner:
+    with NativeRunner(blueprint) as runner:
         assert peak_child_memory() == pytest.approx(predicted.loaded, rel=CLOSE)
         line = memory_line(blueprint)
         assert line is not None

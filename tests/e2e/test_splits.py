@@ -27,7 +27,14 @@ GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=
 THREE_HEADS = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=384, n_layers=3, context_length=256)
 # Two KV heads together make a block of o's inputs; an MLP of three blocks. Biases, which one rank of a stage adds.
 BLOCKS = TinyModel(
-    "qwen2", n_heads=8, n_kv_heads=4, hidden_size=512, ffn_size=768, n_layers=3, scheme="Q4_K", schemes={"ffn_down": "Q6_K"}
+    "qwen2",
+    n_heads=8,
+    n_kv_heads=4,
+    hidden_size=512,
+    ffn_size=768,
+    n_layers=3,
+    scheme="Q4_K",
+    schemes={"ffn_down": "Q6_K"},
 )
 MODELS = {"three heads": THREE_HEADS, "blocks of 256": BLOCKS}
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import httpx
 import uvicorn
 
+from rowspan.backends.native import NativeBackend
+from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
 from rowspan.engine.engine import Engine
 from rowspan.server.app import create_app
@@ -22,7 +24,12 @@ MODEL_NAME = "tiny"
 @dataclass(frozen=True)
 class RunningServer:
     url: str
-    engine: Engine
+    backend: Backend
+
+    @property
+    def engine(self) -> Engine:
+        assert isinstance(self.backend, NativeBackend)
+        return self.backend.engine
 
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)  # type: ignore[arg-type]
@@ -33,17 +40,18 @@ class RunningServer:
 
 
 @contextmanager
-def serving(engine: Engine, config: ServerConfig) -> Iterator[RunningServer]:
-    """The app on a free port. The engine stays open."""
+def serving(running: Engine | Backend, config: ServerConfig) -> Iterator[RunningServer]:
+    """The app on a free port. What runs behind it stays open."""
+    backend = NativeBackend(running.blueprint, running) if isinstance(running, Engine) else running
     with bind(config.host, 0) as listener:
-        app = create_app(engine, config, MODEL_NAME)
+        app = create_app(backend, config, MODEL_NAME)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],))
         address = url(listener)
         thread.start()
         try:
             assert eventually(lambda: server.started)
-            yield RunningServer(address, engine)
+            yield RunningServer(address, backend)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -14,7 +14,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.bench.model import count_text, fingerprint, model_facts
 from rowspan.bench.peak_memory import peak_child_memory
-from rowspan.bench.steps import SEQUENCE, Steps
+from rowspan.bench.steps import Steps, random_tokens
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import EngineConfig
 from rowspan.engine.open import draw_up
@@ -47,10 +47,11 @@ def test_generation_is_one_token_a_step() -> None:
     assert all(plan.chunks[0].samples for plan in plans)
 
 
-def test_the_sequence_is_introduced_once() -> None:
-    steps = Steps(VOCAB, CONTEXT, 64, 32)
+def test_sequences_are_introduced_once() -> None:
+    steps = Steps(VOCAB, CONTEXT, 64, 32, sequences=2)
     plans = [*steps.prompt(0, 100), *steps.generation(100, 2), *steps.prompt(0, 100)]
-    assert [plan.new for plan in plans] == [(SEQUENCE,)] + [()] * 5
+    assert [plan.new for plan in plans] == [steps.introductions()] + [()] * 5
+    assert [sequence.seq_id for sequence in steps.introductions()] == [0, 1]
     assert [plan.number for plan in plans] == list(range(6))
 
 
@@ -59,6 +60,36 @@ def test_tokens_are_the_same_whatever_the_configuration() -> None:
     assert [p.chunks[0].tokens for p in small.prompt(0, 99)] == [p.chunks[0].tokens for p in large.prompt(0, 99)]
     tokens = Steps(VOCAB, CONTEXT, CONTEXT, 16).prompt(0, CONTEXT)[0].chunks[0].tokens
     assert set(tokens) == set(range(VOCAB))
+    assert random_tokens(VOCAB, 50) == list(tokens[:50])
+    assert random_tokens(VOCAB, 50, sequence=1) != list(tokens[:50])
+
+
+@given(length=st.integers(1, 200), budget=st.integers(1, 128), block=st.integers(1, 64), sequences=st.integers(1, 5))
+def test_prompts_of_several_sequences_fill_the_budget(length: int, budget: int, block: int, sequences: int) -> None:
+    plans = Steps(VOCAB, CONTEXT, budget, block, sequences).prompt(7, length, sequences)
+    sizes = [sum(len(chunk.tokens) for chunk in plan.chunks) for plan in plans]
+    assert sizes[:-1] == [budget] * (len(sizes) - 1)
+    assert sum(sizes) == length * sequences
+    chunks = [chunk for plan in plans for chunk in plan.chunks]
+    for sequence in range(sequences):
+        mine = [chunk for chunk in chunks if chunk.seq_id == sequence]
+        whole = random_tokens(VOCAB, CONTEXT, sequence)[7 : 7 + length]
+        assert [token for chunk in mine for token in chunk.tokens] == whole
+        assert [chunk.samples for chunk in mine] == [False] * (len(mine) - 1) + [True]
+    owned = [
+        {block for chunk in chunks if chunk.seq_id == sequence for block in chunk.blocks}
+        for sequence in range(sequences)
+    ]
+    assert sum(map(len, owned)) == len(set().union(*owned)), "no two sequences share a block"
+
+
+def test_generation_of_several_sequences_is_one_step() -> None:
+    (plan,) = Steps(VOCAB, CONTEXT, 64, 32, 3).generation(40, 1, 3)
+    assert [(chunk.seq_id, chunk.position, len(chunk.tokens)) for chunk in plan.chunks] == [
+        (0, 40, 1),
+        (1, 40, 1),
+        (2, 40, 1),
+    ]
 
 
 def cores_of(path: Path, devices: str, mode: SplitMode, main: int = 0, threads: int | None = None) -> list[object]:

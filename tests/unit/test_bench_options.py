@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowspan.bench.grid import Grid, Workload, notable, workloads
+from rowspan.bench.grid import Grid, Workload, longest, most_concurrent, workloads
 from rowspan.bench.ranges import MAX_VALUES, alternatives, parse_names, parse_numbers, parse_pairs
-from rowspan.config import EngineConfig
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
@@ -103,6 +102,7 @@ def test_alternatives() -> None:
         (Workload(0, 128), "tg128"),
         (Workload(512, 128), "pp512+tg128"),
         (Workload(0, 128, 4096), "tg128 @ d4096"),
+        (Workload(0, 128, 4096, 16), "tg128 @ d4096 x16"),
     ],
 )
 def test_workloads_are_named_as_llama_bench_does(workload: Workload, name: str) -> None:
@@ -122,6 +122,14 @@ def test_zero_leaves_a_test_out() -> None:
 
 def test_a_workload_knows_its_tokens() -> None:
     assert (Workload(10, 3, 7).n_tokens, Workload(10, 3, 7).context) == (13, 20)
+    assert (Workload(10, 3, 7, 4).n_tokens, Workload(10, 3, 7, 4).context) == (52, 20)
+
+
+def test_a_configuration_has_room_for_the_longest_and_the_most() -> None:
+    work = workloads([512], [128], [], [0, 100], [1, 4])
+    assert len(work) == 8
+    (config, *_) = grid().configurations([Path("a")], longest(work).context, most_concurrent(work))
+    assert (config.context_size, config.parallel, config.cache_tokens) == (612, 4, 4 * 640)
 
 
 def grid() -> Grid:
@@ -149,11 +157,3 @@ def test_the_grid_is_every_combination() -> None:
 def test_the_context_is_never_less_than_a_block() -> None:
     config = next(grid().configurations([Path("a")], 1))
     assert config.context_size == config.block_size
-
-
-def test_notable_are_options_that_vary_or_are_not_default() -> None:
-    path = Path("a")
-    options = ("dtype", "threads", "token_budget")
-    assert notable([EngineConfig(path)], options) == []
-    assert notable([EngineConfig(path, threads=2)], options) == ["threads"]
-    assert notable([EngineConfig(path), EngineConfig(path, dtype="float16")], options) == ["dtype"]

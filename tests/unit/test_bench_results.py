@@ -13,33 +13,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rowspan.bench.fields import NAMES, SAMPLES, complete
 from rowspan.bench.formats import FORMATS
-from rowspan.bench.results import SAMPLES, Times
+from rowspan.bench.grid import Workload
+from rowspan.bench.job import Sample
+from rowspan.bench.results import result_fields, workload_of
 
-ROW: dict[str, Any] = {
-    "cpu_info": 'A "quoted" CPU, with a comma',
-    "backends": "CPU",
-    "model_type": "llama 135M Q4_1",
-    "model_size": 98_000_000,
-    "model_n_params": 134_515_008,
-    "n_ubatch": 512,
-    "n_threads": 2,
-    "type_k": "f32",
-    "type_v": "f32",
-    "split_mode": "row",
-    "main_gpu": 0,
-    "devices": "cpu:0/cpu:1",
-    "tensor_split": "0.00",
-    "n_prompt": 512,
-    "n_gen": 0,
-    "n_depth": 0,
-    "engine_version": "0.1.0",
-    "torch_version": "2",
-    "dtype": "float32",
-    "model_filename": "it's a model.gguf",
-    "model_sha256": None,
-    **Times((2_000_000_000, 4_000_000_000), 512).fields(),
-}
+
+def fields(samples: list[int], n_tokens: int) -> dict[str, Any]:
+    return result_fields(Workload(n_tokens, 0), [Sample(ns) for ns in samples])
+
+
+ROW = complete(
+    {
+        "cpu_info": 'A "quoted" CPU, with a comma',
+        "backends": "CPU",
+        "model_type": "llama 135M Q4_1",
+        "model_size": 98_000_000,
+        "model_n_params": 134_515_008,
+        "n_ubatch": 512,
+        "n_threads": 2,
+        "type_k": "f32",
+        "type_v": "f32",
+        "split_mode": "row",
+        "main_gpu": 0,
+        "devices": "cpu:0/cpu:1",
+        "tensor_split": "0.00",
+        "n_prompt": 512,
+        "n_gen": 0,
+        "n_depth": 0,
+        "n_concurrent": 1,
+        "engine": "native",
+        "engine_version": "0.1.0",
+        "dtype": "float32",
+        "model_filename": "it's a model.gguf",
+        "ceiling_share": 0.25,
+        **fields([2_000_000_000, 4_000_000_000], 512),
+    }
+)
 
 
 def deviation(values: np.ndarray) -> float:
@@ -48,21 +59,41 @@ def deviation(values: np.ndarray) -> float:
 
 @given(samples=st.lists(st.integers(1_000, 10**12), min_size=1, max_size=20), n_tokens=st.integers(1, 10**5))
 def test_statistics_are_those_of_the_repetitions(samples: list[int], n_tokens: int) -> None:
-    fields = Times(tuple(samples), n_tokens).fields()
+    row = fields(samples, n_tokens)
     rates = n_tokens / (np.array(samples) * 1e-9)
-    assert fields["avg_ns"] == pytest.approx(np.mean(samples), rel=1e-9, abs=1)
-    assert fields["stddev_ns"] == pytest.approx(deviation(np.array(samples)), rel=1e-6, abs=1)
-    assert fields["avg_ts"] == pytest.approx(np.mean(rates))
-    assert fields["stddev_ts"] == pytest.approx(deviation(rates), rel=1e-6, abs=1e-6 * rates.max())
-    assert fields["median_ts"] == pytest.approx(np.median(rates))
-    assert fields["samples_ns"] == samples
-    assert fields["samples_ts"] == pytest.approx(rates.tolist())
+    assert row["avg_ns"] == pytest.approx(np.mean(samples), rel=1e-9, abs=1)
+    assert row["stddev_ns"] == pytest.approx(deviation(np.array(samples)), rel=1e-6, abs=1)
+    assert row["avg_ts"] == pytest.approx(np.mean(rates))
+    assert row["stddev_ts"] == pytest.approx(deviation(rates), rel=1e-6, abs=1e-6 * rates.max())
+    assert row["median_ts"] == pytest.approx(np.median(rates))
+    assert row["samples_ns"] == samples
+    assert row["samples_ts"] == pytest.approx(rates.tolist())
 
 
 def test_the_average_rate_is_the_mean_of_rates() -> None:
-    fields = Times((1_000_000_000, 3_000_000_000), 300).fields()
-    assert fields["avg_ts"] == pytest.approx(200)  # not 600 tokens / 4 s = 150
-    assert fields["avg_ns"] == 2_000_000_000
+    row = fields([1_000_000_000, 3_000_000_000], 300)
+    assert row["avg_ts"] == pytest.approx(200)  # not 600 tokens / 4 s = 150
+    assert row["avg_ns"] == 2_000_000_000
+
+
+def test_a_rate_is_of_all_sequences_together() -> None:
+    row = result_fields(Workload(0, 10, n_concurrent=4), [Sample(1_000_000_000)])
+    assert row["avg_ts"] == pytest.approx(40)
+
+
+def test_what_a_client_waited_is_set_against_what_the_engine_accounts_for() -> None:
+    row = result_fields(Workload(0, 10), [Sample(50, client_ns=100, accounted_ns=90), Sample(50, 100, 80)])
+    assert (row["client_samples_ns"], row["client_share"]) == ([100, 100], pytest.approx(0.85))
+    assert fields([5], 1)["client_share"] is None
+
+
+def test_a_row_has_every_field_and_no_other() -> None:
+    assert tuple(ROW) == NAMES
+    assert ROW["joules_per_token"] is None
+    with pytest.raises(KeyError, match="no_such"):
+        complete({"no_such": 1})
+    assert workload_of(ROW) == Workload(512, 0)
+    assert workload_of({"n_prompt": 0, "n_gen": 8, "n_depth": 4}) == Workload(0, 8, 4)
 
 
 def written(name: str, rows: int, optional: tuple[str, ...] = ()) -> str:
@@ -112,12 +143,12 @@ def test_sql_runs_in_sqlite() -> None:
 def test_markdown_is_an_aligned_table() -> None:
     lines = written("md", 2, ("dtype",)).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
-    assert table[0] == ["model", "size", "params", "backend", "sm", "devices", "dtype", "test", "t/s"]
+    assert table[0] == ["model", "size", "engine", "sm", "devices", "dtype", "test", "t/s", "of ceiling"]
     assert set("".join(table[1])) == {"-", ":"}
-    expected = ["llama 135M Q4_1", "93.5 MiB", "135 M", "CPU", "row", "cpu:0/cpu:1", "float32", "pp512"]
-    assert table[2] == [*expected, "192.00 ± 90.51"]
+    expected = ["llama 135M Q4_1", "93.5 MiB", "native", "row", "cpu:0/cpu:1", "float32", "pp512"]
+    assert table[2] == [*expected, "192.00 ± 90.51", "25%"]
     assert len({len(line) for line in lines[:4]}) == 1
-    assert "torch 2" in lines[-1]
+    assert lines[-1].startswith("native 0.1.0; A ")
 
 
 def test_nothing_measured_prints_nothing() -> None:

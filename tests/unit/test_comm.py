@@ -73,7 +73,7 @@ def on_all_ranks(
     peers = [[-1] * n_ranks for _ in range(n_ranks)]
     for a, b in combinations(range(n_ranks), 2):
         peers[a][b], peers[b][a] = (end.detach() for end in socket.socketpair())
-    layout = SharedLayout.of(native, plan, MOST_ROWS, MOST_ROWS)
+    layout = SharedLayout.of(native, plan, MOST_ROWS)
     memory = SharedMemory.create(layout.nbytes)
     routes = Routes(
         tuple(Route(transport, "") if len(plan.stage(stage)) > 1 else None for stage in range(plan.n_stages)),

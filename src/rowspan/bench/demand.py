@@ -46,6 +46,14 @@ class Demand:
         """Bytes read to give each of the sequences, all of this length, its next token."""
         return self.weight_bytes + sequences * context * self.cache_values * CACHE_VALUE_BYTES
 
-    def prompt_operations(self, length: int) -> float:
-        """See `rowspan.plan.demand.prompt_operations`."""
-        return prompt_operations(length, self.layer_weights, self.head_weights, self.query_values)
+    def token_operations(self, context: float) -> float:
+        """Of one more token, with its logits, behind so many others."""
+        return 2.0 * (self.layer_weights + self.head_weights + 2 * context * self.query_values)
+
+    def prompt_operations(self, length: int, depth: int = 0) -> float:
+        """Of a prompt behind `depth` tokens that are computed already; see `rowspan.plan.demand.prompt_operations`."""
+
+        def whole(tokens: int) -> float:
+            return prompt_operations(tokens, self.layer_weights, self.head_weights, self.query_values)
+
+        return whole(depth + length) - whole(depth) + 2.0 * self.head_weights  # each has one row of logits

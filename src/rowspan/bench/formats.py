@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from rowspan.bench.model import count_text
-from rowspan.bench.results import SAMPLES, workload_name
+from rowspan.bench.fields import FIELDS, SAMPLES
+from rowspan.bench.results import workload_of
 from rowspan.plan.explain import memory_text
 
 Row = Mapping[str, Any]
@@ -41,25 +41,28 @@ class Column:
 
 
 LEADING = (
-    Column("model", 26, lambda row: row["model_type"]),
-    Column("size", 10, lambda row: memory_text(row["model_size"]), right=True),
-    Column("params", 8, lambda row: count_text(row["model_n_params"]), right=True),
-    Column("backend", 8, lambda row: row["backends"]),
+    Column("model", 22, lambda row: row["model_type"]),
+    Column("size", 9, lambda row: memory_text(row["model_size"]), right=True),
+    Column("engine", 11, lambda row: row["engine"]),
     Column("sm", 5, lambda row: row["split_mode"]),
-    Column("devices", 12, lambda row: row["devices"]),
+    Column("devices", 11, lambda row: row["devices"]),
 )
-OPTIONAL = {  # shown where they vary, or are not the default; by field of EngineConfig
+OPTIONAL = {  # shown where they are asked for, by field
     "tensor_split": Column("ts", 9, lambda row: row["tensor_split"]),
     "main_gpu": Column("mg", 2, lambda row: str(row["main_gpu"]), right=True),
-    "dtype": Column("dtype", 8, lambda row: row["dtype"]),
-    "cache_type_k": Column("type_k", 6, lambda row: row["type_k"]),
-    "cache_type_v": Column("type_v", 6, lambda row: row["type_v"]),
-    "token_budget": Column("n_ubatch", 8, lambda row: str(row["n_ubatch"]), right=True),
-    "threads": Column("threads", 7, lambda row: str(row["n_threads"]), right=True),
+    "dtype": Column("dtype", 8, lambda row: row["dtype"] or ""),
+    "type_k": Column("type_k", 6, lambda row: row["type_k"]),
+    "type_v": Column("type_v", 6, lambda row: row["type_v"]),
+    "flash_attn": Column("fa", 2, lambda row: str(row["flash_attn"]), right=True),
+    "n_ubatch": Column("n_ubatch", 8, lambda row: str(row["n_ubatch"]), right=True),
+    "n_threads": Column("threads", 7, lambda row: str(row["n_threads"]), right=True),
 }
 TRAILING = (
-    Column("test", 15, workload_name, right=True),
-    Column("t/s", 18, lambda row: f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}", right=True),
+    Column("test", 16, lambda row: workload_of(row).name, right=True),
+    Column("t/s", 17, lambda row: f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}", right=True),
+    Column(
+        "of ceiling", 10, lambda row: "" if row["ceiling_share"] is None else f"{row['ceiling_share']:.0%}", right=True
+    ),
 )
 
 
@@ -73,20 +76,21 @@ class Markdown:
     def __init__(self, out: TextIO, optional: Sequence[str] = ()) -> None:
         self._out = out
         self._columns = (*LEADING, *(OPTIONAL[name] for name in OPTIONAL if name in optional), *TRAILING)
-        self._last: Row | None = None
+        self._seen: dict[str, Row] = {}  # the last row of each engine
 
     def add(self, row: Row) -> None:
-        if self._last is None:
+        if not self._seen:
             self._write(column.set(column.title) for column in self._columns)
             self._write(column.rule for column in self._columns)
         self._write(column.set(column.cell(row)) for column in self._columns)
-        self._last = row
+        self._seen[row["engine"]] = row
 
     def finish(self) -> None:
-        if self._last is not None:
-            row = self._last
-            cpu, torch = row["cpu_info"], row["torch_version"]
-            print(f"\nrowspan {row['engine_version']}, torch {torch}, {cpu}", file=self._out, flush=True)
+        if self._seen:
+            engines = ", ".join(f"{engine} {row['engine_version']}" for engine, row in self._seen.items())
+            machine = next(iter(self._seen.values()))
+            devices = ", ".join(filter(None, (machine["cpu_info"], machine["gpu_info"])))
+            print(f"\n{engines}; {devices}", file=self._out, flush=True)
 
     def _write(self, cells: Iterable[str]) -> None:
         print("| " + " | ".join(cells) + " |", file=self._out, flush=True)
@@ -152,7 +156,7 @@ class Sql:
     def add(self, row: Row) -> None:
         flat = _without_samples(row)
         if not self._started:
-            fields = ",\n".join(f"  {name} {_sql_type(value)}" for name, value in flat.items())
+            fields = ",\n".join(f"  {field.name} {field.type}" for field in FIELDS if field.name in flat)
             print(f"CREATE TABLE IF NOT EXISTS llama_bench (\n{fields}\n);\n", file=self._out)
             self._started = True
         names, values = ", ".join(flat), ", ".join(map(_sql_value, flat.values()))
@@ -174,10 +178,6 @@ FORMATS: Mapping[str, Callable[[TextIO, Sequence[str]], Format]] = {
 
 def _without_samples(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in SAMPLES}
-
-
-def _sql_type(value: Any) -> str:
-    return "INTEGER" if isinstance(value, int) else "REAL" if isinstance(value, float) else "TEXT"
 
 
 def _sql_value(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,39 +15,57 @@ from rowspan.plan.split import SplitMode
 @dataclass(frozen=True)
 class Workload:
     """One test, in tokens: `n_depth` are in the cache already, a prompt of `n_prompt` follows, then `n_gen` single
-    tokens."""
+    tokens; `n_concurrent` sequences do so at once."""
 
     n_prompt: int
     n_gen: int
     n_depth: int = 0
+    n_concurrent: int = 1
 
     @property
     def name(self) -> str:
-        """As llama-bench writes it: "pp512", "tg128", "pp512+tg128", "tg128 @ d4096"."""
+        """As llama-bench writes it, and the sequences: "pp512", "pp512+tg128", "tg128 @ d4096", "tg128 x16"."""
         parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(self.n_gen)
-        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "")
+        depth = f" @ d{self.n_depth}" if self.n_depth else ""
+        return "+".join(parts) + depth + (f" x{self.n_concurrent}" if self.n_concurrent > 1 else "")
 
     @property
     def n_tokens(self) -> int:
-        """Tokens whose time is taken."""
-        return self.n_prompt + self.n_gen
+        """Tokens whose time is taken, over all sequences."""
+        return self.n_concurrent * (self.n_prompt + self.n_gen)
 
     @property
     def context(self) -> int:
-        """Positions in use at the end."""
-        return self.n_depth + self.n_tokens
+        """Positions of one sequence that are in use at the end."""
+        return self.n_depth + self.n_prompt + self.n_gen
 
 
 def workloads(
-    prompts: Sequence[int], generations: Sequence[int], pairs: Sequence[tuple[int, int]], depths: Sequence[int]
+    prompts: Sequence[int],
+    generations: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+    depths: Sequence[int],
+    concurrencies: Sequence[int] = (1,),
 ) -> list[Workload]:
-    """Prompts and generations are tests of their own, pairs combine them; all of them at every depth. 0 leaves out."""
+    """Prompts and generations are tests of their own, pairs combine them; all of them at every depth and with every
+    number of sequences. 0 leaves out."""
     return [
-        Workload(n_prompt, n_gen, depth)
+        Workload(n_prompt, n_gen, depth, concurrent)
+        for concurrent in concurrencies
         for depth in depths
         for n_prompt, n_gen in [*((n, 0) for n in prompts), *((0, n) for n in generations), *pairs]
         if n_prompt or n_gen
     ]
+
+
+def longest(work: Sequence[Workload]) -> Workload:
+    """The one that needs the longest context."""
+    return max(work, key=lambda workload: workload.context)
+
+
+def most_concurrent(work: Sequence[Workload]) -> int:
+    """The most sequences at once."""
+    return max(workload.n_concurrent for workload in work)
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,10 @@ class Grid:
     token_budgets: Sequence[int]
     threads: Sequence[int | None]
 
-    def configurations(self, paths: Sequence[Path], context_size: int) -> Iterator[EngineConfig]:
-        """Every combination; the model changes least often. Each has room for one sequence of `context_size` tokens."""
+    def configurations(self, paths: Sequence[Path], context_size: int, parallel: int = 1) -> Iterator[EngineConfig]:
+        """Every combination; the model changes least often. Each has room for `parallel` sequences of `context_size`
+        tokens."""
+        context_size = max(context_size, EngineConfig.block_size)
         for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
             paths,
             self.devices,
@@ -84,8 +104,9 @@ class Grid:
                 split_mode=mode,
                 tensor_split=ratios,
                 main_gpu=main,
-                context_size=max(context_size, EngineConfig.block_size),
-                parallel=1,
+                context_size=context_size,
+                parallel=parallel,
+                cache_tokens=parallel * -(-context_size // EngineConfig.block_size) * EngineConfig.block_size,
                 token_budget=budget,
                 cache_type_k=type_k,
                 cache_type_v=type_v,
@@ -93,12 +114,3 @@ class Grid:
                 threads=threads,
                 prefix_reuse=False,
             )
-
-
-def notable(configurations: Sequence[EngineConfig], options: Iterable[str]) -> list[str]:
-    """Those options, fields of EngineConfig, that vary or are not at their default."""
-    return [
-        option
-        for option in options
-        if {getattr(configuration, option) for configuration in configurations} != {getattr(EngineConfig, option)}
-    ]

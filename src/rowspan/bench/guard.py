@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rowspan.bench.grid import Grid, Workload
-from rowspan.bench.run import Procedure, draw_up_jobs, measure_jobs
+from rowspan.bench.native import native_jobs
+from rowspan.bench.run import Procedure, measure_jobs
 from rowspan.config import EngineConfig
 from rowspan.errors import RowspanError, UsageError
 from rowspan.plan.device import Device
@@ -100,8 +101,8 @@ def measure(model: Path, sha256: str | None, on_progress: Callable[[str], None])
         [EngineConfig.token_budget],
         [None],
     )
-    jobs = draw_up_jobs({model: sha256}, grid, WORKLOADS)
-    rows = list(measure_jobs(jobs, WORKLOADS, Procedure(REPETITIONS), on_progress))
+    jobs = native_jobs({model: sha256}, grid, WORKLOADS)
+    rows = list(measure_jobs(jobs, WORKLOADS, Procedure(REPETITIONS), lambda progress: on_progress(progress.text)))
     rates = {workload.name: row["samples_ts"] for workload, row in zip(WORKLOADS, rows, strict=True)}
     return rows[0]["model_fingerprint"], rates
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import psutil
+
 from rowspan.bench.grid import Workload
-from rowspan.bench.peak_memory import peak_child_memory
+from rowspan.bench.job import LoadFacts, Sample
+from rowspan.bench.peak_memory import peak_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint
 from rowspan.scheduler.batch import StepPlan
 
 
-class Runner:
-    """One configuration, loaded and ready. Use it in a `with` block: it owns worker processes.
-
-    load_seconds: from the first spawn until all ranks had loaded. weight_bytes, cache_bytes: over all ranks.
-    """
+class NativeRunner:
+    """One configuration of the native engine, loaded and ready. Use it in a `with` block: it owns worker processes."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         """Start the workers.
@@ -31,42 +31,48 @@ class Runner:
             EngineError: a worker could not load.
         """
         config, context_size = blueprint.config, blueprint.cache.context_size
-        self._steps = Steps(blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size)
+        self._steps = Steps(
+            blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
+        )
+        others = set(psutil.Process().children())
         started = time.perf_counter()
         self._group = WorkerGroup(blueprint.setups(), config.hang_seconds)
-        self.load_seconds = time.perf_counter() - started
-        self.weight_bytes = sum(rank.weight_bytes for rank in self._group.ready)
-        self.cache_bytes = sum(rank.cache_bytes for rank in self._group.ready)
+        seconds = time.perf_counter() - started
+        self._workers = [child for child in psutil.Process().children() if child not in others]
+        ready = self._group.ready
+        self.facts = LoadFacts(
+            seconds, sum(rank.weight_bytes for rank in ready), sum(rank.cache_bytes for rank in ready)
+        )
 
-    def warm_up(self, workload: Workload) -> None:
-        """A whole prompt and one generated token, untimed, on an empty cache."""
-        self._run(self._steps.prompt(0, workload.n_prompt))
-        self._run(self._steps.generation(0, min(1, workload.n_gen)))
+    def prepare(self, workload: Workload, *, warm_up: bool = True) -> None:
+        """A whole prompt and one generated token, untimed, on an empty cache; then `n_depth` tokens into the cache.
+        Repetitions go on behind them and leave them as they are, so once for all of them is enough."""
+        if warm_up:
+            self._run(self._steps.prompt(0, workload.n_prompt, workload.n_concurrent))
+            self._run(self._steps.generation(0, min(1, workload.n_gen), workload.n_concurrent))
+        self._run(self._steps.prompt(0, workload.n_depth, workload.n_concurrent))
 
-    def fill(self, depth: int) -> None:
-        """Put `depth` tokens into the cache, untimed. Repetitions go on behind them and leave them as they are, so once
-        for all of a workload's repetitions is enough."""
-        self._run(self._steps.prompt(0, depth))
-
-    def measure(self, workload: Workload) -> int:
-        """Nanoseconds of one repetition. It overwrites whatever the one before left beyond the workload's depth."""
-        middle = workload.n_depth + workload.n_prompt
+    def measure(self, workload: Workload) -> Sample:
+        """One repetition. It overwrites whatever the one before left beyond the workload's depth."""
+        middle, sequences = workload.n_depth + workload.n_prompt, workload.n_concurrent
         plans = [
-            *self._steps.prompt(workload.n_depth, workload.n_prompt),
-            *self._steps.generation(middle, workload.n_gen),
+            *self._steps.prompt(workload.n_depth, workload.n_prompt, sequences),
+            *self._steps.generation(middle, workload.n_gen, sequences),
         ]
         started = time.perf_counter_ns()
         self._run(plans)
-        return time.perf_counter_ns() - started
+        return Sample(time.perf_counter_ns() - started)
 
     def peak_memory(self) -> int:
-        """Most resident bytes so far, over all ranks; pages they share count for each."""
-        return peak_child_memory()
+        return peak_memory(self._workers)
+
+    def wake_seconds(self) -> None:
+        """Its workers are held by hand here; `rowspan serve` lets them sleep."""
 
     def close(self) -> None:
         self._group.close()
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> NativeRunner:
         return self
 
     def __exit__(self, *exception: object) -> None:

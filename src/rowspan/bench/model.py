@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.model.spec import ModelSpec
@@ -25,6 +26,17 @@ class ModelFacts:
     n_params: int
     fingerprint: str
     sha256: str | None
+
+    def fields(self) -> dict[str, Any]:
+        """A row's fields."""
+        return {
+            "model_filename": str(self.path),
+            "model_type": self.type,
+            "model_size": self.size,
+            "model_n_params": self.n_params,
+            "model_fingerprint": self.fingerprint,
+            "model_sha256": self.sha256,
+        }
 
 
 def model_facts(checkpoint: GgufCheckpoint, spec: ModelSpec, sha256: str | None = None) -> ModelFacts:

@@ -1,15 +1,22 @@
-"""The ceilings of a machine, against which results are set. No torch."""
+"""The ceilings of a machine, and how near to them a result comes. No torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from rowspan.bench.demand import Demand
+from rowspan.bench.grid import Workload
+from rowspan.bench.job import Job
 from rowspan.kernels.isa import native_module
 from rowspan.rig.probe.cpu import probe_memory
 
 READ_BYTES = 1 << 30  # far more than any cache
 RUNS = 10
+READ, COMPUTE = "read", "compute"
+USUAL_BATCH = 512  # tokens; of engines that do not tell
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class Ceilings:
         """The highest rate; of one instruction set only, where one is named."""
         return max(rate for unit, rate in self.flops.items() if isa is None or unit.endswith(f" {isa}"))
 
+    @property
+    def best_unit(self) -> str:
+        """The name of the fastest."""
+        return max(self.flops, key=lambda unit: self.flops[unit])
+
 
 def measure(threads: int, read_bytes: int = READ_BYTES) -> Ceilings | None:
     """Measure them; takes seconds. None without native kernels.
@@ -41,3 +53,43 @@ def measure(threads: int, read_bytes: int = READ_BYTES) -> Ceilings | None:
         return None
     read_bytes = min(read_bytes, probe_memory().free // 4)
     return Ceilings(threads, module.read_bandwidth(threads, read_bytes, RUNS), module.operation_rates(threads, RUNS))
+
+
+def ceiling_fields(ceilings: Ceilings | None, job: Job, workload: Workload, rate: float) -> dict[str, Any]:
+    """A row's fields: both ceilings, the least that is read and computed a second, and the share of the ceiling that
+    bounds such work: of reading for generation, of computing for prompts. Both mixed are set against neither, nor is
+    work on cards, whose ceilings are not measured.
+
+    Args:
+        rate: tokens per second, over all sequences.
+    """
+    demand = job.demand
+    if ceilings is None or demand is None or job.on_cards or (workload.n_prompt and workload.n_gen):
+        return {}
+    least = _generation(demand, workload) if workload.n_gen else _prompt(demand, workload, job.fields["n_ubatch"])
+    bytes_read, operations = (amount * rate / workload.n_tokens for amount in least)
+    is_reading = bool(workload.n_gen)
+    share = bytes_read / ceilings.read_bytes_per_second if is_reading else operations / ceilings.best_flops()
+    return {
+        "read_ceiling": ceilings.read_bytes_per_second,
+        "operations_ceiling": ceilings.best_flops(),
+        "operations_unit": ceilings.best_unit,
+        "bytes_per_second": bytes_read,
+        "operations_per_second": operations,
+        "ceiling": READ if is_reading else COMPUTE,
+        "ceiling_share": share,
+    }
+
+
+def _generation(demand: Demand, workload: Workload) -> tuple[float, float]:
+    """Bytes and operations of a whole workload: a step gives every sequence a token."""
+    context = workload.n_depth + workload.n_gen / 2
+    operations = demand.token_operations(context) * workload.n_tokens
+    return workload.n_gen * demand.step_bytes(context, workload.n_concurrent), operations
+
+
+def _prompt(demand: Demand, workload: Workload, n_ubatch: int | None) -> tuple[float, float]:
+    """Likewise: every batch reads the weights once, and what is cached before it."""
+    batches = math.ceil(workload.n_prompt * workload.n_concurrent / (n_ubatch or USUAL_BATCH))
+    operations = demand.prompt_operations(workload.n_prompt, workload.n_depth) * workload.n_concurrent
+    return batches * demand.step_bytes(workload.n_depth + workload.n_prompt / 2), operations

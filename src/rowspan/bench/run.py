@@ -1,106 +1,263 @@
-"""From a grid to rows: draws up every configuration first, then measures one after the other."""
+"""From jobs to rows. Repetitions go round: each job's first, then each job's second, and so on, so that whatever drifts
+(heat, clocks, a neighbour's load) hits all alike and no job is measured only in the machine's good minutes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from rowspan.bench.grid import Grid, Workload
-from rowspan.bench.measure import Runner
-from rowspan.bench.model import ModelFacts, model_facts
-from rowspan.bench.results import Machine, RunFacts, Times, record
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.engine.open import Blueprint, draw_up
-from rowspan.errors import ContextOverflowError, UsageError
-from rowspan.model.spec import ModelSpec
-from rowspan.rig.probe.cpu import probe_cpu
-from rowspan.rig.probe.rig import probe_cards
+from rowspan.bench.circumstances import (
+    State,
+    StolenTime,
+    look,
+    machine_fields,
+    other_load,
+    state_fields,
+    this_machine,
+)
+from rowspan.bench.energy import Energy, meters
+from rowspan.bench.fields import complete
+from rowspan.bench.grid import Workload
+from rowspan.bench.job import Job, Runner, Sample
+from rowspan.bench.link_watch import LinkWatch
+from rowspan.bench.pool import Pool, fit_together
+from rowspan.bench.results import result_fields
+from rowspan.bench.roofline import Ceilings, ceiling_fields
+from rowspan.bench.time_left import TimeLeft
+from rowspan.errors import UsageError
 
-
-@dataclass(frozen=True)
-class Job:
-    """A configuration that can run, and what its rows say of the model."""
-
-    blueprint: Blueprint
-    model: ModelFacts
-
-    def __str__(self) -> str:
-        config = self.blueprint.config
-        return f"{config.model_path.name} {config.split_mode} {','.join(map(str, config.devices))}"
+COOLING_PAUSE = 2.0  # seconds between two looks at the temperature
+LONGEST_COOLING = 600.0
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """How to measure a workload. delay: seconds of rest before it."""
+    """How to measure. delay: seconds of rest before every workload. cool_below: degrees Celsius that the hottest sensor
+    of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job
+    takes to wake."""
 
     repetitions: int = 5
     warm_up: bool = True
     delay: float = 0.0
+    cool_below: float | None = None
+    wake: bool = False
 
 
-def draw_up_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Workload]) -> list[Job]:
-    """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
+@dataclass(frozen=True)
+class Progress:
+    """done, total: turns. seconds_left: None as long as nothing tells."""
 
-    Args:
-        models: files, and the checksum of each where it is known.
+    text: str
+    done: int
+    total: int
+    seconds_left: float | None
 
-    Raises:
-        RowspanError: there is nothing to measure, or a configuration cannot work.
-    """
-    if not work:
-        raise UsageError("There is nothing to measure.", fix="Give -p, -n or -pg a number above 0.")
-    longest = max(work, key=lambda workload: workload.context)
-    facts = {path: _facts(path, longest, sha256) for path, sha256 in models.items()}
-    configurations = grid.configurations(list(models), longest.context)
-    return [Job(draw_up(config), facts[config.model_path]) for config in configurations]
+
+@dataclass
+class _Cell:
+    """What there is so far of one job and workload."""
+
+    job: Job
+    workload: Workload
+    runner: Runner
+    started: str  # when, ISO 8601, UTC
+    other_load: float
+    before: State
+    after: State
+    peak_memory: int | None = None
+    links: str | None = None
+    samples: list[Sample] = field(default_factory=list)
+    stolen: list[float] = field(default_factory=list)
+    joules: float | None = None
+
+
+def turns(
+    jobs: Sequence[Job], work: Sequence[Workload], repetitions: int, together: bool
+) -> list[tuple[Job, Workload]]:
+    """Who measures what, in which order. Where jobs cannot be loaded at once, each does all its work every time it is
+    loaded."""
+    if together:
+        order = ((job, workload) for workload in work for _ in range(repetitions) for job in jobs)
+    else:
+        order = ((job, workload) for _ in range(repetitions) for job in jobs for workload in work)
+    return [(job, workload) for job, workload in order if job.can(workload)]
 
 
 def measure_jobs(
-    jobs: Sequence[Job], work: Sequence[Workload], procedure: Procedure, on_progress: Callable[[str], None]
+    jobs: Sequence[Job],
+    work: Sequence[Workload],
+    procedure: Procedure,
+    on_progress: Callable[[Progress], None],
+    ceilings: Mapping[int, Ceilings] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows, each as soon as it is measured; see `record`. One configuration is loaded at a time.
+    """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
+    one, and then KeyboardInterrupt goes on.
 
     Args:
-        on_progress: told what begins.
+        ceilings: by number of threads.
 
     Raises:
-        EngineError: a worker could not load, or failed.
+        UsageError: it should wait for a temperature that cannot be read.
+        RowspanError: a job could not be loaded, or failed.
     """
-    machine = Machine(probe_cpu(), probe_cards())
-    total = len(jobs) * len(work)
-    for index, job in enumerate(jobs):
-        on_progress(f"{job}: loading")
-        with Runner(job.blueprint) as runner:
-            for number, workload in enumerate(work, index * len(work) + 1):
-                on_progress(f"{number}/{total} {job}: {workload.name}")
-                time.sleep(procedure.delay)
-                test_time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                times = _measure(runner, workload, procedure)
-                run = RunFacts(runner.load_seconds, runner.weight_bytes, runner.cache_bytes, runner.peak_memory())
-                yield record(machine, job.model, job.blueprint, workload, times, run, test_time)
+    with _Bench(jobs, work, procedure, on_progress, ceilings or {}) as bench:
+        yield from bench.rows()
 
 
-def _measure(runner: Runner, workload: Workload, procedure: Procedure) -> Times:
-    if procedure.warm_up:
-        runner.warm_up(workload)
-    runner.fill(workload.n_depth)
-    samples = tuple(runner.measure(workload) for _ in range(procedure.repetitions))
-    return Times(samples, workload.n_tokens)
+class _Bench:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        work: Sequence[Workload],
+        procedure: Procedure,
+        on_progress: Callable[[Progress], None],
+        ceilings: Mapping[int, Ceilings],
+    ) -> None:
+        self._procedure, self._on_progress, self._ceilings = procedure, on_progress, ceilings
+        self._root, rig = this_machine()
+        self._machine = machine_fields(rig, self._root)
+        self._cards = rig.compute_cards
+        self._energy = meters(self._root, self._cards)
+        if procedure.cool_below is not None and look(self._root).hottest is None:
+            raise UsageError(
+                "--cool-below cannot be kept.", why="No temperature can be read here.", fix="Use --delay SECONDS."
+            )
+        self._jobs = jobs
+        self._turns = turns(jobs, work, procedure.repetitions, together := fit_together(jobs))
+        self._cells: dict[tuple[int, Workload], _Cell] = {}  # those that have been begun, and have no row yet
+        self._left = TimeLeft((id(job), workload) for job, workload in self._turns)
+        self._pool = Pool(together, lambda job: self._tell(f"{job.label}: loading"))
+        self._prepared: dict[int, Workload] = {}
+        self._done = 0
+        self._wakes: dict[int, float | None] = {}
+        self._idle = _IdleWatts(self._energy)
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        self._idle.measure(self._jobs, self._tell)
+        try:
+            for job, workload in self._turns:
+                started = time.monotonic()
+                cell = self._turn(job, workload)
+                self._left.note(id(job), workload, time.monotonic() - started)
+                self._done += 1
+                if len(cell.samples) == self._procedure.repetitions:
+                    yield self._row(self._cells.pop((id(job), workload)))
+        except KeyboardInterrupt:
+            for cell in self._cells.values():
+                if cell.samples:
+                    yield self._row(cell)
+            raise
 
-def _facts(path: Path, longest: Workload, sha256: str | None) -> ModelFacts:
-    checkpoint = open_checkpoint(path)
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
-    if longest.context > spec.context_length:
-        raise ContextOverflowError(
-            f"{longest.name} needs a context of {longest.context} tokens.",
-            why=f"{spec.name} was made for {spec.context_length}.",
-            fix="Use a smaller -p, -n, -pg or -d.",
+    def _turn(self, job: Job, workload: Workload) -> _Cell:
+        if not self._pool.holds(job):
+            self._prepared.pop(id(job), None)
+        runner = self._pool.runner(job)
+        self._tell(f"{job.label}: {workload.name}")
+        cell = self._cells.get((id(job), workload)) or self._begin(job, workload, runner)
+        cell.runner = runner  # another one, if the job was loaded again
+        if self._procedure.wake and id(job) not in self._wakes:
+            self._tell(f"{job.label}: asleep, and waking")
+            self._wakes[id(job)] = runner.wake_seconds()
+        if self._prepared.get(id(job)) != workload:
+            self._prepare(cell)
+        self._cool(job)
+        stolen, start = StolenTime(), self._energy.read()
+        cell.samples.append(runner.measure(workload))
+        stop, share = self._energy.read(), stolen.share()
+        cell.stolen += [] if share is None else [share]
+        joules = self._energy.joules(start, stop)
+        cell.joules = None if joules is None else (cell.joules or 0.0) + joules
+        cell.after, cell.peak_memory = look(self._root), runner.peak_memory()
+        return cell
+
+    def _begin(self, job: Job, workload: Workload, runner: Runner) -> _Cell:
+        if self._procedure.delay:
+            self._tell(f"{job.label}: {workload.name}: resting")
+            time.sleep(self._procedure.delay)
+        now, state = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), look(self._root)
+        cell = _Cell(job, workload, runner, now, other_load(), state, state)
+        self._cells[id(job), workload] = cell
+        return cell
+
+    def _prepare(self, cell: _Cell) -> None:
+        with LinkWatch(self._root) if self._cards else nullcontext() as watch:
+            cell.runner.prepare(cell.workload, warm_up=self._procedure.warm_up)
+        if watch is not None:
+            cell.links = watch.seen
+        self._prepared[id(cell.job)] = cell.workload
+
+    def _cool(self, job: Job) -> None:
+        wanted, deadline = self._procedure.cool_below, time.monotonic() + LONGEST_COOLING
+        while wanted is not None and time.monotonic() < deadline:
+            hottest = look(self._root).hottest
+            if hottest is None or hottest < wanted:
+                return
+            self._tell(f"{job.label}: cooling, {hottest:.0f} °C")
+            time.sleep(COOLING_PAUSE)
+
+    def _row(self, cell: _Cell) -> dict[str, Any]:
+        job, workload = cell.job, cell.workload
+        results, facts = result_fields(workload, cell.samples), cell.runner.facts
+        tokens = workload.n_tokens * len(cell.samples)
+        ceilings = self._ceilings.get(job.fields["n_threads"])
+        return complete(
+            {
+                **self._machine,
+                **job.fields,
+                **asdict(workload),
+                **results,
+                **state_fields(cell.before, cell.after),
+                **ceiling_fields(ceilings, job, workload, results["median_ts"]),
+                "test_time": cell.started,
+                "load_seconds": round(facts.load_seconds, 3),
+                "weight_bytes": facts.weight_bytes,
+                "cache_bytes": facts.cache_bytes,
+                "peak_memory_bytes": cell.peak_memory,
+                "other_load": cell.other_load,
+                "stolen_share": sum(cell.stolen) / len(cell.stolen) if cell.stolen else None,
+                "card_links_loaded": cell.links,
+                "energy_meters": self._energy.names,
+                "joules_per_token": None if cell.joules is None else cell.joules / tokens,
+                "wake_seconds": self._wakes.get(id(job)),
+                "idle_watts_empty": self._idle.empty,
+                "idle_watts_loaded": self._idle.loaded.get(id(job)),
+            }
         )
-    facts = model_facts(checkpoint, spec, sha256)
-    checkpoint.close()
-    return facts
+
+    def _tell(self, text: str) -> None:
+        self._on_progress(Progress(text, self._done, len(self._turns), self._left.seconds()))
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.close()
+
+
+class _IdleWatts:
+    """What the machine draws at rest: with nothing loaded, and with each job alone."""
+
+    def __init__(self, energy: Energy) -> None:
+        self._energy = energy
+        self.empty: float | None = None
+        self.loaded: dict[int, float] = {}
+
+    def measure(self, jobs: Sequence[Job], tell: Callable[[str], None]) -> None:
+        """Loads every job once; does nothing without a meter."""
+        if self._energy.names is None:
+            return
+        tell("idle, nothing loaded")
+        self.empty = self._energy.watts()
+        for job in jobs:
+            tell(f"{job.label}: loading, to see what it draws idle")
+            runner = job.start()
+            try:
+                watts = self._energy.watts()
+            finally:
+                runner.close()
+            if watts is not None:
+                self.loaded[id(job)] = watts

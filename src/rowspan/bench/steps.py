@@ -1,4 +1,4 @@
-"""The step plans of a workload: one sequence of random tokens, its cache blocks numbered by hand."""
+"""The step plans of a workload: sequences of random tokens, their cache blocks numbered by hand."""
 
 from __future__ import annotations
 
@@ -8,39 +8,69 @@ from itertools import count
 from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
 from rowspan.scheduler.request import SamplingParams
 
-SEED = 0  # of the random tokens: the same in every configuration
-SEQUENCE = NewSequence(seq_id=0, tokens=(), prompt_length=0, params=SamplingParams(temperature=0.0, seed=0))
+SEED = 0  # of the random tokens: the same in every configuration, and for every engine
+
+
+def random_tokens(vocab_size: int, length: int, sequence: int = 0) -> list[int]:
+    """The first tokens of one of the sequences that every engine is given."""
+    return random.Random(SEED + sequence).choices(range(vocab_size), k=length)
 
 
 class Steps:
-    """Makes plans that compute any stretch of the sequence; what lies before it must be in the cache already."""
+    """Makes plans that compute any stretch of the sequences; what lies before it must be in the cache already."""
 
-    def __init__(self, vocab_size: int, context_size: int, token_budget: int, block_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, context_size: int, token_budget: int, block_size: int, sequences: int = 1
+    ) -> None:
         """
         Args:
-            context_size: length of the sequence, in tokens.
+            context_size: length of each sequence, in tokens.
             token_budget: most tokens in one step.
             block_size: positions in a cache block.
+            sequences: the most that are computed at once.
         """
-        self._tokens = random.Random(SEED).choices(range(vocab_size), k=context_size)
+        self._tokens = [random_tokens(vocab_size, context_size, number) for number in range(sequences)]
         self._token_budget = token_budget
         self._block_size = block_size
+        self._blocks_each = -(-context_size // block_size)
         self._numbers = count()
 
-    def prompt(self, start: int, length: int) -> list[StepPlan]:
-        """Steps of the token budget; only the last token gets logits."""
-        stop, budget = start + length, self._token_budget
+    def prompt(self, start: int, length: int, sequences: int = 1) -> list[StepPlan]:
+        """Steps of the token budget, one sequence after the other; only each one's last token gets logits."""
+        stop, plans, chunks, room = start + length, [], [], self._token_budget
+        for sequence in range(sequences if length else 0):
+            first = start
+            while first < stop:
+                last = min(first + room, stop)
+                chunks.append(self._chunk(sequence, first, last, samples=last == stop))
+                room -= last - first
+                first = last
+                if not room:
+                    plans.append(self._plan(chunks))
+                    chunks, room = [], self._token_budget
+        if chunks:
+            plans.append(self._plan(chunks))
+        return plans
+
+    def generation(self, start: int, length: int, sequences: int = 1) -> list[StepPlan]:
+        """Steps of one token of every sequence, each followed by a greedy choice that is not used."""
         return [
-            self._plan(first, min(first + budget, stop), samples=first + budget >= stop)
-            for first in range(start, stop, budget)
+            self._plan([self._chunk(sequence, at, at + 1, samples=True) for sequence in range(sequences)])
+            for at in range(start, start + length)
         ]
 
-    def generation(self, start: int, length: int) -> list[StepPlan]:
-        """Steps of one token, each followed by a greedy choice that is not used."""
-        return [self._plan(position, position + 1, samples=True) for position in range(start, start + length)]
+    def _chunk(self, sequence: int, start: int, stop: int, *, samples: bool) -> Chunk:
+        first = sequence * self._blocks_each
+        blocks = tuple(range(first, first - (-stop // self._block_size)))
+        return Chunk(sequence, tuple(self._tokens[sequence][start:stop]), start, blocks, samples)
 
-    def _plan(self, start: int, stop: int, *, samples: bool) -> StepPlan:
-        blocks = tuple(range(-(-stop // self._block_size)))
-        chunk = Chunk(SEQUENCE.seq_id, tuple(self._tokens[start:stop]), start, blocks, samples)
+    def _plan(self, chunks: list[Chunk]) -> StepPlan:
         number = next(self._numbers)
-        return StepPlan(number, (chunk,), new=(SEQUENCE,) if number == 0 else ())
+        return StepPlan(number, tuple(chunks), new=self.introductions() if number == 0 else ())
+
+    def introductions(self) -> tuple[NewSequence, ...]:
+        """Every sequence, as the first plan names it."""
+        params = SamplingParams(temperature=0.0, seed=0)
+        return tuple(
+            NewSequence(number, tokens=(), prompt_length=0, params=params) for number in range(len(self._tokens))
+        )

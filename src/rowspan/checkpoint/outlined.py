@@ -59,6 +59,11 @@ def read_local(path: Path) -> HeaderFacts:
         CheckpointError, UnsupportedModelError: a header is damaged, or lacks what planning needs.
         UsageError: a file cannot be read.
     """
+    return facts(path, local_headers(path))
+
+
+def local_headers(path: Path) -> list[Header]:
+    """The headers of a model's files, in order. Raises: as `read_local`."""
     headers = []
     for part in part_paths(path):
         try:
@@ -68,7 +73,7 @@ def read_local(path: Path) -> HeaderFacts:
             raise damaged(part, "It is empty.") from None
         except OSError as error:
             raise UsageError(f"The model file {part} cannot be opened.", why=f"{error.strerror}.") from error
-    return facts(path, headers)
+    return headers
 
 
 def facts(path: Path, headers: Sequence[Header]) -> HeaderFacts:

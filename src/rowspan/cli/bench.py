@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rowspan.bench.roofline import Ceilings
 
 Values = list[str] | None
 MANY = "Comma list, or several times."
@@ -14,6 +21,9 @@ NUMBERS = "Numbers and ranges: 128,256 or 0-512+128 or 1-64*2."
 
 def bench(
     model: Annotated[Values, typer.Option("--model", "-m", help=f"Model, as for `rowspan pull`. {MANY}")] = None,
+    backend: Annotated[
+        Values, typer.Option("--backend", help=f"native, llamacpp, vllm. {MANY} [default: native]")
+    ] = None,
     n_prompt: Annotated[
         Values, typer.Option("--n-prompt", "-p", help=f"Prompt tokens; 0: no such test. {NUMBERS} [default: 512]")
     ] = None,
@@ -25,6 +35,10 @@ def bench(
     ] = None,
     n_depth: Annotated[
         Values, typer.Option("--n-depth", "-d", help="Tokens in the cache before the test, untimed. [default: 0]")
+    ] = None,
+    parallel: Annotated[
+        Values,
+        typer.Option("--parallel", "-np", help="Sequences at once: 1,4,16; t/s is of all together. [default: 1]"),
     ] = None,
     split_mode: Annotated[
         Values, typer.Option("--split-mode", "-sm", help=f"none, layer, row. {MANY} [default: layer]")
@@ -50,23 +64,41 @@ def bench(
         typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0, i16. [default: --dtype; i16 for int8]"),
     ] = None,
     cache_type_v: Annotated[Values, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None,
+    flash_attn: Annotated[Values, typer.Option("--flash-attn", "-fa", help="on, off, auto: llama.cpp's.")] = None,
     dtype: Annotated[Values, typer.Option("--dtype", help=f"What is computed with. {MANY}")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Of every test.")] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl, csv or sql.")] = "md",
     delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds of rest before every test.")] = 0.0,
+    cool_below: Annotated[
+        float | None, typer.Option("--cool-below", help="Wait before every repetition until all is below so many °C.")
+    ] = None,
+    wake: Annotated[bool, typer.Option("--wake", help="Also measure how long each engine takes to wake up.")] = False,
+    backend_args: Annotated[
+        str, typer.Option("--backend-args", help="Options for llama-server, or for vLLM, as these name them.")
+    ] = "",
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the untimed run before every test.")] = False,
+    no_ceilings: Annotated[
+        bool, typer.Option("--no-ceilings", help="Do not measure the machine's ceilings first.")
+    ] = False,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep no results for `compare` and `report`.")] = False,
 ) -> None:
     """Measure tokens per second, as llama-bench does: every combination of the options' values.
 
-    Results go to stdout as they come, progress to stderr.
+    Results go to stdout as they come, progress to stderr, and both rows and circumstances into a store, for
+    `rowspan compare` and `rowspan report`. Repetitions go round over the configurations, so that drift hits all alike.
     """
     from rowspan import hub
+    from rowspan.backends.models import find_model
+    from rowspan.backends.protocol import BackendName
     from rowspan.bench.formats import FORMATS, OPTIONAL
-    from rowspan.bench.grid import Grid, notable, workloads
+    from rowspan.bench.grid import Grid, workloads
+    from rowspan.bench.plan_jobs import Request, plan_jobs
     from rowspan.bench.ranges import alternatives, parse_names, parse_numbers, parse_pairs
-    from rowspan.bench.run import Procedure, draw_up_jobs, measure_jobs
+    from rowspan.bench.run import Procedure, measure_jobs
+    from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
-    from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
+    from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig, HubConfig
+    from rowspan.hub.cache import Cache
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split import SplitMode
 
@@ -75,6 +107,7 @@ def bench(
         parse_numbers("-n", n_gen or ["128"]),
         parse_pairs("-pg", pg or ()),
         parse_numbers("-d", n_depth or ["0"]),
+        parse_numbers("-np", parallel or ["1"], least=1),
     )
     grid = Grid(
         devices=[parse_devices(text) for text in alternatives(devices or ["cpu:0"])],
@@ -88,32 +121,63 @@ def bench(
         threads=parse_numbers("-t", threads, least=1) if threads else [None],
     )
     (form,) = parse_names("--output", [output], FORMATS)
+    backends = [BackendName(name) for name in parse_names("--backend", backend or [BackendName.NATIVE], BackendName)]
+    flashes = parse_names("-fa", flash_attn, ("on", "off", "auto")) if flash_attn else [None]
     names = [name for text in model or [hub.DEFAULT_MODEL] for name in text.split(",")]
-    files = [hub.resolve(name, progress=terminal_progress()) for name in names]
-    jobs = draw_up_jobs({file.path: file.sha256 for file in files}, grid, work)
-    progress = _Progress()
-    rows = FORMATS[form](sys.stdout, notable([job.blueprint.config for job in jobs], OPTIONAL))
-    try:
-        for row in measure_jobs(jobs, work, Procedure(repetitions, not no_warmup, delay), progress.show):
-            progress.clear()
-            rows.add(row)
-    finally:
-        progress.clear()
-        rows.finish()
+    only = backends[0] if len(backends) == 1 else None
+    models = [find_model(name, only, terminal_progress()) for name in names]
+    records = {path: record.sha256 for path, record in Cache(HubConfig.from_env().cache).records()}
+    checksums = {path: records.get(path) for path in (Path(one.location) for one in models)}
+    settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
+    jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes), _tell_left_out)
+    typed = {"tensor_split": tensor_split, "main_gpu": main_gpu, "dtype": dtype, "type_k": cache_type_k}
+    typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_ubatch": ubatch, "n_threads": threads}
+    threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
+    ceilings = {} if no_ceilings else _ceilings(threads_used)
+    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake)
+    with _kept(no_store) as keep, BenchProgress() as progress:
+        rows = FORMATS[form](sys.stdout, [name for name in OPTIONAL if typed.get(name)])
+        try:
+            for row in measure_jobs(jobs, work, procedure, progress.show, ceilings):
+                rows.add(keep(row))
+        finally:
+            rows.finish()
 
 
-class _Progress:
-    """What is going on, on stderr: one line that is written over in a terminal, a line each elsewhere."""
+def _tell_left_out(what: str) -> None:
+    print(f"Left out: {what}", file=sys.stderr, flush=True)
 
-    def __init__(self) -> None:
-        self._overwrites = sys.stderr.isatty()
 
-    def show(self, text: str) -> None:
-        if self._overwrites:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+def _ceilings(threads: set[int]) -> dict[int, Ceilings]:
+    """Measured and shown, before anything is set against them."""
+    from rowspan.bench import roofline
 
-    def clear(self) -> None:
-        if self._overwrites:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    found = {}
+    for number in sorted(threads):
+        if ceilings := roofline.measure(number):
+            read, best = ceilings.read_bytes_per_second, ceilings.best_flops()
+            unit = f"{ceilings.best_unit}, {best / 1e9:.0f} G operations/s"
+            print(f"Ceilings of {number} threads: {read / 1e9:.1f} GB/s read; {unit}", file=sys.stderr, flush=True)
+            found[number] = ceilings
+    return found
+
+
+@contextmanager
+def _kept(not_at_all: bool) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """What keeps a row in the store, and returns it with its run's number."""
+    if not_at_all:
+        yield lambda row: row
+        return
+    from rowspan.bench.store import Store
+    from rowspan.config import BenchConfig
+
+    with Store(BenchConfig.from_env().database) as store:
+        run = store.new_run()
+
+        def keep(row: dict[str, Any]) -> dict[str, Any]:
+            numbered = {**row, "run_id": run}
+            store.add(numbered)
+            return numbered
+
+        yield keep
+        print(f"Run {run} is kept: rowspan compare, rowspan report", file=sys.stderr)

@@ -88,8 +88,16 @@ class EngineOptions:
         bool, typer.Option("--no-prefix-reuse", help="Compute every prompt from its beginning.")
     ] = False
 
-    def check(self) -> Callable[[Path], EngineConfig]:
+    def given(self) -> frozenset[str]:
+        """The names of EngineConfig's fields that were typed."""
+        typed = {field.name for field in fields(self) if getattr(self, field.name) not in (None, False)}
+        return frozenset({"prefix_reuse" if name == "no_prefix_reuse" else name for name in typed})
+
+    def check(self, *, native: bool = True) -> Callable[[Path], EngineConfig]:
         """Read the options, before anything is fetched or opened; the result makes the configuration for a model file.
+
+        Args:
+            native: for the native engine. Others have further types of cache, and say so themselves.
 
         Raises:
             UsageError: an option that means nothing.
@@ -112,7 +120,8 @@ class EngineOptions:
         elif len(given.get("devices", ())) < 2:
             given["split_mode"] = SplitMode.NONE
         for option, value in (("--cache-type-k", self.cache_type_k), ("--cache-type-v", self.cache_type_v)):
-            _check_choice(option, value, list(CACHE_TYPES))
+            if native:
+                _check_choice(option, value, list(CACHE_TYPES))
         _check_choice("--dtype", self.dtype, DTYPES)
         return partial(EngineConfig, **given)
 

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from rowspan.cli.bench import bench
+from rowspan.cli.compare import compare
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
+from rowspan.cli.loadtest import loadtest
 from rowspan.cli.models import models
 from rowspan.cli.plan import plan
 from rowspan.cli.pull import pull
+from rowspan.cli.report import report
 from rowspan.cli.run import run
 from rowspan.cli.serve import serve
 from rowspan.errors import RowspanError
@@ -25,6 +28,9 @@ app.command()(pull)
 app.command()(models)
 app.command()(plan)
 app.command()(bench)
+app.command()(compare)
+app.command()(report)
+app.command()(loadtest)
 app.command()(devices)
 app.command()(doctor)
 

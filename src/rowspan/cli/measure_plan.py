@@ -19,17 +19,17 @@ def measure_plan(blueprint: Blueprint) -> list[dict[str, Any]]:
         EngineError: a worker could not load.
     """
     from rowspan.bench.grid import Workload
-    from rowspan.bench.measure import Runner
+    from rowspan.bench.measure import NativeRunner
 
     foretold = _forecast(blueprint)
     rows = []
     room = blueprint.cache.context_size - 1
     work = (Workload(min(PROMPT, room), 0, 0), Workload(0, min(GENERATED, room), 0))
-    with Runner(blueprint) as runner:
+    with NativeRunner(blueprint) as runner:
         for workload, expected in zip(work, (foretold.pp, foretold.tg), strict=True):
             assert expected is not None, "a processor's prompts are foretold"
-            runner.warm_up(workload)
-            measured = workload.n_tokens * 1e9 / runner.measure(workload)
+            runner.prepare(workload)
+            measured = workload.n_tokens * 1e9 / runner.measure(workload).ns
             rows.append(
                 {
                     "test": workload.name,

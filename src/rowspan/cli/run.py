@@ -50,7 +50,8 @@ def run(
 ) -> None:
     """Chat with a model in the terminal, or have one prompt answered: rowspan run MODEL ["PROMPT"]."""
     from rowspan import hub
-    from rowspan.cli.open_engine import open_engine
+    from rowspan.backends.native import NativeBackend
+    from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
     from rowspan.engine.open import draw_up
     from rowspan.errors import UsageError
@@ -74,7 +75,9 @@ def run(
         seed=seed,
     )
     beginning: list[Message] = [{"role": "system", "content": system}] if system else []
-    with open_engine(blueprint, terminal_progress() if sys.stderr.isatty() else Silent()) as running:
+    backend = NativeBackend(blueprint)
+    with started(backend, files.name, terminal_progress() if sys.stderr.isatty() else Silent()):
+        running = backend.engine
         if prompt is None:
             print(f"{files.name}. /help lists what else there is to type.", file=sys.stderr)
             _chat(running, params, beginning)

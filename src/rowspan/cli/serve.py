@@ -12,8 +12,11 @@ from rowspan.cli.engine_options import EngineOptions, with_engine_options
 if TYPE_CHECKING:
     import socket
 
+    from rowspan.backends.choose import Choice
+    from rowspan.backends.protocol import Backend, BackendName, Setup
     from rowspan.config import ServerConfig
-    from rowspan.engine.engine import Engine
+
+AUTO = "auto"
 
 
 @with_engine_options
@@ -22,9 +25,17 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model, as for `rowspan pull`. [default: the small model that `rowspan models` lists first]"
+            help="Model, as for `rowspan pull`; for vLLM a Hugging Face folder, or hf:ORG/NAME. [default: the small "
+            "model that `rowspan models` lists first]"
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="What computes: native, llamacpp, vllm, or auto for the first that can."),
+    ] = "native",
+    backend_args: Annotated[
+        str, typer.Option("--backend-args", help='More options for llama-server or vLLM, as it calls them: "-fa on".')
+    ] = "",
     host: Annotated[
         str | None,
         typer.Option("--host", help="Address to listen on; 0.0.0.0 for all networks. [default: 127.0.0.1]"),
@@ -48,8 +59,7 @@ def serve(
         typer.Option("--drain-seconds", min=0, help="Time to finish answers after SIGTERM. [default: 30]"),
     ] = None,
     nnodes: Annotated[
-        int | None,
-        typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1, or torchrun's]"),
+        int | None, typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1]")
     ] = None,
     node_rank: Annotated[
         int | None, typer.Option("--node-rank", min=0, help="Which of them this is. 0 serves; the others work for it.")
@@ -62,25 +72,21 @@ def serve(
     """Serve a model: OpenAI's API under /v1, and a chat page at /."""
     import logging
     import signal
-    from contextlib import nullcontext
+    from contextlib import ExitStack
     from dataclasses import replace
 
-    from rowspan import hub
-    from rowspan.cli.console_output import stderr_console
-    from rowspan.cli.memory_check import memory_line
-    from rowspan.cli.open_engine import open_engine
-    from rowspan.cli.plan import show_plan
+    from rowspan.backends.choose import choose
+    from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
     from rowspan.cli.several_hosts import gathered, serve_head
     from rowspan.config import ServerConfig
-    from rowspan.engine.open import draw_up
     from rowspan.hosts.rendezvous import hosts_config
     from rowspan.server.listen import bind
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    engine_config = engine.check()
+    name = _backend_name(backend)
     hosts = hosts_config(nnodes, node_rank, rdzv)
     options: dict[str, Any] = {
         "host": host,
@@ -93,25 +99,80 @@ def serve(
     # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     if hosts is not None and hosts.host:
-        serve_head(hosts, engine_config(hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress()).path))
-    with bind(config.host, config.port) as listener:
-        files = hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress())
-        one = engine_config(files.path)
-        with (
-            nullcontext((draw_up(one), None)) if hosts is None else gathered(hosts, one, engine.split_mode) as (
-                blueprint,
-                start,
-            )
-        ):
-            show_plan(blueprint)
-            with open_engine(blueprint, terminal_progress(), start) as running:
-                if line := memory_line(blueprint):
-                    stderr_console().print(line, markup=False, highlight=False)
-                exit_code = _serve(running, config, model_name or files.name, listener, access_log=verbose)
+        serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
+    with bind(config.host, config.port) as listener, ExitStack() as held:
+        setup = _setup(name, engine, model, backend_args, model_name)
+        choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))
+        _introduce(choice)
+        with started(choice.backend, setup.model.name, terminal_progress()):
+            _report_memory(choice.backend)
+            exit_code = _serve(choice.backend, config, setup.model.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
 
 
-def _serve(engine: Engine, config: ServerConfig, name: str, listener: socket.socket, *, access_log: bool) -> int:
+def _backend_name(name: str) -> BackendName | None:
+    """None for auto."""
+    from rowspan.backends.protocol import BackendName
+    from rowspan.errors import UsageError
+
+    if name == AUTO:
+        return None
+    if name not in list(BackendName):
+        raise UsageError(f"--backend {name} is not known.", fix=f"Choose {', '.join(BackendName)} or {AUTO}.")
+    return BackendName(name)
+
+
+def _setup(
+    name: BackendName | None, options: EngineOptions, model: str | None, backend_args: str, model_name: str | None
+) -> Setup:
+    """What a backend needs, with the name that clients call the model by. Checks the options before anything is
+    fetched."""
+    import shlex
+    from dataclasses import replace
+    from pathlib import Path
+
+    from rowspan.backends.models import find_model
+    from rowspan.backends.protocol import BackendName, Setup
+    from rowspan.cli.progress import terminal_progress
+    from rowspan.config import BackendConfig
+    from rowspan.errors import UsageError
+
+    engine_config = options.check(native=name == BackendName.NATIVE)
+    try:
+        arguments = tuple(shlex.split(backend_args))
+    except ValueError as error:
+        raise UsageError("--backend-args cannot be read.", why=f"{error}.", fix="Close the quotes.") from None
+    found = find_model(model, name, terminal_progress())
+    if model_name:
+        found = replace(found, name=model_name)
+    return Setup(
+        found, engine_config(Path(found.location)), options.given(), BackendConfig.from_env(arguments=arguments)
+    )
+
+
+def _introduce(choice: Choice) -> None:
+    """Who computes, and how, before the model is loaded."""
+    from rowspan.backends.native import NativeBackend
+    from rowspan.cli.plan import show_plan
+
+    backend = choice.backend
+    if isinstance(backend, NativeBackend):
+        show_plan(backend.blueprint)
+    if choice.reason or backend.command:
+        why = f", because {choice.reason}" if choice.reason else ""
+        typer.echo(f"Backend: {backend.name} ({backend.version}){why}.", err=True)
+
+
+def _report_memory(backend: Backend) -> None:
+    from rowspan.backends.native import NativeBackend
+    from rowspan.cli.console_output import stderr_console
+    from rowspan.cli.memory_check import memory_line
+
+    if isinstance(backend, NativeBackend) and (line := memory_line(backend.blueprint)):
+        stderr_console().print(line, markup=False, highlight=False)
+
+
+def _serve(backend: Backend, config: ServerConfig, name: str, listener: socket.socket, *, access_log: bool) -> int:
     """Say where, and serve until told to stop; the exit code."""
     from rowspan.cli.console_output import stderr_console
     from rowspan.server.app import create_app  # FastAPI: a second to import, which a wrong option should not cost
@@ -119,11 +180,11 @@ def _serve(engine: Engine, config: ServerConfig, name: str, listener: socket.soc
     from rowspan.server.listen import listen, url
     from rowspan.server.run import serve as serve_app
 
-    app = create_app(engine, config, name)
+    app = create_app(backend, config, name)
     listen(listener)
     address = url(listener)
     console = stderr_console()
     console.print(f"{name} is served: web chat at {address}/, API at {address}/v1", markup=False, highlight=False)
     if not config.api_keys and not is_loopback(config.host):
         console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
-    return serve_app(app, engine, listener, drain_seconds=config.drain_seconds, access_log=access_log)
+    return serve_app(app, backend, listener, drain_seconds=config.drain_seconds, access_log=access_log)

@@ -19,6 +19,7 @@ from rowspan.plan.split import Plan
 
 LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
 PAGE = 4096
+SLOT = 1 << 16  # floats of a sum that are exchanged at once: half of a core's second-level cache takes both slots
 LOOKS = 6000
 """How often a rank looks for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart;
 waking takes 50 µs. Where there are more threads than cores, looking only keeps the others from working."""
@@ -26,7 +27,7 @@ waking takes 50 µs. Where there are more threads than cores, looking only keeps
 
 @dataclass(frozen=True)
 class Area:
-    """A part of the memory: offset in bytes, and the floats of its longest message."""
+    """A part of the memory: offset in bytes, and floats of a slot."""
 
     offset: int
     slot: int
@@ -41,15 +42,14 @@ class SharedLayout:
     nbytes: int
 
     @classmethod
-    def of(cls, native: Any, plan: Plan, max_tokens: int, max_outputs: int) -> SharedLayout:
-        """Args: native: the compiled module; max_tokens, max_outputs: of one step."""
+    def of(cls, native: Any, plan: Plan, max_tokens: int) -> SharedLayout:
+        """Args: native: the compiled module; max_tokens: of one step."""
         offset = _up(LINE * len(plan.shards), PAGE)
         hidden = _up(max_tokens * plan.spec.hidden_size, LINE)
         groups, links = [], []
         for stage in range(plan.n_stages):
             members = plan.stage(stage)
-            logits = max_outputs * max(len(shard.vocab) for shard in members)
-            slot = _up(max(hidden, logits), LINE)
+            slot = _up(max(SLOT, plan.spec.hidden_size, *(len(shard.vocab) for shard in members)), LINE)
             groups.append(Area(offset, slot))
             offset += _up(native.RowGroup.nbytes(len(members), slot), PAGE)
             if stage + 1 < plan.n_stages:
@@ -99,19 +99,20 @@ class SharedGroup:
         self._acts = 0
 
     def all_reduce(self, x: NDArray[np.float32], contributes: bool) -> NDArray[np.float32]:
-        rows, address = len(x), x.ctypes.data
-        self.native.all_reduce(self._act(), address, rows, x.size // max(1, rows), contributes, address)
+        first = self._count(self.native.sum_acts(x.size))
+        self.native.all_reduce(first, x.ctypes.data, x.size, contributes, x.ctypes.data)
         return x
 
     def gather_columns(self, x: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float32] | None:
         whole = np.empty((len(x), sum(widths)), np.float32) if self.leads else None
-        to = 0 if whole is None else whole.ctypes.data
-        self.native.gather(self._act(), x.ctypes.data, len(x), list(widths), to)
+        first = self._count(self.native.gather_acts(len(x), list(widths)))
+        self.native.gather(first, x.ctypes.data, len(x), list(widths), 0 if whole is None else whole.ctypes.data)
         return whole
 
-    def _act(self) -> int:
-        self._acts += 1
-        return self._acts - 1
+    def _count(self, acts: int) -> int:
+        """The first of so many acts. They are counted in 32 bits, and around."""
+        first, self._acts = self._acts, (self._acts + acts) % (1 << 32)
+        return first
 
 
 class SharedLink:

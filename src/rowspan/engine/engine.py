@@ -13,11 +13,12 @@ from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
 from rowspan.engine.open import Blueprint, draw_up
 from rowspan.engine.ranks import StartRanks
-from rowspan.errors import RowspanError, UsageError
+from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats
 from rowspan.text.chat_template import ChatTemplate
+from rowspan.text.prompt import encode_chat
 from rowspan.text.tokenizer import Tokenizer
 
 
@@ -58,14 +59,7 @@ class Engine:
         Raises:
             UsageError: the model has no chat template, or its template refuses these messages.
         """
-        if self.template is None:
-            raise UsageError(
-                "This model has no chat template.",
-                why="It was made to continue text, not to answer.",
-                fix="Use /v1/completions, or an instruction-tuned model.",
-            )
-        text = self.template.render([dict(message) for message in messages], **template_options)
-        return self.tokenizer.encode(text)
+        return encode_chat(self.template, self.tokenizer, messages, **template_options)
 
     def generate(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False

@@ -19,7 +19,21 @@ class TokenText:
     token: int
     raw: bytes
     logprob: float | None = None
-    top: tuple[tuple[int, bytes, float], ...] = ()  # id, bytes, log-probability of the likeliest tokens
+    top: tuple[tuple[bytes, float], ...] = ()  # bytes and log-probability of the likeliest tokens
+    special: bool = False  # it steers the model, and is no part of the text
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What an engine measured of one request itself; seconds. None: it does not say.
+
+    prompt_tokens: computed, without those found in the cache. prompt: until the first token, without the wait in the
+    queue; generation: from there to the last.
+    """
+
+    prompt_tokens: int | None
+    prompt: float | None
+    generation: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,7 @@ class Piece:
     generated: int  # tokens so far, a stop token included
     finish: FinishReason | None = None
     cached: int = 0  # prompt tokens whose cache entries were reused
+    timings: Timings | None = None  # with the last piece, from engines that tell
 
 
 class Generation:
@@ -71,5 +86,6 @@ class Generation:
         def raw(token: int) -> bytes:
             return self._tokenizer.token_bytes(token, special=True)
 
-        top = tuple((token, raw(token), logprob) for token, logprob in sampled.top)
-        return TokenText(sampled.token, raw(sampled.token), sampled.logprob, top)
+        top = tuple((raw(token), logprob) for token, logprob in sampled.top)
+        special = self._tokenizer.is_special(sampled.token)
+        return TokenText(sampled.token, raw(sampled.token), sampled.logprob, top, special)

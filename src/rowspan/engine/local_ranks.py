@@ -103,7 +103,7 @@ class LocalRanks:
         native = native_module()
         if native is None:
             return None, -1
-        layout = SharedLayout.of(native, setups[0].plan, setups[0].max_tokens, setups[0].max_outputs)
+        layout = SharedLayout.of(native, setups[0].plan, setups[0].max_tokens)
         memory = SharedMemory.create(layout.nbytes)
         spawning.callback(os.close, memory)
         if all(setup.cpu_isa != TORCH for setup in setups):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
 from rowspan.console.page import console_routes
-from rowspan.engine.engine import Engine
 from rowspan.server import errors
 from rowspan.server.chat import chat_routes
 from rowspan.server.completions import completion_routes
@@ -15,7 +15,7 @@ from rowspan.server.models import model_routes
 from rowspan.server.service import Service
 
 
-def create_app(engine: Engine, config: ServerConfig, model_name: str) -> FastAPI:
+def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:
     """One model behind OpenAI's API and the chat page.
 
     Args:
@@ -23,7 +23,7 @@ def create_app(engine: Engine, config: ServerConfig, model_name: str) -> FastAPI
     """
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
-    service = Service(engine, config, model_name)
+    service = Service(backend, config, model_name)
     for routes in (chat_routes, completion_routes, model_routes):
         app.include_router(routes(service), responses=errors.ERROR_RESPONSES)
     app.include_router(console_routes())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from rowspan.engine.generation import Piece, TokenText
+from rowspan.backends.protocol import Piece, TokenText
 from rowspan.server.errors import FieldError
 from rowspan.server.reply import Answer, Json, Reply, respond
 from rowspan.server.sampling import choice_params, limited, sampling_params
@@ -48,7 +47,7 @@ class ChatWriter:
             "content": [
                 {
                     **_token(token.raw, token.logprob),
-                    "top_logprobs": [_token(raw, logprob) for _, raw, logprob in token.top],
+                    "top_logprobs": [_token(raw, logprob) for raw, logprob in token.top],
                 }
                 for token in tokens
             ],
@@ -62,7 +61,7 @@ def _token(raw: bytes, logprob: float | None) -> Json:
 
 def chat_routes(service: Service) -> APIRouter:
     router = APIRouter()
-    engine = service.engine
+    backend = service.backend
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def create_chat_completion(request: ChatRequest, http: Request) -> Response:
@@ -71,13 +70,15 @@ def chat_routes(service: Service) -> APIRouter:
         if request.top_logprobs and not request.logprobs:
             raise FieldError("top_logprobs needs logprobs.", field="top_logprobs", fix='Send "logprobs": true, too.')
         messages = [message.for_template() for message in request.messages]
-        prompt = await asyncio.to_thread(engine.encode_chat, messages)
+        prompt = await backend.encode_chat(messages)
         params = sampling_params(
             request,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            vocab_size=engine.blueprint.spec.vocab_size,
+            vocab_size=backend.limits.vocab_size,
         )
-        params = limited(params, request.max_completion_tokens or request.max_tokens, len(prompt), engine.context_size)
+        params = limited(
+            params, request.max_completion_tokens or request.max_tokens, len(prompt), backend.limits.context_size
+        )
         jobs = [
             Job(prompt, choice_params(params, choice), request.stops, continuation=False)
             for choice in range(request.n or 1)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from rowspan.engine.generation import Piece, TokenText
+from rowspan.backends.protocol import Piece, TokenText
 from rowspan.server.errors import FieldError
 from rowspan.server.reply import Answer, Json, Reply, respond
 from rowspan.server.sampling import choice_params, limited, sampling_params
 from rowspan.server.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import Job, Service
-from rowspan.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_ANSWERS = 2048  # prompts × n of one request
@@ -30,9 +28,9 @@ class CompletionWriter:
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def __init__(self, echoes: Sequence[str], tokenizer: Tokenizer, *, with_logprobs: bool) -> None:
+    def __init__(self, echoes: Sequence[str], *, with_logprobs: bool) -> None:
         self._echoes = list(echoes)
-        self._logprobs = [LegacyLogprobs(tokenizer) for _ in echoes] if with_logprobs else None
+        self._logprobs = [LegacyLogprobs() for _ in echoes] if with_logprobs else None
 
     def whole(self, index: int, answer: Answer) -> Json:
         return {"text": self._echoes[index] + answer.text, "logprobs": self._of(index, answer.tokens)}
@@ -51,8 +49,7 @@ class CompletionWriter:
 class LegacyLogprobs:
     """The older form of log-probabilities: parallel lists, with each token's place in the text in characters."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self) -> None:
         self._offset = 0
         self._decoder = getincrementaldecoder("utf-8")("replace")
 
@@ -65,7 +62,7 @@ class LegacyLogprobs:
         }
 
     def _advance(self, token: TokenText) -> int:
-        raw = self._tokenizer.token_bytes(token.token)  # nothing for special tokens, which are no part of the text
+        raw = b"" if token.special else token.raw
         start, self._offset = self._offset, self._offset + len(self._decoder.decode(raw))
         try:
             return self._offset - len(raw.decode())
@@ -76,7 +73,7 @@ class LegacyLogprobs:
 def _top(token: TokenText) -> dict[str, float | None]:
     """The likeliest tokens, best first, and the chosen one in any case."""
     top: dict[str, float | None] = {}
-    for _, raw, logprob in token.top:
+    for raw, logprob in token.top:
         top.setdefault(_spelling(raw), logprob)
     top.setdefault(_spelling(token.raw), token.logprob)
     return top
@@ -92,15 +89,15 @@ def _spelling(raw: bytes) -> str:
 
 def completion_routes(service: Service) -> APIRouter:
     router = APIRouter()
-    engine = service.engine
+    backend = service.backend
 
-    def encode(prompt: str | list[int]) -> list[int]:
-        return engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    async def encode(prompt: str | list[int]) -> list[int]:
+        return await backend.encode(prompt) if isinstance(prompt, str) else prompt
 
-    def spell(prompt: str | list[int]) -> str:
+    async def spell(prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
             return prompt.encode(errors="replace").decode()  # JSON may hold lone surrogates, UTF-8 may not
-        return engine.tokenizer.decode(prompt, skip_special=False, continuation=True)
+        return await backend.decode(prompt)
 
     @router.post("/v1/completions", summary="Continue a text")
     async def create_completion(request: CompletionRequest, http: Request) -> Response:
@@ -108,21 +105,22 @@ def completion_routes(service: Service) -> APIRouter:
         refuse_unsupported(request)
         n = request.n or 1
         _check(request, n)
-        prompts = await asyncio.to_thread(lambda: [encode(prompt) for prompt in request.prompts])
-        params = sampling_params(request, logprobs=request.logprobs, vocab_size=engine.blueprint.spec.vocab_size)
+        prompts = [await encode(prompt) for prompt in request.prompts]
+        params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
         max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         jobs = [
             Job(
                 prompt,
-                choice_params(limited(params, max_tokens, len(prompt), engine.context_size), choice),
+                choice_params(limited(params, max_tokens, len(prompt), backend.limits.context_size), choice),
                 request.stops,
                 continuation=True,
             )
             for prompt in prompts
             for choice in range(n)
         ]
-        echoes = [spell(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
-        writer = CompletionWriter(echoes, engine.tokenizer, with_logprobs=request.logprobs is not None)
+        spelled = [await spell(prompt) if request.echo else "" for prompt in request.prompts]
+        echoes = [text for text in spelled for _ in range(n)]
+        writer = CompletionWriter(echoes, with_logprobs=request.logprobs is not None)
         reply = Reply(service, request, writer, sum(map(len, prompts)))
         return await respond(service, http, request, jobs, reply)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, Response
 
+from rowspan.backends.protocol import HealthState
 from rowspan.server.reply import Json
 from rowspan.server.service import Service
 
@@ -15,12 +17,15 @@ def model_routes(service: Service) -> APIRouter:
         "object": "model",
         "created": service.created,
         "owned_by": "rowspan",
-        "max_model_len": service.engine.context_size,  # vLLM's name; benchmarks and chat tools look for it
+        "max_model_len": service.backend.limits.context_size,  # vLLM's name; benchmarks and chat tools look for it
     }
 
     @router.get("/health", summary="The server is up")
-    async def health() -> Json:
-        return {"status": "ok"}
+    async def health() -> Response:
+        state = service.backend.health().state
+        usable = state in (HealthState.READY, HealthState.ASLEEP)  # asleep: a request wakes it, this does not
+        body = orjson.dumps({"status": "ok" if usable else state})
+        return Response(body, 200 if usable else 503, media_type="application/json")
 
     @router.get("/v1/models", summary="The served model, as a list")
     async def list_models() -> Json:

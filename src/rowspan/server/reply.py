@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import orjson
 from fastapi import Request, Response
 
-from rowspan.engine.generation import Piece, TokenText
-from rowspan.scheduler.request import FinishReason
+from rowspan.backends.protocol import FinishReason, Piece, TokenText
 from rowspan.server.connection import DONE, EventStream, event, json_event, while_connected
 from rowspan.server.errors import describe
 from rowspan.server.schema import GenerationRequest

@@ -10,13 +10,13 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from rowspan.engine.engine import Engine
+from rowspan.backends.protocol import Backend
 
 GRACE_SECONDS = 5.0  # beyond the drain time, for last words to reach the clients
 
 
-def serve(app: FastAPI, engine: Engine, listener: socket.socket, *, drain_seconds: float, access_log: bool) -> int:
-    """Serve until a signal comes; the engine is closed afterwards.
+def serve(app: FastAPI, backend: Backend, listener: socket.socket, *, drain_seconds: float, access_log: bool) -> int:
+    """Serve until a signal comes; the backend is stopped afterwards.
 
     The first SIGTERM or SIGINT drains: no new connections, running answers get `drain_seconds`. A second one ends at
     once.
@@ -33,18 +33,18 @@ def serve(app: FastAPI, engine: Engine, listener: socket.socket, *, drain_second
         loop="auto",  # uvloop where it exists
         timeout_graceful_shutdown=int(drain_seconds + GRACE_SECONDS),
     )
-    server = DrainingServer(config, engine, drain_seconds)
+    server = DrainingServer(config, backend, drain_seconds)
     server.run([listener])
     return server.exit_code
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn, with the engine drained while the last answers are sent."""
+    """Uvicorn, with the backend drained while the last answers are sent."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, backend: Backend, drain_seconds: float) -> None:
         super().__init__(config)
         self.exit_code = 0
-        self._engine = engine
+        self._backend = backend
         self._drain_seconds = drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -57,10 +57,10 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         # Takes no more requests, and ends with an error those that have not finished in time.
-        drained = loop.run_in_executor(None, partial(self._engine.close, drain_seconds=self._drain_seconds))
+        drained = loop.run_in_executor(None, partial(self._backend.stop, drain_seconds=self._drain_seconds))
         stopped = asyncio.create_task(super().shutdown(sockets))
         while not (stopped.done() and drained.done()) and not self.force_exit:
             await asyncio.sleep(0.05)
         if self.force_exit:
             stopped.cancel()
-            await loop.run_in_executor(None, self._engine.close)
+            await loop.run_in_executor(None, self._backend.stop)

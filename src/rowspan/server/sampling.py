@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from rowspan.scheduler.request import SamplingParams
+from rowspan.backends.protocol import SamplingParams
 from rowspan.server.errors import FieldError
 from rowspan.server.schema import GenerationRequest
 
 Number = TypeVar("Number", int, float)
 
+MAX_TOKEN = 2**31
 COLDEST = 1e-4  # below this temperature, dividing by it overflows; the likeliest token has won long before
 
 
-def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_size: int) -> SamplingParams:
+def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_size: int | None) -> SamplingParams:
     """What the client asked for, OpenAI's defaults for the rest; `max_tokens` is left to `limited`.
 
     Raises:
@@ -54,14 +55,15 @@ def _given(value: Number | None, default: Number) -> Number:
     return default if value is None else value
 
 
-def _logit_bias(biases: Mapping[str, float], vocab_size: int) -> dict[int, float]:
+def _logit_bias(biases: Mapping[str, float], vocab_size: int | None) -> dict[int, float]:
+    known = MAX_TOKEN if vocab_size is None else vocab_size  # else the backend refuses what it does not have
     by_id = {}
     for key, bias in biases.items():
-        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < known):
             raise FieldError(
                 f"logit_bias names {key[:20]!r}, which is no token of this model.",
                 field="logit_bias",
-                fix=f"Its keys are token ids from 0 to {vocab_size - 1}.",
+                fix=f"Its keys are token ids from 0 to {known - 1}.",
             )
         by_id[int(key)] = bias
     return by_id

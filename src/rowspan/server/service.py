@@ -1,4 +1,4 @@
-"""What every route needs: the engine behind it, and how many may ask at once."""
+"""What every route needs: the backend behind it, and how many may ask at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
+from rowspan.backends.protocol import Backend, Piece, SamplingParams
 from rowspan.config import ServerConfig
-from rowspan.engine.engine import Engine
-from rowspan.engine.generation import Piece
-from rowspan.scheduler.request import SamplingParams
 from rowspan.server.errors import BusyError, UnknownModelError
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
@@ -32,12 +30,12 @@ class Job:
 class Service:
     """One model, served."""
 
-    def __init__(self, engine: Engine, config: ServerConfig, model_name: str) -> None:
-        self.engine = engine
+    def __init__(self, backend: Backend, config: ServerConfig, model_name: str) -> None:
+        self.backend = backend
         self.model_name = model_name
         self.created = int(time.time())
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
-        self._limit = engine.blueprint.config.parallel + config.max_waiting
+        self._limit = backend.limits.parallel + config.max_waiting
         self._unfinished = 0
 
     def check_model(self, name: str | None) -> None:
@@ -54,34 +52,47 @@ class Service:
             BusyError: too many others wait.
             RowspanError: a job was refused, or the engine failed.
         """
+        with self._admitted(len(jobs)):
+            pieces = self._several(jobs) if len(jobs) > 1 else self._single(jobs[0])
+            async with aclosing(pieces):
+                async for arrival in pieces:
+                    yield arrival
+
+    def _stream(self, job: Job) -> AsyncGenerator[Piece, None]:
+        return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
+
+    async def _single(self, job: Job) -> Pieces:
+        async with aclosing(self._stream(job)) as stream:
+            async for piece in stream:
+                yield 0, piece
+
+    async def _several(self, jobs: Sequence[Job]) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
         async def follow(index: int, job: Job) -> None:
-            stream = self.engine.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
             try:
-                async with aclosing(stream):
+                async with aclosing(self._stream(job)) as stream:
                     async for piece in stream:
                         arrivals.put_nowait((index, piece))
                 arrivals.put_nowait(None)
             except Exception as error:
                 arrivals.put_nowait(error)
 
-        with self._admitted(len(jobs)):
-            tasks = [asyncio.create_task(follow(index, job)) for index, job in enumerate(jobs)]
-            unfinished = len(tasks)
-            try:
-                while unfinished:
-                    match await arrivals.get():
-                        case None:
-                            unfinished -= 1
-                        case Exception() as error:
-                            raise error
-                        case arrival:
-                            yield arrival
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [asyncio.create_task(follow(index, job)) for index, job in enumerate(jobs)]
+        unfinished = len(tasks)
+        try:
+            while unfinished:
+                match await arrivals.get():
+                    case None:
+                        unfinished -= 1
+                    case Exception() as error:
+                        raise error
+                    case arrival:
+                        yield arrival
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
     def _admitted(self, n_answers: int) -> Iterator[None]:

@@ -60,6 +60,7 @@ class _NativeGroup:
             [x],
             out,
             rows=x.rows,
+            by_rows=False,
             adds=True,
         )
         return out
@@ -69,7 +70,11 @@ class _NativeGroup:
         out = Value(x.rows, sum(widths) if self.leads else 0)
         group = self.shared.native
         self.trace.op(
-            lambda program, at: program.gather(group, x.rows, at(x), list(widths), at(out)), [x], out, rows=x.rows
+            lambda program, at: program.gather(group, x.rows, at(x), list(widths), at(out)),
+            [x],
+            out,
+            rows=x.rows,
+            by_rows=False,
         )
         return out if self.leads else None
 

@@ -22,7 +22,7 @@ P2P_READ, P2P_WRITE, P2P_NVLINK = 0, 1, 2  # nvmlGpuP2PCapsIndex_t
 
 @dataclass(frozen=True)
 class NvmlCard:
-    """Bytes, watts, degrees Celsius, percent. None: this card does not say."""
+    """Bytes, watts, degrees Celsius, percent, MHz of the compute clock. None: this card does not say."""
 
     address: str
     name: str
@@ -36,6 +36,7 @@ class NvmlCard:
     busy: int | None = None
     vbios: str | None = None
     display: bool | None = None
+    mhz: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _card(pynvml: Any, handle: Any) -> NvmlCard:
         busy=rates.gpu if rates else None,
         vbios=_text(vbios) if vbios else None,
         display=None if display is None else bool(display),
+        mhz=get(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
     )
 
 

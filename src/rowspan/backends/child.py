@@ -1,0 +1,269 @@
+"""A server that another program is, run as a supervised child: started, watched, restarted, ended.
+
+Nothing of it outlives this process, whatever ends it: see `guardian`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from rowspan.backends import guardian
+from rowspan.backends.child_log import ChildLog
+from rowspan.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.05
+HEALTH_SECONDS = 2.0  # what an answer to GET /health may take
+SHOWN_LINES, SHOWN_LENGTH = 8, 300  # of a child's log, in an error
+
+
+class ChildError(EngineError):
+    """Another program that Rowspan runs has failed."""
+
+    code = "backend_failed"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start the program. environment: what is added to ours."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Program(Protocol):
+    """What is to be run."""
+
+    @property
+    def title(self) -> str:
+        """For people: "llama-server"."""
+        ...
+
+    def launch(self, port: int, key: str) -> Launch:
+        """The command that serves on a port of 127.0.0.1, for those who know the key."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Times, in seconds.
+
+    start: for the program to answer; None: as long as it lives (a large model takes its time to load).
+    end: between SIGTERM and SIGKILL.
+    back_off: before the restarts after crashes in a row; after the last one it is given up.
+    steady: having run so long, a crash is the first one again.
+    """
+
+    start: float | None = None
+    end: float = 10.0
+    back_off: tuple[float, ...] = (1.0, 2.0, 5.0, 15.0, 60.0)
+    steady: float = 60.0
+
+
+class State(StrEnum):
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    CRASHED = "crashed"  # and about to be restarted
+    FAILED = "failed"  # and given up
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a running child answers."""
+
+    port: int
+    key: str
+
+
+class Child:
+    """One program. `start` and `stop` may be called again and again; from any thread, but not at once."""
+
+    def __init__(self, program: Program, child_log: ChildLog, patience: Patience | None = None) -> None:
+        self.log = child_log
+        self._program = program
+        self._patience = patience or Patience()
+        self._state = State.STOPPED
+        self._address: Address | None = None
+        self._reason: ChildError | None = None
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.pid: int | None = None  # of the guardian, while there is one
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def reason(self) -> ChildError | None:
+        """Why it ended the last time, if it did not answer since."""
+        return self._reason
+
+    def address(self) -> Address:
+        """Where it answers now.
+
+        Raises:
+            ChildError: it does not.
+        """
+        with self._changed:
+            if self._address is not None:
+                return self._address
+            raise ChildError(f"{self._program.title} is not ready: {self._state}.", fix="Try again in a moment.")
+
+    def start(self, said: Callable[[str], None] = lambda line: None) -> None:
+        """Start it, and return when it answers.
+
+        Args:
+            said: told every line it prints meanwhile, on another thread.
+
+        Raises:
+            ChildError: it ended before, with its last lines.
+        """
+        self._stopping.clear()
+        self.log.tell(said)
+        self._become(State.LOADING)
+        self._thread = threading.Thread(target=self._run, name=f"rowspan-{self._program.title}", daemon=True)
+        self._thread.start()
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._state != State.LOADING)
+                if self._state != State.READY:
+                    raise self._reason or ChildError(f"{self._program.title} was stopped while loading.")
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self.log.tell(lambda line: None)
+
+    def stop(self) -> None:
+        """End it, and return when nothing of it is left."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = None
+
+    def _run(self) -> None:
+        """Until told to stop, or given up: start it, wait for its end, start it again."""
+        crashes = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            address = Address(free_port(), secrets.token_urlsafe(24))
+            was_ready, code = self._run_once(address)
+            if self._stopping.is_set():
+                break
+            if not was_ready and is_taken(address.port):
+                continue  # another program was faster to listen there
+            self._reason = self._died(code, was_ready)
+            crashes = 1 if was_ready and time.monotonic() - began > self._patience.steady else crashes + 1
+            if (crashes == 1 and not was_ready) or crashes > len(self._patience.back_off):
+                self._become(State.FAILED, self._reason)
+                return
+            delay = self._patience.back_off[crashes - 1]
+            log.error("%s It is restarted in %g s.", self._reason, delay)
+            self._become(State.CRASHED, self._reason)
+            self._stopping.wait(delay)
+        self._become(State.STOPPED)
+
+    def _run_once(self, address: Address) -> tuple[bool, int]:
+        """From its start to its end: whether it came to answer, and its exit code."""
+        launch = self._program.launch(address.port, address.key)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, str(self._patience.end), *launch.command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **launch.environment},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.pid = process.pid
+        reader = threading.Thread(target=self.log.follow, args=(process.stdout,), daemon=True)
+        reader.start()
+        ready = False
+        began = time.monotonic()
+        try:
+            while process.poll() is None and not self._stopping.is_set():
+                if not ready and answers(address.port):
+                    ready = True
+                    self._become(State.READY, address=address)
+                elif not ready and self._patience.start and time.monotonic() - began > self._patience.start:
+                    self.log.note(f"It did not answer within {self._patience.start:g} s.")
+                    break
+                self._stopping.wait(POLL_SECONDS if not ready else 10 * POLL_SECONDS)
+        finally:
+            with self._changed:
+                self._address = None
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # the guardian's signal
+            code = self._await_end(process)
+            reader.join(1.0)
+            process.stdout.close()
+            self.pid = None
+        return ready, code
+
+    def _await_end(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            return process.wait(self._patience.end + 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def _become(self, state: State, reason: ChildError | None = None, *, address: Address | None = None) -> None:
+        with self._changed:
+            self._state, self._reason, self._address = state, reason, address
+            self._changed.notify_all()
+
+    def _died(self, code: int, was_ready: bool) -> ChildError:
+        how = f"signal {code - 128}" if code > 128 else f"exit code {code}"
+        cause = self.log.cause() if not was_ready else None
+        lines = "\n".join(f"    {line[:SHOWN_LENGTH]}" for line in self.log.last(SHOWN_LINES))
+        said = f"Its last lines:\n{lines}" if lines else "It said nothing."
+        return ChildError(
+            f"{self._program.title} ended {'while it served' if was_ready else 'while loading'} ({how}); "
+            f"its log is {self.log.file}.",
+            why=f"{cause[: 2 * SHOWN_LENGTH]}\n  {said}" if cause else said,
+        )
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_taken(port: int) -> bool:
+    """Whether somebody listens on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(HEALTH_SECONDS)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def answers(port: int) -> bool:
+    """Whether GET /health is answered with 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

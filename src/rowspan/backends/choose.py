@@ -1,0 +1,72 @@
+"""Which backend runs a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rowspan.backends.child_backend import ChildBackend
+from rowspan.backends.llamacpp import LlamaCpp
+from rowspan.backends.native import NativeBackend
+from rowspan.backends.protocol import Backend, BackendName, Format, MissingBackendError, Setup, UnsupportedOptionError
+from rowspan.backends.vllm import Vllm
+from rowspan.engine.open import draw_up
+from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """reason: in one line, why it is this one; None where the user said so."""
+
+    backend: Backend
+    reason: str | None = None
+
+
+def choose(name: BackendName | None, setup: Setup) -> Choice:
+    """The backend asked for; None: the native engine where it can run the model on these devices, else one that can.
+
+    Raises:
+        MissingBackendError: its program is not installed.
+        RowspanError: it cannot run this model, or not so.
+    """
+    if name is not None:
+        return Choice(open_backend(name, setup))
+    if setup.backend.arguments:
+        raise UsageError("--backend-args needs to know for whom.", fix="Add --backend llamacpp or --backend vllm.")
+    if setup.model.format == Format.HF:
+        return Choice(open_backend(BackendName.VLLM, setup), f"{setup.model.name} is a {Format.HF}: only vLLM reads it")
+    try:
+        return Choice(open_backend(BackendName.NATIVE, setup), "the native engine can run this model here")
+    except (UnsupportedModelError, SplitError) as error:
+        return Choice(_instead(error, setup), f"the native engine cannot: {error.what}")
+
+
+def open_backend(name: BackendName, setup: Setup) -> Backend:
+    """One that is not started yet. Raises: as `choose`."""
+    match name:
+        case BackendName.NATIVE:
+            return _native(setup)
+        case BackendName.LLAMACPP:
+            return ChildBackend(LlamaCpp.open(setup), setup)
+        case BackendName.VLLM:
+            return ChildBackend(Vllm.open(setup), setup)
+
+
+def _native(setup: Setup) -> NativeBackend:
+    if setup.model.format != Format.GGUF:
+        raise UsageError(
+            f"{setup.model.name} is a {setup.model.format}, which the native engine does not read.",
+            fix="Use --backend vllm, or a GGUF file of the model.",
+        )
+    if setup.backend.arguments:
+        raise UnsupportedOptionError(
+            "--backend-args cannot be had with --backend native.", fix="Use Rowspan's own options."
+        )
+    return NativeBackend(draw_up(setup.engine))
+
+
+def _instead(error: RowspanError, setup: Setup) -> Backend:
+    try:
+        return open_backend(BackendName.LLAMACPP, setup)
+    except MissingBackendError as missing:
+        error.fix = f"{error.fix} Or let llama.cpp run it: {missing.fix}"
+        raise error from None

@@ -1,0 +1,102 @@
+"""Rowspan's own engine as a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from rowspan.backends.protocol import (
+    BackendName,
+    Capabilities,
+    Format,
+    Health,
+    HealthState,
+    Limits,
+    LoadWatch,
+    Piece,
+    SamplingParams,
+)
+from rowspan.engine.engine import Engine
+from rowspan.engine.open import Blueprint
+from rowspan.engine.ranks import StartRanks
+from rowspan.errors import EngineError
+
+
+class NativeBackend:
+    """See `rowspan.backends.protocol.Backend`. `rowspan.text` reads tokenizer and template from the GGUF file."""
+
+    name = BackendName.NATIVE
+    command: tuple[str, ...] = ()
+    capabilities = Capabilities(
+        formats=(Format.GGUF,), sleeps="its workers end, and are started again", seeded=True, timings=False
+    )
+
+    def __init__(self, blueprint: Blueprint, engine: Engine | None = None, start: StartRanks | None = None) -> None:
+        """
+        Args:
+            engine: one that runs already.
+            start: starts ranks on several hosts; None: all are on this one.
+        """
+        self.blueprint = blueprint
+        self.version = f"rowspan {importlib.metadata.version('rowspan')}"
+        self._engine = engine
+        self._start = start
+        self._asleep = False
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise EngineError(
+                f"The native engine is {'asleep' if self._asleep else 'not running'}.", fix="Try again in a moment."
+            )
+        return self._engine
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.engine.context_size, self.blueprint.config.parallel, self.blueprint.spec.vocab_size)
+
+    def start(self, watch: LoadWatch) -> None:
+        total = sum(size.file for size in self.blueprint.sizes)
+        loaded = 0  # in the end more than the total, where a tensor is read twice: a tied embedding and head
+
+        def report(nbytes: int) -> None:
+            nonlocal loaded
+            loaded += nbytes
+            watch.read(min(loaded, total), total)
+
+        self._engine = Engine(self.blueprint, report, self._start)
+        self._asleep = False
+
+    def stop(self, *, drain_seconds: float = 0.0) -> None:
+        if self._engine is not None:
+            self._engine.close(drain_seconds=drain_seconds)
+
+    def health(self) -> Health:
+        if self._asleep:
+            return Health(HealthState.ASLEEP)
+        return Health(HealthState.READY if self._engine is not None else HealthState.LOADING)
+
+    async def sleep(self) -> None:
+        if self._engine is not None:
+            engine, self._engine, self._asleep = self._engine, None, True
+            await asyncio.to_thread(engine.close)
+
+    async def wake(self) -> None:
+        if self._engine is None:
+            await asyncio.to_thread(self.start, LoadWatch())
+
+    async def encode(self, text: str) -> list[int]:
+        return await asyncio.to_thread(self.engine.tokenizer.encode, text)
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return await asyncio.to_thread(self.engine.encode_chat, messages)
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        return self.engine.tokenizer.decode(tokens, skip_special=False, continuation=True)
+
+    def stream(
+        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+    ) -> AsyncGenerator[Piece, None]:
+        return self.engine.stream(tokens, params, stops, continuation=continuation)

@@ -1,0 +1,46 @@
+"""A load test's latencies, as shares of the requests that took no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rowspan.bench.load.endpoint import Answer
+from rowspan.bench.load.summary import MEASURES, Goals, measured
+from rowspan.errors import UsageError
+
+
+def draw(answers: Sequence[Answer], goals: Goals, title: str, path: Path) -> None:
+    """Write it as .png, .svg or .pdf.
+
+    Raises:
+        UsageError: matplotlib is missing, or cannot write such a file there.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UsageError(
+            "--plot needs matplotlib, which is not installed.", fix="pip install 'rowspan[plot]'"
+        ) from None
+
+    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    for axis, (name, label) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True):
+        values = sorted(value for one in answers if (value := measured(one)[name]) is not None)
+        shares = [100 * (place + 1) / len(values) for place in range(len(values))]
+        axis.step(values, shares, where="post", color="#4477aa", linewidth=1.8)
+        if name in goals.limits:
+            axis.axvline(goals.limits[name], color="#ee6677", linestyle="--", linewidth=1.2)
+            axis.text(goals.limits[name], 3, " goal", color="#ee6677", fontsize=9)
+        axis.set_title(f"{label}, s", loc="left", fontsize=10)
+        axis.set_xlim(left=0)
+        axis.set_ylim(0, 101)
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("% of requests that took no longer")
+    try:
+        figure.savefig(path, dpi=144)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The chart cannot be written to {path}.", why=f"{error}.", fix="Name a .png or .svg."
+        ) from None

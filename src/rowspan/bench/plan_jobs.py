@@ -1,0 +1,103 @@
+"""From a grid over backends to jobs: which backend can run which configuration, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowspan.backends.protocol import BackendName, Format, MissingBackendError, Model, UnsupportedOptionError
+from rowspan.bench.grid import Grid, Workload, longest, most_concurrent
+from rowspan.bench.hf_folder import read_folder
+from rowspan.bench.job import Job
+from rowspan.bench.llama_bench import llama_bench_job
+from rowspan.bench.native import check_context, gguf_facts, native_job
+from rowspan.bench.served import ServedModel, served_job
+from rowspan.config import BackendConfig, EngineConfig
+from rowspan.errors import RowspanError, UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, on what. checksums: of files, where they are known. flash_attentions: on, off, auto, for
+    llama.cpp; None: its own choice."""
+
+    models: Sequence[Model]
+    checksums: Mapping[Path, str | None]
+    backends: Sequence[BackendName]
+    grid: Grid
+    work: Sequence[Workload]
+    backend_config: BackendConfig
+    flash_attentions: Sequence[str | None] = (None,)
+
+
+def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]:
+    """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
+
+    In a grid over several backends, what one of them cannot do is left out and told; if nothing is left, or if only one
+    backend was asked for, that is an error.
+
+    Raises:
+        RowspanError: there is nothing to measure, or a configuration cannot work.
+    """
+    if not request.work:
+        raise UsageError("There is nothing to measure.", fix="Give -p, -n or -pg a number above 0.")
+    jobs: list[Job] = []
+    refusals: list[RowspanError] = []
+    for model in request.models:
+        known = _known(model, request)
+        for name in request.backends:
+            for config in _configurations(model, request):
+                try:
+                    jobs += _jobs(name, known, config, request)
+                except (UnsupportedOptionError, MissingBackendError) as refusal:
+                    if len(request.backends) == 1:
+                        raise
+                    refusals.append(refusal)
+                    on_left_out(f"{name}, {model.name}, {config.split_mode}: {refusal}")
+    if not jobs:
+        raise refusals[0] if refusals else UsageError("There is nothing to measure.", fix="Name a model and a backend.")
+    return jobs
+
+
+def _configurations(model: Model, request: Request) -> list[EngineConfig]:
+    context, parallel = longest(request.work).context, most_concurrent(request.work)
+    return list(request.grid.configurations([Path(model.location)], context, parallel))
+
+
+def _known(model: Model, request: Request) -> ServedModel:
+    path, most = Path(model.location), longest(request.work)
+    if model.format == Format.HF:
+        if not path.is_dir():
+            raise UsageError(
+                f"{model.location} is not on this machine.",
+                why="A result tells which weights it is of.",
+                fix="Download the folder first, and give its path.",
+            )
+        facts, demand, vocabulary = read_folder(path)
+        return ServedModel(model, facts, demand, vocabulary)
+    facts, known_demand, spec = gguf_facts(path, request.checksums.get(path))
+    check_context(most, spec)
+    return ServedModel(model, facts, known_demand, spec.vocab_size)
+
+
+def _jobs(name: BackendName, known: ServedModel, config: EngineConfig, request: Request) -> list[Job]:
+    if name == BackendName.NATIVE:
+        if known.model.format != Format.GGUF:
+            raise UnsupportedOptionError(
+                f"{known.model.name} is a {known.model.format}, which the native engine does not read.",
+                fix="Give a GGUF file for it.",
+            )
+        return [native_job(config, known.facts, known.demand)]
+    jobs: list[Job] = []
+    for flash in request.flash_attentions if name == BackendName.LLAMACPP else (None,):
+        if (known.model.format == Format.HF) != (name == BackendName.VLLM):
+            raise UnsupportedOptionError(
+                f"{known.model.name} is a {known.model.format}, which {name} does not read.",
+                fix="Give a GGUF file for llamacpp, a Hugging Face folder for vllm; -m takes both.",
+            )
+        jobs.append(served_job(name, known, config, request.backend_config, flash))
+        if name == BackendName.LLAMACPP:
+            own = llama_bench_job(jobs[-1], request.backend_config)
+            jobs += [own] if own is not None else []
+    return jobs
