@@ -99,13 +99,13 @@ class Pair:
         return self.hosts[0].do(_stream, act)
 
 
-def _client() -> httpx.Client:
-    return httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=START_SECONDS, trust_env=False)
+def _client(port: int = PORT) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=START_SECONDS, trust_env=False)
 
 
-def _complete() -> Answer:
+def _complete(port: int = PORT) -> Answer:
     body = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0}
-    with _client() as client:
+    with _client(port) as client:
         response = client.post("/v1/completions", json=body)
         response.raise_for_status()
         choice = response.json()["choices"][0]
@@ -224,3 +224,30 @@ def test_another_model_file_is_refused_and_the_head_waits_on(model_path: Path, t
         other.kill()
     assert head.wait(30) == 128 + signal.SIGTERM
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.heavy
+def test_torchrun_says_which_hosts_there_are(model_path: Path, expected: Answer, tmp_path: Path) -> None:
+    """One process on each of two hosts, whose store has the address that the head would take."""
+    with socket.create_server(("127.0.0.1", 0)) as store, socket.create_server(("127.0.0.1", 0)) as api:
+        place, port = (f"127.0.0.1:{store.getsockname()[1]}", api.getsockname()[1])
+    script = tmp_path / "run_rowspan.py"
+    script.write_text(ROWSPAN[-1])
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", "test", "--local-addr", "127.0.0.1"]
+    serve = [str(script), "serve", str(model_path), "-t", "1", "--dtype", "float32", "--port", str(port)]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [*torchrun, *meet, *serve]
+        launchers = [subprocess.Popen(command, stdout=output, stderr=output, env=ENVIRONMENT) for _ in range(2)]
+    try:
+        assert eventually(lambda: "is served" in log.read_text(), START_SECONDS), log.read_text()
+        processes = [psutil.Process(launcher.pid) for launcher in launchers]
+        started = [child for process in processes for child in process.children(recursive=True)]
+        assert alike(_complete(port), expected)
+    finally:
+        for launcher in launchers:
+            launcher.terminate()
+    for launcher in launchers:
+        launcher.wait(60)
+    assert eventually(lambda: not any(child.is_running() for child in started)), "somebody is left behind"

@@ -27,8 +27,10 @@ from rowspan.hosts.head import Head
 from rowspan.hosts.link import call
 from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.hosts.remote_ranks import RemoteRanks
+from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.routes import Transport, choose_routes
+from rowspan.plan.split import SplitMode, split
 
 KEY = b"0123456789abcdef"
 MODEL = ModelStamp("tiny.gguf", 1000, "abc")
@@ -193,3 +195,19 @@ def test_the_tightest_host_decides_on_the_cache(tmp_path: Path) -> None:
     used = tight.cache.n_blocks * config.block_size * there + sum(size.weights for size in tight.sizes[1:])
     assert tight.cache.n_blocks < roomy.cache.n_blocks
     assert used < 1 << 21
+
+
+def test_what_crosses_to_another_host_takes_another_way(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(TinyModel().write(tmp_path / "tiny.gguf"))
+    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+
+    def ways(*devices: Device) -> list[Transport]:
+        chosen = choose_routes(split(spec, checkpoint.tensors, devices, SplitMode.ROW), native=True)
+        return [route.transport for route in (*chosen.groups, *chosen.links) if route is not None]
+
+    def on_two_hosts(kind: str) -> list[Device]:
+        return [Device(kind, index, host) for host in range(2) for index in range(2)]
+
+    assert ways(*on_two_hosts("cpu")) == [Transport.SHARED, Transport.SHARED, Transport.GLOO]
+    assert ways(*on_two_hosts("cuda")) == [Transport.NCCL] * 3
+    assert ways(Device("cuda", 0), Device("cuda", 1), Device("cpu", 0, 1)) == [Transport.NCCL, Transport.GLOO]
