@@ -57,6 +57,7 @@ FIELDS = (
     # Ours.
     *_fields(Group.RESULT, median_ts="real", client_samples_ns="text", client_share="real"),
     *_fields(Group.WORK, n_concurrent="integer"),
+    *_fields(Group.RESULT, check_tokens="integer", check_equal="integer", check_logprob="real"),
     *_fields(Group.IDENTITY, run_id="integer"),
     *_fields(Group.ENGINE, engine="text", engine_version="text", torch_version="text", kernels="text"),
     *_fields(Group.OPTIONS, dtype="text", engine_flags="text"),

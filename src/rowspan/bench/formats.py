@@ -55,6 +55,7 @@ OPTIONAL = {  # shown where they are asked for, by field
     "type_v": Column("type_v", 6, lambda row: row["type_v"]),
     "flash_attn": Column("fa", 2, lambda row: str(row["flash_attn"]), right=True),
     "n_ubatch": Column("n_ubatch", 8, lambda row: str(row["n_ubatch"]), right=True),
+    "check_equal": Column("as one device", 22, lambda row: _check_text(row)),
     "n_threads": Column("threads", 7, lambda row: str(row["n_threads"]), right=True),
 }
 TRAILING = (
@@ -174,6 +175,13 @@ FORMATS: Mapping[str, Callable[[TextIO, Sequence[str]], Format]] = {
     "csv": lambda out, optional: Csv(out),
     "sql": lambda out, optional: Sql(out),
 }
+
+
+def _check_text(row: Row) -> str:
+    """Tokens that are as on a single device, and how far log-probabilities are off."""
+    if row["check_equal"] is None:
+        return ""
+    return f"{row['check_equal']}/{row['check_tokens']}, Δ {row['check_logprob']:.1e}"
 
 
 def _without_samples(row: Row) -> dict[str, Any]:

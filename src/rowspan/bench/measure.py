@@ -8,7 +8,7 @@ of text, only the last token of a prompt gets logits, and a repetition begins wi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import psutil
 
@@ -34,6 +34,7 @@ class NativeRunner:
         self._steps = Steps(
             blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
         )
+        self._stages = blueprint.plan.n_stages
         others = set(psutil.Process().children())
         started = time.perf_counter()
         self._group = WorkerGroup(blueprint.setups(), config.hang_seconds)
@@ -48,19 +49,14 @@ class NativeRunner:
         """A whole prompt and one generated token, untimed, on an empty cache; then `n_depth` tokens into the cache.
         Repetitions go on behind them and leave them as they are, so once for all of them is enough."""
         if warm_up:
-            self._run(self._steps.prompt(0, workload.n_prompt, workload.n_concurrent))
-            self._run(self._steps.generation(0, min(1, workload.n_gen), workload.n_concurrent))
-        self._run(self._steps.prompt(0, workload.n_depth, workload.n_concurrent))
+            self._compute(0, workload.n_prompt, 0, workload.n_concurrent)
+            self._compute(0, 0, min(1, workload.n_gen), workload.n_concurrent)
+        self._compute(0, workload.n_depth, 0, workload.n_concurrent)
 
     def measure(self, workload: Workload) -> Sample:
         """One repetition. It overwrites whatever the one before left beyond the workload's depth."""
-        middle, sequences = workload.n_depth + workload.n_prompt, workload.n_concurrent
-        plans = [
-            *self._steps.prompt(workload.n_depth, workload.n_prompt, sequences),
-            *self._steps.generation(middle, workload.n_gen, sequences),
-        ]
         started = time.perf_counter_ns()
-        self._run(plans)
+        self._compute(workload.n_depth, workload.n_prompt, workload.n_gen, workload.n_concurrent)
         return Sample(time.perf_counter_ns() - started)
 
     def peak_memory(self) -> int:
@@ -78,6 +74,18 @@ class NativeRunner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _run(self, plans: Iterable[StepPlan]) -> None:
-        for plan in plans:
-            self._group.run(plan)
+    def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
+        """A pipeline's stages work at different steps at the same time, as they do for the engine: chunks of prompts
+        follow each other; of what is generated, a sequence's next token waits for its last one."""
+        parts = min(self._stages, sequences)
+        self._run(self._steps.prompt(start, n_prompt, sequences), self._stages)
+        self._run(self._steps.generation(start + n_prompt, n_gen, sequences, parts), parts)
+
+    def _run(self, plans: Sequence[StepPlan], at_once: int) -> None:
+        """Args: at_once: steps that are under way at the same time."""
+        for number, plan in enumerate(plans):
+            if number >= at_once:
+                self._group.receive()
+            self._group.send(plan)
+        for _ in range(min(at_once, len(plans))):
+            self._group.receive()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rowspan.bench.check import Checker
 from rowspan.bench.demand import Demand
 from rowspan.bench.grid import Grid, Workload, longest, most_concurrent
 from rowspan.bench.job import Job
@@ -40,13 +41,15 @@ def native_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Wo
     return jobs
 
 
-def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None) -> Job:
-    """Of one configuration. Raises RowspanError: it cannot work."""
+def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None, checker: Checker | None = None) -> Job:
+    """Of one configuration; compared with a single device first, if there is a checker. Raises RowspanError: it cannot
+    work."""
     blueprint = draw_up(config)
+    checked = checker.check(config).fields() if checker is not None else {}
     cache = blueprint.cache.n_blocks * config.block_size * sum(size.cache_per_token for size in blueprint.sizes)
     return Job(
         label=f"native {config.model_path.name} {config.split_mode} {','.join(map(str, config.devices))}",
-        fields={**model.fields(), **_engine_fields(blueprint), **_option_fields(blueprint)},
+        fields={**model.fields(), **_engine_fields(blueprint), **_option_fields(blueprint), **checked},
         start=partial(NativeRunner, blueprint),
         memory_bytes=sum(size.weights + WORKER_BYTES for size in blueprint.sizes) + cache,
         on_cards=any(device.kind != "cpu" for device in config.devices),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rowspan.backends.protocol import BackendName, Format, MissingBackendError, Model, UnsupportedOptionError
+from rowspan.bench.check import Checker
 from rowspan.bench.grid import Grid, Workload, longest, most_concurrent
 from rowspan.bench.hf_folder import read_folder
 from rowspan.bench.job import Job
@@ -20,7 +21,7 @@ from rowspan.errors import RowspanError, UsageError
 @dataclass(frozen=True)
 class Request:
     """What to measure, on what. checksums: of files, where they are known. flash_attentions: on, off, auto, for
-    llama.cpp; None: its own choice."""
+    llama.cpp; None: its own choice. checker: compares splits of the native engine with a single device."""
 
     models: Sequence[Model]
     checksums: Mapping[Path, str | None]
@@ -29,6 +30,7 @@ class Request:
     work: Sequence[Workload]
     backend_config: BackendConfig
     flash_attentions: Sequence[str | None] = (None,)
+    checker: Checker | None = None
 
 
 def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]:
@@ -88,7 +90,7 @@ def _jobs(name: BackendName, known: ServedModel, config: EngineConfig, request: 
                 f"{known.model.name} is a {known.model.format}, which the native engine does not read.",
                 fix="Give a GGUF file for it.",
             )
-        return [native_job(config, known.facts, known.demand)]
+        return [native_job(config, known.facts, known.demand, request.checker)]
     jobs: list[Job] = []
     for flash in request.flash_attentions if name == BackendName.LLAMACPP else (None,):
         if (known.model.format == Format.HF) != (name == BackendName.VLLM):

@@ -52,11 +52,13 @@ class Steps:
             plans.append(self._plan(chunks))
         return plans
 
-    def generation(self, start: int, length: int, sequences: int = 1) -> list[StepPlan]:
-        """Steps of one token of every sequence, each followed by a greedy choice that is not used."""
+    def generation(self, start: int, length: int, sequences: int = 1, parts: int = 1) -> list[StepPlan]:
+        """One token of every sequence after the other, each followed by a greedy choice that is not used. The sequences
+        are dealt out to so many parts, a step each."""
         return [
-            self._plan([self._chunk(sequence, at, at + 1, samples=True) for sequence in range(sequences)])
+            self._plan([self._chunk(sequence, at, at + 1, samples=True) for sequence in range(part, sequences, parts)])
             for at in range(start, start + length)
+            for part in range(parts)
         ]
 
     def _chunk(self, sequence: int, start: int, stop: int, *, samples: bool) -> Chunk:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Values = list[str] | None
 MANY = "Comma list, or several times."
+INT8_CHECK = (
+    "In int8 a split differs from a single device by rounding, as both do from float32: whether it computes the same, "
+    "--check with --dtype float32 tells."
+)
 NUMBERS = "Numbers and ranges: 128,256 or 0-512+128 or 1-64*2."
 
 
@@ -76,6 +80,9 @@ def bench(
     backend_args: Annotated[
         str, typer.Option("--backend-args", help="Options for llama-server, or for vLLM, as these name them.")
     ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="First compare greedy tokens and log-probabilities with a single device.")
+    ] = False,
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the untimed run before every test.")] = False,
     no_ceilings: Annotated[
         bool, typer.Option("--no-ceilings", help="Do not measure the machine's ceilings first.")
@@ -90,6 +97,7 @@ def bench(
     from rowspan import hub
     from rowspan.backends.models import find_model
     from rowspan.backends.protocol import BackendName
+    from rowspan.bench.check import Checker
     from rowspan.bench.formats import FORMATS, OPTIONAL
     from rowspan.bench.grid import Grid, workloads
     from rowspan.bench.plan_jobs import Request, plan_jobs
@@ -129,8 +137,15 @@ def bench(
     records = {path: record.sha256 for path, record in Cache(HubConfig.from_env().cache).records()}
     checksums = {path: records.get(path) for path in (Path(one.location) for one in models)}
     settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
-    jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes), _tell_left_out)
-    typed = {"tensor_split": tensor_split, "main_gpu": main_gpu, "dtype": dtype, "type_k": cache_type_k}
+    checker = Checker() if check else None
+    jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes, checker), _tell_left_out)
+    typed = {
+        "check_equal": check,
+        "tensor_split": tensor_split,
+        "main_gpu": main_gpu,
+        "dtype": dtype,
+        "type_k": cache_type_k,
+    }
     typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_ubatch": ubatch, "n_threads": threads}
     threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
     ceilings = {} if no_ceilings else _ceilings(threads_used)
@@ -142,6 +157,8 @@ def bench(
                 rows.add(keep(row))
         finally:
             rows.finish()
+    if check and any(job.fields["dtype"] == "int8" for job in jobs):
+        print(INT8_CHECK, file=sys.stderr)
 
 
 def _tell_left_out(what: str) -> None:
