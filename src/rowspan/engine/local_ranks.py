@@ -24,6 +24,7 @@ from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
 from rowspan.kernels.isa import TORCH, native_module
+from rowspan.plan.routes import Transport
 from rowspan.scheduler.batch import StepPlan
 from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
@@ -37,7 +38,8 @@ class LocalRanks:
 
     def __init__(self, setups: Sequence[WorkerSetup]) -> None:
         """Spawn them. Args: setups: one per rank."""
-        self._folder = Path(tempfile.mkdtemp(prefix="rowspan-"))
+        # Only where it is needed: an engine that is killed leaves it behind.
+        self._folder = tempfile.mkdtemp(prefix="rowspan-") if setups[0].routes.uses(Transport.NCCL) else ""
         self._processes: list[subprocess.Popen[bytes]] = []
         self.links: list[Connection] = []
         self._ranks = [setup.rank for setup in setups]
@@ -50,7 +52,7 @@ class LocalRanks:
                 looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
                 peers = _socket_mesh(self._ranks, self._n_ranks, spawning)
                 for setup in setups:
-                    meeting = Meeting(layout, looks, peers[setup.rank], self._folder / "store", setup.between)
+                    meeting = Meeting(layout, looks, peers[setup.rank], Path(self._folder, "store"), setup.between)
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
         except BaseException:
             self.close()
@@ -96,7 +98,8 @@ class LocalRanks:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _share(self, setups: Sequence[WorkerSetup], spawning: ExitStack) -> tuple[SharedLayout | None, int]:
         """Memory for all ranks: its layout and descriptor. None and -1 where there is no native module to use it."""
