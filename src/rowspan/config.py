@@ -122,6 +122,21 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    """Several hosts that run one model together. `rowspan.hosts.rendezvous` reads it."""
+
+    n_hosts: int  # [--nnodes]
+    host: int  # [--node-rank] which of them this is; 0 is the head, which serves
+    address: str  # [--rdzv] where the head listens for the others
+    port: int
+    key: bytes  # (ROWSPAN_CLUSTER_KEY) what hosts know each other by
+
+    @property
+    def place(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
 class BackendConfig:
     """Where other engines are, and what to give them beyond Rowspan's own options.
 

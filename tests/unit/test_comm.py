@@ -19,7 +19,7 @@ import torch
 
 from rowspan.comm.base import Comm
 from rowspan.comm.connect import Computes, connect
-from rowspan.comm.meeting import Meeting
+from rowspan.comm.meeting import HostStore, Meeting
 from rowspan.comm.peer_lost import PeerLostError
 from rowspan.comm.shared import SharedLayout, SharedMemory
 from rowspan.comm.tensors import comm_of_tensors
@@ -30,6 +30,7 @@ from rowspan.plan.routes import Route, Routes, Transport
 from rowspan.plan.split import Plan, Shard, Span, SplitMode
 
 T = TypeVar("T")
+LOOPBACK = "127.0.0.1"
 MOST_ROWS = 9000  # a message of more than 64 Ki floats, from which on ranks share the adding
 BOTH = [
     Transport.SOCKETS,
@@ -63,8 +64,11 @@ def plan_of(*rows_per_stage: int) -> Plan:
     return Plan(SplitMode.ROW, SPEC, tuple(shards))
 
 
-def on_all_ranks(transport: Transport, plan: Plan, work: Callable[[int, Comm[Any]], T]) -> list[T]:
-    """Ranks are threads of this process; arrays are NumPy's."""
+def on_all_ranks(
+    transport: Transport, plan: Plan, work: Callable[[int, Comm[Any]], T], links: Transport | None = None
+) -> list[T]:
+    """Ranks are threads of this process; arrays are NumPy's. links: the transport between stages, where it is another
+    one."""
     n_ranks, native = len(plan.shards), native_module()
     peers = [[-1] * n_ranks for _ in range(n_ranks)]
     for a, b in combinations(range(n_ranks), 2):
@@ -73,16 +77,22 @@ def on_all_ranks(transport: Transport, plan: Plan, work: Callable[[int, Comm[Any
     memory = SharedMemory.create(layout.nbytes)
     routes = Routes(
         tuple(Route(transport, "") if len(plan.stage(stage)) > 1 else None for stage in range(plan.n_stages)),
-        (Route(transport, ""),) * (plan.n_stages - 1),
+        (Route(links or transport, ""),) * (plan.n_stages - 1),
     )
     computes = Computes(native, native.isas()[0], None)
     with ThreadPoolExecutor(n_ranks) as threads, ExitStack() as connected:
         connected.callback(os.close, memory)
-        comms = []
-        for rank in range(n_ranks):
-            meeting = Meeting(layout, 0, peers[rank], Path("unused"))
-            comms.append(connect(plan, rank, routes, meeting, SharedMemory(memory, layout.nbytes), computes))
-            connected.callback(comms[-1].close)
+        listener = connected.enter_context(socket.create_server((LOOPBACK, 0)))
+
+        def join(rank: int) -> Comm[Any]:
+            listens = os.dup(listener.fileno()) if rank == 0 else -1
+            between = HostStore(LOOPBACK, listener.getsockname()[1], listens, LOOPBACK)
+            meeting = Meeting(layout, 0, peers[rank], Path("unused"), between)
+            return connect(plan, rank, routes, meeting, SharedMemory(memory, layout.nbytes), computes)
+
+        comms = list(threads.map(join, range(n_ranks)))
+        for comm in comms:
+            connected.callback(comm.close)
         return list(threads.map(work, range(n_ranks), comms))
 
 
@@ -126,13 +136,14 @@ def test_columns_are_joined_on_the_first_row(transport: Transport) -> None:
     assert joined[1:] == [[None] * 4] * 2
 
 
+@pytest.mark.parametrize("links", [None, Transport.GLOO])
 @pytest.mark.parametrize("transport", BOTH)
-def test_hidden_states_reach_every_row_of_the_next_stage_in_order(transport: Transport) -> None:
-    """Five messages, of different lengths: more than a link holds at once."""
+def test_hidden_states_reach_every_row_of_the_next_stage_in_order(
+    transport: Transport, links: Transport | None
+) -> None:
+    """Five messages, of different lengths and one of none: more than a link holds at once."""
     plan = plan_of(2, 3)
-    sent = [
-        np.random.default_rng(i).standard_normal((1 + 60 * i, SPEC.hidden_size), dtype=np.float32) for i in range(5)
-    ]
+    sent = [np.random.default_rng(i).standard_normal((60 * i, SPEC.hidden_size), dtype=np.float32) for i in range(5)]
 
     def work(rank: int, comm: Comm[Any]) -> list[bytes]:
         if comm.after is not None:
@@ -142,7 +153,7 @@ def test_hidden_states_reach_every_row_of_the_next_stage_in_order(transport: Tra
         assert comm.before is not None
         return [comm.before.receive(x.shape).tobytes() for x in sent]
 
-    assert on_all_ranks(transport, plan, work) == [[x.tobytes() for x in sent]] * 5
+    assert on_all_ranks(transport, plan, work, links) == [[x.tobytes() for x in sent]] * 5
 
 
 @pytest.mark.parametrize("transport", BOTH)
@@ -161,7 +172,8 @@ def test_tensors_of_half_precision_are_summed_in_float32(transport: Transport) -
     assert torch.equal(results[0][1], torch.cat(tuple(parts), dim=1))
 
 
-def test_tensors_between_stages_keep_their_dtype() -> None:
+@pytest.mark.parametrize("links", [None, Transport.GLOO])
+def test_tensors_between_stages_keep_their_dtype(links: Transport | None) -> None:
     x = torch.randn(5, 8).to(torch.float16)
 
     def work(rank: int, comm: Comm[Any]) -> torch.Tensor:
@@ -172,7 +184,8 @@ def test_tensors_between_stages_keep_their_dtype() -> None:
         assert tensors.before is not None
         return tensors.before.receive((5, 8))
 
-    assert torch.equal(on_all_ranks(Transport.SOCKETS, plan_of(1, 1), work)[1], x)
+    for received in on_all_ranks(Transport.SOCKETS, plan_of(1, 3), work, links)[1:]:
+        assert torch.equal(received, x)
 
 
 def test_a_peer_that_hangs_up_is_noticed() -> None:

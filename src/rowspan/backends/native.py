@@ -20,6 +20,7 @@ from rowspan.backends.protocol import (
 )
 from rowspan.engine.engine import Engine
 from rowspan.engine.open import Blueprint
+from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError
 
 
@@ -32,14 +33,16 @@ class NativeBackend:
         formats=(Format.GGUF,), sleeps="its workers end, and are started again", seeded=True, timings=False
     )
 
-    def __init__(self, blueprint: Blueprint, engine: Engine | None = None) -> None:
+    def __init__(self, blueprint: Blueprint, engine: Engine | None = None, start: StartRanks | None = None) -> None:
         """
         Args:
             engine: one that runs already.
+            start: starts ranks on several hosts; None: all are on this one.
         """
         self.blueprint = blueprint
         self.version = f"rowspan {importlib.metadata.version('rowspan')}"
         self._engine = engine
+        self._start = start
         self._asleep = False
 
     @property
@@ -63,7 +66,7 @@ class NativeBackend:
             loaded += nbytes
             watch.read(min(loaded, total), total)
 
-        self._engine = Engine(self.blueprint, report)
+        self._engine = Engine(self.blueprint, report, self._start)
         self._asleep = False
 
     def stop(self, *, drain_seconds: float = 0.0) -> None:

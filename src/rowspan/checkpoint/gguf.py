@@ -32,7 +32,7 @@ class _Place:
 class GgufCheckpoint:
     """A model of one or several GGUF files; see `Checkpoint`.
 
-    paths: the files, in the order of their numbers.
+    paths: the files, in the order of their numbers. header_bytes: of each.
     file_size: bytes of all of them.
     unknown_tensors: names that mean nothing to Rowspan; such tensors are neither checked nor readable.
     """
@@ -46,6 +46,7 @@ class GgufCheckpoint:
             UsageError: a file may not be read.
         """
         self.paths = part_paths(path)
+        self.header_bytes: list[int] = []
         self.file_size = 0
         self.unknown_tensors: list[str] = []
         self._metadata: dict[str, Any] = {}
@@ -56,6 +57,7 @@ class GgufCheckpoint:
             data = _map(part)
             header = read_header(part, data)
             self._check_part(part, number, header)
+            self.header_bytes.append(header.nbytes)
             self.file_size += len(data)
             self._metadata = {**header.metadata, **self._metadata}  # the first part says most, and has the last word
             for record in header.tensors:

@@ -65,10 +65,11 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says about itself."""
+    """What a GGUF file says about itself, in its first `nbytes`."""
 
     metadata: dict[str, Any]
     tensors: list[TensorRecord]
+    nbytes: int
 
 
 def read_header(path: Path, data: mmap.mmap | bytes) -> Header:
@@ -116,7 +117,8 @@ class _Reader:
                 raise damaged(self._path, f"The metadata key {key[:80]!r} occurs twice.")
             metadata[key] = self._value(key, self._unpack(U32))
         records = [self._tensor() for _ in range(n_tensors)]
-        return Header(metadata, self._placed(records, metadata.get("general.alignment", DEFAULT_ALIGNMENT)))
+        placed = self._placed(records, metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+        return Header(metadata, placed, self._position)
 
     def _check_magic_and_version(self) -> None:
         if self._data[: len(MAGIC)] != MAGIC:

@@ -8,8 +8,8 @@ from rowspan.plan.resident import WorkerMemory, worker_memory
 
 
 def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
-    """Of all workers together; None where torch's allocator decides."""
-    if blueprint.lead.cpu_isa == TORCH:
+    """Of all workers together; None where torch's allocator decides, or some are elsewhere."""
+    if blueprint.lead.cpu_isa == TORCH or any(shard.device.host for shard in blueprint.plan.shards):
         return None
     metadata, config = blueprint.checkpoint.metadata, blueprint.config
     strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rowspan.backends.choose import Choice
-    from rowspan.backends.protocol import Backend, BackendName
+    from rowspan.backends.protocol import Backend, BackendName, Setup
     from rowspan.config import ServerConfig
 
 AUTO = "auto"
@@ -74,16 +74,29 @@ def serve(
     open_webui_port: Annotated[
         int, typer.Option("--open-webui-port", min=1, max=65535, help="Where Open WebUI answers.")
     ] = 8080,
+    nnodes: Annotated[
+        int | None, typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1]")
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", min=0, help="Which of them this is. 0 serves; the others work for it.")
+    ] = None,
+    rdzv: Annotated[
+        str | None, typer.Option("--rdzv", help="Where host 0 listens for the others, the same on all: 10.0.0.1:29400.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, and a chat page at /."""
     import logging
     import signal
+    from contextlib import ExitStack
     from dataclasses import replace
 
+    from rowspan.backends.choose import choose
     from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
+    from rowspan.cli.several_hosts import gathered, serve_head
     from rowspan.config import ServerConfig
+    from rowspan.hosts.rendezvous import hosts_config
     from rowspan.server.listen import bind
     from rowspan.server.open_webui import find_open_webui
 
@@ -91,6 +104,7 @@ def serve(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     name = _backend_name(backend)
+    hosts = hosts_config(nnodes, node_rank, rdzv)
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -103,13 +117,16 @@ def serve(
     # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     web_ui = find_open_webui() if open_webui else None
-    with bind(config.host, config.port) as listener:
-        choice, found_name = _choose(name, engine, model, backend_args, model_name)
+    if hosts is not None and hosts.host:
+        serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
+    with bind(config.host, config.port) as listener, ExitStack() as held:
+        setup = _setup(name, engine, model, backend_args, model_name)
+        choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))
         _introduce(choice)
-        with started(choice.backend, found_name, terminal_progress()):
+        with started(choice.backend, setup.model.name, terminal_progress()):
             _report_memory(choice.backend)
             with _web_ui(web_ui, open_webui_port, config, listener):
-                exit_code = _serve(choice.backend, config, found_name, listener, access_log=verbose)
+                exit_code = _serve(choice.backend, config, setup.model.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
 
 
@@ -141,15 +158,15 @@ def _backend_name(name: str) -> BackendName | None:
     return BackendName(name)
 
 
-def _choose(
+def _setup(
     name: BackendName | None, options: EngineOptions, model: str | None, backend_args: str, model_name: str | None
-) -> tuple[Choice, str]:
-    """The backend, and what clients call the model. Checks the options before anything is fetched."""
+) -> Setup:
+    """What a backend needs, with the name that clients call the model by. Checks the options before anything is
+    fetched."""
     import shlex
     from dataclasses import replace
     from pathlib import Path
 
-    from rowspan.backends.choose import choose
     from rowspan.backends.models import find_model
     from rowspan.backends.protocol import BackendName, Setup
     from rowspan.cli.progress import terminal_progress
@@ -164,10 +181,9 @@ def _choose(
     found = find_model(model, name, terminal_progress())
     if model_name:
         found = replace(found, name=model_name)
-    setup = Setup(
+    return Setup(
         found, engine_config(Path(found.location)), options.given(), BackendConfig.from_env(arguments=arguments)
     )
-    return choose(name, setup), found.name
 
 
 def _introduce(choice: Choice) -> None:

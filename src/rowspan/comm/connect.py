@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.comm.base import Comm, SoloGroup
+from rowspan.comm.leads import LeadLink, NoLink
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.shared import SharedGroup, SharedLayout, SharedLink, SharedMemory
 from rowspan.comm.sockets import SocketGroup, SocketLink, Sockets
@@ -52,6 +53,7 @@ class _Connector:
         self._memory = memory
         self._computes = computes
         self._sockets = Sockets(rank, meeting.peers)
+        self._store: Any = None
         self._nccl: Any = None
 
     def connect(self, routes: Routes) -> Comm[Any]:
@@ -59,10 +61,11 @@ class _Connector:
         group = routes.groups[stage]
         if routes.uses(Transport.NCCL) and self._shard.device.kind == "cuda":
             self._join_nccl()
+        mine = SoloGroup() if group is None else self._group(group)
         return Comm(
-            SoloGroup() if group is None else self._group(group),
-            self._link(routes.links[stage - 1], stage - 1) if stage else None,
-            self._link(routes.links[stage], stage) if stage < len(routes.links) else None,
+            mine,
+            self._link(routes.links[stage - 1], stage - 1, mine) if stage else None,
+            self._link(routes.links[stage], stage, mine) if stage < len(routes.links) else None,
             self._close,
         )
 
@@ -70,7 +73,15 @@ class _Connector:
         from rowspan.comm.nccl import Nccl  # torch: seconds to import
 
         assert self._computes.torch_dtype is not None, "cards compute with torch"
-        self._nccl = Nccl(self._plan, self._shard.rank, self._meeting.store, self._computes.torch_dtype)
+        self._nccl = Nccl(self._plan, self._shard.rank, self._open_store(), self._computes.torch_dtype)
+
+    def _open_store(self) -> Any:
+        from rowspan.comm.stores import open_store
+
+        if self._store is None:
+            cards = [shard for shard in self._plan.shards if shard.device.kind == "cuda"]
+            self._store = open_store(self._meeting, len(cards))
+        return self._store
 
     def _close(self) -> None:
         self._sockets.close()
@@ -94,7 +105,7 @@ class _Connector:
                 return NcclGroup(self._nccl, stage, row)
         raise NotImplementedError(route.transport)
 
-    def _link(self, route: Route, earlier: int) -> Any:
+    def _link(self, route: Route, earlier: int, group: Any) -> Any:
         match route.transport:
             case Transport.SOCKETS:
                 return SocketLink(self._sockets, self._plan, self._shard.rank, earlier)
@@ -109,7 +120,16 @@ class _Connector:
                 from rowspan.comm.nccl import NcclLink
 
                 return NcclLink(self._nccl, earlier, leads=not self._shard.row)
+            case Transport.GLOO:
+                return LeadLink(NoLink() if self._shard.row else self._gloo(earlier), group)
         raise NotImplementedError(route.transport)
+
+    def _gloo(self, earlier: int) -> Any:
+        from rowspan.comm.gloo import GlooLink  # torch: seconds to import
+
+        assert self._meeting.between is not None, "the routes go from host to host"
+        sends = self._shard.stage == earlier
+        return GlooLink(self._open_store(), earlier, self._meeting.between.address, sends=sends)
 
     def _shared(self) -> tuple[SharedLayout, SharedMemory]:
         assert self._meeting.layout is not None, "the routes take shared memory"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import Store
 
 from rowspan.plan.split import Plan
 
@@ -21,13 +20,13 @@ only bounds what happens when the engine itself is gone."""
 class Nccl:
     """All cards of a plan. Groups and links of tensors are made from it."""
 
-    def __init__(self, plan: Plan, rank: int, store: Path, torch_dtype: str) -> None:
-        """Args: store: the same, not yet existing, file for all ranks; torch_dtype: of the hidden states."""
+    def __init__(self, plan: Plan, rank: int, store: Store, torch_dtype: str) -> None:
+        """Args: store: where all cards meet; torch_dtype: of the hidden states."""
         cards = [shard.rank for shard in plan.shards if shard.device.kind == "cuda"]
         device = plan.shards[rank].device
         dist.init_process_group(
             backend="nccl",
-            store=FileStore(str(store), len(cards)),
+            store=store,
             rank=cards.index(rank),
             world_size=len(cards),
             timeout=PEER_TIMEOUT,

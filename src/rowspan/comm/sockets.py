@@ -23,8 +23,8 @@ class Sockets:
     """One to each other rank; for contiguous float32 arrays."""
 
     def __init__(self, rank: int, peers: Sequence[int]) -> None:
-        """Args: peers: for each rank the file descriptor of the socket to it; anything for `rank` itself."""
-        self._sockets = {peer: socket.socket(fileno=fd) for peer, fd in enumerate(peers) if peer != rank}
+        """Args: peers: for each rank the file descriptor of the socket to it; -1 for `rank` itself and other hosts'."""
+        self._sockets = {peer: socket.socket(fileno=fd) for peer, fd in enumerate(peers) if fd >= 0}
 
     def send(self, x: NDArray[np.float32], peer: int) -> None:
         """Raises PeerLostError."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.comm.base import Comm, RowGroup, StageLink
+from rowspan.comm.leads import LeadLink
 from rowspan.comm.nccl import NcclGroup, NcclLink
 
 
@@ -24,11 +25,16 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
     """
     staging = _Staging(device)
 
-    def link(one: StageLink[Any] | None) -> StageLink[Tensor] | None:
-        return one if one is None or isinstance(one, NcclLink) else TensorLink(one, staging, dtype)
-
     alone = comm.group.rows == 1 or isinstance(comm.group, NcclGroup)
     group: RowGroup[Tensor] = comm.group if alone else TensorGroup(comm.group, staging)
+
+    def link(one: StageLink[Any] | None) -> StageLink[Tensor] | None:
+        if one is None or isinstance(one, NcclLink):
+            return one
+        if isinstance(one, LeadLink):
+            return LeadLink(TensorLink(one.link, staging, dtype), group)
+        return TensorLink(one, staging, dtype)
+
     return Comm(group, link(comm.before), link(comm.after), comm.close)
 
 

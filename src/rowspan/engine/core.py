@@ -13,6 +13,7 @@ from itertools import count
 
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint, trust
+from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError, RowspanError, UsageError
 from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import TokenEvent
@@ -50,8 +51,16 @@ class _Stop:
 class EngineCore:
     """Requests in, tokens out. Its methods may be called from any thread."""
 
-    def __init__(self, blueprint: Blueprint, on_progress: Callable[[int], None] = lambda nbytes: None) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        on_progress: Callable[[int], None] = lambda nbytes: None,
+        start: StartRanks | None = None,
+    ) -> None:
         """Start the workers and the loop.
+
+        Args:
+            start: starts ranks on several hosts; None: all are on this one.
 
         Raises:
             EngineError: a worker could not load.
@@ -59,6 +68,7 @@ class EngineCore:
         """
         config = blueprint.config
         self._blueprint = blueprint = trust(blueprint)
+        self._start = start
         self._scheduler = Scheduler(
             BlockManager(blueprint.cache.n_blocks, config.block_size),
             max_sequences=config.parallel,
@@ -69,7 +79,7 @@ class EngineCore:
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
-        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress)
+        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress, start)
         self.ready = self._group.ready
         self._under_way = 0  # steps
         self._proven = False  # this group of workers has done a step
@@ -199,7 +209,8 @@ class EngineCore:
             self._group = None
             self._scheduler.forget_cache()
         if self._group is None:
-            self._group = WorkerGroup(self._blueprint.setups(), self._blueprint.config.hang_seconds)
+            patience = self._blueprint.config.hang_seconds
+            self._group = WorkerGroup(self._blueprint.setups(), patience, start=self._start)
             self._proven = False
 
     def _lose_workers(self, error: RowspanError) -> None:

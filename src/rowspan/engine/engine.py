@@ -12,6 +12,7 @@ from rowspan.config import EngineConfig
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
 from rowspan.engine.open import Blueprint, draw_up
+from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import SamplingParams
@@ -24,11 +25,17 @@ from rowspan.text.tokenizer import Tokenizer
 class Engine:
     """A running model. Close it, or use it in a `with` block: it owns worker processes."""
 
-    def __init__(self, blueprint: Blueprint, on_progress: Callable[[int], None] = lambda nbytes: None) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        on_progress: Callable[[int], None] = lambda nbytes: None,
+        start: StartRanks | None = None,
+    ) -> None:
         """Start the workers.
 
         Args:
             on_progress: told the file bytes the workers read since the last call.
+            start: starts ranks on several hosts; None: all are on this one.
 
         Raises:
             RowspanError: the model cannot be loaded.
@@ -37,7 +44,7 @@ class Engine:
         self.blueprint = blueprint
         self.tokenizer = Tokenizer.from_metadata(metadata)
         self.template = ChatTemplate.from_metadata(metadata, self.tokenizer)
-        self._core = EngineCore(blueprint, on_progress)
+        self._core = EngineCore(blueprint, on_progress, start)
         self.ready = self._core.ready
         self.context_size = self._core.context_size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -80,13 +81,16 @@ class Blueprint:
                 threads=threads,
             )
             for shard, computing, (cores, threads) in zip(
-                self.plan.shards, self.computing, _share_cores(self.plan, self.config), strict=True
+                self.plan.shards, self.computing, share_cores(self.plan, self.config), strict=True
             )
         ]
 
 
-def draw_up(config: EngineConfig) -> Blueprint:
+def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Blueprint:
     """Read the model's header and decide.
+
+    Args:
+        free_elsewhere: bytes of memory that other hosts have left, host 1 first.
 
     Raises:
         RowspanError: no such file, a damaged file, an unknown architecture, an impossible split, too little memory.
@@ -116,18 +120,20 @@ def draw_up(config: EngineConfig) -> Blueprint:
         shard_bytes(plan, shard, checkpoint.tensors, how.dtype, how.cache_dtypes, native=how.cpu_isa != TORCH)
         for shard, how in zip(plan.shards, computing, strict=True)
     )
-    cache = _size_cache(config, spec, plan, sizes)
+    cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
     routes = known_routes(plan, native_module())
     return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, computing)
 
 
 def trust(blueprint: Blueprint) -> Blueprint:
     """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
+    Those of a plan over several hosts are taken as they are.
 
     Raises:
         SplitError: there are none.
     """
-    if len(blueprint.plan.shards) == 1 or blueprint.routes.probed:
+    several_hosts = len({shard.device.host for shard in blueprint.plan.shards}) > 1
+    if len(blueprint.plan.shards) == 1 or several_hosts or blueprint.routes.probed:
         return blueprint
     return replace(blueprint, routes=trusted_routes(blueprint.plan, native_module()))
 
@@ -151,34 +157,44 @@ def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option
     return cache_dtype
 
 
-def _size_cache(config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...]) -> CacheSize:
+def _size_cache(
+    config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...], free: Sequence[int]
+) -> CacheSize:
+    """Args: free: bytes of memory left on each host. Every rank's cache has as many positions, so the tightest host
+    decides."""
     check_context(config.context_size, spec)
     if config.context_size is not None and config.context_size < config.block_size:
         raise UsageError(
             f"--ctx-size {config.context_size} is too small.", fix=f"Use at least {config.block_size} tokens."
         )
-    in_ram = [size for shard, size in zip(plan.shards, sizes, strict=True) if shard.device.kind == "cpu"]
-    free = psutil.virtual_memory().available - sum(size.weights for size in in_ram)
+    needed: dict[int, int] = {}  # bytes for a position of the cache, by host
+    left = dict(enumerate(free))
+    for shard, size in zip(plan.shards, sizes, strict=True):
+        if shard.device.kind == "cpu":
+            host = shard.device.host
+            needed[host] = needed.get(host, 0) + size.cache_per_token
+            left[host] -= size.weights
+    tightest = min(needed, key=lambda host: left[host] / max(1, needed[host]), default=None)
     return size_cache(
         spec,
         context_size=config.context_size,
         cache_tokens=config.cache_tokens,
         parallel=config.parallel,
         block_size=config.block_size,
-        bytes_per_token=sum(size.cache_per_token for size in in_ram),
-        free_bytes=free if in_ram else None,
+        bytes_per_token=0 if tightest is None else needed[tightest],
+        free_bytes=None if tightest is None else left[tightest],
     )
 
 
-def _share_cores(plan: Plan, config: EngineConfig) -> list[tuple[tuple[int, ...], int]]:
-    """Cores and threads of each rank.
+def share_cores(plan: Plan, config: EngineConfig, host: int = 0) -> list[tuple[tuple[int, ...], int]]:
+    """Cores and threads of each rank, as far as it is on this host.
 
     The CPU devices named in the configuration get disjoint, equal sets of the cores this process may use, whether the
     plan uses them all or not: `none` on the first of two runs on half of the cores, as one of two cards would be half
     of the rig. With fewer cores than CPU devices, or one such device only, the system places the threads.
     """
     allowed = sorted(os.sched_getaffinity(0))
-    cpus = [device for device in config.devices if device.kind == "cpu"]
+    cpus = [device for device in config.devices if device.kind == "cpu" and device.host == host]
     each = len(allowed) // max(1, len(cpus))
     threads = max(1, (config.threads or len(allowed)) // max(1, len(cpus)))
     shares: list[tuple[tuple[int, ...], int]] = []

@@ -1,4 +1,5 @@
-"""Names of devices: `cpu:0`, `cuda:1`. A `cpu:N` is an equal share of the machine's cores; ROCm cards are `cuda:N`."""
+"""Names of devices: `cpu:0`, `cuda:1`. A `cpu:N` is an equal share of the machine's cores; ROCm cards are `cuda:N`.
+Those of another host than the one that serves are `1/cpu:0`, by the host's number."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from rowspan.errors import UsageError
 class Device:
     kind: str
     index: int
+    host: int = 0  # 0 is the one that serves
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.index}"
+        name = f"{self.kind}:{self.index}"
+        return f"{self.host}/{name}" if self.host else name
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:

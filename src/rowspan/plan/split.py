@@ -149,7 +149,7 @@ def split(
         ratios: one positive share per device; equal when None.
         main_device: index of the device that `none` uses.
         n_stages: of `row`: so many stages, each of equally many of the devices in their order. Cards and CPUs are never
-            in the same stage.
+            in the same stage, nor are devices of several hosts.
         gpu_layers: so many of the first layers on cards, the others and the head on CPUs; None: by ratios.
 
     Raises:
@@ -212,7 +212,7 @@ def _row_stages(devices: Sequence[Device], shares: Sequence[float], n_stages: in
     stages: list[_Stage] = []
     for first in range(0, len(devices), each):
         of_stage = list(zip(devices[first : first + each], shares[first : first + each], strict=True))
-        for _, alike in groupby(of_stage, key=lambda one: one[0].kind):
+        for _, alike in groupby(of_stage, key=lambda one: (one[0].host, one[0].kind)):
             kind_devices, kind_shares = zip(*alike, strict=True)
             stages.append(_Stage(kind_devices, kind_shares))
     return stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowspan.comm.meeting import Meeting
+from rowspan.comm.meeting import HostStore, Meeting
 from rowspan.plan.routes import Routes
 from rowspan.plan.split import Plan
 
@@ -30,6 +30,7 @@ class WorkerSetup:
     max_outputs: int  # tokens of a step whose logits are wanted
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
+    between: HostStore | None = None  # None: all ranks are on one host
     meeting: Meeting | None = None  # the group fills it in, and the next
     memory: int = -1  # file descriptor of the memory all ranks share
 

@@ -31,14 +31,17 @@ class Worker:
         """
         started = time.perf_counter()
         plan, shard = setup.plan, setup.plan.shards[setup.rank]
-        if setup.cores:
-            os.sched_setaffinity(0, setup.cores)
         self._block_size = setup.block_size
         self._is_output = setup.rank == plan.output_rank
         self._sampler = Sampler()
         assert setup.meeting is not None, "the group fills it in"
         layout = setup.meeting.layout
         self._memory = memory = SharedMemory(setup.memory, layout.nbytes) if layout else None  # kernels count in it
+        # Before loading, which may take minutes: a network that does not let ranks through is found at once. And before
+        # this rank keeps to its cores: a message took gloo's own thread 4 ms on a core shared with this one, or 80 µs.
+        self._comm = connect(plan, setup.rank, setup.routes, setup.meeting, memory, _computes(setup))
+        if setup.cores:
+            os.sched_setaffinity(0, setup.cores)
         progress = memory.progress_address(setup.rank) if memory else 0
         kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads, progress)
         _take_first_core(setup)
@@ -50,7 +53,6 @@ class Worker:
             for _ in range(len(shard.layers))
         ]
         rope = kernels.rope_table(rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs))
-        self._comm = connect(plan, setup.rank, setup.routes, setup.meeting, memory, _computes(setup))
         model = Transformer(plan, shard, weights, caches, rope, kernels, kernels.connect(self._comm))
         self._forward = kernels.capture(model.forward, setup.max_tokens, setup.max_outputs)
         self.ready = WorkerReady(

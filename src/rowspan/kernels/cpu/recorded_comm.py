@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm, RowGroup, SoloGroup, StageLink
+from rowspan.comm.leads import LeadLink, NoLink
 from rowspan.comm.shared import SharedGroup, SharedLink
 from rowspan.kernels.cpu.trace import Rows, Trace, Value
 
@@ -18,7 +19,8 @@ Floats = NDArray[np.float32]
 
 def record_comm(comm: Comm[Floats], trace: Trace) -> Comm[Value]:
     """The same connections, for a model that is being recorded."""
-    return Comm(_group(comm.group, trace), _link(comm.before, trace), _link(comm.after, trace), comm.close)
+    group = _group(comm.group, trace)
+    return Comm(group, _link(comm.before, group, trace), _link(comm.after, group, trace), comm.close)
 
 
 def _group(group: RowGroup[Floats], trace: Trace) -> RowGroup[Value]:
@@ -27,9 +29,11 @@ def _group(group: RowGroup[Floats], trace: Trace) -> RowGroup[Value]:
     return _NativeGroup(group, trace) if isinstance(group, SharedGroup) else _CalledGroup(group, trace)
 
 
-def _link(link: StageLink[Floats] | None, trace: Trace) -> StageLink[Value] | None:
+def _link(link: StageLink[Floats] | None, group: RowGroup[Value], trace: Trace) -> StageLink[Value] | None:
     if link is None:
         return None
+    if isinstance(link, LeadLink):
+        return LeadLink(_Nothing(trace) if isinstance(link.link, NoLink) else _CalledLink(link.link, trace), group)
     return _NativeLink(link, trace) if isinstance(link, SharedLink) else _CalledLink(link, trace)
 
 
@@ -90,6 +94,21 @@ class _NativeLink:
         out = Value(Rows.TOKENS, shape[1])
         link, place = self.shared.native, self.shared.place
         self.trace.op(lambda program, at: program.receive(link, place, out.width, at(out)), [], out)
+        return out
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """Of a rank that has no link: a value that nobody writes."""
+
+    trace: Trace
+
+    def send(self, x: Value) -> None:
+        pass
+
+    def receive(self, shape: tuple[int, ...]) -> Value:
+        out = Value(Rows.TOKENS, shape[1])
+        self.trace.op(lambda program, at: None, [], out)
         return out
 
 

@@ -1,0 +1,86 @@
+"""Ranks of another host, as the head sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rowspan.engine.ranks import PeersLostError
+from rowspan.errors import EngineError
+from rowspan.hosts.messages import Failure, Progress, Said, Start
+from rowspan.scheduler.batch import StepPlan
+from rowspan.worker.messages import WorkerSetup
+
+NOBODY = -1  # what is no rank's message
+
+
+class RemoteRanks:
+    """See `rowspan.engine.ranks.Ranks`. The link lives as long as they do: hanging up ends them."""
+
+    def __init__(self, who: str, link: Connection, setups: Sequence[WorkerSetup], on_close: Callable[[], None]) -> None:
+        """Have them started.
+
+        Args:
+            who: the host, for errors.
+
+        Raises:
+            EngineError: the host is gone.
+        """
+        self.links = [link]
+        self._who = who
+        self._link = link
+        self._on_close = on_close
+        self._counts: Mapping[int, int] = {}
+        self._send(Start(tuple(setups)))
+
+    @property
+    def is_whole(self) -> bool:
+        try:
+            while self._link.poll():
+                self.take(self._link)
+        except EngineError:
+            return False
+        return True
+
+    def send(self, plan: StepPlan) -> None:
+        self._send(plan)
+
+    def take(self, link: Connection) -> tuple[int, Any]:
+        try:
+            message = link.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone(error) from None
+        match message:
+            case Said(rank, said):
+                return rank, said
+            case Progress(counts):
+                self._counts = counts
+            case Failure(what, why, fix, lost_peers):
+                kind = PeersLostError if lost_peers else EngineError
+                raise kind(f"{self._who}: {what}", why=why, fix=fix)
+        return NOBODY, message
+
+    def progress(self) -> Mapping[int, int]:
+        return self._counts
+
+    def kill(self) -> None:
+        """Their host does it, when they do not leave."""
+
+    def close(self) -> None:
+        self._link.close()
+        self._on_close()
+
+    def _send(self, message: object) -> None:
+        try:
+            self._link.send(message)
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: Exception) -> EngineError:
+        how = "hung up" if isinstance(error, EOFError | ConnectionResetError | BrokenPipeError) else "does not answer"
+        return EngineError(
+            f"{self._who} {how}.",
+            why="It was stopped, lost power, or cannot be reached any more.",
+            fix="Requests work again as soon as `rowspan serve` runs there and reaches this host.",
+        )
