@@ -167,7 +167,9 @@ def alike(answer: Answer, expected: Answer) -> bool:
 
 def test_rows_on_each_host_and_a_host_that_goes_away_and_comes_back(pair: Pair, expected: Answer) -> None:
     with pair.serving("row") as head:
-        assert all(place in head.log for place in ("0.1", "1/cpu:1  1.1")), "two stages of two rows"
+        table = [line.split() for line in head.log.splitlines()]
+        assert ["cpu:0", "cpu:1", "1/cpu:0", "1/cpu:1", "all"] in table
+        assert ["stage.row", "0.0", "0.1", "1.0", "1.1"] in table, "two stages of two rows"
         assert alike(pair.ask(), expected)
 
         assert pair.ask_until(lambda: pair.other.stop(signal.SIGKILL)) < LOST_SECONDS
