@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from rowspan import hub
 # Inputs are fresh in every run; how long one takes says nothing on a busy machine.
 settings.register_profile("rowspan", deadline=None)
 settings.load_profile("rowspan")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines find out of this machine's transports is not kept for its user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROWSPAN_PROBES", str(tmp_path_factory.mktemp("probes") / "probes.json"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,20 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """results: file of what probes of transports found (ROWSPAN_PROBES; else in the platform's cache folder)."""
+
+    results: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> ProbeConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_PROBES")
+        cache = platformdirs.user_cache_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else cache / "probes.json")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 
@@ -130,12 +144,14 @@ class BackendConfig:
     llamacpp_folder: holds llama-server (ROWSPAN_LLAMACPP_DIR); None: PATH, then the packages that bring it.
     vllm_python: the interpreter that has vLLM (ROWSPAN_VLLM_PYTHON); None: this one, if it has it.
     log_folder: where their logs go (ROWSPAN_LOGS; else the platform's log folder).
+    data_folder: what Open WebUI keeps (the platform's data folder).
     """
 
     arguments: tuple[str, ...] = ()
     llamacpp_folder: Path | None = None
     vllm_python: Path | None = None
     log_folder: Path = field(default_factory=lambda: platformdirs.user_log_path("rowspan", appauthor=False))
+    data_folder: Path = field(default_factory=lambda: platformdirs.user_data_path("rowspan", appauthor=False))
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ, *, arguments: tuple[str, ...] = ()) -> BackendConfig:
@@ -158,6 +174,7 @@ class ServerConfig:
     port: int = 8000  # [--port]
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
+    sleep_idle_seconds: float | None = None  # [--sleep-idle-seconds] None: devices are held all the time
     drain_seconds: float = 30.0  # [--drain-seconds] how long SIGTERM lets running requests finish
 
     @classmethod

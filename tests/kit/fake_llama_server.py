@@ -2,7 +2,7 @@
 
 It speaks as much of llama-server as Rowspan uses. What goes wrong is said by environment variables:
 
-FAKE_LOAD: seconds until it answers. FAKE_DIE: `load` (it ends while loading), `once:FILE` (likewise, until FILE exists),
+FAKE_LOAD: seconds until it answers. FAKE_DIE: `load` (it ends while loading), `once:FILE` (so until FILE exists),
 `answer` (it is killed in the middle of one). FAKE_ANSWER: `nonsense`, `error`, `garbage` (no HTTP at all), `short` (it
 ends without a reason). FAKE_CHILD: a file that gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF:
 it ignores SIGTERM itself.

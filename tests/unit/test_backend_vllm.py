@@ -32,7 +32,7 @@ def flags(features: VllmFeatures = NEW, **options: Any) -> tuple[list[str], dict
 
 
 def test_splits_are_parallel_sizes() -> None:
-    two = {"devices": parse_devices("cuda:0,cuda:3")}
+    two: dict[str, Any] = {"devices": parse_devices("cuda:0,cuda:3")}
     row, environment = flags(split_mode=SplitMode.ROW, **two)
     assert row[row.index("--tensor-parallel-size") + 1] == "2"
     assert environment["CUDA_VISIBLE_DEVICES"] == environment["HIP_VISIBLE_DEVICES"] == "0,3"
@@ -149,7 +149,7 @@ def test_nonsense_and_errors() -> None:
 
 
 def test_where_there_is_none_it_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingBackendError, match="ROWSPAN_VLLM_PYTHON=.*is no program"):
+    with pytest.raises(MissingBackendError, match=r"ROWSPAN_VLLM_PYTHON=.*is no program"):
         find_vllm_python(BackendConfig(vllm_python=tmp_path / "python"))
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')

@@ -35,6 +35,7 @@ class Bench:
 
     done: list[str] = field(default_factory=list)
     interrupt_at: int | None = None
+    fail_at: int | None = None
 
     def job(self, name: str) -> Job:
         fields = {"engine": name, "n_threads": 1}
@@ -54,6 +55,8 @@ class _Runner:
         self.bench.done.append(f"{self.name} {workload.name}")
         if len(self.bench.done) == self.bench.interrupt_at:
             raise KeyboardInterrupt
+        if len(self.bench.done) == self.bench.fail_at:
+            raise RowspanError("It is broken.")
         return Sample(1_000_000)
 
     def peak_memory(self) -> int | None:
@@ -100,6 +103,17 @@ def test_an_interruption_keeps_what_was_measured() -> None:
     with pytest.raises(KeyboardInterrupt):
         next(rows)
     assert sorted(bench.done[-2:]) == ["a closes", "b closes"]
+
+
+def test_a_job_that_fails_is_left_out_and_the_others_go_on() -> None:
+    bench = Bench(fail_at=6)  # b's second repetition of pp8
+    rows = rows_of(bench)
+    kept = [next(rows) for _ in range(3)]
+    found = [(row["engine"], row["n_prompt"], len(row["samples_ns"])) for row in kept]
+    assert found == [("a", 8, 2), ("a", 0, 2), ("b", 8, 1)]
+    with pytest.raises(RowspanError, match="broken"):
+        next(rows)
+    assert "b tg4" not in bench.done
 
 
 def test_engines_are_closed_when_nobody_wants_more_rows() -> None:
@@ -223,6 +237,7 @@ def test_circumstances_of_a_recorded_machine(tmp_path: Path) -> None:
     assert fields["kernel"] == "6.8.0-45-generic"
     assert fields["governor"] == "performance (EPP performance)"
     assert fields["card_links"] == "16.0 GT/s x16, 16.0 GT/s x16"
+    assert fields["boot_options"] == "quiet splash iommu=pt"
     assert fields["peer_access"] == "2 of 2 pairs by PCIe"
     assert fields["power_caps"] == "241, 241"
     assert "amdgpu" in fields["driver"]

@@ -102,7 +102,7 @@ def test_pages_fit_the_terminal(name: str, columns: int, tmp_path: Path, monkeyp
 def test_json_holds_every_check(debian: Path) -> None:
     answer = json.loads(run("doctor", "--root", debian, "-sm", "row", "--json").stdout)
     assert answer["split_mode"] == "row"
-    assert len(answer["checks"]) == 30
+    assert len(answer["checks"]) == 34
     first = answer["checks"][0]
     keys = ("id", "state", "impact", "sureness")
     assert [first[key] for key in keys] == ["amd.kcfg.p2p", "finding", "breaks", "high"]
@@ -132,4 +132,4 @@ def test_devices_of_a_recorded_machine(tmp_path: Path) -> None:
 def test_this_machine_is_examined_without_root() -> None:
     done = rowspan("doctor", "--json")
     assert done.returncode in (0, 1), done.stderr
-    assert len(json.loads(done.stdout)["checks"]) == 30
+    assert len(json.loads(done.stdout)["checks"]) == 34

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
+from rowspan.engine.describe import describe
 from rowspan.engine.open import draw_up
+from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
-from rowspan.plan.explain import HEADER, Explanation, explain, memory_text
+from rowspan.plan.explain import Explanation, memory_text
+from rowspan.plan.explain_table import lines, notes, to_text
 from rowspan.plan.split import SplitMode
 
 MODEL = TinyModel(scheme="Q4_0", n_layers=4, hidden_size=96, n_heads=6, n_kv_heads=3, vocab_size=300)
@@ -20,36 +24,52 @@ MODEL = TinyModel(scheme="Q4_0", n_layers=4, hidden_size=96, n_heads=6, n_kv_hea
 def explained(folder: Path, mode: SplitMode, n_devices: int, model: TinyModel = MODEL) -> Explanation:
     path = model.write(folder / "m.gguf")
     devices = parse_devices(",".join(f"cpu:{index}" for index in range(n_devices)))
-    config = EngineConfig(path, devices, mode, context_size=64, cache_tokens=320)
-    blueprint = draw_up(config)
-    return explain(blueprint.plan, blueprint.sizes, blueprint.cache, config.block_size)
+    return describe(draw_up(EngineConfig(path, devices, mode, context_size=64, cache_tokens=320)))
 
 
-def cells(explanation: Explanation, column: str) -> list[str]:
-    return [row[HEADER.index(column)] for row in explanation.rows()]
+def cells(explanation: Explanation) -> dict[str, list[str]]:
+    """A line's cells by its label; of the header, by ""."""
+    return {line[0]: list(line[1:]) for line in lines(explanation)}
 
 
-def test_rows_of_a_row_split(tmp_path: Path) -> None:
-    table = explained(tmp_path, SplitMode.ROW, 5)
-    assert cells(table, "RANK") == ["0", "1", "2", "3", "4", "all"]
-    assert cells(table, "KV HEADS")[:5] == ["1 of 3", "1 of 3", "1 of 3", "0 of 3", "0 of 3"]
-    assert cells(table, "LAYERS")[:5] == ["0-3 of 4"] * 5
-    assert cells(table, "VOCABULARY")[:5] == ["60 in, out"] * 5
-    assert sum(int(cell.split()[0]) for cell in cells(table, "MLP ROWS")[:5]) == 128
-    assert cells(table, "CACHE")[3:5] == ["0 B", "0 B"]
+def test_lines_of_a_row_split(tmp_path: Path) -> None:
+    table = cells(explained(tmp_path, SplitMode.ROW, 5))
+    assert table[""] == ["cpu:0", "cpu:1", "cpu:2", "cpu:3", "cpu:4", "all"]
+    assert table["query heads"] == ["2", "2", "2", "0", "0", "6"]
+    assert table["KV heads"] == ["1", "1", "1", "0", "0", "3"]
+    assert table["layers"] == ["0-3"] * 5 + ["4"]
+    assert table["vocabulary looked up"] == table["vocabulary predicted"] == ["60"] * 5 + ["300"]
+    assert sum(map(int, table["MLP rows"][:5])) == int(table["MLP rows"][5]) == 128
+    assert table["KV cache, 320 tokens"][3:5] == ["0 B", "0 B"]
+    assert len(set(table["sums over"][:5])) == 1
+    assert "hands on over" not in table
 
 
-def test_rows_of_a_layer_split(tmp_path: Path) -> None:
-    table = explained(tmp_path, SplitMode.LAYER, 3)
-    assert cells(table, "STAGE.ROW")[:3] == ["0.0", "1.0", "2.0"]
-    assert cells(table, "VOCABULARY")[:3] == ["300 in", "-", "300 out"]
-    assert cells(table, "KV HEADS")[:3] == ["3 of 3"] * 3
+def test_lines_of_a_layer_split(tmp_path: Path) -> None:
+    table = cells(explained(tmp_path, SplitMode.LAYER, 3))
+    assert table["vocabulary looked up"] == ["300", "-", "-", "300"]
+    assert table["vocabulary predicted"] == ["-", "-", "300", "300"]
+    assert table["sends per token"] == ["384 B", "384 B", "0 B", "768 B"]  # 96 floats
+    assert table["sends per prompt of 512"][0] == "192.0 KiB"
+    assert table["hands on over"][2:] == ["-", ""]
+    assert not {"KV heads", "MLP rows", "sums over"} & set(table), "they say nothing: every rank holds all rows"
 
 
-def test_one_rank_needs_no_totals(tmp_path: Path) -> None:
-    table = explained(tmp_path, SplitMode.NONE, 2)
-    assert cells(table, "DEVICE") == ["cpu:0"]
-    assert "1 rank," in table.title
+def test_one_rank_talks_to_nobody(tmp_path: Path) -> None:
+    explanation = explained(tmp_path, SplitMode.NONE, 2)
+    table = cells(explanation)
+    assert table[""] == ["cpu:0"]
+    assert table["KV heads"] == ["3"]
+    assert not [label for label in table if label.startswith(("sends", "sums", "hands"))]
+    assert not explanation.talks
+    assert "1 rank," in explanation.title
+
+
+def test_stages_of_rows_are_told_apart(tmp_path: Path) -> None:
+    explanation = explained(tmp_path, SplitMode.ROW, 2)
+    first, second = explanation.holdings
+    mixed = replace(explanation, holdings=(first, second, replace(first, rank=2, stage=1), replace(second, stage=1)))
+    assert cells(mixed)["stage.row"] == ["0.0", "0.1", "1.0", "1.1", ""]
 
 
 @pytest.mark.parametrize("mode", SplitMode)
@@ -85,13 +105,32 @@ def test_even_cuts_are_not_called_uneven(tmp_path: Path) -> None:
     assert "no KV" not in notes
 
 
-def test_text_is_an_aligned_table(tmp_path: Path) -> None:
-    lines = explained(tmp_path, SplitMode.ROW, 2).to_text().splitlines()
-    table = lines[1:5]
-    assert table[0].split() == " ".join(HEADER).split()
-    starts = {line.index("cpu:") for line in table[1:3]}
-    assert starts == {table[0].index("DEVICE")}
-    assert all(line.startswith("- ") for line in lines[5:])
+@pytest.mark.parametrize("mode", SplitMode)
+@pytest.mark.parametrize("n_devices", [1, 2, 4])
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_page_fits_the_terminal(tmp_path: Path, mode: SplitMode, n_devices: int, width: int) -> None:
+    explanation = explained(tmp_path, mode, n_devices)
+    page = to_text(explanation, width).splitlines()
+    assert max(map(len, page)) <= width
+    columns = sum(line.count("cpu:") for line in page if line.startswith("   "))
+    assert columns == len(explanation.holdings)
+    blocks = sum(line.startswith("layers") for line in page)
+    assert blocks == 1 or (width == 60 and n_devices == 4)
+
+
+def test_a_pipe_gets_one_block_whatever_the_devices(tmp_path: Path) -> None:
+    page = to_text(explained(tmp_path, SplitMode.ROW, 3), 10_000).splitlines()
+    assert len({line.rindex("all") + 3 for line in page if line.endswith(" all")}) == 1
+    assert sum(line.startswith("layers") for line in page) == 1
+
+
+def test_who_talks_how_and_why_is_said(tmp_path: Path) -> None:
+    explanation = explained(tmp_path, SplitMode.LAYER, 3)
+    transport = explanation.talks[0].transport
+    said = notes(replace(explanation, probed=False))
+    assert said[0].startswith(f"Hand-overs take {transport} (cpu:0 to cpu:1; cpu:1 to cpu:2): ")
+    assert "are probed when the engine starts" in said[1]
+    assert "arrived as sent" in notes(replace(explanation, probed=True))[1]
 
 
 def test_json_carries_everything(tmp_path: Path) -> None:
@@ -100,7 +139,21 @@ def test_json_carries_everything(tmp_path: Path) -> None:
     assert [rank["device"] for rank in answer["holdings"]] == ["cpu:0", "cpu:1"]
     assert answer["holdings"][0]["layers"]["stop"] == answer["holdings"][1]["layers"]["start"]
     assert answer["holdings"][1]["embedding"] is None
+    assert answer["holdings"][0]["sent_per_token"] == 96 * 4
     assert answer["totals"]["weights"] == sum(rank["weights"] for rank in answer["holdings"])
+    (talk,) = answer["talks"]
+    assert (talk["act"], talk["ranks"]) == ("hands on", [0, 1])
+    assert talk["why"]
+    assert answer["probed"] in (True, False)
+
+
+def test_buffers_hold_what_ranks_share(tmp_path: Path) -> None:
+    alone, split = (explained(tmp_path, mode, 2).holdings for mode in (SplitMode.NONE, SplitMode.LAYER))
+    if native_module() is None:
+        pytest.skip("no native module here to share memory with")
+    link = 2 * 512 * 96 * 4  # two messages of a step's tokens; the receiver has none
+    assert link <= split[0].buffers - split[1].buffers + 16 * 300 * 4 <= link + 4096  # the last rank has logits
+    assert alone[0].buffers > 0
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,12 @@ VOCABULARY = range(300, 20000)  # ordinary tokens of every model that is measure
 
 def converted(model: Path) -> Path:
     """The weights as vLLM reads them: dequantized, in a folder beside the GGUF file."""
-    folder = model.with_suffix(".bf16")
-    if not folder.exists():
-        import torch
-        from transformers import AutoModelForCausalLM
+    sys.path.append(str(Path(__file__).parents[2]))
+    from hf_folder import convert
 
-        read = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.bfloat16)
-        del read.config.quantization_config  # says GGUF, which the weights are no more
-        plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # one that may be saved
-        plain.load_state_dict(read.state_dict())
-        unfinished = model.with_suffix(".unfinished")
-        plain.save_pretrained(unfinished)
-        unfinished.rename(folder)
+    folder = model.with_suffix(".hf")
+    if not folder.exists():
+        convert(model, folder)
     return folder
 
 

@@ -94,8 +94,15 @@ class Address:
 class Child:
     """One program. `start` and `stop` may be called again and again; from any thread, but not at once."""
 
-    def __init__(self, program: Program, child_log: ChildLog, patience: Patience | None = None) -> None:
+    def __init__(
+        self, program: Program, child_log: ChildLog, patience: Patience | None = None, *, port: int | None = None
+    ) -> None:
+        """
+        Args:
+            port: None: any free one.
+        """
         self.log = child_log
+        self._port = port
         self._program = program
         self._patience = patience or Patience()
         self._state = State.STOPPED
@@ -163,11 +170,11 @@ class Child:
         crashes = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            address = Address(free_port(), secrets.token_urlsafe(24))
+            address = Address(self._port or free_port(), secrets.token_urlsafe(24))
             was_ready, code = self._run_once(address)
             if self._stopping.is_set():
                 break
-            if not was_ready and is_taken(address.port):
+            if not was_ready and self._port is None and is_taken(address.port):
                 continue  # another program was faster to listen there
             self._reason = self._died(code, was_ready)
             crashes = 1 if was_ready and time.monotonic() - began > self._patience.steady else crashes + 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import IO
 
 KEPT_LINES = 1000
 LINE_BYTES = 2000  # longer ones are cut: a child may print binary rubbish without a line's end
@@ -28,7 +28,7 @@ class ChildLog:
         self._lock = Lock()
         self._said: Callable[[str], None] = lambda line: None
 
-    def follow(self, output: BinaryIO) -> None:
+    def follow(self, output: IO[bytes]) -> None:
         """Until the output ends; what it said before is forgotten. A file that cannot be written is reported once and
         done without."""
         writer = self._writer()

@@ -9,7 +9,7 @@ from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, BackendName, Format, MissingBackendError, Setup, UnsupportedOptionError
 from rowspan.backends.vllm import Vllm
-from rowspan.engine.open import draw_up
+from rowspan.engine.open import draw_up, trust
 from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
 
 
@@ -61,7 +61,7 @@ def _native(setup: Setup) -> NativeBackend:
         raise UnsupportedOptionError(
             "--backend-args cannot be had with --backend native.", fix="Use Rowspan's own options."
         )
-    return NativeBackend(draw_up(setup.engine))
+    return NativeBackend(trust(draw_up(setup.engine)))
 
 
 def _instead(error: RowspanError, setup: Setup) -> Backend:

@@ -70,11 +70,12 @@ class _Answer(asyncio.Protocol):
             self.status.exception()  # seen, even if nobody waits for it any more
         self.arrived.put_nowait(error)
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        while (part := await self.arrived.get()) is not None:
-            if isinstance(part, BrokenAnswerError):
-                raise part
-            yield part
+    async def part(self) -> bytes | None:
+        """The next part of the body; None: there is no more."""
+        part = await self.arrived.get()
+        if isinstance(part, BrokenAnswerError):
+            raise part
+        return part
 
 
 async def call(address: Address, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -102,7 +103,7 @@ async def events(address: Address, path: str, body: bytes) -> AsyncGenerator[byt
         if await answer.status != 200:
             await _refuse_unless_ok(answer, await _whole(answer))
         rest = b""
-        async for part in answer.parts():
+        while (part := await answer.part()) is not None:
             *whole, rest = (rest + part).split(b"\n\n")
             for event in whole:
                 if event.startswith(b"data: "):  # else: a comment that keeps the line busy
@@ -130,7 +131,7 @@ async def _exchange(address: Address, method: str, path: str, body: bytes) -> As
 
 async def _whole(answer: _Answer) -> bytes:
     data = bytearray()
-    async for part in answer.parts():
+    while (part := await answer.part()) is not None:
         data += part
         if len(data) > ANSWER_BYTES:
             raise BrokenAnswerError("Its answer does not end.")

@@ -1,9 +1,10 @@
 """Whether a split answers as a single device does: greedy tokens, and log-probabilities along the same text.
 
 Splits add the same numbers in another order, so the last bits of logits differ. In float32 that is all: some 1e-5 in
-log-probabilities. In int8 a last bit decides now and then which way an activation is rounded; layer upon layer that grows
-until a split is as far from a single device as both are from float32, some 1e-2, and close choices fall otherwise. So it
-is float32 that tells whether a split can be trusted; a broken transport shows in the first tokens of either.
+log-probabilities. In int8 a last bit decides now and then which way an activation is rounded; layer upon layer that
+grows until a split is as far from a single device as both are from float32, some 1e-2, and close choices fall
+otherwise. So it is float32 that tells whether a split can be trusted; a broken transport shows in the first tokens of
+either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ GREEDY = SamplingParams(temperature=0.0, seed=0, logprobs=20)
 
 @dataclass(frozen=True)
 class Divergence:
-    """tokens: compared. equal: greedy tokens before the first that differs. logprob: how far off the log-probabilities of
+    """tokens: compared. equal: greedy tokens before the first that differs. logprob: how far off log-probabilities of
     the single device's tokens are, in nats, on average; infinite where one is not among the 20 likeliest here."""
 
     tokens: int
@@ -42,7 +43,7 @@ class Divergence:
 
 
 def compare(wanted: Sequence[SampledToken], free: Sequence[SampledToken], forced: Sequence[SampledToken]) -> Divergence:
-    """Of the single device's answer with one of a split's own, and one that was led along the single device's tokens."""
+    """A single device's answer with one that a split gave, and one for which it was led along the single device's."""
     pairs = list(zip(wanted, free, strict=True))
     equal = next((place for place, (a, b) in enumerate(pairs) if a.token != b.token), len(pairs))
     differences = [_difference(a, b) for a, b in zip(wanted, forced, strict=True)]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import psutil
@@ -20,6 +21,8 @@ from rowspan.rig.probe.rig import Rig, probe, probe_cards
 from rowspan.rig.root import Root, Unreadable
 
 CPU = "/sys/devices/system/cpu"
+# Boot options that say where the system is, which no rate depends on.
+BOOTING = ("BOOT_IMAGE", "root", "init", "rdinit", "initrd", "resume", "ro", "rw")
 LOOK_SECONDS = 0.2  # how long other programs' share of the processor is watched
 
 
@@ -36,7 +39,7 @@ def machine_fields(rig: Rig, root: Root) -> dict[str, Any]:
         "peer_access": _peer_text(rig),
         "kernel": rig.system.kernel or None,
         "distribution": rig.system.distribution or None,
-        "boot_options": " ".join(rig.system.boot_options) or None,
+        "boot_options": _boot_text(rig.system.boot_options),
         "bios": reader.text("/sys/class/dmi/id/bios_version"),
         "microcode": _first(r"^microcode\s*:\s*(\S+)$", reader.text("/proc/cpuinfo")),
         "driver": _joined(sorted({card.driver for card in cards if card.driver})),
@@ -122,6 +125,12 @@ def this_machine() -> tuple[Root, Rig]:
     """The machine that this program runs on."""
     root = Root()
     return root, probe(root)
+
+
+def _boot_text(options: Sequence[str]) -> str | None:
+    """The kernel's, without those of the first program (behind "--") and those that say where to boot from."""
+    own = takewhile(lambda option: option != "--", options)
+    return " ".join(option for option in own if option.partition("=")[0] not in BOOTING) or None
 
 
 def _peer_text(rig: Rig) -> str | None:

@@ -82,9 +82,13 @@ class Grid:
     token_budgets: Sequence[int]
     threads: Sequence[int | None]
 
+    @property
+    def _single(self) -> SplitMode:
+        return SplitMode.NONE if SplitMode.NONE in self.split_modes else self.split_modes[0]
+
     def configurations(self, paths: Sequence[Path], context_size: int, parallel: int = 1) -> Iterator[EngineConfig]:
         """Every combination; the model changes least often. Each has room for `parallel` sequences of `context_size`
-        tokens."""
+        tokens. A single device has no split: `none` stands for all modes there, or the first one given."""
         context_size = max(context_size, EngineConfig.block_size)
         for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
             paths,
@@ -98,6 +102,8 @@ class Grid:
             self.token_budgets,
             self.threads,
         ):
+            if len(devices) == 1 and mode != self._single:
+                continue
             yield EngineConfig(
                 model_path=path,
                 devices=devices,

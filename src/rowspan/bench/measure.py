@@ -17,7 +17,7 @@ from rowspan.bench.job import LoadFacts, Sample
 from rowspan.bench.peak_memory import peak_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint
+from rowspan.engine.open import Blueprint, trust
 from rowspan.scheduler.batch import StepPlan
 
 
@@ -29,15 +29,17 @@ class NativeRunner:
 
         Raises:
             EngineError: a worker could not load.
+            SplitError: no transport between the devices can be trusted.
         """
         config, context_size = blueprint.config, blueprint.cache.context_size
         self._steps = Steps(
             blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
         )
         self._stages = blueprint.plan.n_stages
+        trusted = trust(blueprint)
         others = set(psutil.Process().children())
         started = time.perf_counter()
-        self._group = WorkerGroup(blueprint.setups(), config.hang_seconds)
+        self._group = WorkerGroup(trusted.setups(), config.hang_seconds)
         seconds = time.perf_counter() - started
         self._workers = [child for child in psutil.Process().children() if child not in others]
         ready = self._group.ready

@@ -17,6 +17,8 @@ from rowspan.bench.served import ServedModel, served_job
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.errors import RowspanError, UsageError
 
+READS = {BackendName.NATIVE: Format.GGUF, BackendName.LLAMACPP: Format.GGUF, BackendName.VLLM: Format.HF}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -36,19 +38,20 @@ class Request:
 def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]:
     """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
 
-    In a grid over several backends, what one of them cannot do is left out and told; if nothing is left, or if only one
-    backend was asked for, that is an error.
+    Every model goes to those backends that read its format. In a grid over several backends, what one of them cannot do
+    is left out and told; if nothing is left, or if only one backend was asked for, that is an error.
 
     Raises:
         RowspanError: there is nothing to measure, or a configuration cannot work.
     """
     if not request.work:
         raise UsageError("There is nothing to measure.", fix="Give -p, -n or -pg a number above 0.")
+    _check_formats(request)
     jobs: list[Job] = []
     refusals: list[RowspanError] = []
     for model in request.models:
         known = _known(model, request)
-        for name in request.backends:
+        for name in [name for name in request.backends if READS[name] == model.format]:
             for config in _configurations(model, request):
                 try:
                     jobs += _jobs(name, known, config, request)
@@ -56,10 +59,27 @@ def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]
                     if len(request.backends) == 1:
                         raise
                     refusals.append(refusal)
-                    on_left_out(f"{name}, {model.name}, {config.split_mode}: {refusal}")
+                    on_left_out(f"{name}, {config.split_mode} on {','.join(map(str, config.devices))}: {refusal}")
     if not jobs:
-        raise refusals[0] if refusals else UsageError("There is nothing to measure.", fix="Name a model and a backend.")
+        raise refusals[0]
     return jobs
+
+
+def _check_formats(request: Request) -> None:
+    """Every model must have a reader, and every backend something to read."""
+    for model in request.models:
+        if not any(READS[name] == model.format for name in request.backends):
+            raise UsageError(
+                f"{model.name} is a {model.format}, which {' and '.join(request.backends)} cannot read.",
+                fix="vllm reads Hugging Face folders, native and llamacpp read GGUF files.",
+            )
+    for name in request.backends:
+        if not any(READS[name] == model.format for model in request.models):
+            raise UsageError(
+                f"There is no model that {name} reads.",
+                why=f"It wants a {READS[name]}.",
+                fix="Name one for each kind of engine: -m model.gguf,folder-of-the-same-model.",
+            )
 
 
 def _configurations(model: Model, request: Request) -> list[EngineConfig]:
@@ -85,21 +105,12 @@ def _known(model: Model, request: Request) -> ServedModel:
 
 def _jobs(name: BackendName, known: ServedModel, config: EngineConfig, request: Request) -> list[Job]:
     if name == BackendName.NATIVE:
-        if known.model.format != Format.GGUF:
-            raise UnsupportedOptionError(
-                f"{known.model.name} is a {known.model.format}, which the native engine does not read.",
-                fix="Give a GGUF file for it.",
-            )
         return [native_job(config, known.facts, known.demand, request.checker)]
+    if name == BackendName.VLLM:
+        return [served_job(name, known, config, request.backend_config)]
     jobs: list[Job] = []
-    for flash in request.flash_attentions if name == BackendName.LLAMACPP else (None,):
-        if (known.model.format == Format.HF) != (name == BackendName.VLLM):
-            raise UnsupportedOptionError(
-                f"{known.model.name} is a {known.model.format}, which {name} does not read.",
-                fix="Give a GGUF file for llamacpp, a Hugging Face folder for vllm; -m takes both.",
-            )
+    for flash in request.flash_attentions:
         jobs.append(served_job(name, known, config, request.backend_config, flash))
-        if name == BackendName.LLAMACPP:
-            own = llama_bench_job(jobs[-1], request.backend_config)
-            jobs += [own] if own is not None else []
+        own = llama_bench_job(jobs[-1], request.backend_config)
+        jobs += [own] if own is not None else []
     return jobs

@@ -28,7 +28,7 @@ from rowspan.bench.pool import Pool, fit_together
 from rowspan.bench.results import result_fields
 from rowspan.bench.roofline import Ceilings, ceiling_fields
 from rowspan.bench.time_left import TimeLeft
-from rowspan.errors import UsageError
+from rowspan.errors import RowspanError, UsageError
 
 COOLING_PAUSE = 2.0  # seconds between two looks at the temperature
 LONGEST_COOLING = 600.0
@@ -95,7 +95,7 @@ def measure_jobs(
     ceilings: Mapping[int, Ceilings] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
-    one, and then KeyboardInterrupt goes on.
+    one, and then KeyboardInterrupt goes on. A job that fails is left out from then on, and its error raised at the end.
 
     Args:
         ceilings: by number of threads.
@@ -133,6 +133,7 @@ class _Bench:
         self._pool = Pool(together, lambda job: self._tell(f"{job.label}: loading"))
         self._prepared: dict[int, Workload] = {}
         self._done = 0
+        self._failures: dict[int, RowspanError] = {}
         self._wakes: dict[int, float | None] = {}
         self._idle = _IdleWatts(self._energy)
 
@@ -140,17 +141,30 @@ class _Bench:
         self._idle.measure(self._jobs, self._tell)
         try:
             for job, workload in self._turns:
-                started = time.monotonic()
-                cell = self._turn(job, workload)
-                self._left.note(id(job), workload, time.monotonic() - started)
+                if id(job) not in self._failures:
+                    yield from self._timed_turn(job, workload)
                 self._done += 1
-                if len(cell.samples) == self._procedure.repetitions:
-                    yield self._row(self._cells.pop((id(job), workload)))
         except KeyboardInterrupt:
-            for cell in self._cells.values():
-                if cell.samples:
-                    yield self._row(cell)
+            yield from self._unfinished()
             raise
+        if self._failures:
+            yield from self._unfinished()
+            raise next(iter(self._failures.values()))
+
+    def _timed_turn(self, job: Job, workload: Workload) -> Iterator[dict[str, Any]]:
+        try:
+            cell = self._turn(job, workload)
+        except RowspanError as error:
+            self._failures[id(job)] = error
+            self._tell(f"{job.label}: {error.what} It is left out.")
+            return
+        if len(cell.samples) == self._procedure.repetitions:
+            yield self._row(self._cells.pop((id(job), workload)))
+
+    def _unfinished(self) -> Iterator[dict[str, Any]]:
+        for cell in self._cells.values():
+            if cell.samples:
+                yield self._row(cell)
 
     def _turn(self, job: Job, workload: Workload) -> _Cell:
         if not self._pool.holds(job):
@@ -165,8 +179,9 @@ class _Bench:
         if self._prepared.get(id(job)) != workload:
             self._prepare(cell)
         self._cool(job)
-        stolen, start = StolenTime(), self._energy.read()
+        started, stolen, start = time.monotonic(), StolenTime(), self._energy.read()
         cell.samples.append(runner.measure(workload))
+        self._left.note(id(job), workload, time.monotonic() - started)
         stop, share = self._energy.read(), stolen.share()
         cell.stolen += [] if share is None else [share]
         joules = self._energy.joules(start, stop)

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import psutil
+
+from rowspan.backends import vllm_flags
 from rowspan.backends.choose import open_backend
 from rowspan.backends.protocol import BackendName, Model, Setup
-from rowspan.bench.demand import Demand
+from rowspan.bench.demand import CACHE_VALUE_BYTES, Demand
 from rowspan.bench.job import Job
 from rowspan.bench.model import ModelFacts
 from rowspan.bench.served_runner import ServedRunner
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.split import SplitMode
 
-SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 4 << 30}  # beside weights and cache
+SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 2500 << 20}  # beside weights and cache
 SPARE_TOKENS = 2  # a prompt of at least one, and one token more than is timed
 # What a benchmark says of every engine, and what it says only where the user has.
 ALWAYS = frozenset({"context_size", "parallel", "threads", "prefix_reuse", "split_mode", "devices"})
@@ -55,8 +58,8 @@ def served_job(
         backend = replace(backend, arguments=(*backend.arguments, "--flash-attn", flash))
     setup = Setup(known.model, config, ALWAYS | _given(config), backend)
     opened = open_backend(name, setup)
-    parallel = config.parallel * room
-    cache_bytes = parallel * (known.demand.cache_values * 2 if known.demand else 0)
+    position = known.demand.cache_values * CACHE_VALUE_BYTES if known.demand else 0
+    cache_bytes = _vllm_cache_bytes() if name == BackendName.VLLM else config.parallel * room * position
     return Job(
         label=f"{name} {known.model.name} {config.split_mode} {','.join(map(str, config.devices))}",
         fields={
@@ -71,6 +74,12 @@ def served_job(
         on_cards=any(device.kind != "cpu" for device in config.devices),
         demand=known.demand,
     )
+
+
+def _vllm_cache_bytes() -> int:
+    """On a processor, whatever is to be measured."""
+    said = os.environ.get(vllm_flags.CACHE_SPACE)
+    return int(said) << 30 if said else int(psutil.virtual_memory().available * vllm_flags.CACHE_SHARE)
 
 
 def _given(config: EngineConfig) -> frozenset[str]:

@@ -43,7 +43,10 @@ def doctor(
         bool, typer.Option("--report", help="Print Markdown for a forum, without names, serials and addresses.")
     ] = False,
     try_cards: Annotated[
-        bool, typer.Option("--probe", help="Also copy between the cards and compare. Takes up to two minutes.")
+        bool,
+        typer.Option(
+            "--probe", help="Also send data between ranks, and between cards, and compare: seconds, with cards minutes."
+        ),
     ] = False,
     baseline: Annotated[
         Baseline | None,
@@ -88,8 +91,19 @@ def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
     if try_cards and machine.recorded:
         raise UsageError("A recorded machine has no cards to try.", fix="Leave --root or --probe out.")
     kernels = None if machine.recorded else tuple(available_isas())
-    copies = try_copies if try_cards else None
-    return examine(machine, all_checks(), SplitMode(split_mode), kernels=kernels, copies=copies)
+    if not try_cards:
+        return examine(machine, all_checks(), SplitMode(split_mode), kernels=kernels)
+    from functools import partial
+
+    from rowspan.comm.trust import forget
+    from rowspan.comm.tryout import try_transport
+    from rowspan.kernels.isa import native_module
+
+    forget()  # engines that start after this find out anew, too
+    transports = partial(try_transport, native=native_module())
+    return examine(
+        machine, all_checks(), SplitMode(split_mode), kernels=kernels, copies=try_copies, transports=transports
+    )
 
 
 def _print_report(diagnosis: Diagnosis, machine: Root) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from rowspan.cli.bench import bench
 from rowspan.cli.compare import compare
+from rowspan.cli.compose import compose
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
 from rowspan.cli.loadtest import loadtest
@@ -33,6 +34,7 @@ app.command()(report)
 app.command()(loadtest)
 app.command()(devices)
 app.command()(doctor)
+app.command()(compose)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,7 +12,6 @@ from rowspan.cli.engine_options import EngineOptions, with_engine_options
 
 if TYPE_CHECKING:
     from rowspan.engine.open import Blueprint
-    from rowspan.plan.explain import Explanation
 
 
 @with_engine_options
@@ -101,6 +100,7 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
     from rowspan import hub
     from rowspan.cli.outline_of import in_catalog
     from rowspan.cli.progress import terminal_progress
+    from rowspan.engine.describe import describe
     from rowspan.engine.open import draw_up
     from rowspan.errors import ModelNotFoundError, UsageError
 
@@ -129,19 +129,12 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
         typer.echo(json.dumps(describe(blueprint).to_dict() | measured, indent=2))
 
 
-def describe(blueprint: Blueprint) -> Explanation:
-    """The table and notes of what is about to run."""
-    from rowspan.plan.explain import explain
-
-    return explain(blueprint.plan, blueprint.sizes, blueprint.cache, blueprint.config.block_size)
-
-
 def show_plan(blueprint: Blueprint) -> None:
     """Print the plan's table and notes to stdout; for other commands too, such as `serve`."""
-    from rowspan.cli.console_output import print_table
-    from rowspan.plan.explain import HEADER
+    from functools import partial
 
-    explanation = describe(blueprint)
-    print_table(explanation.title, HEADER, explanation.rows())
-    for note in explanation.notes:
-        typer.echo(f"- {note}")
+    from rowspan.cli.terminal import page_width
+    from rowspan.engine.describe import describe
+    from rowspan.plan.explain_table import to_text
+
+    typer.echo(to_text(describe(blueprint), page_width(), partial(typer.style, bold=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rowspan.cli.engine_options import EngineOptions, with_engine_options
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from rowspan.backends.choose import Choice
     from rowspan.backends.protocol import Backend, BackendName, Setup
@@ -67,6 +69,20 @@ def serve(
     rdzv: Annotated[
         str | None, typer.Option("--rdzv", help="Where host 0 listens for the others, the same on all: 10.0.0.1:29400.")
     ] = None,
+    sleep_idle_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--sleep-idle-seconds",
+            min=0.1,
+            help="Give the devices back after so long without a request. [default: never]",
+        ),
+    ] = None,
+    open_webui: Annotated[
+        bool, typer.Option("--open-webui", help="Start Open WebUI, if installed, beside it.")
+    ] = False,
+    open_webui_port: Annotated[
+        int, typer.Option("--open-webui-port", min=1, max=65535, help="Where Open WebUI answers.")
+    ] = 8080,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, and a chat page at /."""
@@ -82,6 +98,7 @@ def serve(
     from rowspan.config import ServerConfig
     from rowspan.hosts.rendezvous import hosts_config
     from rowspan.server.listen import bind
+    from rowspan.server.open_webui import find_open_webui
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
@@ -94,20 +111,39 @@ def serve(
         "api_keys": frozenset(api_key) if api_key else None,
         "max_waiting": max_waiting,
         "drain_seconds": drain_seconds,
+        "sleep_idle_seconds": sleep_idle_seconds,
     }
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
     # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     if hosts is not None and hosts.host:
         serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
+    web_ui = find_open_webui() if open_webui else None
     with bind(config.host, config.port) as listener, ExitStack() as held:
         setup = _setup(name, engine, model, backend_args, model_name)
         choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))
         _introduce(choice)
         with started(choice.backend, setup.model.name, terminal_progress()):
             _report_memory(choice.backend)
-            exit_code = _serve(choice.backend, config, setup.model.name, listener, access_log=verbose)
+            with _web_ui(web_ui, open_webui_port, config, listener):
+                exit_code = _serve(choice.backend, config, setup.model.name, listener, access_log=verbose)
     raise typer.Exit(exit_code)
+
+
+def _web_ui(
+    program: Path | None, port: int, config: ServerConfig, listener: socket.socket
+) -> AbstractContextManager[None]:
+    """Open WebUI beside the server, if it is wanted."""
+    from rowspan.config import BackendConfig
+    from rowspan.server.listen import url
+    from rowspan.server.open_webui import OpenWebUi, beside_the_server
+
+    if program is None:
+        return nullcontext()
+    backend = BackendConfig.from_env()
+    key = min(config.api_keys, default=None)
+    web_ui = OpenWebUi(program, f"{url(listener)}/v1", key, backend.data_folder / "open-webui")
+    return beside_the_server(web_ui, port, backend.log_folder, lambda line: typer.echo(line, err=True))
 
 
 def _backend_name(name: str) -> BackendName | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.plan.split import Plan
+from rowspan.plan.split import Plan, Shard
 
 LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
 PAGE = 4096
@@ -56,6 +56,15 @@ class SharedLayout:
                 links.append(Area(offset, hidden))
                 offset += _up(native.StageLink.nbytes(len(plan.stage(stage + 1)), hidden), PAGE)
         return cls(tuple(groups), tuple(links), offset)
+
+    def written_by(self, native: Any, plan: Plan, shard: Shard) -> int:
+        """Bytes that one rank fills, in messages as long as they get: to its stage, and, leading it, to the next."""
+        rows, leads = len(plan.stage(shard.stage)), not shard.row
+        nbytes: int = native.RowGroup.nbytes(1, self.groups[shard.stage].slot) if rows > 1 else 0
+        if leads and shard.stage + 1 < plan.n_stages:
+            receivers = len(plan.stage(shard.stage + 1))
+            nbytes += native.StageLink.nbytes(receivers, self.links[shard.stage].slot)
+        return nbytes
 
 
 class SharedMemory:

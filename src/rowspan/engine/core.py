@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint
+from rowspan.engine.open import Blueprint, trust
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError, RowspanError, UsageError
 from rowspan.kvcache.blocks import BlockManager
@@ -64,9 +64,10 @@ class EngineCore:
 
         Raises:
             EngineError: a worker could not load.
+            SplitError: no transport between the devices can be trusted.
         """
         config = blueprint.config
-        self._blueprint = blueprint
+        self._blueprint = blueprint = trust(blueprint)
         self._start = start
         self._scheduler = Scheduler(
             BlockManager(blueprint.cache.n_blocks, config.block_size),

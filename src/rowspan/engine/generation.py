@@ -1,9 +1,12 @@
-"""One request's answer as text: token events in, pieces of text out."""
+"""One request's answer as text: token events in, pieces of text out.
+
+What there is one of per token is a NamedTuple: built in a quarter of a frozen dataclass's time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rowspan.scheduler.batch import SampledToken, TokenEvent
 from rowspan.scheduler.request import FinishReason, SamplingParams
@@ -12,8 +15,7 @@ from rowspan.text.stop import StopMatcher
 from rowspan.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class TokenText:
+class TokenText(NamedTuple):
     """A token as people read it; `raw` are its exact bytes, which may be part of a character."""
 
     token: int
@@ -36,8 +38,7 @@ class Timings:
     generation: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """New text of an answer. Text may lag behind the tokens: half a character, or what may begin a stop string, is
     held back."""
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import combinations
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from rowspan.comm.meeting import Meeting
+from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
@@ -50,9 +50,11 @@ class LocalRanks:
                 layout, memory = self._share(setups, spawning)
                 threads = sum(setup.threads for setup in setups)
                 looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
-                peers = _socket_mesh(self._ranks, self._n_ranks, spawning)
-                for setup in setups:
-                    meeting = Meeting(layout, looks, peers[setup.rank], Path(self._folder, "store"), setup.between)
+                for setup, sockets in zip(setups, socket_mesh(len(setups), spawning), strict=True):
+                    peers = [-1] * self._n_ranks  # none to another host's
+                    for rank, end in zip(self._ranks, sockets, strict=True):
+                        peers[rank] = end
+                    meeting = Meeting(layout, looks, peers, Path(self._folder, "store"), setup.between)
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
         except BaseException:
             self.close()
@@ -91,6 +93,7 @@ class LocalRanks:
     def close(self) -> None:
         for link in self.links:
             link.close()
+        self._counts = None  # unmapped now, and not when this object happens to go
         deadline = time.monotonic() + EXIT_SECONDS
         for process in self._processes:
             try:
@@ -151,19 +154,6 @@ class LocalRanks:
             return PeersLostError("A rank of another host hung up.", fix="Send the request again in a moment.")
         rank = min(by_itself or codes, default=self._ranks[0])
         return _death(rank, codes.get(rank))
-
-
-def _socket_mesh(ranks: Sequence[int], n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
-    """A socket between every two of these ranks: for each of the plan's ranks the descriptors to all (-1 to itself and
-    to other hosts'). The owner closes them, once the ranks have inherited theirs, so that a rank's end closes when the
-    rank ends."""
-    peers = [[-1] * n_ranks for _ in range(n_ranks)]
-    for a, b in combinations(ranks, 2):
-        ends = socket.socketpair()
-        for end in ends:
-            owner.enter_context(end)
-        peers[a][b], peers[b][a] = (end.fileno() for end in ends)
-    return [tuple(row) for row in peers]
 
 
 def _death(rank: int, code: int | None) -> EngineError:

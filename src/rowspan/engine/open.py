@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
 from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
+from rowspan.comm.trust import known_routes, trusted_routes
 from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used, native_module
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
-from rowspan.plan.routes import Routes, choose_routes
+from rowspan.plan.routes import Routes
 from rowspan.plan.split import Plan, split_or_fall_back
 from rowspan.worker.messages import WorkerSetup
 
@@ -120,8 +121,19 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
         for shard, how in zip(plan.shards, computing, strict=True)
     )
     cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
-    routes = choose_routes(plan, native=native_module() is not None)
+    routes = known_routes(plan, native_module())
     return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, computing)
+
+
+def trust(blueprint: Blueprint) -> Blueprint:
+    """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
+
+    Raises:
+        SplitError: there are none.
+    """
+    if len(blueprint.plan.shards) == 1 or blueprint.routes.probed:
+        return blueprint
+    return replace(blueprint, routes=trusted_routes(blueprint.plan, native_module()))
 
 
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:

@@ -1,4 +1,4 @@
-"""Words for a plan: who holds what, how many bytes, what is worth knowing about it. Plain data, plain text."""
+"""What there is to say about a plan: who holds what, how many bytes, who talks how. Plain data."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ from typing import Any
 
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.plan.fit import CacheSize, ShardBytes
+from rowspan.plan.routes import Routes
 from rowspan.plan.split import Plan, Shard, Span
+from rowspan.plan.traffic import Traffic
 
-HEADER = (
-    "RANK",
-    "DEVICE",
-    "STAGE.ROW",
-    "LAYERS",
-    "KV HEADS",
-    "MLP ROWS",
-    "VOCABULARY",
-    "FROM FILE",
-    "WEIGHTS",
-    "KV/TOKEN",
-    "CACHE",
-)
+PROMPT = 512  # tokens of the prompt whose traffic is told
+SUMS, HANDS_ON = "sums", "hands on"  # what a stage's ranks do together; what the first of them does for the next stage
 
 
 @dataclass(frozen=True)
@@ -34,6 +25,7 @@ class Holding:
     stage: int
     row: int
     layers: Span
+    heads: Span  # of queries
     kv_heads: Span
     ffn: Span
     embedding: Span | None  # rows of the vocabulary it looks up; None: it holds no embedding
@@ -42,20 +34,41 @@ class Holding:
     weights: int
     cache_per_token: int
     cache: int
+    buffers: int  # of the longest step, and what is shared with other ranks
+    sent_per_token: int  # to other ranks, while text is generated
+    sent_per_prompt: int  # of `PROMPT` tokens
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.cache + self.buffers
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Ranks that talk over one transport. act: what they do."""
+
+    act: str
+    ranks: tuple[int, ...]
+    transport: str
+    why: str
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A plan as a table and a few sentences."""
+    """A plan as data; `explain_table.py` makes a table and sentences of it."""
 
     model: str
     mode: str
     context_size: int  # tokens of one request
     cache_tokens: int  # positions in the whole cache
     n_layers: int
+    n_heads: int
     n_kv_heads: int
     ffn_size: int
+    vocab_size: int
     holdings: tuple[Holding, ...]
+    talks: tuple[Talk, ...]
+    probed: bool  # the transports are known to return what was sent
     notes: tuple[str, ...]
 
     @property
@@ -68,63 +81,53 @@ class Explanation:
 
     def totals(self) -> dict[str, int]:
         """Bytes of all ranks together."""
-        sizes = ("file", "weights", "cache_per_token", "cache")
+        sizes = (
+            "file",
+            "weights",
+            "cache_per_token",
+            "cache",
+            "buffers",
+            "memory",
+            "sent_per_token",
+            "sent_per_prompt",
+        )
         return {size: sum(getattr(holding, size) for holding in self.holdings) for size in sizes}
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Cells under `HEADER`: a row for every rank, and the totals where there are several."""
-        rows = [self._row(holding) for holding in self.holdings]
-        if len(rows) > 1:
-            blanks = ("",) * (len(HEADER) - 5)
-            rows.append(("all", *blanks, *(memory_text(size) for size in self.totals().values())))
-        return rows
-
-    def to_text(self) -> str:
-        """Title, table and notes, for logs and files."""
-        table = [HEADER, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-        return "\n".join([self.title, *lines, *(f"- {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON. Spans are half-open: start … stop - 1."""
         return asdict(self) | {"totals": self.totals()}
 
-    def _row(self, holding: Holding) -> tuple[str, ...]:
-        return (
-            str(holding.rank),
-            holding.device,
-            f"{holding.stage}.{holding.row}",
-            f"{holding.layers.start}-{holding.layers.stop - 1} of {self.n_layers}",
-            f"{len(holding.kv_heads)} of {self.n_kv_heads}",
-            f"{len(holding.ffn)} of {self.ffn_size}",
-            _vocabulary(holding),
-            memory_text(holding.file),
-            memory_text(holding.weights),
-            memory_text(holding.cache_per_token),
-            memory_text(holding.cache),
-        )
 
-
-def explain(plan: Plan, sizes: Sequence[ShardBytes], cache: CacheSize, block_size: int) -> Explanation:
+def explain(
+    plan: Plan,
+    sizes: Sequence[ShardBytes],
+    cache: CacheSize,
+    block_size: int,
+    routes: Routes,
+    sent: Sequence[Traffic],
+    buffers: Sequence[int],
+) -> Explanation:
     """Describe a plan.
 
     Args:
-        sizes: of each rank.
+        sizes, sent, buffers: of each rank.
         block_size: positions in a cache block.
     """
     cache_tokens = cache.n_blocks * block_size
+    ranks = zip(plan.shards, sizes, sent, buffers, strict=True)
     return Explanation(
         model=plan.spec.name,
         mode=plan.mode.value,
         context_size=cache.context_size,
         cache_tokens=cache_tokens,
         n_layers=plan.spec.n_layers,
+        n_heads=plan.spec.n_heads,
         n_kv_heads=plan.spec.n_kv_heads,
         ffn_size=plan.spec.ffn_size,
-        holdings=tuple(
-            _holding(plan, shard, size, cache_tokens) for shard, size in zip(plan.shards, sizes, strict=True)
-        ),
+        vocab_size=plan.spec.vocab_size,
+        holdings=tuple(_holding(plan, *rank, cache_tokens) for rank in ranks),
+        talks=tuple(_talks(plan, routes)),
+        probed=routes.probed,
         notes=tuple(_notes(plan)),
     )
 
@@ -141,7 +144,7 @@ def memory_text(size: int) -> str:
     return f"{value / 1024:.1f} TiB"
 
 
-def _holding(plan: Plan, shard: Shard, size: ShardBytes, cache_tokens: int) -> Holding:
+def _holding(plan: Plan, shard: Shard, size: ShardBytes, sent: Traffic, buffers: int, cache_tokens: int) -> Holding:
     embedding = plan.cut(TensorKey(Role.EMBEDDING), shard)
     head = plan.cut(TensorKey(Role.HEAD), shard)
     return Holding(
@@ -150,6 +153,7 @@ def _holding(plan: Plan, shard: Shard, size: ShardBytes, cache_tokens: int) -> H
         stage=shard.stage,
         row=shard.row,
         layers=shard.layers,
+        heads=shard.kv_heads.scaled(plan.spec.group),
         kv_heads=shard.kv_heads,
         ffn=shard.ffn,
         embedding=embedding.rows if embedding and shard.stage == 0 else None,
@@ -158,13 +162,23 @@ def _holding(plan: Plan, shard: Shard, size: ShardBytes, cache_tokens: int) -> H
         weights=size.weights,
         cache_per_token=size.cache_per_token,
         cache=cache_tokens * size.cache_per_token,
+        buffers=buffers,
+        sent_per_token=sent.sent(1),
+        sent_per_prompt=sent.sent(PROMPT),
     )
 
 
-def _vocabulary(holding: Holding) -> str:
-    uses = [use for use, held in (("in", holding.embedding), ("out", holding.head)) if held is not None]
-    held = holding.embedding or holding.head
-    return f"{len(held)} {', '.join(uses)}" if held else "-"
+def _talks(plan: Plan, routes: Routes) -> list[Talk]:
+    """Of every group, and of every link."""
+    talks = []
+    for stage, group in enumerate(routes.groups):
+        if group is not None:
+            ranks = tuple(shard.rank for shard in plan.stage(stage))
+            talks.append(Talk(SUMS, ranks, group.transport.value, group.why))
+    for stage, link in enumerate(routes.links):
+        ranks = (plan.stage(stage)[0].rank, *(shard.rank for shard in plan.stage(stage + 1)))
+        talks.append(Talk(HANDS_ON, ranks, link.transport.value, link.why))
+    return talks
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from rowspan.errors import SplitError
 from rowspan.plan.device import Device
 from rowspan.plan.split import Plan
 
@@ -27,10 +28,17 @@ class Route:
 
 @dataclass(frozen=True)
 class Routes:
-    """groups: of each stage's ranks, None where a stage is one rank. links: from each stage to the next."""
+    """groups: of each stage's ranks, None where a stage is one rank. links: from each stage to the next. probed: they
+    have been tried on this machine, and what arrived was what had been sent (`comm/trust.py`)."""
 
     groups: tuple[Route | None, ...]
     links: tuple[Route, ...]
+    probed: bool = False
+
+    @property
+    def transports(self) -> tuple[Transport, ...]:
+        """Those that are used, once each."""
+        return tuple(dict.fromkeys(route.transport for route in (*self.groups, *self.links) if route is not None))
 
     def uses(self, transport: Transport) -> bool:
         return any(route is not None and route.transport is transport for route in (*self.groups, *self.links))
@@ -42,24 +50,28 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
     Args:
         native: there is a native module here, which shared memory takes.
         broken: transports that a probe found wanting, and how.
+
+    Raises:
+        SplitError: none is left.
     """
     bad = broken or {}
 
     only_cards = all(shard.device.kind == "cuda" for shard in plan.shards)
 
     def between(devices: Sequence[Device]) -> Route:
-        kinds = {device.kind for device in devices}
-        if len({device.host for device in devices}) > 1 and not (only_cards and Transport.NCCL not in bad):
-            return Route(Transport.GLOO, "from host to host")
-        if kinds == {"cuda"}:
-            if Transport.NCCL not in bad:
-                return Route(Transport.NCCL, "cards, from one to the other")
-            return Route(Transport.HOST, f"through the host's memory: {bad[Transport.NCCL]}")
-        if not native:
-            return Route(Transport.SOCKETS, "there is no native module here to share memory with")
-        if kinds == {"cpu"}:
-            return Route(Transport.SHARED, "CPU ranks of one host")
-        return Route(Transport.HOST, "a card and a CPU")
+        ways = _ways({device.kind for device in devices}, native=native)
+        if len({device.host for device in devices}) > 1:
+            ways = (NCCL_WAY if only_cards else {}) | {Transport.GLOO: "from host to host"}
+        sound = [transport for transport in ways if transport not in bad]
+        if not sound:
+            raise SplitError(
+                f"No transport can be trusted between {', '.join(map(str, devices))}.",
+                why="; ".join(f"{transport}: {bad[transport]}" for transport in ways) + ".",
+                fix="Use --split-mode none, or see what `rowspan doctor --probe` says.",
+            )
+        switched_off = [f"{transport} is switched off: {bad[transport]}" for transport in ways if transport in bad]
+        before = switched_off[: list(ways).index(sound[0])]
+        return Route(sound[0], "; ".join([ways[sound[0]], *before]))
 
     stages = [plan.stage(index) for index in range(plan.n_stages)]
     devices = [[shard.device for shard in stage] for stage in stages]
@@ -67,3 +79,20 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
         tuple(between(group) if len(group) > 1 else None for group in devices),
         tuple(between([earlier[0], *later]) for earlier, later in pairwise(devices)),
     )
+
+
+NCCL_WAY = {Transport.NCCL: "cards, from one to the other"}
+
+
+def _ways(kinds: set[str], *, native: bool) -> Mapping[Transport, str]:
+    """Transports between devices of these kinds, fastest first, and what speaks for each."""
+    if not native:
+        sockets = {Transport.SOCKETS: "there is no native module here to share memory with"}
+        return NCCL_WAY | sockets if kinds == {"cuda"} else sockets
+    sockets = {Transport.SOCKETS: "Unix sockets of one host"}
+    if kinds == {"cuda"}:
+        host = {Transport.HOST: "cards, through the host's memory"}
+        return NCCL_WAY | host | sockets
+    if kinds == {"cpu"}:
+        return {Transport.SHARED: "CPU ranks of one host"} | sockets
+    return {Transport.HOST: "a card and a CPU"} | sockets

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
 
+from rowspan.plan.routes import Transport
 from rowspan.plan.split import SplitMode
 from rowspan.rig.kernel_log import Hit, Hits, LogPattern, blocks, scan
 from rowspan.rig.probe.cards import Card
@@ -98,6 +99,7 @@ class Machine:
     patterns: lines of the kernel's log to look for, by check.
     kernels: instruction sets that Rowspan's kernels run with here; None: not this machine.
     copies: tries copies between cards, see `rig.copies`; None: not to be tried.
+    transports: tries one between ranks on so many cards: what was tried, and how it failed or ""; None: likewise.
     """
 
     root: Root
@@ -105,6 +107,7 @@ class Machine:
     patterns: Mapping[str, tuple[LogPattern, ...]]
     kernels: tuple[str, ...] | None = None
     copies: Callable[[], Mapping[str, bool]] | None = None
+    transports: Callable[[Transport, int], Mapping[str, str]] | None = None
 
     def cards(self, vendor: str | None = None, least: int = 1) -> tuple[Card, ...]:
         """Cards that compute, of one vendor or of all.

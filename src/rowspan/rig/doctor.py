@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rowspan.plan.routes import Transport
 from rowspan.plan.split import SplitMode
 from rowspan.rig.check import Check, Impact, Machine, Outcome, State, Sureness
 from rowspan.rig.probe.rig import Rig, probe
@@ -85,10 +86,11 @@ def examine(
     *,
     kernels: tuple[str, ...] | None = None,
     copies: Callable[[], Mapping[str, bool]] | None = None,
+    transports: Callable[[Transport, int], Mapping[str, str]] | None = None,
 ) -> Diagnosis:
     """Run every check; see `Machine` for what it is given."""
     rig = probe(root)
-    machine = Machine(root, rig, {check.id: check.log for check in checks if check.log}, kernels, copies)
+    machine = Machine(root, rig, {check.id: check.log for check in checks if check.log}, kernels, copies, transports)
     n_cards = len(rig.compute_cards)
     verdicts = (Verdict(check, check.examine(machine), check.need.concerns(split, n_cards)) for check in checks)
     return Diagnosis(rig, split, tuple(sorted(verdicts, key=lambda verdict: verdict.rank)))

@@ -67,6 +67,7 @@ def chat_routes(service: Service) -> APIRouter:
     async def create_chat_completion(request: ChatRequest, http: Request) -> Response:
         service.check_model(request.model)
         refuse_unsupported(request)
+        await service.wake()
         if request.top_logprobs and not request.logprobs:
             raise FieldError("top_logprobs needs logprobs.", field="top_logprobs", fix='Send "logprobs": true, too.')
         messages = [message.for_template() for message in request.messages]

@@ -103,6 +103,7 @@ def completion_routes(service: Service) -> APIRouter:
     async def create_completion(request: CompletionRequest, http: Request) -> Response:
         service.check_model(request.model)
         refuse_unsupported(request)
+        await service.wake()
         n = request.n or 1
         _check(request, n)
         prompts = [await encode(prompt) for prompt in request.prompts]

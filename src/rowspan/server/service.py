@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rowspan.backends.protocol import Backend, Piece, SamplingParams
 from rowspan.config import ServerConfig
 from rowspan.server.errors import BusyError, UnknownModelError
+from rowspan.server.idle import IdlePolicy
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 """Pieces of several answers as they come, each with its answer's index."""
@@ -37,6 +38,7 @@ class Service:
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
         self._limit = backend.limits.parallel + config.max_waiting
         self._unfinished = 0
+        self._idle = IdlePolicy(backend, config.sleep_idle_seconds, lambda: self._unfinished > 0)
 
     def check_model(self, name: str | None) -> None:
         """Raise UnknownModelError unless it is the served model; None is."""
@@ -44,6 +46,10 @@ class Service:
             raise UnknownModelError(
                 f"There is no model {name!r:.200} here.", field="model", fix=f"This server has {self.model_name}."
             )
+
+    async def wake(self) -> None:
+        """Before a request asks anything of the backend."""
+        await self._idle.wake()
 
     async def answer(self, jobs: Sequence[Job]) -> Pieces:
         """Compute all answers at once. Closing the iterator cancels what is unfinished.
@@ -53,18 +59,17 @@ class Service:
             RowspanError: a job was refused, or the engine failed.
         """
         with self._admitted(len(jobs)):
-            pieces = self._several(jobs) if len(jobs) > 1 else self._single(jobs[0])
-            async with aclosing(pieces):
-                async for arrival in pieces:
-                    yield arrival
+            if len(jobs) > 1:
+                async with aclosing(self._several(jobs)) as arrivals:
+                    async for arrival in arrivals:
+                        yield arrival
+            else:  # without a task and a queue in between: each token passes here
+                async with aclosing(self._stream(jobs[0])) as pieces:
+                    async for piece in pieces:
+                        yield 0, piece
 
     def _stream(self, job: Job) -> AsyncGenerator[Piece, None]:
         return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
-
-    async def _single(self, job: Job) -> Pieces:
-        async with aclosing(self._stream(job)) as stream:
-            async for piece in stream:
-                yield 0, piece
 
     async def _several(self, jobs: Sequence[Job]) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()

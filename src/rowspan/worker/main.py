@@ -6,14 +6,12 @@ may wait for another rank that is gone: no worker outlives its engine.
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import sys
-import threading
 import traceback
 from multiprocessing.connection import Connection
 
+from rowspan.comm.hangup import end_with
 from rowspan.comm.peer_lost import PeerLostError
 from rowspan.errors import RowspanError
 from rowspan.worker.messages import PEER_LOST, LoadProgress, WorkerFailure, WorkerSetup
@@ -25,7 +23,7 @@ def main() -> None:
     # Ctrl-C in a terminal reaches the whole process group; the engine decides when its workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = Connection(int(sys.argv[1]))
-    threading.Thread(target=_end_with, args=(engine.fileno(),), daemon=True).start()
+    end_with(engine.fileno())
     setup = engine.recv()
     try:
         serve(engine, setup)
@@ -35,14 +33,6 @@ def main() -> None:
         sys.exit(PEER_LOST)  # the engine asks the peer
     except Exception as error:
         engine.send(_failure(setup.rank, error))
-
-
-def _end_with(engine: int) -> None:
-    """End this process as soon as the engine hangs up."""
-    poll = select.poll()
-    poll.register(engine, select.POLLRDHUP)
-    poll.poll()
-    os._exit(0)
 
 
 def serve(engine: Connection, setup: WorkerSetup) -> None:

@@ -59,7 +59,7 @@ class Chart:
         text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
         text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r'\1role="img" aria-label="' + self.title + '"', text, count=1)
         # Names of parts are the page's, of which there are several charts.
-        return re.sub(r'(id="|url\(#|href="#)', rf"\1{self.name}-", text)
+        return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
 
     def png(self) -> bytes:
         with _style():
@@ -122,7 +122,7 @@ class _Palette:
 
 def _bars(section: Section, workloads: Sequence[Workload], palette: _Palette) -> Figure:
     tallest = max(sum(w in one.rows for one in section.configurations) for w in workloads)
-    figure = _figure(WIDTH, 0.9 + 0.34 * tallest)
+    figure = _figure(WIDTH, 1.0 + 0.34 * max(3, tallest))
     for axis, workload in zip(figure.subplots(1, len(workloads), squeeze=False)[0], workloads, strict=True):
         measured = [one for one in section.configurations if workload in one.rows]
         for place, one in enumerate(measured):
@@ -198,8 +198,16 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
         xs = sorted({low, min(max(ridge, low), high), high})
         axis.plot(xs, [min(read * x, compute) for x in xs], color="#444444", linewidth=1.4)
         unit = f"{row['n_threads']} threads: {compute / 1e9:,.0f} G operations/s, {row['operations_unit']}"
-        axis.text(high, compute, unit, ha="right", va="bottom", fontsize=8)
-        axis.text(low * 1.15, read * low * 1.5, f"{read / 1e9:.1f} GB/s", rotation=32, fontsize=8, va="bottom")
+        axis.text(high, compute, unit, ha="right", va="bottom", fontsize=8, in_layout=False)
+        axis.text(
+            low * 1.15,
+            read * low * 1.5,
+            f"{read / 1e9:.1f} GB/s",
+            rotation=32,
+            fontsize=8,
+            va="bottom",
+            in_layout=False,
+        )
     for (one, row), intensity in zip(rows, intensities, strict=True):
         fill = "none" if row["n_gen"] else palette.colour(one)
         style: dict[str, Any] = {"facecolors": fill, "edgecolors": palette.colour(one), "marker": palette.marker(one)}

@@ -201,10 +201,15 @@ def _engines(section: Section) -> list[tuple[str, str, str, str]]:
             one.name,
             str(one.any_row["engine_version"]),
             f"{str(one.any_row['model_filename']).rpartition('/')[2]} ({str(one.any_row['model_fingerprint'])[:12]})",
-            one.any_row["engine_flags"] or "",
+            _without_folders(one.any_row["engine_flags"] or ""),
         )
         for one in section.configurations
     ]
+
+
+def _without_folders(flags: str) -> str:
+    """Paths by their last part: where a file lies is nobody's business."""
+    return " ".join(word.rpartition("/")[2] if word.startswith("/") else word for word in flags.split())
 
 
 def _warnings(section: Section) -> list[str]:

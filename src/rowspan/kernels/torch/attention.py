@@ -34,8 +34,8 @@ class Cache:
 
 
 def write_cache(cache: Cache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-    cache.k.index_copy_(0, slots, k.view(-1, *cache.k.shape[1:]).to(cache.k.dtype))
-    cache.v.index_copy_(0, slots, v.view(-1, *cache.v.shape[1:]).to(cache.v.dtype))
+    cache.k.index_copy_(0, slots, k.view(len(slots), *cache.k.shape[1:]).to(cache.k.dtype))
+    cache.v.index_copy_(0, slots, v.view(len(slots), *cache.v.shape[1:]).to(cache.v.dtype))
 
 
 def attention(q: Tensor, cache: Cache, groups: Sequence[AttentionGroup], window: int | None) -> Tensor:

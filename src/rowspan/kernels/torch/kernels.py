@@ -92,7 +92,7 @@ class TorchKernels:
         return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        heads = x.view(*x.shape[:-1], -1, weight.shape[0])
+        heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # also of no rows
         return F.rms_norm(heads.float(), weight.shape, weight, eps).to(x.dtype).view(x.shape)
 
     def rope(self, x: Tensor, table: Angles, head_dim: int, inputs: TensorInputs) -> Tensor:

@@ -1,0 +1,37 @@
+"""What is about to run, explained: the plan with its buffers and its traffic."""
+
+from __future__ import annotations
+
+from rowspan.comm.shared import SharedLayout
+from rowspan.engine.open import Blueprint
+from rowspan.kernels.isa import native_module
+from rowspan.plan.explain import Explanation, explain
+from rowspan.plan.fit import activation_bytes
+from rowspan.plan.routes import Transport
+from rowspan.plan.traffic import traffic
+
+
+def describe(blueprint: Blueprint) -> Explanation:
+    """The table and notes of a blueprint, as data."""
+    plan, routes = blueprint.plan, blueprint.routes
+    return explain(
+        plan,
+        blueprint.sizes,
+        blueprint.cache,
+        blueprint.config.block_size,
+        routes,
+        traffic(plan, routes, blueprint.checkpoint.tensors, blueprint.lead.dtype),
+        _buffers(blueprint),
+    )
+
+
+def _buffers(blueprint: Blueprint) -> list[int]:
+    """Of each rank, in bytes: what it computes in, and what it writes to of the memory that ranks share. NCCL's own are
+    not known."""
+    plan, native = blueprint.plan, native_module()
+    tokens, outputs = blueprint.config.token_budget, min(blueprint.config.token_budget, blueprint.config.parallel)
+    used = [activation_bytes(plan, shard, tokens, outputs, plan.spec.ffn_size) for shard in plan.shards]
+    if native is None or not {Transport.SHARED, Transport.HOST} & set(blueprint.routes.transports):
+        return used
+    layout = SharedLayout.of(native, plan, tokens)
+    return [own + layout.written_by(native, plan, shard) for own, shard in zip(used, plan.shards, strict=True)]

@@ -1,0 +1,70 @@
+"""Bytes that ranks say to each other: what each gives to its group and its link, computed from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.plan.fit import DTYPE_BYTES
+from rowspan.plan.routes import Route, Routes, Transport
+from rowspan.plan.split import Plan, Shard
+
+FLOAT = 4  # every transport but NCCL carries float32, whatever is computed with
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Of one rank, in bytes. sums, hand_over: of each token; logits: of each token that is sampled."""
+
+    sums: int = 0
+    hand_over: int = 0
+    logits: int = 0
+
+    def sent(self, tokens: int, outputs: int = 1) -> int:
+        """In steps of so many tokens altogether, of which so many are sampled."""
+        return tokens * (self.sums + self.hand_over) + outputs * self.logits
+
+
+def traffic(plan: Plan, routes: Routes, tensors: Container[TensorKey], dtype: str) -> tuple[Traffic, ...]:
+    """Of every rank.
+
+    A rank that contributes to a sum gives its hidden states: after the embedding, after each layer's o and after its
+    down. The first row of a stage hands them on, once for all who take them; from host to host to the first row, which
+    shares them by a sum. Rows but the first give their logits.
+
+    Args:
+        tensors: the checkpoint's: a bias makes its rank contribute.
+        dtype: of the hidden states.
+    """
+    return tuple(_of(plan, shard, routes, tensors, dtype) for shard in plan.shards)
+
+
+def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey], dtype: str) -> Traffic:
+    group = routes.groups[shard.stage]
+    hidden = plan.spec.hidden_size
+    last = shard.stage == plan.n_stages - 1
+    sums = logits = hand_over = 0
+    if group is not None:
+        # NCCL sums what two cards have as it is, and what more have as float32: comm/nccl.py.
+        wide = FLOAT if len(plan.stage(shard.stage)) > 2 else _element(group, dtype)
+        shares = shard.stage > 0 and not shard.row and routes.links[shard.stage - 1].transport is Transport.GLOO
+        sums = (_contributions(plan, shard, tensors) + shares) * hidden * wide
+        logits = len(shard.vocab) * _element(group, dtype) if last and shard.row else 0
+    if not last and not shard.row:
+        hand_over = hidden * _element(routes.links[shard.stage], dtype)
+    return Traffic(sums, hand_over, logits)
+
+
+def _contributions(plan: Plan, shard: Shard, tensors: Container[TensorKey]) -> int:
+    """Sums per token that a rank adds something to."""
+    count = int(shard.stage == 0 and len(shard.vocab) > 0)
+    for layer in range(shard.layers.start, shard.layers.stop):
+        for role, held in ((Role.O, shard.kv_heads), (Role.DOWN, shard.ffn)):
+            bias = TensorKey(role, layer, "bias")
+            count += len(held) > 0 or (bias in tensors and plan.cut(bias, shard) is not None)
+    return count
+
+
+def _element(route: Route, dtype: str) -> int:
+    return DTYPE_BYTES[dtype] if route.transport is Transport.NCCL else FLOAT

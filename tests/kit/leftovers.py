@@ -1,0 +1,25 @@
+"""What a test leaves behind: processes, open files, temporary folders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+@contextmanager
+def leftovers() -> Iterator[Callable[[], set[str]]]:
+    """Call what it gives, after the block, for what is there now and was not before it."""
+    before = _present()
+    yield lambda: _present() - before
+
+
+def _present() -> set[str]:
+    children = {f"process {child.pid}" for child in psutil.Process().children(recursive=True)}
+    files = {f"open file {descriptor}" for descriptor in os.listdir("/proc/self/fd")}
+    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("rowspan-*")}
+    return children | files | folders
