@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +15,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 from kit.gguf_builder import TinyModel
+from kit.http_server import eventually
 
 from rowspan.backends.programs import find_llamacpp_program
 from rowspan.backends.protocol import Backend, BackendName, Format, Model, Piece, SamplingParams, Timings
@@ -160,6 +164,20 @@ def test_a_llama_bench_that_gives_nothing_is_explained(tmp_path: Path, text: str
     with pytest.raises(EngineError, match="gave no result") as error:
         LlamaBenchRunner([program(tmp_path, text)]).measure(Workload(8, 0))
     assert "no such model" in error.value.why or "exit" not in text
+
+
+def test_a_benchmark_that_is_killed_leaves_no_llama_bench(tmp_path: Path) -> None:
+    call = program(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    code = (
+        "from rowspan.bench.grid import Workload; from rowspan.bench.llama_bench import LlamaBenchRunner; "
+        f"LlamaBenchRunner([{call!r}]).measure(Workload(8, 0))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as bench:
+        assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
+        own = int((tmp_path / "pid").read_text())
+        assert psutil.pid_exists(own)
+        bench.kill()
+    assert eventually(lambda: not psutil.pid_exists(own))
 
 
 def request(tmp_path: Path, models: list[Model], backends: list[BackendName], **changes: Any) -> Request:

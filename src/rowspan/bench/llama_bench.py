@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+from rowspan.backends import guardian
 from rowspan.backends.programs import find_llamacpp_program
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job, LoadFacts, Sample
@@ -19,6 +22,7 @@ from rowspan.errors import EngineError
 
 ENGINE = "llama-bench"
 LONGEST = 3600.0  # seconds of one repetition
+END_SECONDS = 2.0  # that it gets to end by itself, when the benchmark is broken off
 # The server's options → llama-bench's, and what parts the values of a list there.
 TRANSLATED = {
     "--model": "-m",
@@ -93,7 +97,7 @@ class LlamaBenchRunner:
         work = both if workload.n_prompt and workload.n_gen else single
         call = [*self._call, *work, "-d", str(workload.n_depth), "-r", "1", "-o", "json"]
         try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=LONGEST, check=True)
+            done = _guarded(call)
             (row,) = json.loads(done.stdout)
             if not row["samples_ns"]:
                 raise ValueError("a row without samples")
@@ -104,6 +108,19 @@ class LlamaBenchRunner:
             raise _failed(f"{error!r:.1000}") from error
         result: Mapping[str, list[int]] = row
         return result
+
+
+def _guarded(call: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, or to ours, however that comes. Raises as `subprocess.run`."""
+    guard = (sys.executable, "-I", "-S", guardian.__file__, str(END_SECONDS))
+    lifeline, ours = os.pipe()  # closed with this process, which is the guardian's sign
+    try:
+        return subprocess.run(
+            [*guard, *call], stdin=lifeline, capture_output=True, text=True, timeout=LONGEST, check=True
+        )
+    finally:
+        os.close(lifeline)
+        os.close(ours)
 
 
 def _failed(why: str) -> EngineError:

@@ -60,15 +60,6 @@ def serve(
         float | None,
         typer.Option("--drain-seconds", min=0, help="Time to finish answers after SIGTERM. [default: 30]"),
     ] = None,
-    nnodes: Annotated[
-        int | None, typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1]")
-    ] = None,
-    node_rank: Annotated[
-        int | None, typer.Option("--node-rank", min=0, help="Which of them this is. 0 serves; the others work for it.")
-    ] = None,
-    rdzv: Annotated[
-        str | None, typer.Option("--rdzv", help="Where host 0 listens for the others, the same on all: 10.0.0.1:29400.")
-    ] = None,
     sleep_idle_seconds: Annotated[
         float | None,
         typer.Option(
@@ -83,6 +74,15 @@ def serve(
     open_webui_port: Annotated[
         int, typer.Option("--open-webui-port", min=1, max=65535, help="Where Open WebUI answers.")
     ] = 8080,
+    nnodes: Annotated[
+        int | None, typer.Option("--nnodes", min=1, help="Hosts that run the model together. [default: 1]")
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", min=0, help="Which of them this is. 0 serves; the others work for it.")
+    ] = None,
+    rdzv: Annotated[
+        str | None, typer.Option("--rdzv", help="Where host 0 listens for the others, the same on all: 10.0.0.1:29400.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, and a chat page at /."""
@@ -116,9 +116,9 @@ def serve(
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
     # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    web_ui = find_open_webui() if open_webui else None
     if hosts is not None and hosts.host:
         serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
-    web_ui = find_open_webui() if open_webui else None
     with bind(config.host, config.port) as listener, ExitStack() as held:
         setup = _setup(name, engine, model, backend_args, model_name)
         choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import combinations
 
 
-def socket_mesh(n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
-    """A socket between every two ranks: for each rank the descriptors to all (-1 to itself). The owner closes them,
-    once the ranks have inherited theirs, so that a rank's end closes when the rank ends."""
+def socket_mesh(ranks: Sequence[int], n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
+    """A socket between every two of these ranks: for each of the plan's ranks the descriptors to all (-1 to itself and
+    to other hosts'). The owner closes them, once the ranks have inherited theirs, so that a rank's end closes when the
+    rank ends."""
     peers = [[-1] * n_ranks for _ in range(n_ranks)]
-    for a, b in combinations(range(n_ranks), 2):
+    for a, b in combinations(ranks, 2):
         ends = socket.socketpair()
         for end in ends:
             owner.enter_context(end)

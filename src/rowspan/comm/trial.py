@@ -165,7 +165,8 @@ def _running(
                 spawning.callback(os.close, memory)
             looks = LOOKS if len(plan.shards) <= len(os.sched_getaffinity(0)) else 0
             meetings = [
-                Meeting(layout, looks, peers, folder / "store") for peers in socket_mesh(len(plan.shards), spawning)
+                Meeting(layout, looks, peers, folder / "store")
+                for peers in socket_mesh(range(len(plan.shards)), len(plan.shards), spawning)
             ]
             name = native.__name__ if native is not None else None
             setup = ProbeSetup(0, plan, routes, meetings[0], memory, name, tensors, secrets.randbits(64))

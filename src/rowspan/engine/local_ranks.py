@@ -50,11 +50,9 @@ class LocalRanks:
                 layout, memory = self._share(setups, spawning)
                 threads = sum(setup.threads for setup in setups)
                 looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
-                for setup, sockets in zip(setups, socket_mesh(len(setups), spawning), strict=True):
-                    peers = [-1] * self._n_ranks  # none to another host's
-                    for rank, end in zip(self._ranks, sockets, strict=True):
-                        peers[rank] = end
-                    meeting = Meeting(layout, looks, peers, Path(self._folder, "store"), setup.between)
+                peers = socket_mesh(self._ranks, self._n_ranks, spawning)
+                for setup in setups:
+                    meeting = Meeting(layout, looks, peers[setup.rank], Path(self._folder, "store"), setup.between)
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
         except BaseException:
             self.close()
@@ -91,9 +89,9 @@ class LocalRanks:
             process.kill()
 
     def close(self) -> None:
+        self._counts = None  # it holds a file descriptor
         for link in self.links:
             link.close()
-        self._counts = None  # unmapped now, and not when this object happens to go
         deadline = time.monotonic() + EXIT_SECONDS
         for process in self._processes:
             try:

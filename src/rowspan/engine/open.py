@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.trust import known_routes, trusted_routes
 from rowspan.config import CACHE_TYPES, EngineConfig
+from rowspan.engine.cores import share_cores
 from rowspan.errors import UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, kernels_used, native_module
 from rowspan.model.spec import ModelSpec
@@ -127,6 +127,7 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
 
 def trust(blueprint: Blueprint) -> Blueprint:
     """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
+    Of a plan over several hosts, what is on this one: `check_host` is for the others.
 
     Raises:
         SplitError: there are none.
@@ -182,26 +183,3 @@ def _size_cache(
         bytes_per_token=0 if tightest is None else needed[tightest],
         free_bytes=None if tightest is None else left[tightest],
     )
-
-
-def share_cores(plan: Plan, config: EngineConfig, host: int = 0) -> list[tuple[tuple[int, ...], int]]:
-    """Cores and threads of each rank, as far as it is on this host.
-
-    The CPU devices named in the configuration get disjoint, equal sets of the cores this process may use, whether the
-    plan uses them all or not: `none` on the first of two runs on half of the cores, as one of two cards would be half
-    of the rig. With fewer cores than CPU devices, or one such device only, the system places the threads.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    cpus = [device for device in config.devices if device.kind == "cpu" and device.host == host]
-    each = len(allowed) // max(1, len(cpus))
-    threads = max(1, (config.threads or len(allowed)) // max(1, len(cpus)))
-    shares: list[tuple[tuple[int, ...], int]] = []
-    for shard in plan.shards:
-        if shard.device not in cpus:
-            shares.append(((), 1))
-        elif len(cpus) == 1 or not each:
-            shares.append(((), threads))
-        else:
-            place = cpus.index(shard.device)
-            shares.append((tuple(allowed[place * each : (place + 1) * each]), threads))
-    return shares

@@ -18,8 +18,8 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
 from rowspan.comm.trust import check_host
 from rowspan.config import EngineConfig, HostsConfig
+from rowspan.engine.cores import share_cores
 from rowspan.engine.local_ranks import LocalRanks
-from rowspan.engine.open import share_cores
 from rowspan.engine.ranks import PeersLostError
 from rowspan.engine.watch import LOOK_SECONDS
 from rowspan.errors import EngineError, RowspanError, SplitError, UsageError

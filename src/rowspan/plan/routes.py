@@ -55,13 +55,11 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
         SplitError: none is left.
     """
     bad = broken or {}
-
     only_cards = all(shard.device.kind == "cuda" for shard in plan.shards)
 
     def between(devices: Sequence[Device]) -> Route:
-        ways = _ways({device.kind for device in devices}, native=native)
-        if len({device.host for device in devices}) > 1:
-            ways = (NCCL_WAY if only_cards else {}) | {Transport.GLOO: "from host to host"}
+        across = len({device.host for device in devices}) > 1
+        ways = _ways({device.kind for device in devices}, native=native, across=across, only_cards=only_cards)
         sound = [transport for transport in ways if transport not in bad]
         if not sound:
             raise SplitError(
@@ -81,18 +79,23 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
     )
 
 
-NCCL_WAY = {Transport.NCCL: "cards, from one to the other"}
+def _ways(kinds: set[str], *, native: bool, across: bool, only_cards: bool) -> Mapping[Transport, str]:
+    """Transports between devices of these kinds, fastest first, and what speaks for each.
 
-
-def _ways(kinds: set[str], *, native: bool) -> Mapping[Transport, str]:
-    """Transports between devices of these kinds, fastest first, and what speaks for each."""
+    Args:
+        across: they are on several hosts.
+        only_cards: so is the whole plan, which NCCL takes where it leaves a host.
+    """
+    if across:
+        gloo = {Transport.GLOO: "from host to host"}
+        return {Transport.NCCL: "cards of several hosts"} | gloo if only_cards else gloo
     if not native:
         sockets = {Transport.SOCKETS: "there is no native module here to share memory with"}
-        return NCCL_WAY | sockets if kinds == {"cuda"} else sockets
+        return {Transport.NCCL: "cards, from one to the other"} | sockets if kinds == {"cuda"} else sockets
     sockets = {Transport.SOCKETS: "Unix sockets of one host"}
     if kinds == {"cuda"}:
         host = {Transport.HOST: "cards, through the host's memory"}
-        return NCCL_WAY | host | sockets
+        return {Transport.NCCL: "cards, from one to the other"} | host | sockets
     if kinds == {"cpu"}:
         return {Transport.SHARED: "CPU ranks of one host"} | sockets
     return {Transport.HOST: "a card and a CPU"} | sockets
