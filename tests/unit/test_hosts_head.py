@@ -18,19 +18,21 @@ from kit.http_server import eventually
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import ModelStamp, model_stamp
+from rowspan.comm import trust
 from rowspan.config import EngineConfig, HostsConfig
 from rowspan.engine.open import draw_up
 from rowspan.engine.ranks import PeersLostError
-from rowspan.errors import EngineError, UsageError
+from rowspan.errors import EngineError, SplitError, UsageError
 from rowspan.hosts import head as head_module
 from rowspan.hosts.head import Head
 from rowspan.hosts.link import call
 from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.hosts.remote_ranks import RemoteRanks
+from rowspan.kernels.isa import native_module
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.routes import Transport, choose_routes
-from rowspan.plan.split import SplitMode, split
+from rowspan.plan.split import Plan, SplitMode, split
 
 KEY = b"0123456789abcdef"
 MODEL = ModelStamp("tiny.gguf", 1000, "abc")
@@ -211,3 +213,23 @@ def test_what_crosses_to_another_host_takes_another_way(tmp_path: Path) -> None:
     assert ways(*on_two_hosts("cpu")) == [Transport.SHARED, Transport.SHARED, Transport.GLOO]
     assert ways(*on_two_hosts("cuda")) == [Transport.NCCL] * 3
     assert ways(Device("cuda", 0), Device("cuda", 1), Device("cpu", 0, 1)) == [Transport.NCCL, Transport.GLOO]
+
+
+def test_each_host_tries_its_own_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(TinyModel().write(tmp_path / "tiny.gguf"))
+    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    devices = [Device("cpu", 0), Device("cpu", 0, 1), Device("cpu", 1, 1)]
+    plan = split(spec, checkpoint.tensors, devices, SplitMode.ROW)
+    tried: list[list[str]] = []
+
+    def broken(part: Plan, native: Any) -> dict[Transport, str]:
+        tried.append([str(shard.device) for shard in part.shards])
+        return {Transport.SHARED: "rank 1 returned wrong data"}
+
+    monkeypatch.setattr(trust, "_known_or_tried", broken)
+    routes = trust.trusted_routes(plan, native_module())
+    assert [route.transport for route in routes.links] == [Transport.GLOO]
+    with pytest.raises(SplitError, match="shm cannot be trusted here"):
+        trust.check_host(plan, choose_routes(plan, native=True), 1, native_module())
+    trust.check_host(plan, choose_routes(plan, native=False), 1, native_module())
+    assert tried == [["cpu:0"], ["cpu:0", "cpu:1"], ["cpu:0", "cpu:1"]]

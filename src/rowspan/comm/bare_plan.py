@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
@@ -36,3 +37,11 @@ def bare_plan(stages: Sequence[Sequence[Device]]) -> Plan:
         for rank, (stage, row, device) in enumerate(places)
     )
     return Plan(SplitMode.ROW, SPEC, tuple(shards))
+
+
+def part_on(plan: Plan, host: int) -> Plan:
+    """What a host can try alone of a plan over several: its own stages, in their order, without a model."""
+    if not any(shard.device.host for shard in plan.shards):
+        return plan
+    stages = [plan.stage(stage) for stage in range(plan.n_stages) if plan.stage(stage)[0].device.host == host]
+    return bare_plan([[replace(shard.device, host=0) for shard in stage] for stage in stages])

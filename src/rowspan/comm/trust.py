@@ -20,8 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rowspan.comm.bare_plan import part_on
 from rowspan.comm.trial import NotTried, try_routes
 from rowspan.config import ProbeConfig
+from rowspan.errors import SplitError
 from rowspan.plan.routes import Routes, Transport, choose_routes
 from rowspan.plan.split import Plan
 
@@ -35,24 +37,17 @@ Faults = Mapping[Transport, str]
 
 
 def trusted_routes(plan: Plan, native: Any) -> Routes:
-    """Routes over transports that are known to return what was sent; those that are not known are tried first.
+    """Routes over transports that are known to return what was sent; those that are not known are tried first. Of a
+    plan over several hosts, what is on the first: the others see to themselves, by `check_host`.
 
     Takes half a second for CPU ranks, and some ten for cards, once for each way to split this machine.
 
     Raises:
         SplitError: no transport is left.
     """
-    circumstances = circumstances_of(plan, native)
-    faults = recall(circumstances)
+    faults = _known_or_tried(part_on(plan, 0), native)
     if faults is None:
-        started = time.monotonic()
-        try:
-            faults = find_faults(plan, native)
-        except NotTried as reason:
-            log.info("Transports are not probed: %s.", reason)
-            return choose_routes(plan, native=native is not None)
-        log.info("Transports were probed in %.1f s.", time.monotonic() - started)
-        remember(circumstances, faults)
+        return choose_routes(plan, native=native is not None)
     routes = replace(choose_routes(plan, native=native is not None, broken=faults), probed=True)
     for transport, what in faults.items():
         log.warning(
@@ -64,9 +59,40 @@ def trusted_routes(plan: Plan, native: Any) -> Routes:
     return routes
 
 
+def check_host(plan: Plan, routes: Routes, host: int, native: Any) -> None:
+    """Another host than the first tries what is on it of a plan, if that is not known yet.
+
+    Raises:
+        SplitError: something that the routes take cannot be trusted there.
+    """
+    for transport, what in (_known_or_tried(part_on(plan, host), native) or {}).items():
+        if routes.uses(transport):
+            raise SplitError(
+                f"{transport} cannot be trusted here.",
+                why=f"{what}.",
+                fix="See what `rowspan doctor --probe` says on that host, or leave it out.",
+            )
+
+
+def _known_or_tried(plan: Plan, native: Any) -> Faults | None:
+    """None: it could not be tried. Raises SplitError: no transport is left."""
+    circumstances = circumstances_of(plan, native)
+    faults = recall(circumstances)
+    if faults is None:
+        started = time.monotonic()
+        try:
+            faults = find_faults(plan, native)
+        except NotTried as reason:
+            log.info("Transports are not probed: %s.", reason)
+            return None
+        log.info("Transports were probed in %.1f s.", time.monotonic() - started)
+        remember(circumstances, faults)
+    return faults
+
+
 def known_routes(plan: Plan, native: Any) -> Routes:
     """As `trusted_routes`, but nothing is tried: what is not known is taken to be sound, and said not to be probed."""
-    faults = recall(circumstances_of(plan, native)) if len(plan.shards) > 1 else None
+    faults = recall(circumstances_of(part_on(plan, 0), native)) if len(plan.shards) > 1 else None
     routes = choose_routes(plan, native=native is not None, broken=faults)
     return replace(routes, probed=faults is not None)
 

@@ -127,13 +127,12 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
 
 def trust(blueprint: Blueprint) -> Blueprint:
     """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
-    Those of a plan over several hosts are taken as they are.
+    Of a plan over several hosts, what is on this one: `check_host` is for the others.
 
     Raises:
         SplitError: there are none.
     """
-    several_hosts = len({shard.device.host for shard in blueprint.plan.shards}) > 1
-    if len(blueprint.plan.shards) == 1 or several_hosts or blueprint.routes.probed:
+    if len(blueprint.plan.shards) == 1 or blueprint.routes.probed:
         return blueprint
     return replace(blueprint, routes=trusted_routes(blueprint.plan, native_module()))
 

@@ -16,15 +16,16 @@ import psutil
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
+from rowspan.comm.trust import check_host
 from rowspan.config import EngineConfig, HostsConfig
 from rowspan.engine.cores import share_cores
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import PeersLostError
 from rowspan.engine.watch import LOOK_SECONDS
-from rowspan.errors import EngineError, RowspanError, UsageError
+from rowspan.errors import EngineError, RowspanError, SplitError, UsageError
 from rowspan.hosts.link import call, own_address
 from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
-from rowspan.kernels.isa import TORCH, kernels_used
+from rowspan.kernels.isa import TORCH, kernels_used, native_module
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,10 @@ class Agent:
     def _prepared(self, setups: Sequence[WorkerSetup], address: str) -> list[WorkerSetup]:
         """The head's wishes, with what is this host's own."""
         plan = setups[0].plan
+        try:
+            check_host(plan, setups[0].routes, self._hosts.host, native_module())
+        except SplitError as error:
+            raise EngineError(error.what, why=error.why, fix=error.fix) from None
         shares = share_cores(plan, self._config, self._hosts.host)
         ready = []
         for setup in setups:

@@ -7,6 +7,7 @@ from functools import partial
 from textwrap import fill
 
 from rowspan.plan.explain import HANDS_ON, PROMPT, SUMS, Explanation, Holding, Talk, memory_text
+from rowspan.plan.routes import Transport
 from rowspan.plan.split import Span
 
 NONE = "-"
@@ -79,11 +80,16 @@ def notes(explanation: Explanation) -> list[str]:
         sentences.append(f"{does} take {transport} ({who}): {why}.")
     if explanation.talks:
         sentences.append(
-            "The transports have been probed on this machine: data arrived as sent."
+            f"The transports have been probed on this machine{_but_not(explanation)}: data arrived as sent."
             if explanation.probed
             else "The transports are probed when the engine starts; what fails is replaced by the next one."
         )
     return [*sentences, *explanation.notes]
+
+
+def _but_not(explanation: Explanation) -> str:
+    """What one machine cannot try."""
+    return ", but gloo" if any(talk.transport == Transport.GLOO for talk in explanation.talks) else ""
 
 
 def _blocks(table: Sequence[Line], width: int) -> list[list[Line]]:

@@ -30,7 +30,8 @@ def traffic(plan: Plan, routes: Routes, tensors: Container[TensorKey], dtype: st
     """Of every rank.
 
     A rank that contributes to a sum gives its hidden states: after the embedding, after each layer's o and after its
-    down. The first row of a stage hands them on, once for all who take them. Rows but the first give their logits.
+    down. The first row of a stage hands them on, once for all who take them; from host to host to the first row, which
+    shares them by a sum. Rows but the first give their logits.
 
     Args:
         tensors: the checkpoint's: a bias makes its rank contribute.
@@ -47,7 +48,8 @@ def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey],
     if group is not None:
         # NCCL sums what two cards have as it is, and what more have as float32: comm/nccl.py.
         wide = FLOAT if len(plan.stage(shard.stage)) > 2 else _element(group, dtype)
-        sums = _contributions(plan, shard, tensors) * hidden * wide
+        shares = shard.stage > 0 and not shard.row and routes.links[shard.stage - 1].transport is Transport.GLOO
+        sums = (_contributions(plan, shard, tensors) + shares) * hidden * wide
         logits = len(shard.vocab) * _element(group, dtype) if last and shard.row else 0
     if not last and not shard.row:
         hand_over = hidden * _element(routes.links[shard.stage], dtype)
