@@ -13,9 +13,15 @@ import psutil
 
 @contextmanager
 def leftovers() -> Iterator[Callable[[], set[str]]]:
-    """Call what it gives, after the block, for what is there now and was not before it."""
-    before = _present()
-    yield lambda: _present() - before
+    """Call what it gives, after the block, for what is there now and was not before it. Temporary folders are made in one
+    of its own meanwhile: other programs come and go in the system's."""
+    before, usual = _present(), tempfile.tempdir
+    with tempfile.TemporaryDirectory() as own:
+        tempfile.tempdir = own
+        try:
+            yield lambda: _present() - before
+        finally:
+            tempfile.tempdir = usual
 
 
 def _present() -> set[str]:

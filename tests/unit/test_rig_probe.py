@@ -162,6 +162,7 @@ def fake_pynvml(**changes: Any) -> ModuleType:
     functions: dict[str, Any] = {
         "NVMLError": NvmlError,
         "NVML_TEMPERATURE_GPU": 0,
+        "NVML_CLOCK_SM": 1,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: b"550.107.02",
@@ -178,6 +179,7 @@ def fake_pynvml(**changes: Any) -> ModuleType:
         "nvmlDeviceGetVbiosVersion": lambda handle: "94.02",
         "nvmlDeviceGetDisplayActive": lambda handle: 0,
         "nvmlDeviceGetTemperature": lambda handle, sensor: 33,
+        "nvmlDeviceGetClockInfo": lambda handle, clock: 1695,
         "nvmlDeviceGetP2PStatus": lambda one, other, what: {0: 0, 1: 1, 2: 5}[what],
         **changes,
     }
@@ -203,6 +205,7 @@ def test_nvidias_library_is_asked_for_everything(monkeypatch: pytest.MonkeyPatch
             3,
             "94.02",
             False,
+            1695,
         )
     )
     assert answers.cards[1].watts is None
