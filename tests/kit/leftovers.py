@@ -13,8 +13,8 @@ import psutil
 
 @contextmanager
 def leftovers() -> Iterator[Callable[[], set[str]]]:
-    """Call what it gives, after the block, for what is there now and was not before it. Temporary folders are made in one
-    of its own meanwhile: other programs come and go in the system's."""
+    """Call what it gives, after the block, for what is there now and was not before it. Meanwhile temporary folders are
+    made in a folder of its own: other programs' come and go in the system's."""
     before, usual = _present(), tempfile.tempdir
     with tempfile.TemporaryDirectory() as own:
         tempfile.tempdir = own
