@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -39,13 +39,10 @@ class HubConfig:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> HubConfig:
         """Settings as the environment asks for them."""
-        cache = environment.get("ROWSPAN_CACHE")
         domain = environment.get("MODELSCOPE_DOMAIN")
         endpoint = domain if domain and "://" in domain else f"https://{domain}" if domain else cls.modelscope_endpoint
         return cls(
-            cache=Path(os.path.expanduser(cache))
-            if cache
-            else platformdirs.user_cache_path("rowspan", appauthor=False),
+            cache=_path(environment, "ROWSPAN_CACHE") or platformdirs.user_cache_path("rowspan", appauthor=False),
             modelscope_endpoint=endpoint.rstrip("/"),
         )
 
@@ -59,9 +56,8 @@ class DoctorConfig:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> DoctorConfig:
         """Settings as the environment asks for them."""
-        path = environment.get("ROWSPAN_BASELINE")
         state = platformdirs.user_state_path("rowspan", appauthor=False)
-        return cls(Path(os.path.expanduser(path)) if path else state / "baseline.json")
+        return cls(_path(environment, "ROWSPAN_BASELINE") or state / "baseline.json")
 
 
 @dataclass(frozen=True)
@@ -73,9 +69,8 @@ class BenchConfig:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> BenchConfig:
         """Settings as the environment asks for them."""
-        path = environment.get("ROWSPAN_BENCH_DB")
         state = platformdirs.user_state_path("rowspan", appauthor=False)
-        return cls(Path(os.path.expanduser(path)) if path else state / "bench.sqlite")
+        return cls(_path(environment, "ROWSPAN_BENCH_DB") or state / "bench.sqlite")
 
 
 @dataclass(frozen=True)
@@ -87,9 +82,8 @@ class ProbeConfig:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> ProbeConfig:
         """Settings as the environment asks for them."""
-        path = environment.get("ROWSPAN_PROBES")
         cache = platformdirs.user_cache_path("rowspan", appauthor=False)
-        return cls(Path(os.path.expanduser(path)) if path else cache / "probes.json")
+        return cls(_path(environment, "ROWSPAN_PROBES") or cache / "probes.json")
 
 
 @dataclass(frozen=True)
@@ -156,14 +150,9 @@ class BackendConfig:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ, *, arguments: tuple[str, ...] = ()) -> BackendConfig:
         """Settings as the environment asks for them."""
-
-        def path(name: str) -> Path | None:
-            value = environment.get(name)
-            return Path(os.path.expanduser(value)) if value else None
-
-        found = cls(arguments, path("ROWSPAN_LLAMACPP_DIR"), path("ROWSPAN_VLLM_PYTHON"))
-        logs = path("ROWSPAN_LOGS")
-        return replace(found, log_folder=logs) if logs else found
+        llamacpp, vllm = _path(environment, "ROWSPAN_LLAMACPP_DIR"), _path(environment, "ROWSPAN_VLLM_PYTHON")
+        logs = _path(environment, "ROWSPAN_LOGS") or platformdirs.user_log_path("rowspan", appauthor=False)
+        return cls(arguments, llamacpp, vllm, log_folder=logs)
 
 
 @dataclass(frozen=True)
@@ -182,3 +171,9 @@ class ServerConfig:
         """Settings as the environment asks for them: ROWSPAN_API_KEY is a key that clients need."""
         key = environment.get("ROWSPAN_API_KEY")
         return cls(api_keys=frozenset({key}) if key else frozenset())
+
+
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    """What a variable names; None if it is not set, or empty."""
+    value = environment.get(name)
+    return Path(os.path.expanduser(value)) if value else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rowspan.errors import UsageError
+from rowspan.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from rowspan.plan.advice import Advice, RigAdvice
@@ -21,15 +21,8 @@ def plot_advice(pieces: Sequence[Advice], path: Path) -> None:
     Raises:
         UsageError: matplotlib is missing, or cannot write such a file there.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed.", fix="pip install 'rowspan[plot]', or leave --plot out."
-        ) from None
-
     width = max(6.0, 2 * INCHES_PER_RIG * len(pieces[0].rigs))
-    figure = Figure(figsize=(width, 3.6 * len(pieces)), layout="constrained")
+    figure = new_figure(width, 3.6 * len(pieces))
     axes = figure.subplots(len(pieces), 2, squeeze=False)
     for row, advice in zip(axes, pieces, strict=True):
         prompt = advice.request.prompt
@@ -37,12 +30,7 @@ def plot_advice(pieces: Sequence[Advice], path: Path) -> None:
             _draw(axis, advice.rigs, what)
             axis.set_title(f"{advice.outline.label}, {title}", fontsize="medium")
             axis.set_ylabel("tokens/s")
-    try:
-        figure.savefig(path, dpi=144)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The chart cannot be written to {path}.", why=f"{error}.", fix="Name a .png or .svg."
-        ) from None
+    save_figure(figure, path)
 
 
 def _draw(axis: Any, rigs: Sequence[RigAdvice], what: str) -> None:

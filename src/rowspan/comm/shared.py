@@ -25,6 +25,11 @@ LOOKS = 6000
 waking takes 50 µs. Where there are more threads than cores, looking only keeps the others from working."""
 
 
+def looks_before_sleep(threads: int) -> int:
+    """Of a rank of this host, on whose cores so many threads compute."""
+    return LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
+
+
 @dataclass(frozen=True)
 class Area:
     """A part of the memory: offset in bytes, and floats of a slot."""

@@ -31,7 +31,7 @@ from rowspan.comm.exercises import (
 )
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
-from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
+from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
 from rowspan.plan.routes import Routes, Transport
 from rowspan.plan.split import Plan
 
@@ -163,9 +163,8 @@ def _running(
                 layout = SharedLayout.of(native, plan, rows)
                 memory = SharedMemory.create(layout.nbytes)
                 spawning.callback(os.close, memory)
-            looks = LOOKS if len(plan.shards) <= len(os.sched_getaffinity(0)) else 0
             meetings = [
-                Meeting(layout, looks, peers, folder / "store")
+                Meeting(layout, looks_before_sleep(len(plan.shards)), peers, folder / "store")
                 for peers in socket_mesh(range(len(plan.shards)), len(plan.shards), spawning)
             ]
             name = native.__name__ if native is not None else None

@@ -20,7 +20,7 @@ from typing import Any
 
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
-from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
+from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
 from rowspan.kernels.isa import TORCH, native_module
@@ -49,7 +49,7 @@ class LocalRanks:
             with ExitStack() as spawning:
                 layout, memory = self._share(setups, spawning)
                 threads = sum(setup.threads for setup in setups)
-                looks = LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
+                looks = looks_before_sleep(threads)
                 peers = socket_mesh(self._ranks, self._n_ranks, spawning)
                 for setup in setups:
                     meeting = Meeting(layout, looks, peers[setup.rank], Path(self._folder, "store"), setup.between)

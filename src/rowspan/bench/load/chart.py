@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rowspan.bench.load.endpoint import Answer
 from rowspan.bench.load.summary import MEASURES, Goals, measured
-from rowspan.errors import UsageError
+from rowspan.figures import new_figure, save_figure
 
 
 def draw(answers: Sequence[Answer], goals: Goals, title: str, path: Path) -> None:
@@ -16,14 +16,7 @@ def draw(answers: Sequence[Answer], goals: Goals, title: str, path: Path) -> Non
     Raises:
         UsageError: matplotlib is missing, or cannot write such a file there.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed.", fix="pip install 'rowspan[plot]'"
-        ) from None
-
-    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    figure = new_figure(9.2, 3.2)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     for axis, (name, label) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True):
         values = sorted(value for one in answers if (value := measured(one)[name]) is not None)
@@ -38,9 +31,4 @@ def draw(answers: Sequence[Answer], goals: Goals, title: str, path: Path) -> Non
         axis.grid(color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("% of requests that took no longer")
-    try:
-        figure.savefig(path, dpi=144)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The chart cannot be written to {path}.", why=f"{error}.", fix="Name a .png or .svg."
-        ) from None
+    save_figure(figure, path)

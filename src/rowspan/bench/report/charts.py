@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowspan.bench.grid import Workload
 from rowspan.bench.report.select import Configuration, Section
-from rowspan.errors import UsageError
+from rowspan.figures import DPI, matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,6 @@ STYLE = {
     "svg.hashsalt": "rowspan",  # the same chart is the same file
 }
 WIDTH = 9.2  # inches, of a page
-DPI = 144
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class _Palette:
 
 def _bars(section: Section, workloads: Sequence[Workload], palette: _Palette) -> Figure:
     tallest = max(sum(w in one.rows for one in section.configurations) for w in workloads)
-    figure = _figure(WIDTH, 1.0 + 0.34 * max(3, tallest))
+    figure = new_figure(WIDTH, 1.0 + 0.34 * max(3, tallest))
     for axis, workload in zip(figure.subplots(1, len(workloads), squeeze=False)[0], workloads, strict=True):
         measured = [one for one in section.configurations if workload in one.rows]
         for place, one in enumerate(measured):
@@ -159,7 +158,7 @@ def _curves(
 ) -> Figure:
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
-    figure = _figure(WIDTH, 3.3 * lines)
+    figure = new_figure(WIDTH, 3.3 * lines)
     axes = figure.subplots(lines, columns, squeeze=False).flat
     for axis, workloads in zip(axes, groups.values(), strict=False):
         for one in section.configurations:
@@ -187,7 +186,7 @@ def _title(workload: Workload, of_concurrency: bool) -> str:
 
 
 def _roofline(section: Section, palette: _Palette) -> Figure:
-    figure = _figure(WIDTH, 4.6)
+    figure = new_figure(WIDTH, 4.6)
     axis = figure.subplots()
     rows = [(one, row) for one in section.configurations for row in one.rows.values() if row["operations_per_second"]]
     intensities = [row["operations_per_second"] / row["bytes_per_second"] for _, row in rows]
@@ -233,17 +232,5 @@ def rate_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _style() -> Any:
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        raise UsageError(
-            "The report's charts need matplotlib, which is not installed.", fix="pip install 'rowspan[plot]'"
-        ) from None
-    return mpl.rc_context(STYLE)
+    return matplotlib().rc_context(STYLE)
