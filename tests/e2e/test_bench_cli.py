@@ -85,6 +85,16 @@ def test_results_are_stored_and_a_second_run_has_the_next_number(model: Path, st
     assert rows[-1]["samples_ts"] == [pytest.approx(rows[-1]["avg_ts"])]
 
 
+def test_waking_starts_the_workers_anew(model: Path) -> None:
+    done = rowspan(
+        "bench", "-m", model, *["-p", "8", "-n", "1", "-r", "1", "--wake", "--no-ceilings", "--no-store", "-o", "json"]
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["n_prompt"] for row in rows] == [8, 0]
+    assert all(0.05 < row["wake_seconds"] < 60 for row in rows)
+
+
 def test_ctrl_c_keeps_what_is_done(model: Path) -> None:
     options = "-p 8 -n 200 -r 50 -o json --no-warmup --no-ceilings"
     command = [*ROWSPAN, "bench", "-m", str(model), *options.split()]

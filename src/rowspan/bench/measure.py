@@ -36,12 +36,8 @@ class NativeRunner:
             blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
         )
         self._stages = blueprint.plan.n_stages
-        trusted = trust(blueprint)
-        others = set(psutil.Process().children())
-        started = time.perf_counter()
-        self._group = WorkerGroup(trusted.setups(), config.hang_seconds)
-        seconds = time.perf_counter() - started
-        self._workers = [child for child in psutil.Process().children() if child not in others]
+        self._setups, self._hang_seconds = trust(blueprint).setups(), config.hang_seconds
+        seconds = self._start()
         ready = self._group.ready
         self.facts = LoadFacts(
             seconds, sum(rank.weight_bytes for rank in ready), sum(rank.cache_bytes for rank in ready)
@@ -64,8 +60,10 @@ class NativeRunner:
     def peak_memory(self) -> int:
         return peak_memory(self._workers)
 
-    def wake_seconds(self) -> None:
-        """Its workers are held by hand here; `rowspan serve` lets them sleep."""
+    def wake_seconds(self) -> float:
+        """From asleep, when there are no workers, to ready. `rowspan serve` reads the vocabulary again, too."""
+        self._group.close()
+        return self._start()
 
     def close(self) -> None:
         self._group.close()
@@ -75,6 +73,15 @@ class NativeRunner:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _start(self) -> float:
+        """Returns the seconds it took."""
+        others = set(psutil.Process().children())
+        started = time.perf_counter()
+        self._group = WorkerGroup(self._setups, self._hang_seconds)
+        seconds = time.perf_counter() - started
+        self._workers = [child for child in psutil.Process().children() if child not in others]
+        return seconds
 
     def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
         """A pipeline's stages work at different steps at the same time, as they do for the engine: chunks of prompts
