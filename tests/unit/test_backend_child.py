@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -80,6 +81,16 @@ def test_dying_while_loading_is_explained(log: ChildLog) -> None:
     assert died.value.why.startswith("ValueError: tensor 'blk.0' is damaged"), "the cause comes first"
     assert "giving up" in died.value.why
     assert child.state == State.FAILED
+
+
+def test_a_warning_that_mentions_an_error_is_not_the_cause(log: ChildLog) -> None:
+    lines = [
+        "WARNING 11-22 10:00:01 few file descriptors may cause `OSError: [Errno 24] Too many open files`",
+        "(EngineCore pid=7) ERROR 11-22 10:00:02 ValueError: no tokenizer here",
+        "RuntimeError: the engine did not start",
+    ]
+    log.follow(io.BytesIO("\n".join(lines).encode()))
+    assert log.cause() == "ValueError: no tokenizer here"
 
 
 def test_a_program_that_is_not_there(log: ChildLog) -> None:

@@ -14,7 +14,8 @@ from typing import IO
 KEPT_LINES = 1000
 LINE_BYTES = 2000  # longer ones are cut: a child may print binary rubbish without a line's end
 FILE_BYTES = 4 << 20  # and one older file of the same size
-_CAUSE = re.compile(r"\b(?:\w*(?:Error|Exception)|error): .*")
+# Not what a line of lesser level only mentions: vLLM warns of few file descriptors with the error they might cause.
+_CAUSE = re.compile(r"^(?:(?!\b(?:DEBUG|INFO|WARNING)\b).)*?(\b(?:\w*(?:Error|Exception)|error): .*)")
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class ChildLog:
     def cause(self) -> str | None:
         """The first line that names an error: those that come after it are mostly about its consequences."""
         with self._lock:
-            return next((found[0] for line in self._lines if (found := _CAUSE.search(line))), None)
+            return next((found[1] for line in self._lines if (found := _CAUSE.search(line))), None)
 
     def note(self, line: str) -> None:
         """Add a line of our own."""
