@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels.hpp"
+#include "pool.hpp"
 
 namespace rowspan {
 
@@ -16,5 +17,13 @@ T* at(uintptr_t address) {
 
 // Of an instruction set this machine has; or "amx_emulated", which only tests ask for.
 const Kernels& kernels_named(const std::string& isa);
+
+// One rank's kernels and threads. Programs keep it alive.
+struct Cpu {
+    Cpu(const std::string& isa, size_t threads) : kernels(kernels_named(isa)), pool(threads) {}
+
+    const Kernels& kernels;
+    Pool pool;
+};
 
 }  // namespace rowspan

@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "bind.hpp"
 #include "pack.hpp"
 
 namespace nb = nanobind;
@@ -24,8 +25,7 @@ T* data_of(const Array<T>& array, size_t size) {
 
 void pack_rows(int ggml_type, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu> raw, Array<uint8_t> codes,
                Array<uint16_t> scales, Array<uint16_t> minima, Array<int8_t> sub_scales, Array<int8_t> sub_minima,
-               size_t threads) {
-    if (threads == 0) throw std::invalid_argument("packing takes at least one thread");
+               Cpu& cpu) {
     if (raw.size() > 0 && raw.shape(1) > 1 && raw.stride(1) != 1) {
         throw std::invalid_argument("bytes of a row are not side by side");
     }
@@ -35,7 +35,12 @@ void pack_rows(int ggml_type, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device
     const PackedArrays to{data_of(codes, sizes.codes), data_of(scales, sizes.scales), data_of(minima, sizes.minima),
                           data_of(sub_scales, sizes.sub_scales), data_of(sub_minima, sizes.sub_minima)};
     nb::gil_scoped_release released;
-    pack_all(from, to, threads);
+    // Each thread packs the panels that it computes with when tokens are few, so that on a machine of several memory nodes
+    // they lie in its own: the system takes a page from the node of the thread that first writes to it.
+    cpu.pool.run([&](const Team& team) {
+        const Range mine = team.share((rows + kPanel - 1) / kPanel);
+        pack(from, to, mine.from, mine.to);
+    });
 }
 
 void dequantize(int ggml_type, Array<const uint8_t> row, Array<float> out) {
@@ -49,7 +54,7 @@ void bind_pack(nb::module_& module) {
     module.def("pack", &pack_rows, "Repack rows of blocks: (rows, bytes) to the arrays of a `Matrix`.",
                nb::arg("ggml_type"), nb::arg("raw").noconvert(), nb::arg("codes").noconvert(),
                nb::arg("scales").noconvert().none(), nb::arg("minima").noconvert().none(),
-               nb::arg("sub_scales").noconvert().none(), nb::arg("sub_minima").noconvert().none(), nb::arg("threads"));
+               nb::arg("sub_scales").noconvert().none(), nb::arg("sub_minima").noconvert().none(), nb::arg("cpu"));
     module.def("dequantize_row", &dequantize, "Write the elements of one row of blocks to `out`.",
                nb::arg("ggml_type"), nb::arg("row").noconvert(), nb::arg("out").noconvert());
 }

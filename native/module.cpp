@@ -12,7 +12,6 @@
 
 #include "amx.hpp"
 #include "bind.hpp"
-#include "pool.hpp"
 #include "program.hpp"
 #include "self_check.hpp"
 
@@ -60,14 +59,6 @@ const Kernels& kernels_named(const std::string& isa) {
     if (isa == "amx_emulated" && avx512_runs()) return amx_emulated_kernels();
     throw std::invalid_argument("this machine has no " + isa);
 }
-
-// One rank's kernels and threads. Programs keep it alive.
-struct Cpu {
-    Cpu(const std::string& isa, size_t threads) : kernels(kernels_named(isa)), pool(threads) {}
-
-    const Kernels& kernels;
-    Pool pool;
-};
 
 using Side = std::tuple<int, uintptr_t, uintptr_t, size_t>;  // type, data, scales, slots
 

@@ -1,11 +1,9 @@
 #include "pack.hpp"
 
 #include <algorithm>
-#include <future>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
-#include <vector>
 
 #include "unpack.hpp"
 
@@ -206,14 +204,6 @@ void pack(const BlockRows& from, const PackedArrays& to, size_t first_panel, siz
             else
                 pack_quantized_panel<Scheme>(from, to, panel);
     });
-}
-
-void pack_all(const BlockRows& from, const PackedArrays& to, size_t threads) {
-    const size_t panels = (from.rows + kPanel - 1) / kPanel;
-    const auto share = [&](size_t i) { pack(from, to, panels * i / threads, panels * (i + 1) / threads); };
-    std::vector<std::future<void>> others;  // each is waited for when it goes
-    for (size_t i = 1; i < threads; ++i) others.push_back(std::async(std::launch::async, share, i));
-    share(0);
 }
 
 void dequantize_row(int ggml_type, const uint8_t* row, size_t columns, float* out) {

@@ -36,9 +36,6 @@ PackedSizes packed_sizes(int ggml_type, size_t rows, size_t columns);
 // Fill panels first … last - 1 of a matrix.
 void pack(const BlockRows& from, const PackedArrays& to, size_t first_panel, size_t last_panel);
 
-// Fill all of them, shared by `threads` threads.
-void pack_all(const BlockRows& from, const PackedArrays& to, size_t threads);
-
 // The elements of a row, bit for bit those of ggml's reference.
 void dequantize_row(int ggml_type, const uint8_t* row, size_t columns, float* out);
 

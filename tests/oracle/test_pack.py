@@ -18,6 +18,12 @@ from rowspan.quant.scheme import SCHEMES, Codes
 NATIVE: Any = native_module()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="no native kernels here")
 
+
+def cpu(threads: int) -> Any:
+    """Whose threads pack."""
+    return NATIVE.Cpu(NATIVE.isas()[0], threads)
+
+
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 # The bytes of a block at which its float16 numbers start, as ggml-common.h lays them out.
 HALVES = {
@@ -133,7 +139,7 @@ def test_values_are_those_of_the_blocks(
     scheme: str, rows: int, blocks: int, seed: int, widest: bool, threads: int
 ) -> None:
     raw = random_rows(scheme, rows, blocks, seed, widest)
-    packed = pack(NATIVE, scheme, raw, threads)
+    packed = pack(NATIVE, cpu(threads), scheme, raw)
     assert_holds(packed, reference(scheme, raw))
     assert packed.nbytes == SCHEMES[scheme].panel_bytes(rows, packed.columns)
 
@@ -146,18 +152,18 @@ def test_a_cut_of_a_larger_matrix(scheme: str, rows: int, first: int, blocks: in
     whole = random_rows(scheme, rows + 3, 30, seed)
     whole.flags.writeable = False  # as a mapped file is
     cut = whole[2 : 2 + rows, first * size : (first + blocks) * size]
-    assert_holds(pack(NATIVE, scheme, cut, 1), reference(scheme, cut))
+    assert_holds(pack(NATIVE, cpu(1), scheme, cut), reference(scheme, cut))
 
 
 @each_scheme
 def test_long_rows(scheme: str) -> None:
     raw = random_rows(scheme, 17, 1056 // SCHEMES[scheme].block_size + 1, seed=4)
-    assert_holds(pack(NATIVE, scheme, raw, 2), reference(scheme, raw))
+    assert_holds(pack(NATIVE, cpu(2), scheme, raw), reference(scheme, raw))
 
 
 @each_scheme
 def test_layout(scheme: str) -> None:
-    packed = pack(NATIVE, scheme, random_rows(scheme, 40, 8, seed=0), 1)
+    packed = pack(NATIVE, cpu(1), scheme, random_rows(scheme, 40, 8, seed=0))
     kind, zero, group, has_sub_scales, has_minima = LAYOUTS[scheme]
     assert (packed.kind, packed.zero, packed.group) == (kind, zero, group)
     assert (packed.scales is None) == (group == 1)
@@ -174,7 +180,7 @@ def test_missing_rows_hold_zeros(kind: Codes) -> None:
     """Codes too: what integer kernels sum of them must vanish before it is scaled."""
     for name, scheme in SCHEMES.items():
         if scheme.codes is kind:
-            codes = pack(NATIVE, name, random_rows(name, 3, 1, seed=1), 1).codes
+            codes = pack(NATIVE, cpu(1), name, random_rows(name, 3, 1, seed=1)).codes
             assert (codes[:, :, 3:] == (scheme.zero if kind is Codes.U8 else scheme.zero * 0x11)).all()
 
 
@@ -182,7 +188,7 @@ def test_missing_rows_hold_zeros(kind: Codes) -> None:
 @pytest.mark.parametrize(("rows", "blocks"), [(0, 2), (3, 0), (0, 0)])
 def test_empty_shards(scheme: str, rows: int, blocks: int) -> None:
     """A rank may hold no heads: no rows of q, no columns of o."""
-    packed = pack(NATIVE, scheme, random_rows(scheme, rows, blocks, seed=0), 3)
+    packed = pack(NATIVE, cpu(3), scheme, random_rows(scheme, rows, blocks, seed=0))
     assert (packed.rows, packed.columns) == (rows, blocks * SCHEMES[scheme].block_size)
     assert packed.nbytes == SCHEMES[scheme].panel_bytes(rows, packed.columns) == 0
 
@@ -206,22 +212,21 @@ def test_every_float16() -> None:
 
 def test_half_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="whole Q4_0 blocks"):
-        pack(NATIVE, "Q4_0", np.zeros((1, 20), np.uint8), 1)
+        pack(NATIVE, cpu(1), "Q4_0", np.zeros((1, 20), np.uint8))
 
 
 def test_wrong_sizes_are_refused() -> None:
     """They would corrupt memory."""
     raw, codes, scales = np.zeros((16, 34), np.uint8), np.empty(16 * 32, np.uint8), np.empty(16, np.uint16)
-    NATIVE.pack(8, raw, codes, scales, None, None, None, 1)
+    NATIVE.pack(8, raw, codes, scales, None, None, None, cpu(1))
     for call in (
-        (8, raw, codes[1:], scales, None, None, None, 1),
-        (8, raw, codes, None, None, None, None, 1),
-        (8, raw, codes, scales, scales, None, None, 1),
-        (8, raw[:, 1:], codes, scales, None, None, None, 1),
-        (8, raw, codes, scales, None, None, None, 0),
-        (99, raw, codes, scales, None, None, None, 1),
+        (8, raw, codes[1:], scales, None, None, None, cpu(1)),
+        (8, raw, codes, None, None, None, None, cpu(1)),
+        (8, raw, codes, scales, scales, None, None, cpu(1)),
+        (8, raw[:, 1:], codes, scales, None, None, None, cpu(1)),
+        (99, raw, codes, scales, None, None, None, cpu(1)),
     ):
-        with pytest.raises(ValueError, match=r"fit|whole blocks|thread|ggml type"):
+        with pytest.raises(ValueError, match=r"fit|whole blocks|ggml type"):
             NATIVE.pack(*call)
     with pytest.raises(ValueError, match="fit"):
         NATIVE.dequantize_row(8, raw[0], np.empty(31, np.float32))

@@ -55,11 +55,12 @@ class PackedMatrix:
         return (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
 
 
-def pack(native: Any, scheme_name: str, raw: np.ndarray, threads: int) -> PackedMatrix:
+def pack(native: Any, cpu: Any, scheme_name: str, raw: np.ndarray) -> PackedMatrix:
     """Repack rows of blocks; values are preserved exactly.
 
     Args:
         native: the module of compiled kernels.
+        cpu: its `Cpu`, whose threads do it.
         raw: (rows, bytes per row) uint8; rows may lie apart, as those of a column cut of a mapped file do.
 
     Raises:
@@ -92,7 +93,7 @@ def pack(native: Any, scheme_name: str, raw: np.ndarray, threads: int) -> Packed
         _bits(packed.minima),
         packed.sub_scales,
         packed.sub_minima,
-        threads,
+        cpu,
     )
     return packed
 

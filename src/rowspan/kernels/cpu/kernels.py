@@ -78,7 +78,6 @@ class CpuKernels:
         """
         self._native = native_module()
         self._cpu = self._native.Cpu(isa, threads)
-        self._threads = threads
         self._int8 = int8
         self._progress = progress
         self._trace = Trace()
@@ -89,7 +88,7 @@ class CpuKernels:
     def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> PackedMatrix:
         if not all(shape):
             raw = np.empty((shape[0], SCHEMES[scheme].row_bytes(shape[1])), np.uint8)
-        return pack(self._native, scheme, raw, self._threads)
+        return pack(self._native, self._cpu, scheme, raw)
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> NDArray[np.float32]:
         return values
