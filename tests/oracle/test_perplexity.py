@@ -15,7 +15,7 @@ from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parent.parent / "data" / "persuasion.txt"
-WINDOW, N_WINDOWS = 256, 48  # tokens that are read together; windows, spread over the text
+WINDOW, N_WINDOWS = 256, 24  # tokens that are read together; windows, spread over the text
 
 
 @pytest.fixture(scope="module")
