@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,9 @@ def test_the_api_is_for_this_machine_and_the_page_only(model: Path, tmp_path: Pa
     assert service["ports"] == ["127.0.0.1:8000:8000"]
     assert page["ports"] == ["4000:8080"]
     assert page["environment"]["OPENAI_API_KEYS"] == service["environment"]["ROWSPAN_API_KEY"]
+    assert json.loads(page["environment"]["DEFAULT_MODEL_PARAMS"]) == {"function_calling": "legacy"}, (
+        "it sends no tools"
+    )
     assert service["image"] == "mine:1"
     assert "build" not in service
     assert service["command"][1] == "/models/costs $$5.gguf", "a dollar sign would begin a variable"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rowspan.backends.protocol import BackendName
+from rowspan.backends.web_ui import web_ui_environment
 from rowspan.checkpoint.gguf import part_paths
 from rowspan.errors import UsageError
 from rowspan.rig.probe.cards import Card
@@ -160,11 +161,7 @@ def _web_ui(wanted: Wanted) -> dict[str, Any]:
         "depends_on": ["rowspan"],
         "ports": [f"{wanted.web_port}:8080"],
         "volumes": ["open-webui-data:/app/backend/data"],
-        "environment": {
-            "OPENAI_API_BASE_URLS": f"http://rowspan:{PORT}/v1",
-            "OPENAI_API_KEYS": KEY,
-            "ENABLE_OLLAMA_API": "false",
-        },
+        "environment": web_ui_environment(f"http://rowspan:{PORT}/v1", KEY),
         "restart": "unless-stopped",
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from rowspan.backends.child import HOST, Child, ChildError, Launch
 from rowspan.backends.child_log import ChildLog
 from rowspan.backends.protocol import MissingBackendError
+from rowspan.backends.web_ui import web_ui_environment
 
 
 class OpenWebUi:
@@ -28,12 +29,10 @@ class OpenWebUi:
     def __init__(self, program: Path, api: str, api_key: str | None, data: Path) -> None:
         self._program = program
         self._environment = {
-            "OPENAI_API_BASE_URLS": api,
-            "OPENAI_API_KEYS": api_key or "none",
+            **web_ui_environment(api, api_key or "none"),
             "DATA_DIR": str(data),
             "WEBUI_AUTH": "False",
-            # It is to need nothing but this server: neither Ollama, nor models from elsewhere.
-            "ENABLE_OLLAMA_API": "False",
+            # It is to need nothing but this server: no models from elsewhere.
             "OFFLINE_MODE": "true",
             "HF_HUB_OFFLINE": "1",
             "RAG_EMBEDDING_ENGINE": "openai",
