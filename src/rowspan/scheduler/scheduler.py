@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
-from rowspan.scheduler.request import FinishReason, Request
+from rowspan.scheduler.request import FinishReason, Request, block_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Scheduler:
                 self._blocks.release(matched)
                 return
             self._running.append(self._waiting.popleft())
-            request.blocks = matched + fresh
+            request.blocks = block_table(matched + fresh)
             request.computed = request.planned = start
             if not request.preemptions:
                 request.cached = start
@@ -262,7 +262,7 @@ class Scheduler:
             if youngest is request or youngest.in_flight:
                 return False
             self._preempt(youngest)
-        request.blocks += fresh
+        request.blocks.extend(fresh)
         return True
 
     def _preempt(self, youngest: Request) -> None:
@@ -294,7 +294,7 @@ class Scheduler:
     def _strip(self, request: Request) -> None:
         """Take a request's blocks away, and its place in the workers' memory."""
         self._blocks.release(request.blocks)
-        request.blocks = []
+        request.blocks = block_table()
         request.computed = request.planned = 0
         if request.introduced:
             request.introduced = False
@@ -317,9 +317,8 @@ class _Draft:
         if not request.introduced:
             request.introduced = True
             self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
-        # A request owns the blocks of all it knows; the whole table is the frequent case, and slicing copies it twice.
-        table = request.blocks if end == known else request.blocks[: self._blocks.blocks_for(end)]
-        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, tuple(table), end == known))
+        table = request.blocks[: self._blocks.blocks_for(end)]  # a copy: the request's own grows
+        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, table, end == known))
         self.ends.append((request, end))
         self.budget -= end - start
         request.planned = end
