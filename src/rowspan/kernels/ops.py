@@ -6,7 +6,7 @@ held in is the kernels' affair: tensors, or names of buffers while the step is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -95,13 +95,20 @@ class DeviceMemoryError(Exception):
 class DeviceMemory(Protocol):
     """The memory of a card, which weights and caches are in."""
 
-    def room(self, rehearse: Callable[[], None], share: float) -> int:
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
         """Bytes that a cache may take.
 
         Args:
-            rehearse: computes a step as large as there may be; what that takes is kept free.
+            rehearsals: compute steps as large as there may be; what each takes is kept free beside the others.
             share: of the whole memory, which everyone who uses the card may fill together.
+
+        Raises:
+            DeviceMemoryError: not even these steps fit.
         """
+        ...
+
+    def silent(self, comm: Comm[Any]) -> Comm[Any]:
+        """Connections of the same shapes to nobody, for a rank that rehearses by itself."""
         ...
 
     def trim(self) -> None:

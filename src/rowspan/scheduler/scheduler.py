@@ -68,8 +68,9 @@ class Scheduler:
                 why=f"It takes a token of each and one cache block of {blocks.block_size} tokens, {least} in all.",
                 fix=f"Allow at least one parallel request and at least {least} tokens a step.",
             )
-        self.context_length = min(context_length, blocks.n_blocks * blocks.block_size)
-        self._blocks = blocks
+        self._context_limit = context_length
+        self._least_budget = least
+        self._use(blocks)
         self._max_sequences = max_sequences
         self._token_budget = token_budget
         self._prefix_reuse = prefix_reuse
@@ -166,6 +167,31 @@ class Scheduler:
         assert not self._running, "running requests would lose what they have computed"
         self._blocks.clear()
 
+    def give_back(self) -> None:
+        """Take back all steps under way, whose results will never come: every running request waits again, in its
+        place, and is computed anew. The cache's content is lost."""
+        while self._running:
+            self._preempt(self._running[-1])
+        self._in_flight.clear()
+        self._blocks.clear()
+
+    def shrink_steps(self) -> None:
+        """Compute half as many tokens in a step from now on, or as few as can be."""
+        self._token_budget = max(self._least_budget, self._token_budget // 2)
+
+    def resize(self, n_blocks: int) -> list[int]:
+        """Use a new cache, while no request is running.
+
+        Returns:
+            The ids of requests that it is too small for; they are dropped.
+        """
+        assert not self._running, "running requests would lose what they have computed"
+        self._use(BlockManager(n_blocks, self._blocks.block_size))
+        too_long = [request.seq_id for request in self._waiting if len(request.tokens) >= self.context_length]
+        for seq_id in too_long:
+            self.cancel(seq_id)
+        return too_long
+
     def abort_all(self) -> list[int]:
         """Drop every request and the cache's content, because the workers lost it and know no sequence any more.
 
@@ -194,6 +220,10 @@ class Scheduler:
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
         )
+
+    def _use(self, blocks: BlockManager) -> None:
+        self._blocks = blocks
+        self.context_length = min(self._context_limit, blocks.n_blocks * blocks.block_size)
 
     def _plan_decodes(self, draft: _Draft) -> None:
         """Plan the requests with one token to go; of a pipeline's stage its share of all that decode."""

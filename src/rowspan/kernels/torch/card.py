@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from rowspan.comm.base import Comm
+from rowspan.comm.tensors import silent
 from rowspan.kernels.ops import DeviceMemoryError
 from rowspan.kernels.torch.upload import Uploader
 
@@ -21,9 +23,11 @@ FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAI
 class CardMemory:
     """See `rowspan.kernels.ops.DeviceMemory`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Args: dtype: of activations."""
         self.uploader = Uploader(device)
         self._device = device
+        self._dtype = dtype
         self._held: dict[int, torch.UntypedStorage] = {}  # by address: tensors may share memory
         self._parked: list[Tensor] = []
 
@@ -34,13 +38,21 @@ class CardMemory:
             self._held[storage.data_ptr()] = storage
         return what
 
-    def room(self, rehearse: Callable[[], None], share: float) -> int:
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
+        needed = 0
+        for rehearse in rehearsals:
+            self.trim()
+            before, _ = self.free_and_total()
+            rehearse()
+            # While torch's allocator still holds what was taken; libraries' memory, which it cannot see, counts, too.
+            after, _ = self.free_and_total()
+            needed += max(0, before - after)
         self.trim()
-        rehearse()
-        # While the allocator still holds what the rehearsal took; so do libraries, and NCCL, which it cannot see.
         free, total = self.free_and_total()
-        self.trim()
-        return max(0, free - round((1 - share) * total))
+        return max(0, free - needed - round((1 - share) * total))
+
+    def silent(self, comm: Comm[Any]) -> Comm[Any]:
+        return silent(comm, self._device, self._dtype)
 
     def park(self) -> None:
         # The tensors stay, for whoever knows them, and lose their memory.
@@ -79,7 +91,8 @@ def full_memory_told() -> Iterator[None]:
 
 
 def _bytes(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage, 0, (storage.nbytes(),))
+    flat: Tensor = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+    return flat
 
 
 def _tensors(what: object) -> list[Tensor]:

@@ -46,7 +46,7 @@ class TorchKernels:
     def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
         self._dtype = dtype
         self._device = device
-        self.memory = CardMemory(device) if device.type == "cuda" else None
+        self.memory = CardMemory(device, dtype) if device.type == "cuda" else None
 
     # What ops work on
 
@@ -66,6 +66,7 @@ class TorchKernels:
         cos, sin = torch.from_numpy(table.cos), torch.from_numpy(table.sin)
         return self._held(Angles(cos.to(self._device), sin.to(self._device), table.interleaved))
 
+    @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> paged.Cache:
         shape = (n_slots, kv_heads, head_dim)
         k, v = (torch.empty(shape, dtype=getattr(torch, name), device=self._device) for name in types)

@@ -10,6 +10,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class Uploader:
             self._read(part, staged.numpy())
             target[first : first + rows].copy_(staged, non_blocking=True)
             if self._device.type == "cuda":
-                buffer.copied = torch.cuda.Event()
+                buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 buffer.copied.record()
 
     def finish(self) -> None:
@@ -91,9 +92,8 @@ class Uploader:
         if self._readers is None:
             self._readers = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="rowspan-read")
         cuts = np.linspace(0, len(part), READERS + 1).astype(int)
-        spans = [slice(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
         # NumPy lets go of Python's lock while it copies.
-        list(self._readers.map(lambda span: np.copyto(into[span], part[span]), spans))
+        list(self._readers.map(lambda cut: np.copyto(into[slice(*cut)], part[slice(*cut)]), pairwise(cuts)))
 
 
 def pinned(nbytes: int) -> Tensor:
@@ -102,8 +102,8 @@ def pinned(nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError as error:
         log.warning(
-            "%d MiB of memory could not be pinned (%s): copies to the card are slower. Raise the limit of locked memory: "
-            "`ulimit -l unlimited`, memlock in /etc/security/limits.conf, --ulimit memlock=-1 for containers.",
+            "%d MiB of memory could not be pinned (%s): copies to the card are slower. Raise the limit of locked "
+            "memory: `ulimit -l unlimited`, memlock in /etc/security/limits.conf, --ulimit memlock=-1 for containers.",
             nbytes >> 20,
             str(error).splitlines()[0],
         )

@@ -1,4 +1,4 @@
-"""A step's inputs on the card: one staging buffer, one copy, always at the same places, as captured graphs need them."""
+"""A step's inputs on the card: one staging buffer, one copy, always to the same place, as captured graphs need."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class InputBuffers:
                 array[at : at + len(part)] = part
         return self._views(
             len(inputs.tokens),
-            *inputs.blocks.shape,
+            len(inputs.blocks),
+            inputs.blocks.shape[1],
             None if len(inputs.output_rows) == len(inputs.tokens) else len(inputs.output_rows),
             inputs.block_size,
             int(np.diff(inputs.starts).max(initial=1)),
@@ -96,7 +97,7 @@ class InputBuffers:
         end = self._cuts[-1] + sequences * self._limits.blocks
         self._on_card[:end].copy_(self._staging[turn][:end], non_blocking=True)
         if self._on_card.device.type == "cuda":
-            self._copied[turn] = event = torch.cuda.Event()
+            self._copied[turn] = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
 
     def _views(

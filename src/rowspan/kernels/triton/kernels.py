@@ -68,10 +68,7 @@ class TritonKernels:
     def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
         if not raw.size:
             return DenseWeight(torch.zeros(shape, dtype=self._dtype, device=self._device))
-        weight = pack(scheme, self._memory.uploader.upload(raw))
-        if isinstance(weight, DenseWeight):
-            weight = DenseWeight(weight.matrix.to(self._dtype))
-        return self._memory.hold(weight)
+        return self._memory.hold(pack(scheme, self._memory.uploader.upload(raw), self._dtype))
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
         return self._memory.hold(torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype))
@@ -84,6 +81,7 @@ class TritonKernels:
         blocks = self._memory.uploader.upload(table.blocks)
         return self._memory.hold(LookupTable(table.scheme, blocks, table.columns, table.first))
 
+    @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
         self._n_slots = n_slots
         shape = (n_slots + 1, kv_heads, head_dim)  # one for sequences that only fill up a graph
@@ -158,9 +156,7 @@ class TritonKernels:
         return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        if not x.numel():
-            return x
-        return rms_norm(x.view(-1, len(weight)), weight, eps).view(x.shape)
+        return rms_norm(x, weight, eps)
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return add_rms_norm(y, x, weight, eps)

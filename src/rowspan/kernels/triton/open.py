@@ -24,9 +24,9 @@ def open_triton(device: Device, dtype: str, threads: int) -> TritonKernels | Tor
     torch_dtype = getattr(torch, dtype)
     if device.kind == "cpu":  # in Triton's interpreter: see `rowspan.kernels.isa.choose_isa`
         cpu = torch.device("cpu")
-        return TritonKernels(torch_dtype, cpu, CardMemory(cpu), None)
+        return TritonKernels(torch_dtype, cpu, CardMemory(cpu, torch_dtype), None)
     card = open_card(device)
     if torch.version.hip is None and torch.cuda.get_device_capability(card) < OLDEST_NVIDIA:
         log.warning("%s is too old for Triton: it computes with torch's own kernels, slowly.", device)
         return TorchKernels(torch_dtype, card)
-    return TritonKernels(torch_dtype, card, CardMemory(card), CudaRecorder(card))
+    return TritonKernels(torch_dtype, card, CardMemory(card, torch_dtype), CudaRecorder(card))
