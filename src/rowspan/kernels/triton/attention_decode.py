@@ -18,7 +18,7 @@ from torch import Tensor
 from rowspan.kernels.triton.attention_tile import LOG2_E, attend_tile, matrix_type
 from rowspan.kernels.triton.tiles import decode_tiles
 
-PIECE = 256  # positions: 16 k of them and 8 KV heads make 512 pieces. Partial results then are 3 % of what is read
+PIECE = 256  # positions, a multiple of every tile's: 16 k make 64 pieces a KV head. Results are 3 % of what is read
 SCRATCH = 256 * 2**20  # bytes of partial results; more make pieces longer
 PROGRAMS = 2048  # about as many as keep the largest cards busy to the end
 MERGED = 32  # pieces added up at a time

@@ -107,10 +107,9 @@ def attend_tile(
         scores = tl.where(seen, scores, float("-inf"))
 
     new_highest = tl.maximum(highest, tl.max(scores, 1))
-    if MASKED:
-        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)  # rows that have seen nothing yet: no inf - inf
-    else:
-        base = new_highest
+    base = new_highest
+    if MASKED:  # rows that have seen nothing yet: no inf - inf
+        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
     weights = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(highest - base)
     total = total * shrink + tl.sum(weights, 1)

@@ -81,7 +81,7 @@ def _normalize(
         values = (values.to(tl.float32) + more.to(tl.float32)).to(values.dtype)
         tl.store(added + token * out_stride + column, values, mask=held)
     wide = values.to(tl.float32)
-    scale = 1.0 / tl.sqrt_rn(tl.sum(wide * wide, 1) / WIDTH + eps)
+    scale = tl.rsqrt(tl.sum(wide * wide, 1) / WIDTH + eps)
     weights = tl.load(weight + i, mask=i < WIDTH, other=0.0).to(tl.float32)
     result = wide * scale[:, None] * weights[None, :]
     tl.store(out + token * out_stride + column, result.to(out.dtype.element_ty), mask=held)

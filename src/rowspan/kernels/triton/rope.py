@@ -213,8 +213,7 @@ def _store_codes(to, offsets, scales, values, head, n_heads, D: tl.constexpr, D_
     """As int8 with a scale for each head."""
     wide = values.to(tl.float32)
     scale = tl.max(tl.abs(wide), 1) / 127.0
-    by = tl.where(scale > 0.0, 1.0 / scale, 0.0)
-    codes = tl.floor(wide * by[:, None] + 0.5)
+    codes = tl.floor(wide / tl.where(scale > 0.0, scale, 1.0)[:, None] + 0.5)
     codes = tl.minimum(tl.maximum(codes, -127.0), 127.0)
     tl.store(scales + head, scale, mask=head < n_heads)
     _store(to, offsets, codes.to(tl.int8), head, n_heads, D, D_PAD)

@@ -41,6 +41,8 @@ def prefill_tiles(device: torch.device, head_dim: int, group: int) -> Tiles:
 def decode_tiles_of(target: str, head_dim: int) -> Tiles:
     """Enough bytes under way to hide memory's latency, and room for several programs on a multiprocessor."""
     wide = head_dim > 128
+    if target.startswith(("gfx10", "gfx11", "gfx12")):  # RDNA: every lane holds operands twice
+        return Tiles(16, 16 if wide else 32, warps=4, stages=1 if wide else 2)
     if target.startswith("gfx"):
         return Tiles(16, 32 if wide else 64, warps=4, stages=2)
     return Tiles(16, 32 if wide else 64, warps=4, stages=3)
@@ -52,11 +54,11 @@ def prefill_tiles_of(target: str, head_dim: int, group: int) -> Tiles:
     if target == "interpreter":
         tiles = Tiles(32, 32, warps=4, stages=1)
     elif target == "sm_90":  # wgmma takes 64 rows for each 4 warps
-        tiles = Tiles(128, 64, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=3)
+        tiles = Tiles(128, 32 if wide else 64, warps=8, stages=3)
     elif target.startswith("sm_"):  # 99 KiB of shared memory, as consumer cards have
-        tiles = Tiles(64, 32, warps=4, stages=2) if wide else Tiles(128, 64, warps=8, stages=2)
-    elif target.startswith("gfx9"):
+        tiles = Tiles(64, 32, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=2)
+    elif target.startswith(("gfx10", "gfx11", "gfx12")):
+        tiles = Tiles(64, 16, warps=8, stages=1) if wide else Tiles(64, 16, warps=4, stages=1)
+    else:
         tiles = Tiles(64, 32, warps=4, stages=1) if wide else Tiles(128, 64, warps=4, stages=1)
-    else:  # RDNA: 16 x 16 tiles in registers of 32 lanes
-        tiles = Tiles(64, 32, warps=8, stages=1) if wide else Tiles(64, 32, warps=4, stages=1)
     return tiles._replace(rows=max(tiles.rows, 1 << (group - 1).bit_length()))  # a token's heads stay together
