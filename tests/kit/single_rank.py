@@ -57,7 +57,7 @@ class SingleRank:
         inputs = step_inputs(StepPlan(0, tuple(chunks)), self.block_size)
         logits = self._forward(replace(inputs, output_rows=np.arange(len(inputs.tokens))))
         assert logits is not None
-        return torch.from_numpy(logits.copy())
+        return torch.tensor(logits)
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """A whole sequence in one step."""

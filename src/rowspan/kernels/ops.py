@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.model.rope import RopeTable
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
@@ -129,9 +130,13 @@ Forward = Callable[[Any], Any]
 that have none."""
 
 
-Step = Callable[[StepInputs], NDArray[np.float32] | None]
-"""From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none.
-Raises DeviceMemoryError."""
+Step = Callable[[StepInputs], Any]
+"""From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none. They
+are NumPy arrays, or, of kernels that sample, what they sample from. Raises DeviceMemoryError."""
+
+Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], NDArray[np.float64]]
+"""Chooses tokens from logits on the card: see `rowspan.kernels.triton.sample`. Nothing of the vocabulary's size leaves
+the card."""
 
 
 class Kernels(Protocol[Array]):
@@ -140,6 +145,11 @@ class Kernels(Protocol[Array]):
     @property
     def name(self) -> str:
         """As `rowspan.kernels.isa` calls them."""
+        ...
+
+    @property
+    def sample(self) -> Sample | None:
+        """None: the host samples."""
         ...
 
     @property

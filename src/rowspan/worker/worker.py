@@ -19,6 +19,7 @@ from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
 from rowspan.worker.cache import cache_blocks, make_caches
+from rowspan.worker.card_sampler import CardSampler
 from rowspan.worker.inputs import step_inputs
 from rowspan.worker.messages import Fetch, GivenBack, Loaded, OpenCache, Park, Parked, WorkerReady, WorkerSetup
 from rowspan.worker.sampler import Sampler
@@ -38,7 +39,6 @@ class Worker:
         started = time.perf_counter()
         plan, shard = setup.plan, setup.plan.shards[setup.rank]
         self._is_output = setup.rank == plan.output_rank
-        self._sampler = Sampler()
         assert setup.meeting is not None, "the group fills it in"
         layout = setup.meeting.layout
         self._memory = memory = SharedMemory(setup.memory, layout.nbytes) if layout else None  # kernels count in it
@@ -56,6 +56,7 @@ class Worker:
         rope = kernels.rope_table(rope_table(plan.spec.rope, n_blocks * setup.block_size, weights.rope_freqs))
         self._setup = setup
         self._kernels = kernels
+        self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
         self._model = Transformer(plan, shard, weights, (), rope, kernels, kernels.connect(self._comm))
         self._limits = StepLimits(setup.max_tokens, setup.max_outputs, n_blocks, setup.block_size)
         self._forward: Step | None = None
@@ -102,14 +103,13 @@ class Worker:
         assert self._forward is not None, "steps come when this rank is ready"
         try:
             logits = self._forward(step_inputs(plan, self._setup.block_size))
+            if not self._is_output:
+                return None
+            seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
+            return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
         except DeviceMemoryError as error:
             log.warning("Rank %d: %s", self._setup.rank, error)
             return GivenBack(self._setup.rank, plan.number)
-        if not self._is_output:
-            return None
-        assert logits is not None, "the output rank gathers the logits"
-        seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
-        return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
 
     def park(self) -> Parked:
         """Weights to the host's memory; those of a CPU rank are there."""

@@ -70,6 +70,7 @@ class CpuKernels:
     """See `rowspan.kernels.ops.Kernels` for shapes."""
 
     memory = None
+    sample = None
 
     def __init__(self, isa: str, threads: int, *, int8: bool, progress: int = 0) -> None:
         """

@@ -42,6 +42,7 @@ class TorchKernels:
     """
 
     name = TORCH
+    sample = None
 
     def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
         self._dtype = dtype

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.kernels.ops import StepInputs, StepLimits
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch.upload import pinned
 
 INT = 4  # bytes of all these numbers
+ALIGNMENT = 8  # bytes, of the largest numbers that are sent
 TURNS = 2  # staging buffers, so that the next step's may be filled before this step's is copied
 
 
@@ -123,3 +125,21 @@ def no_sequences(block_size: int) -> StepInputs:
     """A step of nothing."""
     nothing = np.zeros(0, np.int64)
     return StepInputs(nothing, nothing, nothing, np.zeros(1, np.int64), np.zeros((0, 0), np.int32), block_size, nothing)
+
+
+def to_card(batch: SamplingBatch[NDArray[np.generic]], device: torch.device) -> SamplingBatch[Tensor]:
+    """All arrays in one copy: a copy takes 10 µs, however little it copies."""
+    arrays: list[NDArray[np.generic]] = []
+    batch.map(arrays.append)
+    starts = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)])
+    joined = np.zeros(starts[-1], np.uint8)
+    for at, array in zip(starts, arrays, strict=False):
+        joined[at : at + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+    on_card = torch.from_numpy(joined).to(device)
+    places = iter(starts)
+
+    def part(array: NDArray[np.generic]) -> Tensor:
+        at = next(places)
+        return on_card[at : at + array.nbytes].view(getattr(torch, array.dtype.name)).view(array.shape)
+
+    return batch.map(part)

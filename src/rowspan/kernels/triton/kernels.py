@@ -17,6 +17,7 @@ from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
 from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch.attention import Cache
 from rowspan.kernels.torch.card import CardMemory, full_memory_told
 from rowspan.kernels.torch.kernels import Angles
@@ -24,11 +25,12 @@ from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.attention import attention
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
-from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences
+from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences, to_card
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.pack import pack
 from rowspan.kernels.triton.rope import rope_and_cache
+from rowspan.kernels.triton.sample import sample
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
 
@@ -110,19 +112,24 @@ class TritonKernels:
 
         @torch.inference_mode()
         @full_memory_told()
-        def step(inputs: StepInputs) -> NDArray[np.float32] | None:
+        def step(inputs: StepInputs) -> Tensor | None:
             n = len(inputs.blocks)
             decodes = len(inputs.tokens) == n == len(inputs.output_rows)
             size = graphs.size_for(n) if graphs is not None and decodes else None
             if graphs is None or size is None:
-                result = logits(buffers.fill(inputs))
-            else:
-                buffers.fill_decode(inputs, size)
-                result = graphs.replay(size, n)
-            return None if result is None else result.cpu().numpy()
+                return logits(buffers.fill(inputs))
+            buffers.fill_decode(inputs, size)
+            return graphs.replay(size, n)
 
         graphs = None if rehearsal else self._record(buffers, limits, logits)
         return step
+
+    @torch.inference_mode()
+    @full_memory_told()
+    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> NDArray[np.float64]:
+        """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
+        chosen: NDArray[np.float64] = sample(logits, to_card(batch, self._device)).cpu().numpy()
+        return chosen
 
     def _record(
         self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]
