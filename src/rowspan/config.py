@@ -130,7 +130,8 @@ class EngineConfig:
     dtype: str | None = None
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
     card_kernels: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CARD_KERNELS"))  # None: the best
-    gpu_memory_utilization: float = 0.9  # share of a card's memory that may be used, whoever uses it
+    gpu_memory_utilization: float = 0.9  # [--gpu-memory-utilization] share of a card that may be used, whoever uses it
+    sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
     # A natively computing worker that does nothing for so long hangs, and all are started anew. A single call of a 70B

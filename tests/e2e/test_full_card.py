@@ -85,7 +85,7 @@ def test_the_cache_takes_what_weights_and_the_largest_steps_leave(
 
 def test_a_share_of_the_card_is_left_to_others(open_on: Callable[..., Any]) -> None:
     held = weights(open_on)
-    card = FakeCard(2 * (held + 100 * BLOCK), token=0)
+    card = FakeCard(2 * (held + 40 * BLOCK), token=0)
     with open_on(card, gpu_memory_utilization=0.6) as engine:
         assert card.caches == engine.ready[0].n_blocks * BLOCK
         assert 0.5 * card.total < held + card.caches <= 0.6 * card.total

@@ -51,7 +51,7 @@ class FakeMemory(CardMemory):
         weights = sum(storage.nbytes() for storage in self._held.values())
         return card.total - card.others - card.caches - card.steps - weights, card.total
 
-    def trim(self) -> None:
+    def empty(self) -> None:
         self._card.steps = 0
 
     def park(self) -> None:

@@ -68,6 +68,15 @@ def serve(
             help="Give the devices back after so long without a request. [default: never]",
         ),
     ] = None,
+    sleep_level: Annotated[
+        int | None,
+        typer.Option(
+            "--sleep-level",
+            min=1,
+            max=2,
+            help="1: weights go to RAM and are back in a second, but the cards stay open; 2: the workers end. [default: 2]",
+        ),
+    ] = None,
     open_webui: Annotated[
         bool, typer.Option("--open-webui", help="Start Open WebUI, if installed, beside it.")
     ] = False,
@@ -121,6 +130,9 @@ def serve(
         serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
     with bind(config.host, config.port) as listener, ExitStack() as held:
         setup = _setup(name, engine, model, backend_args, model_name)
+        if sleep_level is not None:
+            given = setup.given | {"sleep_level"}
+            setup = replace(setup, engine=replace(setup.engine, sleep_level=sleep_level), given=given)
         choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))
         _introduce(choice)
         with started(choice.backend, setup.model.name, terminal_progress()):

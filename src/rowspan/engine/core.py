@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
 
+import psutil
+
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint, check_room, trust
 from rowspan.engine.ranks import StartRanks
@@ -23,6 +25,7 @@ from rowspan.worker.messages import GivenBack
 
 log = logging.getLogger(__name__)
 
+PARKED_SHARE = 0.9  # of the host's free memory that parked weights may take
 GIVE_UP_AFTER = 4  # steps given back one after the other, each half as large as the one before
 
 EventSink = Callable[[TokenEvent | RowspanError], None]
@@ -44,6 +47,11 @@ class _Cancel:
 @dataclass(frozen=True, slots=True)
 class _AskStats:
     answer: Future[SchedulerStats]
+
+
+@dataclass(frozen=True, slots=True)
+class _Park:
+    answer: Future[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class EngineCore:
         self._given_back = 0  # steps, one after the other
         self._proven = False  # this group of workers has done a step
         self._sinks: dict[int, EventSink] = {}
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Park | _Stop] = queue.SimpleQueue()
         self._ids = count()
         self._gate = threading.Lock()  # held to put a command, or to close: none is put that nobody would take
         self._closed = False
@@ -129,6 +137,16 @@ class EngineCore:
         self._put(_AskStats(answer))
         return answer.result(timeout=60)
 
+    def park(self) -> bool:
+        """Move weights from cards to the host's memory; the next request brings them back. False, and nothing is done,
+        if something is running, if there are no cards, or if the host has no room.
+
+        Raises EngineError when the engine is closed.
+        """
+        answer: Future[bool] = Future()
+        self._put(_Park(answer))
+        return answer.result()
+
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """Stop taking requests, let running ones finish for so long, then end the workers. A second call, from another
         thread, may cut the drain of the first one short."""
@@ -140,7 +158,7 @@ class EngineCore:
             self._inbox.put(_Stop(drain=False))
             self._thread.join()
 
-    def _put(self, command: _Submit | _AskStats) -> None:
+    def _put(self, command: _Submit | _AskStats | _Park) -> None:
         with self._gate:
             if self._closed:
                 raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
@@ -174,10 +192,26 @@ class EngineCore:
                     self._sinks.pop(seq_id, None)
                 case _AskStats(answer):
                     answer.set_result(self._scheduler.stats())
+                case _Park(answer):
+                    answer.set_result(self._park())
                 case _Stop(drain):
                     self._draining = True
                     if not drain:
                         return False
+
+    def _park(self) -> bool:
+        on_cards = [
+            rank.weight_bytes for rank in self.ready if self._blueprint.plan.shards[rank.rank].device.kind != "cpu"
+        ]
+        room = sum(on_cards) < psutil.virtual_memory().available * PARKED_SHARE
+        if self._scheduler.busy or self._group is None or not on_cards or not room:
+            return False
+        try:
+            self._group.park()
+        except RowspanError as error:
+            self._lose_workers(error)
+            return False
+        return True
 
     def _admit(self, request: Request, sink: EventSink) -> None:
         try:
@@ -286,6 +320,8 @@ class EngineCore:
                 case _Submit(_, sink):
                     sink(error)
                 case _AskStats(answer):
+                    answer.set_exception(error)
+                case _Park(answer):
                     answer.set_exception(error)
 
     def _fail_all(self, error: RowspanError) -> None:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from rowspan.comm.environment import rank_environment
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
@@ -117,6 +118,8 @@ class LocalRanks:
         assert setup.meeting is not None, "filled in above"
         ours, theirs = socket.socketpair()
         listener = setup.between.listener if setup.between is not None else -1
+        on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
+        environment = rank_environment(os.environ) if on_card else dict(os.environ)
         inherited = [theirs.fileno(), setup.memory, listener, *setup.meeting.peers]
         with theirs:
             self._processes.append(
@@ -125,7 +128,7 @@ class LocalRanks:
                     [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
                     pass_fds=[fd for fd in inherited if fd >= 0],
                     stdin=subprocess.DEVNULL,
-                    env=QUIET | os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
+                    env=QUIET | environment | {"OMP_NUM_THREADS": str(setup.threads)},
                 )
             )
         link = Connection(ours.detach())

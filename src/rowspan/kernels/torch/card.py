@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -74,7 +75,12 @@ class CardMemory:
         return torch.cuda.mem_get_info(self._device)
 
     def trim(self) -> None:
-        """Give the system what nothing needs."""
+        # What a step that failed had worked out hangs on its traceback, in a cycle that only the collector sees.
+        gc.collect()
+        self.empty()
+
+    def empty(self) -> None:
+        """Give the system what torch's allocator keeps and nobody uses."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
 
@@ -86,7 +92,7 @@ def full_memory_told() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL):
-            raise DeviceMemoryError(str(error).splitlines()[0]) from error
+            raise DeviceMemoryError(str(error).splitlines()[0].rstrip(".")) from error
         raise
 
 
