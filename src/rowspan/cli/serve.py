@@ -74,7 +74,7 @@ def serve(
             "--sleep-level",
             min=1,
             max=2,
-            help="1: weights go to RAM and are back in a second, but the cards stay open; 2: the workers end. [default: 2]",
+            help="1: weights go from cards to RAM, and soon back; 2: the workers end, and hold nothing. [default: 2]",
         ),
     ] = None,
     open_webui: Annotated[

@@ -1,4 +1,4 @@
-"""What libraries of AMD and NVIDIA are told through the environment of a rank's process: the one place that decides it."""
+"""What the libraries of a card's maker are told through the environment of a rank's process."""
 
 from __future__ import annotations
 

@@ -41,6 +41,12 @@ class Computing:
             _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
             _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
         )
+        if cpu_isa == TRITON and cache_dtypes[0] != cache_dtypes[1]:
+            raise UsageError(
+                f"--cache-type-k and --cache-type-v differ: {cache_dtypes[0]} and {cache_dtypes[1]}.",
+                why="The kernels for cards read both in one type.",
+                fix="Give both the same type.",
+            )
         return cls(cpu_isa, dtype, cache_dtypes)
 
 

@@ -161,6 +161,11 @@ class Kernels(Protocol[Array]):
         """A file's blocks, uint8 (rows, bytes per row), in this device's runtime layout of a (rows, columns) matrix."""
         ...
 
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> tuple[Weight, Any] | None:
+        """Matrices of the same input, and their biases, as one, in place of them; None, and nothing is done, where that
+        cannot be or gains nothing."""
+        ...
+
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Any:
         """A norm's weights, or a bias."""
         ...
@@ -195,6 +200,10 @@ class Kernels(Protocol[Array]):
 
     def linear(self, x: Array, weight: Weight, bias: Any = None) -> Array:
         """(T, columns) → (T, rows)."""
+        ...
+
+    def split_columns(self, x: Array, widths: Sequence[int]) -> Sequence[Array]:
+        """What a joined product worked out, taken apart again."""
         ...
 
     def add(self, x: Array, y: Array) -> Array: ...

@@ -12,7 +12,7 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, Kernels, LayerCache
-from rowspan.model.weights import LayerWeights, ModelWeights, Projection
+from rowspan.model.weights import LayerWeights, ModelWeights, Projection, Projections
 from rowspan.plan.split import Plan, Shard, Span
 
 
@@ -50,7 +50,7 @@ class Transformer(Generic[Array]):
 
     def _attention(self, layer: LayerWeights, x: Array, cache: LayerCache, inputs: Any) -> Array:
         spec = self.plan.spec
-        q, k, v = self._project(x, layer.q), self._project(x, layer.k), self._project(x, layer.v)
+        q, k, v = self._project_all(x, layer.qkv)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         q = self.kernels.rope_and_cache(q, k, v, self.rope, spec.head_dim, cache, inputs)
@@ -58,7 +58,7 @@ class Transformer(Generic[Array]):
         return self._add_up(mixed, layer.o, self.shard.kv_heads)
 
     def _mlp(self, layer: LayerWeights, x: Array) -> Array:
-        hidden = self.kernels.gated_silu(self._project(x, layer.gate), self._project(x, layer.up))
+        hidden = self.kernels.gated_silu(*self._project_all(x, layer.gate_up))
         return self._add_up(hidden, layer.down, self.shard.ffn)
 
     def _logits(self, x: Array) -> Array | None:
@@ -70,6 +70,11 @@ class Transformer(Generic[Array]):
         """A projection of which every rank of the stage holds some columns, or none: then it adds its bias at most."""
         contributes = len(held) > 0 or projection.bias is not None
         return self.comm.group.all_reduce(self._project(x, projection), contributes)
+
+    def _project_all(self, x: Array, projections: Projections) -> Sequence[Array]:
+        if projections.joined is None:
+            return [self._project(x, part) for part in projections.parts]
+        return self.kernels.split_columns(self._project(x, projections.joined), projections.widths)
 
     def _project(self, x: Array, projection: Projection) -> Array:
         return self.kernels.linear(x, projection.weight, projection.bias)

@@ -27,19 +27,26 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """Several of one input. joined: all of them in one matrix, where the kernels like that better; then there are no
+    parts. widths: rows of each."""
+
+    parts: tuple[Projection, ...]
+    joined: Projection | None
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     """One layer's tensors, by role; vectors in the kernels' form, None where the model has none."""
 
     attn_norm: Any
-    q: Projection
-    k: Projection
-    v: Projection
+    qkv: Projections
     q_norm: Any
     k_norm: Any
     o: Projection
     ffn_norm: Any
-    gate: Projection
-    up: Projection
+    gate_up: Projections
     down: Projection
 
 
@@ -97,17 +104,19 @@ class _Loader:
 
         return LayerWeights(
             attn_norm=norm(Role.ATTN_NORM),
-            q=project(Role.Q),
-            k=project(Role.K),
-            v=project(Role.V),
+            qkv=self._join(project(Role.Q), project(Role.K), project(Role.V)),
             q_norm=norm(Role.Q_NORM),
             k_norm=norm(Role.K_NORM),
             o=project(Role.O),
             ffn_norm=norm(Role.FFN_NORM),
-            gate=project(Role.GATE),
-            up=project(Role.UP),
+            gate_up=self._join(project(Role.GATE), project(Role.UP)),
             down=project(Role.DOWN),
         )
+
+    def _join(self, *parts: Projection) -> Projections:
+        widths = tuple(part.weight.rows for part in parts)
+        joined = self.kernels.join([part.weight for part in parts], [part.bias for part in parts])
+        return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
 
     def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)

@@ -108,7 +108,7 @@ class Worker:
             seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
             return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
         except DeviceMemoryError as error:
-            log.warning("Rank %d: %s", self._setup.rank, error)
+            log.warning("Rank %d: %s", self._setup.rank, str(error))  # not the error, which holds what failed
             return GivenBack(self._setup.rank, plan.number)
 
     def park(self) -> Parked:

@@ -6,6 +6,7 @@ they are rounded to int8 in groups of 32, unless exact products are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,9 @@ class CpuKernels:
             raw = np.empty((shape[0], SCHEMES[scheme].row_bytes(shape[1])), np.uint8)
         return pack(self._native, scheme, raw, self._threads)
 
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
+        return None
+
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> NDArray[np.float32]:
         return values
 
@@ -160,6 +164,9 @@ class CpuKernels:
             adds=True,
         )
         return out
+
+    def split_columns(self, x: Value, widths: Sequence[int]) -> Sequence[Value]:
+        raise NotImplementedError("nothing is joined here")
 
     def add(self, x: Value, y: Value) -> Value:
         total = self._trace.fuse_sum(y, x)

@@ -39,6 +39,11 @@ class CardMemory:
             self._held[storage.data_ptr()] = storage
         return what
 
+    def drop(self, what: object) -> None:
+        """What was held is not needed any more."""
+        for tensor in _tensors(what):
+            self._held.pop(tensor.untyped_storage().data_ptr(), None)
+
     def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
         needed = 0
         for rehearse in rehearsals:

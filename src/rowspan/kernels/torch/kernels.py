@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,9 @@ class TorchKernels:
             return dense.pack(torch.zeros(shape, dtype=self._dtype, device=self._device))
         return self._held(dense.pack(dequantize(scheme, self.memory.uploader.upload(raw), self._dtype)))
 
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
+        return None
+
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
         # Norms are taken in float32.
         return self._held(torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype))
@@ -106,6 +110,9 @@ class TorchKernels:
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return dense.linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
+
+    def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+        raise NotImplementedError("nothing is joined here")
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y

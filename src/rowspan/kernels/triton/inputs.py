@@ -99,7 +99,7 @@ class InputBuffers:
         end = self._cuts[-1] + sequences * self._limits.blocks
         self._on_card[:end].copy_(self._staging[turn][:end], non_blocking=True)
         if self._on_card.device.type == "cuda":
-            self._copied[turn] = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied[turn] = event = torch.cuda.Event()
             event.record()
 
     def _views(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from rowspan.kernels.triton.attention import attention
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
 from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences, to_card
+from rowspan.kernels.triton.join import join
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.pack import pack
@@ -52,15 +53,17 @@ class TritonKernels:
 
     name = TRITON
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, memory: CardMemory, recorder: Recorder | None) -> None:
+    def __init__(
+        self, dtype: torch.dtype, device: torch.device, memory: CardMemory, new_recorder: Callable[[], Recorder] | None
+    ) -> None:
         """
         Args:
             dtype: of activations, and of weights that are not quantized.
-            recorder: captures graphs; None: steps are launched op by op.
+            new_recorder: makes what captures graphs; None: steps are launched op by op.
         """
         self._dtype = dtype
         self._device = device
-        self._recorder = recorder
+        self._new_recorder = new_recorder
         self._n_slots = 0  # of the cache
         self._memory = memory
         self.memory = memory if device.type == "cuda" else None
@@ -71,6 +74,18 @@ class TritonKernels:
         if not raw.size:
             return DenseWeight(torch.zeros(shape, dtype=self._dtype, device=self._device))
         return self._memory.hold(pack(scheme, self._memory.uploader.upload(raw), self._dtype))
+
+    def join(self, weights: Sequence[Weight], biases: Sequence[Tensor | None]) -> tuple[Weight, Tensor | None] | None:
+        """One launch for several: of small matrices each would leave most of a card idle."""
+        whole = join(weights)
+        missing = [bias is None for bias in biases]
+        if whole is None or any(missing) != all(missing):
+            return None
+        for part in (*weights, *biases):
+            if part is not None:
+                self._memory.drop(part)
+        present = [bias for bias in biases if bias is not None]
+        return self._memory.hold(whole), self._memory.hold(torch.cat(present)) if present else None
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
         return self._memory.hold(torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype))
@@ -92,10 +107,10 @@ class TritonKernels:
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         talks = (comm.group, comm.before, comm.after)
-        if self._recorder is not None and not all(
+        if self._new_recorder is not None and not all(
             talk is None or isinstance(talk, SoloGroup | NcclGroup | NcclLink) for talk in talks
         ):
-            self._recorder = None
+            self._new_recorder = None
             log.info("Steps are launched op by op: what goes through the host's memory cannot be captured in a graph.")
         return comm_of_tensors(comm, self._device, self._dtype)
 
@@ -134,14 +149,14 @@ class TritonKernels:
     def _record(
         self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]
     ) -> DecodeGraphs | None:
-        if self._recorder is None:
+        if self._new_recorder is None:
             return None
         sizes = graph_sizes(limits.outputs)
         try:
             with torch.inference_mode(), full_memory_told():
                 buffers.fill_decode(no_sequences(limits.block_size), limits.outputs)
                 return DecodeGraphs(
-                    self._recorder, sizes, lambda size: logits(buffers.decode_views(size, limits.block_size))
+                    self._new_recorder(), sizes, lambda size: logits(buffers.decode_views(size, limits.block_size))
                 )
         except RuntimeError as error:
             log.warning("Steps are launched op by op: decoding could not be captured in a graph (%s).", error)
@@ -158,6 +173,9 @@ class TritonKernels:
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
+
+    def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+        return torch.split(x, list(widths), dim=1)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y

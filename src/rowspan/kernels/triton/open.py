@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 
@@ -29,4 +30,4 @@ def open_triton(device: Device, dtype: str, threads: int) -> TritonKernels | Tor
     if torch.version.hip is None and torch.cuda.get_device_capability(card) < OLDEST_NVIDIA:
         log.warning("%s is too old for Triton: it computes with torch's own kernels, slowly.", device)
         return TorchKernels(torch_dtype, card)
-    return TritonKernels(torch_dtype, card, CardMemory(card, torch_dtype), CudaRecorder(card))
+    return TritonKernels(torch_dtype, card, CardMemory(card, torch_dtype), partial(CudaRecorder, card))
