@@ -93,6 +93,21 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """results: file of the tiles that are fastest on this machine's cards (ROWSPAN_TUNING; else in the platform's cache
+    folder)."""
+
+    results: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> TuningConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_TUNING")
+        cache = platformdirs.user_cache_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else cache / "tuning.json")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 

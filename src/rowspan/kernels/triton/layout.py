@@ -1,0 +1,98 @@
+"""How weights lie in a card's memory: codes, and the numbers that make values of them, each in a plane of its own.
+
+    value = scale · (code - zero) + minimum            one scale and minimum for each group of 16 or 32 columns
+
+Everything is one row after another, as in the file, and blocks are taken apart only so far that a thread can load 16
+bytes of codes at once, at addresses that are multiples of 16. A warp of the narrow kernel then reads 512 consecutive
+bytes of a row, a wavefront of CDNA 1024: whole lines of memory on either maker's cards. The wide kernel reads 64 to 128
+consecutive bytes from each of its rows, as kernels of dense matrices do, and finds the next ones in cache. Tiles stored
+one after another would spare neither kernel a line, but tie the layout to one shape of tiles.
+
+Codes of 8 bits are bytes, in order. Fewer bits share a byte with columns that are 16 apart:
+
+    4 bits   byte i of 16 holds columns i (low half) and 16 + i, of 32 columns
+    2 bits   byte i of 16 holds columns i (lowest pair), 16 + i, 32 + i and 48 + i, of 64 columns
+    6 bits   the low four in a plane of 4 bits, the high two in one of 2 bits
+
+so a byte's fields are unpacked by shifts into tiles of their own, side by side in the registers of the thread that
+loaded it. (Operands of matrix units want pairs of columns 8 apart in one thread; with fields 16 apart they stay there.
+Triton's compiler sees that: no shuffle, no way through shared memory.)
+
+A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
+for the group; exact in float32. Bytes per element, against the file's: Q8_0, Q4_0, Q4_1 and Q6_K the same, Q4_K 4.625
+bits (4.5), Q5_K 6.625 (5.5), Q3_K 4.5625 (3.4375), Q2_K 3.125 (2.625), Q5_0 6.5 (5.5), Q5_1 7 (6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rowspan.quant.scheme import SCHEMES
+
+# Bits of a code, by scheme. Bits are spent where unpacking a third plane would cost more than it saves.
+BITS: Mapping[str, int] = {
+    "Q8_0": 8,
+    "Q4_0": 4,
+    "Q4_1": 4,
+    "Q5_0": 6,
+    "Q5_1": 6,
+    "Q2_K": 2,
+    "Q3_K": 4,
+    "Q4_K": 4,
+    "Q5_K": 6,
+    "Q6_K": 6,
+}
+UNIT: Mapping[int, int] = {8: 16, 4: 32, 6: 64, 2: 64}  # columns of 16 bytes of codes, of the plane with the fewest bits
+
+
+@dataclass(frozen=True)
+class PlanarWeight:
+    """A quantized (rows, columns) matrix. Rows are filled up to whole units of columns, with scales of zero."""
+
+    codes: Tensor  # uint8 (rows, bytes): the plane of 8, 4 or 2 bits
+    high: Tensor | None  # uint8 (rows, bytes): of 6 bits, the plane of 2
+    scales: Tensor  # float16 (rows, groups), or with sub_scales (rows, columns / 256)
+    minima: Tensor | None  # like scales; None: all zero
+    sub_scales: Tensor | None  # int8 (rows, groups)
+    sub_minima: Tensor | None  # int8 (rows, groups)
+    scheme: str
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return self.codes.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(plane.nbytes for plane in self.planes if plane is not None)
+
+    @property
+    def planes(self) -> tuple[Tensor | None, ...]:
+        """The first arguments of kernels, in their order."""
+        return (self.codes, self.high, self.scales, self.minima, self.sub_scales, self.sub_minima)
+
+    @property
+    def bits(self) -> int:
+        return BITS[self.scheme]
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale."""
+        return SCHEMES[self.scheme].group
+
+    @property
+    def zero(self) -> int:
+        return SCHEMES[self.scheme].zero
+
+    @property
+    def padded_columns(self) -> int:
+        """Columns with those that fill up the last unit."""
+        return padded(self.columns, self.bits)
+
+
+def padded(columns: int, bits: int) -> int:
+    """Columns filled up to a whole unit."""
+    return -(-columns // UNIT[bits]) * UNIT[bits]
