@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 
-from rowspan.kernels.triton.tiles import Tiles, decode_tiles_of, prefill_tiles_of
+from rowspan.kernels.triton.card import Family
+from rowspan.kernels.triton.tiles import Tiles, decode_tiles, prefill_tiles
 
 ATTENTION = "rowspan.kernels.triton.attention_"
+FAMILY = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx1100": Family.RDNA, "gfx942": Family.CDNA}
 TYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16"}
 # Bytes of a thread's registers that may be in memory. Operands of RDNA's matrix units lie in registers twice, so that
 # heads of 256 do not fit; no model that Rowspan reads has them yet.
@@ -16,7 +18,7 @@ SPILLED_WIDE = SPILLED | {"gfx1100": 1024}
 
 
 def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = prefill_tiles_of(target, head_dim, group)
+    tiles = prefill_tiles(FAMILY[target], head_dim, group)
     types = {"out": f"*{type}"} | dict.fromkeys(("n_sequences", "out_stride", "table_stride"), "i32")
     constants: dict[str, Constant] = {
         "TOKENS": tiles.rows // group,
@@ -28,7 +30,7 @@ def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", 
 
 
 def decode(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = decode_tiles_of(target, head_dim)
+    tiles = decode_tiles(FAMILY[target], head_dim)
     types = {"parts": "*fp32", "logs": "*fp32"} | dict.fromkeys(("table_stride", "max_pieces", "length"), "i32")
     constants: dict[str, Constant] = {"KV_HEADS": 8, "ROWS": 16, "BLOCK_N": tiles.keys}
     return _variant("decode:_attend_pieces", target, tiles, types, constants, head_dim, group, type, cache, window)

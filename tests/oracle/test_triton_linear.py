@@ -22,7 +22,15 @@ from rowspan.quant.scheme import SCHEMES
 
 each_scheme = pytest.mark.parametrize("scheme", QUANTIZED)
 # The bytes of a block at which its float16 numbers start, as ggml-common.h lays them out.
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2)}
+HALVES = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+}
 
 
 def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.attention_tile import LOG2_E, attend_tile, matrix_type
+from rowspan.kernels.triton.card import card_of
 from rowspan.kernels.triton.tiles import decode_tiles
 
 PIECE = 256  # positions, a multiple of every tile's: 16 k make 64 pieces a KV head. Results are 3 % of what is read
@@ -55,7 +56,7 @@ def decode(
     programs = min(max_pieces, max(1, PROGRAMS // (n_sequences * kv_heads)))
     parts = torch.empty((n_sequences, n_heads, max_pieces, head_dim), dtype=torch.float32, device=q.device)
     logs = torch.empty((n_sequences, n_heads, max_pieces), dtype=torch.float32, device=q.device)
-    tiles = decode_tiles(q.device, head_dim)
+    tiles = decode_tiles(card_of(q.device).family, head_dim)
     padded = triton.next_power_of_2(head_dim)
     _attend_pieces[(programs, kv_heads, n_sequences)](
         parts,
