@@ -22,7 +22,15 @@ from rowspan.quant.scheme import SCHEMES
 
 each_scheme = pytest.mark.parametrize("scheme", QUANTIZED)
 # The bytes of a block at which its float16 numbers start, as ggml-common.h lays them out.
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2)}
+HALVES = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+}
 
 
 def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:
@@ -33,7 +41,7 @@ def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:
     for start in HALVES.get(scheme, (0,)):
         numbers = rng.uniform(-0.01, 0.01, raw.shape[:2]).astype(np.float16)
         raw[..., start : start + 2] = numbers[..., None].view(np.uint8)
-    return torch.from_numpy(raw.reshape(rows, -1)).to(DEVICE)
+    return torch.from_numpy(raw.reshape(rows, geometry.row_bytes(columns))).to(DEVICE)
 
 
 def random_weight(scheme: str, rows: int, columns: int, seed: int) -> tuple[PlanarWeight, Tensor]:

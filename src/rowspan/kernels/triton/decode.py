@@ -28,7 +28,14 @@ def tile_of_codes(
 
 @triton.jit
 def tile_of_factors(
-    factors, sub_factors, row, start, columns, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr
+    factors,
+    sub_factors,
+    row,
+    start,
+    columns,
+    GROUP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
 ):
     """Scales or minima of the groups of a tile: float32 (BLOCK_ROWS, BLOCK_COLUMNS // GROUP); zero beyond the columns.
 

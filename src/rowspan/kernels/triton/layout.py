@@ -45,7 +45,12 @@ BITS: Mapping[str, int] = {
     "Q5_K": 6,
     "Q6_K": 6,
 }
-UNIT: Mapping[int, int] = {8: 16, 4: 32, 6: 64, 2: 64}  # columns of 16 bytes of codes, of the plane with the fewest bits
+UNIT: Mapping[int, int] = {
+    8: 16,
+    4: 32,
+    6: 64,
+    2: 64,
+}  # columns of 16 bytes of codes, of the plane with the fewest bits
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
 
 
 def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: Unpacked) -> None:
-    codes = torch.zeros(weight.codes[rows].shape[0], weight.padded_columns, dtype=torch.uint8, device=weight.codes.device)
+    codes = torch.zeros(
+        weight.codes[rows].shape[0], weight.padded_columns, dtype=torch.uint8, device=weight.codes.device
+    )
     # In 8 bits, two's complement: Q8_0's code of -128 and zero of 128 give 0.
     codes[:, : weight.columns] = (unpacked.codes.view(torch.uint8) + weight.zero).view(-1, weight.columns)
     if weight.bits == 6:
