@@ -122,12 +122,11 @@ def assert_close(result: Tensor, exact: Tensor, cache: Paged, products: torch.dt
     most; then the result is rounded. float32 itself: sums of some hundred numbers, scores up to about 10."""
     rounded = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
     largest = cache.exact.v.nan_to_num().abs().max().item()
-    cuts = 2 if not HAS_CARD and result.dtype == torch.bfloat16 else 1  # the interpreter does not round bfloat16
     torch.testing.assert_close(
         result.float(),
         exact,
         atol=2e-6 + rounded[products] * largest,
-        rtol=2e-5 + rounded[result.dtype] * cuts,
+        rtol=2e-5 + rounded[result.dtype],
     )
 
 

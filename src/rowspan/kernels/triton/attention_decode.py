@@ -152,7 +152,7 @@ def _attend_pieces(
     heads = head * GROUP + g
     rows = tl.load(q + row.to(tl.int64) * q_stride + heads[:, None] * D + d[None, :], mask=mine, other=0.0).to(MATRIX)
     row_at = position + tl.zeros([ROWS], tl.int32)
-    blocks = block_table + sequence.to(tl.int64) * table_stride
+    blocks = block_table + sequence * table_stride
     k += head * head_stride
     v += head * head_stride
     if k_scales is not None:

@@ -126,7 +126,7 @@ def _attend_chunks(
     first_at = tl.load(positions + row).to(tl.int32)
     last_at = first_at + tl.minimum(end - row, TOKENS).to(tl.int32) - 1
     row_at = first_at + m // GROUP
-    blocks = block_table + sequence.to(tl.int64) * table_stride
+    blocks = block_table + sequence * table_stride
     k += head * head_stride
     v += head * head_stride
     if k_scales is not None:
