@@ -129,6 +129,8 @@ class EngineConfig:
     # None: int8 with native CPU kernels, bfloat16 on cards, float32 elsewhere
     dtype: str | None = None
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
+    card_kernels: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CARD_KERNELS"))  # None: the best
+    gpu_memory_utilization: float = 0.9  # share of a card's memory that may be used, whoever uses it
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
     # A natively computing worker that does nothing for so long hangs, and all are started anew. A single call of a 70B

@@ -13,6 +13,7 @@ from torch import Tensor
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.isa import kernels_used
+from rowspan.kernels.ops import StepLimits
 from rowspan.kernels.registry import kernels_for
 from rowspan.model.rope import rope_table
 from rowspan.model.spec import ModelSpec
@@ -43,19 +44,20 @@ class SingleRank:
         chosen, _ = kernels_used(isa, "cpu", dtype)
         kernels = kernels_for(Device("cpu", 0), dtype, chosen, threads)
         weights = load_weights(checkpoint, plan, plan.shards[0], kernels)
+        kernels.finish_loading()
         rope = kernels.rope_table(rope_table(self.spec.rope, n_blocks * block_size, weights.rope_freqs))
         n_slots, shape = n_blocks * block_size, (self.spec.n_kv_heads, self.spec.head_dim)
         caches = [kernels.cache(n_slots, *shape, (cache, cache)) for _ in range(self.spec.n_layers)]
         model = Transformer(plan, plan.shards[0], weights, caches, rope, kernels, kernels.connect(Comm(SoloGroup())))
         self.block_size = block_size
-        self._forward = kernels.capture(model.forward, n_slots, n_slots)
+        self._forward = kernels.capture(model.forward, StepLimits(n_slots, n_slots, n_blocks, block_size))
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Logits of every token of the step, (T, vocabulary)."""
         inputs = step_inputs(StepPlan(0, tuple(chunks)), self.block_size)
         logits = self._forward(replace(inputs, output_rows=np.arange(len(inputs.tokens))))
         assert logits is not None
-        return torch.from_numpy(logits.copy())
+        return torch.tensor(logits)
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """A whole sequence in one step."""

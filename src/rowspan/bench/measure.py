@@ -18,6 +18,7 @@ from rowspan.bench.peak_memory import peak_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint, trust
+from rowspan.errors import OutOfMemoryError
 from rowspan.scheduler.batch import StepPlan
 
 
@@ -42,6 +43,13 @@ class NativeRunner:
         self._group = WorkerGroup(trusted.setups(), config.hang_seconds)
         seconds = time.perf_counter() - started
         self._workers = [child for child in psutil.Process().children() if child not in others]
+        if self._group.n_blocks < trusted.cache.n_blocks:
+            self._group.close()
+            raise OutOfMemoryError(
+                f"The cards have room for a cache of {self._group.n_blocks * config.block_size} tokens only.",
+                why=f"{trusted.cache.n_blocks * config.block_size} are needed.",
+                fix="Use a smaller depth, fewer sequences, or --cache-type-k f16 --cache-type-v f16.",
+            )
         ready = self._group.ready
         self.facts = LoadFacts(
             seconds, sum(rank.weight_bytes for rank in ready), sum(rank.cache_bytes for rank in ready)
@@ -87,7 +95,7 @@ class NativeRunner:
         """Args: at_once: steps that are under way at the same time."""
         for number, plan in enumerate(plans):
             if number >= at_once:
-                self._group.receive()
+                self._group.result()
             self._group.send(plan)
         for _ in range(min(at_once, len(plans))):
-            self._group.receive()
+            self._group.result()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rowspan.engine.open import Blueprint
-from rowspan.kernels.isa import TORCH
+from rowspan.kernels.isa import is_native
 from rowspan.plan.resident import WorkerMemory, worker_memory
 
 
 def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
     """Of all workers together; None where torch's allocator decides, or some are elsewhere."""
-    if blueprint.lead.cpu_isa == TORCH or any(shard.device.host for shard in blueprint.plan.shards):
+    if not is_native(blueprint.lead.cpu_isa) or any(shard.device.host for shard in blueprint.plan.shards):
         return None
     metadata, config = blueprint.checkpoint.metadata, blueprint.config
     strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))

@@ -23,9 +23,8 @@ from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import LOOKS, SharedLayout, SharedMemory
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
-from rowspan.kernels.isa import TORCH, native_module
+from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.routes import Transport
-from rowspan.scheduler.batch import StepPlan
 from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -62,10 +61,10 @@ class LocalRanks:
     def is_whole(self) -> bool:
         return not any(link.poll() for link in self.links)
 
-    def send(self, plan: StepPlan) -> None:
+    def send(self, order: object) -> None:
         try:
             for link in self.links:
-                link.send(plan)
+                link.send(order)
         except OSError:
             raise self._diagnose() from None
 
@@ -110,7 +109,7 @@ class LocalRanks:
         layout = SharedLayout.of(native, setups[0].plan, setups[0].max_tokens)
         memory = SharedMemory.create(layout.nbytes)
         spawning.callback(os.close, memory)
-        if all(setup.cpu_isa != TORCH for setup in setups):
+        if all(is_native(setup.cpu_isa) for setup in setups):
             self._counts = SharedMemory(memory, layout.nbytes)
         return layout, memory
 

@@ -48,7 +48,7 @@ class ModelWeights:
     """A shard. `layers` are those of the rank's stage, in order."""
 
     layers: tuple[LayerWeights, ...]
-    embedding: RawRows | None
+    embedding: Any  # in the kernels' form; None where it is another rank's
     final_norm: Any
     head: Any
     rope_freqs: NDArray[np.float32] | None
@@ -109,13 +109,13 @@ class _Loader:
             down=project(Role.DOWN),
         )
 
-    def _embedding(self, also_head: bool) -> RawRows:
+    def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)
         info, cut = self.checkpoint.tensors[key], self._cut(key)
         blocks = self._map(key, cut)
         if not also_head:  # else it is told when the head is packed
             self.on_tensor(blocks.nbytes)
-        return RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start)
+        return self.kernels.lookup(RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start))
 
     def _matrix(self, key: TensorKey) -> Weight:
         cut = self._cut(key)

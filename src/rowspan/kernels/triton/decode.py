@@ -46,11 +46,10 @@ def tile_of_factors(
     if sub_factors is None:
         at = (row * (columns // GROUP))[:, None] + group[None, :]
         return tl.load(factors + at, mask=inside, other=0.0).to(tl.float32)
-    else:
-        at = (row * (columns // 256))[:, None] + (group // (256 // GROUP))[None, :]
-        factor = tl.load(factors + at, mask=inside, other=0.0).to(tl.float32)
-        at = (row * (columns // GROUP))[:, None] + group[None, :]
-        return factor * tl.load(sub_factors + at, mask=inside, other=0).to(tl.float32)
+    at = (row * (columns // 256))[:, None] + (group // (256 // GROUP))[None, :]
+    factor = tl.load(factors + at, mask=inside, other=0.0).to(tl.float32)
+    at = (row * (columns // GROUP))[:, None] + group[None, :]
+    return factor * tl.load(sub_factors + at, mask=inside, other=0).to(tl.float32)
 
 
 @triton.jit
