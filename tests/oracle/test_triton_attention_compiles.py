@@ -153,7 +153,13 @@ def test_small_kernels() -> None:
         {"D": 128, "D_PAD": 128, "WINDOW": 0, "MERGED": 32},
         ("out_stride", "length"),
     )
-    for result in compile_for_cards([norm, gate, rope, pieces]):
+    keys = Variant(
+        module + "sample:_rank_keys",
+        {"keys": "*i64", "logits": "*fp32", "vocabulary": "i32", "stride": "i32"},
+        {"BLOCK": 1024},
+        ("vocabulary", "stride"),
+    )
+    for result in compile_for_cards([norm, gate, rope, pieces, keys]):
         for code in result.values():
             assert code.spilled == 0
             assert code.shared <= 16 << 10
