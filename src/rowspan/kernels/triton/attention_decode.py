@@ -106,7 +106,7 @@ def decode(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_pieces"])  # it varies from step to step: no kernel for each kind of number
 def _attend_pieces(
     parts,  # (S, heads, max_pieces, D): each piece's weighted mean of values …
     logs,  # (S, heads, max_pieces) … and log2 of its sum of weights
@@ -195,7 +195,7 @@ def _attend_pieces(
         tl.store(logs + at, highest + tl.log2(total), mask=g < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_pieces"])
 def _add_pieces(
     out,
     parts,

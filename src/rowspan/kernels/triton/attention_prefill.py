@@ -72,7 +72,7 @@ def prefill(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_sequences"])  # it varies from step to step: no kernel for each kind of number
 def _attend_chunks(
     out,
     q,

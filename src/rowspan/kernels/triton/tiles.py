@@ -23,7 +23,9 @@ def decode_tiles(family: Family, head_dim: int) -> Tiles:
     wide = head_dim > 128
     if family == Family.RDNA:  # every lane holds matrix operands twice: registers are short
         return Tiles(16, 16 if wide else 32, warps=4, stages=1 if wide else 2)
-    return Tiles(16, 32 if wide else 64, warps=4, stages=2 if family == Family.CDNA else 3)
+    # NVIDIA's copies are asynchronous, with one stage for the block table: 4 stages are two tiles on their way.
+    stages = {Family.HOPPER: 4, Family.AMPERE: 3, Family.CDNA: 2}[family]
+    return Tiles(16, 32 if wide else 64, warps=4, stages=stages)
 
 
 def prefill_tiles(family: Family, head_dim: int, group: int) -> Tiles:
