@@ -41,7 +41,7 @@ def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:
     for start in HALVES.get(scheme, (0,)):
         numbers = rng.uniform(-0.01, 0.01, raw.shape[:2]).astype(np.float16)
         raw[..., start : start + 2] = numbers[..., None].view(np.uint8)
-    return torch.from_numpy(raw.reshape(rows, -1)).to(DEVICE)
+    return torch.from_numpy(raw.reshape(rows, geometry.row_bytes(columns))).to(DEVICE)
 
 
 def random_weight(scheme: str, rows: int, columns: int, seed: int) -> tuple[PlanarWeight, Tensor]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from kit.triton_device import DEVICE
 
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.triton.sample import sample
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
+from rowspan.worker import sampling_batch as batches
 from rowspan.worker.history import History
 from rowspan.worker.sampler import Sampler
-from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
+from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
 
 VOCABULARY = 500
 
@@ -30,14 +33,21 @@ class Both:
             self.cpu.learn(sequence)
         self.ids = [sequence.seq_id for sequence in sequences]
         self.histories = [History.of(sequence) for sequence in sequences]
+        self.asked_again = 0
 
     def step(self, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> tuple[SampledToken, ...]:
         """The card's tokens, once they are what the CPU says."""
-        batch = sampling_batch(self.histories, logits.shape[1])
         given = torch.from_numpy(logits.copy()).to(DEVICE)
-        answer = sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE)))
+        asked: list[int] = []
+
+        def on_card(batch: SamplingBatch[Any]) -> Any:
+            asked.append(batch.ranked)
+            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
+
+        answer = answered(on_card, sampling_batch(self.histories, logits.shape[1]), logits.shape[1])
+        self.asked_again += len(asked) - 1
         torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
-        ours = sampled_tokens(self.ids, self.histories, answer.cpu().numpy())
+        ours = sampled_tokens(self.ids, self.histories, answer)
         theirs = self.cpu.sample(self.ids, logits)
         assert [each.token for each in ours] == [each.token for each in theirs]
         for our, their in zip(ours, theirs, strict=True):
@@ -71,8 +81,10 @@ def new_sequences(rng: random.Random, params: list[SamplingParams]) -> list[NewS
 
 
 @pytest.mark.parametrize("case", range(20))
-def test_rows_that_ask_for_different_things_share_a_step(case: int) -> None:
-    """Coarse logits are full of ties; eight steps, so that penalties take effect on what was drawn."""
+def test_rows_that_ask_for_different_things_share_a_step(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coarse logits are full of ties; eight steps, so that penalties take effect on what was drawn. In some, few tokens
+    are ranked at first, and many draws fall beyond."""
+    monkeypatch.setattr(batches, "MOST_RANKED", (1024, 64)[case // 2 % 2])
     rng, numbers = random.Random(case), np.random.default_rng(case)
     both = Both(new_sequences(rng, [random_params(rng) for _ in range(rng.choice([1, 2, 7]))]))
     for _ in range(8):
@@ -85,10 +97,32 @@ def test_a_large_vocabulary_is_sorted_only_as_far_as_needed(top_k: int) -> None:
     params = SamplingParams(temperature=1.5, top_k=top_k, top_p=0.99, logprobs=3)
     both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(20)])
     batch = sampling_batch(both.histories, 3000)
-    assert batch.ranked == {0: 3000, 3: 4, 40: 64, 1024: 1024, 1025: 3000}[top_k]
+    assert batch.ranked == {0: 1024, 3: 4, 40: 64, 1024: 1024, 1025: 3000}[top_k]
     numbers = np.random.default_rng(top_k)
     drawn = {each.token for each in both.step(np.round(numbers.normal(0, 3, (20, 3000))).astype(np.float32))}
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(
+    ("params", "beyond"),
+    [
+        (SamplingParams(temperature=1.0), False),  # such logits have 99.99 % of their mass in 16 of 400 tokens …
+        (SamplingParams(temperature=6.0), True),  # … but not at this temperature …
+        (SamplingParams(temperature=6.0, min_p=0.01), False),  # … unless the others are left out
+        (SamplingParams(temperature=6.0, top_p=0.9), False),
+        (SamplingParams(temperature=6.0, top_p=0.999999), True),
+    ],
+)
+def test_draws_beyond_the_ranked_tokens_are_made_again(
+    params: SamplingParams, beyond: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_RANKED", 16)
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(9)])
+    for step in range(4):
+        order = np.random.default_rng(step).permutation(400)
+        logits = np.tile(-order.astype(np.float32) * 0.7, (9, 1))
+        both.step(logits)
+    assert (both.asked_again > 0) == beyond
 
 
 def test_greedy_steps_need_no_more_than_an_argmax() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+UNKNOWN = -1  # in place of a token: the draw fell beyond those that were ranked
+
 Array = TypeVar("Array")
 Other = TypeVar("Other")
 
@@ -36,7 +38,7 @@ class SamplingBatch(Generic[Array]):
     change: Entries[Array] | None  # frequency and presence penalties, negated
 
     # What the host knows of all rows together, and launches depend on.
-    ranked: int  # how many of the most likely tokens draws are made from; 0: every row is greedy
+    ranked: int  # most likely tokens that are put in order for draws: at least top_k, where that is on; 0: all greedy
     alternatives: int | None  # most likely tokens whose log-probabilities are wanted; None: no log-probabilities at all
 
     def map(self, move: Callable[[Array], Other]) -> SamplingBatch[Other]:

@@ -8,7 +8,7 @@ from typing import Any
 from rowspan.kernels.ops import Sample
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.worker.history import History
-from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
+from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
 
 
 class CardSampler:
@@ -29,5 +29,7 @@ class CardSampler:
         if not seq_ids:
             return ()
         histories = [self._histories[seq_id] for seq_id in seq_ids]
-        answer = self._sample(logits, sampling_batch(histories, logits.shape[1]))
+        vocabulary = logits.shape[1]
+        batch = sampling_batch(histories, vocabulary)
+        answer = answered(lambda batch: self._sample(logits, batch), batch, vocabulary)
         return sampled_tokens(seq_ids, histories, answer)

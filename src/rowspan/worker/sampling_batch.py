@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.kernels.sampling import Entries, SamplingBatch
+from rowspan.kernels.sampling import UNKNOWN, Entries, SamplingBatch
 from rowspan.scheduler.batch import SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import Changes, History, Tokens
 
-MOST_RANKED = 1024  # beyond this, all of the vocabulary is sorted
+MOST_RANKED = 1024  # of draws from all tokens; the others are sorted only if a draw falls there
 
 
 def sampling_batch(histories: Sequence[History], vocabulary: int) -> SamplingBatch[NDArray[np.generic]]:
@@ -38,9 +39,23 @@ def sampling_batch(histories: Sequence[History], vocabulary: int) -> SamplingBat
         bias=_entries([history.bias(vocabulary) for history in histories]),
         seen=_padded(repeated),
         change=_entries([history.overused() for history in histories]),
-        ranked=_ranked(max((_top_k(each, vocabulary) for each in draws), default=0), vocabulary),
+        ranked=_ranked([_top_k(each, vocabulary) for each in draws], vocabulary),
         alternatives=min(max(wanted), vocabulary) if wanted else None,
     )
+
+
+def answered(
+    sample: Callable[[SamplingBatch[NDArray[np.generic]]], NDArray[np.float64]],
+    batch: SamplingBatch[NDArray[np.generic]],
+    vocabulary: int,
+) -> NDArray[np.float64]:
+    """What `sample` returns of this batch, asked a second time, with all of the vocabulary ranked, if a draw fell
+    beyond the tokens that were. Other rows keep their first answer: it does not depend on their company."""
+    answer = sample(batch)
+    unknown = answer[:, 0] == UNKNOWN
+    if not unknown.any():
+        return answer
+    return np.where(unknown[:, None], sample(replace(batch, ranked=vocabulary)), answer)
 
 
 def sampled_tokens(
@@ -64,9 +79,12 @@ def _top_k(params: SamplingParams, vocabulary: int) -> int:
     return params.top_k if 0 < params.top_k < vocabulary else vocabulary
 
 
-def _ranked(most: int, vocabulary: int) -> int:
-    """A power of two, so that few kinds of steps exist."""
-    return vocabulary if most > MOST_RANKED else min(vocabulary, _power_of_2(most))
+def _ranked(top_ks: Sequence[int], vocabulary: int) -> int:
+    """How many of the most likely tokens are put in order: a power of two, so that few kinds of steps exist."""
+    limited = max((top_k for top_k in top_ks if top_k < vocabulary), default=0)
+    if limited > MOST_RANKED:
+        return vocabulary
+    return min(vocabulary, MOST_RANKED if vocabulary in top_ks else _power_of_2(limited))
 
 
 def _power_of_2(at_least: int) -> int:

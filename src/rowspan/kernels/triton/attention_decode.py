@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.attention_tile import LOG2_E, attend_tile, matrix_type
+from rowspan.kernels.triton.card import card_of
 from rowspan.kernels.triton.tiles import decode_tiles
 
 PIECE = 256  # positions, a multiple of every tile's: 16 k make 64 pieces a KV head. Results are 3 % of what is read
@@ -55,7 +56,7 @@ def decode(
     programs = min(max_pieces, max(1, PROGRAMS // (n_sequences * kv_heads)))
     parts = torch.empty((n_sequences, n_heads, max_pieces, head_dim), dtype=torch.float32, device=q.device)
     logs = torch.empty((n_sequences, n_heads, max_pieces), dtype=torch.float32, device=q.device)
-    tiles = decode_tiles(q.device, head_dim)
+    tiles = decode_tiles(card_of(q.device).family, head_dim)
     padded = triton.next_power_of_2(head_dim)
     _attend_pieces[(programs, kv_heads, n_sequences)](
         parts,
@@ -105,7 +106,7 @@ def decode(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_pieces"])  # it varies from step to step: no kernel for each kind of number
 def _attend_pieces(
     parts,  # (S, heads, max_pieces, D): each piece's weighted mean of values …
     logs,  # (S, heads, max_pieces) … and log2 of its sum of weights
@@ -151,7 +152,7 @@ def _attend_pieces(
     heads = head * GROUP + g
     rows = tl.load(q + row.to(tl.int64) * q_stride + heads[:, None] * D + d[None, :], mask=mine, other=0.0).to(MATRIX)
     row_at = position + tl.zeros([ROWS], tl.int32)
-    blocks = block_table + sequence.to(tl.int64) * table_stride
+    blocks = block_table + sequence * table_stride
     k += head * head_stride
     v += head * head_stride
     if k_scales is not None:
@@ -194,7 +195,7 @@ def _attend_pieces(
         tl.store(logs + at, highest + tl.log2(total), mask=g < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_pieces"])
 def _add_pieces(
     out,
     parts,

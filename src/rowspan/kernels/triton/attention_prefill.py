@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.attention_tile import LOG2_E, attend_tile, matrix_type
+from rowspan.kernels.triton.card import card_of
 from rowspan.kernels.triton.tiles import prefill_tiles
 
 SEARCHED = 128  # sequences looked at in one go
@@ -35,7 +36,7 @@ def prefill(
     kv_heads, head_dim = k_cache.shape[1:]
     group = q.shape[1] // head_dim // kv_heads
     n_sequences = block_table.shape[0]
-    tiles = prefill_tiles(q.device, head_dim, group)
+    tiles = prefill_tiles(card_of(q.device).family, head_dim, group)
     tokens = tiles.rows // group
     grid = (q.shape[0] // tokens + n_sequences, kv_heads)
     _attend_chunks[grid](
@@ -71,7 +72,7 @@ def prefill(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_sequences"])  # it varies from step to step: no kernel for each kind of number
 def _attend_chunks(
     out,
     q,
@@ -125,7 +126,7 @@ def _attend_chunks(
     first_at = tl.load(positions + row).to(tl.int32)
     last_at = first_at + tl.minimum(end - row, TOKENS).to(tl.int32) - 1
     row_at = first_at + m // GROUP
-    blocks = block_table + sequence.to(tl.int64) * table_stride
+    blocks = block_table + sequence * table_stride
     k += head * head_stride
     v += head * head_stride
     if k_scales is not None:

@@ -23,13 +23,9 @@ TRITON_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bflo
 def matrix_type(q: Tensor, k_cache: Tensor) -> tl.dtype:
     """What products are taken in: as the cache has it, which has most of the numbers; codes of int8 in q's type.
 
-    float32 queries stay what they are: whoever asks for float32 wants its precision, not the matrix units. Triton's
-    interpreter (of CPU tensors) multiplies bit patterns of bfloat16, so there it takes float32.
+    float32 queries stay what they are: whoever asks for float32 wants its precision, not the matrix units.
     """
-    chosen = q.dtype if q.dtype == torch.float32 or k_cache.dtype == torch.int8 else k_cache.dtype
-    if chosen == torch.bfloat16 and q.device.type == "cpu":
-        return tl.float32
-    return TRITON_TYPES[chosen]
+    return TRITON_TYPES[q.dtype if q.dtype == torch.float32 or k_cache.dtype == torch.int8 else k_cache.dtype]
 
 
 def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
