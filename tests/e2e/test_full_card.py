@@ -163,3 +163,26 @@ def test_a_card_that_stays_full_is_an_error_and_no_end(open_on: Callable[..., An
         card.full_for = 0
         assert run(engine, PROMPTS[1]) == expected[1]
     assert threading.active_count() < 10
+
+
+def test_parked_weights_leave_the_card_empty_and_the_next_request_brings_them_back(
+    open_on: Callable[..., Any], expected: list[list[int]]
+) -> None:
+    card = FakeCard(1 << 30)
+    with open_on(card) as engine:
+        assert run(engine, PROMPTS[0]) == expected[0]
+        assert engine.park()
+        assert card.caches == 0
+        assert card.log[-1] == "parked"
+        assert run(engine, PROMPTS[0]) == expected[0], "nothing of the old cache may be used"
+        assert "fetched" in card.log
+        pieces = engine.generate(PROMPTS[1], GREEDY)
+        next(pieces)
+        assert not engine.park(), "a request is running"
+        list(pieces)
+
+
+def test_what_is_in_the_hosts_memory_cannot_be_parked(path: Path) -> None:
+    with Engine.open(EngineConfig(path, block_size=16)) as engine:
+        assert not engine.park()
+        assert len(run(engine, PROMPTS[0])) == 40

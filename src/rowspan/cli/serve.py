@@ -214,9 +214,12 @@ def _introduce(choice: Choice) -> None:
 def _report_memory(backend: Backend) -> None:
     from rowspan.backends.native import NativeBackend
     from rowspan.cli.console_output import stderr_console
-    from rowspan.cli.memory_check import memory_line
+    from rowspan.cli.memory_check import cards_line, memory_line
 
-    if isinstance(backend, NativeBackend) and (line := memory_line(backend.blueprint)):
+    if not isinstance(backend, NativeBackend):
+        return
+    lines = [memory_line(backend.blueprint), cards_line(backend.engine)]
+    for line in filter(None, lines):
         stderr_console().print(line, markup=False, highlight=False)
 
 

@@ -200,9 +200,7 @@ class EngineCore:
                         return False
 
     def _park(self) -> bool:
-        on_cards = [
-            rank.weight_bytes for rank in self.ready if self._blueprint.plan.shards[rank.rank].device.kind != "cpu"
-        ]
+        on_cards = [rank.weight_bytes for rank in self.ready if rank.on_card]
         room = sum(on_cards) < psutil.virtual_memory().available * PARKED_SHARE
         if self._scheduler.busy or self._group is None or not on_cards or not room:
             return False

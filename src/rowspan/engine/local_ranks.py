@@ -26,6 +26,7 @@ from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.routes import Transport
+from rowspan.rig.root import Root
 from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class LocalRanks:
         ours, theirs = socket.socketpair()
         listener = setup.between.listener if setup.between is not None else -1
         on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
-        environment = rank_environment(os.environ) if on_card else dict(os.environ)
+        environment = rank_environment(os.environ, Root()) if on_card else dict(os.environ)
         inherited = [theirs.fileno(), setup.memory, listener, *setup.meeting.peers]
         with theirs:
             self._processes.append(

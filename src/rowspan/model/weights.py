@@ -96,6 +96,8 @@ class _Loader:
         )
 
     def _layer(self, index: int) -> LayerWeights:
+        self._prefetch(index + 1)
+
         def project(role: Role) -> Projection:
             return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
 
@@ -117,6 +119,13 @@ class _Loader:
         widths = tuple(part.weight.rows for part in parts)
         joined = self.kernels.join([part.weight for part in parts], [part.bias for part in parts])
         return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
+
+    def _prefetch(self, layer: int) -> None:
+        """Have a layer read from the disk in one go while the one before is packed, not page by page as it is missed."""
+        if layer < self.shard.layers.stop:
+            for key in self.checkpoint.tensors:
+                if key.layer == layer:
+                    self.checkpoint.prefetch(key)
 
     def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)

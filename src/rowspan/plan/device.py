@@ -21,8 +21,8 @@ class Device:
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
-    """Read a comma list such as "cpu:0,cpu:1"; "cpu" alone means "cpu:0". A card may be named twice: then two ranks share
-    it, which shows on one card what a split does.
+    """Read a comma list such as "cpu:0,cpu:1"; "cpu" alone means "cpu:0". A card may be named twice: then two ranks
+    share it, which shows on one card what a split does.
 
     Raises:
         UsageError: a name that is no device, or a CPU named twice.

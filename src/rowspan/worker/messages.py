@@ -58,10 +58,12 @@ class OpenCache:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Steps may come. kernels: that compute. n_blocks: of the cache."""
+    """Steps may come. kernels: that compute. on_card: weights and cache are in a card's memory. n_blocks: of the
+    cache."""
 
     rank: int
     kernels: str
+    on_card: bool
     n_blocks: int
     weight_bytes: int
     cache_bytes: int

@@ -131,6 +131,7 @@ class Worker:
         return WorkerReady(
             rank=self._setup.rank,
             kernels=self._kernels.name,
+            on_card=self._kernels.memory is not None,
             n_blocks=n_blocks,
             weight_bytes=self._model.weights.nbytes,
             cache_bytes=self._cache_bytes,
