@@ -121,7 +121,7 @@ class _Loader:
         return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
 
     def _prefetch(self, layer: int) -> None:
-        """Have a layer read from the disk in one go while the one before is packed, not page by page as it is missed."""
+        """Have a layer read from the disk in one go while the one before is packed, not page by page."""
         if layer < self.shard.layers.stop:
             for key in self.checkpoint.tensors:
                 if key.layer == layer:
