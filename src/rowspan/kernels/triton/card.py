@@ -23,7 +23,7 @@ class Card:
 
 
 # What the interpreter plays, where there is no card.
-INTERPRETER = Card("interpreter", Family.HOPPER, 4)
+INTERPRETER = Card("interpreter", Family.HOPPER, 1)
 
 
 def card_of(device: torch.device) -> Card:

@@ -2,21 +2,22 @@
 
     value = scale · (code - zero) + minimum            one scale and minimum for each group of 16 or 32 columns
 
-Everything is one row after another, as in the file, and blocks are taken apart only so far that a thread can load 16
-bytes of codes at once, at addresses that are multiples of 16. A warp of the narrow kernel then reads 512 consecutive
-bytes of a row, a wavefront of CDNA 1024: whole lines of memory on either maker's cards. The wide kernel reads 64 to 128
-consecutive bytes from each of its rows, as kernels of dense matrices do, and finds the next ones in cache. Tiles stored
-one after another would spare neither kernel a line, but tie the layout to one shape of tiles.
+Everything is one row after another, as in the file, and codes lie in units of 16 bytes, since that is what a thread loads
+best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024: whole lines
+of memory on either maker's cards. The wide kernel reads 64 to 128 consecutive bytes from each of its rows, as kernels of
+dense matrices do, and finds the next ones in cache. Tiles stored one after another would spare neither kernel a line, but
+tie the layout to one shape of tiles.
 
-Codes of 8 bits are bytes, in order. Fewer bits share a byte with columns that are 16 apart:
+A unit's word w = 0 … 3, of 32 bits, has columns 2w and 2w + 1 out of each eight:
 
-    4 bits   byte i of 16 holds columns i (low half) and 16 + i, of 32 columns
-    2 bits   byte i of 16 holds columns i (lowest pair), 16 + i, 32 + i and 48 + i, of 64 columns
-    6 bits   the low four in a plane of 4 bits, the high two in one of 2 bits
+    8 bits   16 columns: byte 2m + e is column 8m + 2w + e
+    4 bits   32 columns: byte m has column 8m + 2w in its low half, 8m + 2w + 1 in the high one
+    2 bits   64 columns: byte m has columns 8m + 2w, 8m + 2w + 1, 32 + 8m + 2w, 32 + 8m + 2w + 1, from the lowest bits
+    6 bits   64 columns: the low four bits in a plane of 4 bits, the high two in one of 2 bits
 
-so a byte's fields are unpacked by shifts into tiles of their own, side by side in the registers of the thread that
-loaded it. (Operands of matrix units want pairs of columns 8 apart in one thread; with fields 16 apart they stay there.
-Triton's compiler sees that: no shuffle, no way through shared memory.)
+because that is how NVIDIA's matrix units have a thread hold the left operand: a word is just one thread's share of a row
+of 16, 32 or 64 columns. So codes are unpacked where they will be multiplied, and Triton's compiler sees it: no shuffle,
+no second way through shared memory. (CDNA's units hold columns otherwise, and there they do take that way.)
 
 A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
 for the group; exact in float32. Bytes per element, against the file's: Q8_0, Q4_0, Q4_1 and Q6_K the same, Q4_K 4.625
@@ -57,8 +58,8 @@ UNIT: Mapping[int, int] = {
 class PlanarWeight:
     """A quantized (rows, columns) matrix. Rows are filled up to whole units of columns, with scales of zero."""
 
-    codes: Tensor  # uint8 (rows, bytes): the plane of 8, 4 or 2 bits
-    high: Tensor | None  # uint8 (rows, bytes): of 6 bits, the plane of 2
+    codes: Tensor  # int32 (rows, words): the plane of 8, 4 or 2 bits
+    high: Tensor | None  # int32 (rows, words): of 6 bits, the plane of 2
     scales: Tensor  # float16 (rows, groups), or with sub_scales (rows, columns / 256)
     minima: Tensor | None  # like scales; None: all zero
     sub_scales: Tensor | None  # int8 (rows, groups)
@@ -84,6 +85,11 @@ class PlanarWeight:
         return BITS[self.scheme]
 
     @property
+    def unit(self) -> int:
+        """Columns of 16 bytes of codes, of the plane with the fewest bits."""
+        return UNIT[self.bits]
+
+    @property
     def group(self) -> int:
         """Columns that share a scale."""
         return SCHEMES[self.scheme].group
@@ -93,11 +99,10 @@ class PlanarWeight:
         return SCHEMES[self.scheme].zero
 
     @property
-    def padded_columns(self) -> int:
-        """Columns with those that fill up the last unit."""
-        return padded(self.columns, self.bits)
+    def units(self) -> int:
+        """Of a row; the last one may not be full."""
+        return units(self.columns, self.bits)
 
 
-def padded(columns: int, bits: int) -> int:
-    """Columns filled up to a whole unit."""
-    return -(-columns // UNIT[bits]) * UNIT[bits]
+def units(columns: int, bits: int) -> int:
+    return -(-columns // UNIT[bits])

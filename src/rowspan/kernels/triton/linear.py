@@ -18,7 +18,6 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, config: Config
     Safe in the capture of a graph: nothing depends on values, and nothing is waited for.
 
     Args:
-        x: rows may lie apart; of each, columns are adjacent.
         config: None: what tuning has found for this card, or the default.
     """
     if not isinstance(weight, PlanarWeight):
@@ -29,6 +28,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, config: Config
     if weight.columns == 0:  # a rank that has no heads
         y = x.new_zeros(tokens, weight.rows)
         return y if bias is None else y + bias
+    x = x.contiguous()
     if config is None:
         config = config_for(weight.scheme, tokens, weight.rows, weight.columns, x.dtype, x.device)
     if isinstance(config, Narrow):

@@ -1,9 +1,10 @@
 """Linear of a few tokens: bound by memory, which reads each weight once.
 
-One program computes BLOCK_ROWS outputs over all columns, for all tokens; nothing is split over programs, since a model's
-matrices have rows enough to keep all of a card's memory busy. Products and sums are float32 with the file's exact
-values. Scales are applied to sums over 16 columns, which are one thread's: a weight then costs its unpacking, one
-conversion, and one multiply-add for each token.
+One program computes BLOCK_ROWS outputs over all columns, for all tokens; nothing is split over programs, since models'
+matrices have rows enough to keep all of a card's memory busy. Products and sums are float32 with the file's exact values,
+and a scale is applied to a thread's sum over all its columns in the group. On an H200 a multiprocessor has some 7
+instructions for each byte it gets: activations are loaded as pairs, in which every thread gets just the columns of its
+own codes, 16 bytes of either at a time, so that nothing is exchanged between threads before the last sum.
 
 The bits of a token's outputs depend on the configuration only, not on the other tokens.
 """
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Narrow
-from rowspan.kernels.triton.decode import tile_of_codes, tile_of_factors
+from rowspan.kernels.triton.decode import code, four_codes, load_factors, load_words
 from rowspan.kernels.triton.layout import PlanarWeight
 
 
@@ -34,39 +35,49 @@ def narrow_kernel(
     tokens,
     rows,
     columns,
-    padded_columns,
-    x_stride,
+    units,
     BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
+    UNITS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    chunks: tl.constexpr = BLOCK_COLUMNS // 16
+    """x: pairs of columns, int32 (tokens, columns / 2)."""
+    eights: tl.constexpr = (GROUP if GROUP < UNIT else UNIT) // 8  # pairs of words' columns that share a scale
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     inside = tl.minimum(row, rows - 1).to(tl.int64)
     token = tl.arange(0, TOKENS)
-    x_row = x + (token * x_stride)[:, None]
-    sums = tl.zeros((TOKENS, BLOCK_ROWS, chunks), tl.float32)
-    for start in tl.range(0, padded_columns, BLOCK_COLUMNS, num_stages=STAGES):
-        w = tile_of_codes(codes, high, inside, start, padded_columns, BITS, BLOCK_ROWS, BLOCK_COLUMNS)
-        scale = tile_of_factors(scales, sub_scales, inside, start, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)
-        column = start + tl.arange(0, BLOCK_COLUMNS)
-        given = (token < tokens)[:, None] & (column < columns)[None, :]
-        v = tl.load(x_row + column[None, :], mask=given, other=0.0).to(tl.float32)
-        v = tl.reshape(v, (TOKENS, 1, chunks, 16))
-        part = tl.sum(tl.reshape(w.to(tl.float32), (1, BLOCK_ROWS, chunks, 16)) * v, axis=3)
-        if ZERO or minima is not None:
-            plain = tl.sum(v, axis=3)
-            part -= ZERO * plain
-        sums += part * _per_chunk(scale, GROUP, BLOCK_ROWS, chunks)
-        if minima is not None:
-            minimum = tile_of_factors(
-                minima, sub_minima, inside, start, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS
-            )
-            sums += plain * _per_chunk(minimum, GROUP, BLOCK_ROWS, chunks)
+    unit, word = tl.arange(0, UNITS), tl.arange(0, 4 * UNITS)
+    pair = word // 4 * (UNIT // 2) + word % 4
+    sums = tl.zeros((TOKENS, BLOCK_ROWS, UNITS), tl.float32)
+    for first in tl.range(0, units, UNITS, num_stages=STAGES):
+        words = load_words(codes, high, inside, first, units, BITS, UNITS)
+        for place in tl.static_range(UNIT // 8 // eights):
+            products = tl.zeros((TOKENS, BLOCK_ROWS, 4 * UNITS), tl.float32)
+            plain = tl.zeros((TOKENS, 1, 4 * UNITS), tl.float32)
+            for eight in tl.static_range(place * eights, (place + 1) * eights):
+                at = first * (UNIT // 2) + pair + 4 * eight
+                given = (token < tokens)[:, None] & (at < columns // 2)[None, :]
+                pairs = tl.load(x + (token * (columns // 2))[:, None] + at[None, :], mask=given, other=0)
+                for odd in tl.static_range(2):
+                    # Reshaped, not indexed with None: layouts follow, and nothing is exchanged.
+                    v = tl.reshape(_one_of_pair(pairs, odd, y.dtype.element_ty), (TOKENS, 1, 4 * UNITS))
+                    w = tl.reshape(_code_of(words, eight, odd, BITS), (1, BLOCK_ROWS, 4 * UNITS))
+                    products += w * v
+                    plain += v
+            group = first * UNIT // GROUP + (unit * UNIT // GROUP + place)
+            groups = units * UNIT // GROUP
+            scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
+            part = _sum_of_words(products, TOKENS, BLOCK_ROWS, UNITS)
+            if ZERO != 0:
+                part -= ZERO * _sum_of_words(plain, TOKENS, 1, UNITS)
+            sums += part * tl.reshape(scale, (1, BLOCK_ROWS, UNITS))
+            if minima is not None:
+                minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
+                sums += _sum_of_words(plain, TOKENS, 1, UNITS) * tl.reshape(minimum, (1, BLOCK_ROWS, UNITS))
     result = tl.sum(sums, axis=2)
     if bias is not None:
         result += tl.load(bias + inside).to(tl.float32)[None, :]
@@ -75,33 +86,50 @@ def narrow_kernel(
 
 
 @triton.jit
-def _per_chunk(factor, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CHUNKS: tl.constexpr):
-    """(BLOCK_ROWS, groups) → (1, BLOCK_ROWS, CHUNKS): of each 16 columns."""
-    if GROUP == 32:
-        factor = tl.broadcast_to(factor[:, :, None], (BLOCK_ROWS, CHUNKS // 2, 2))
-    return tl.reshape(factor, (1, BLOCK_ROWS, CHUNKS))
+def _code_of(words, EIGHT: tl.constexpr, ODD: tl.constexpr, BITS: tl.constexpr):
+    """Codes of columns 8 EIGHT + 2 w + ODD of every unit."""
+    if BITS == 8:
+        return code(four_codes(words, 0, BITS), 2 * EIGHT + ODD)
+    else:
+        return code(four_codes(words, EIGHT // 4 * 2 + ODD, BITS), EIGHT % 4)
+
+
+@triton.jit
+def _one_of_pair(pairs, ODD: tl.constexpr, TYPE: tl.constexpr):
+    """Of two numbers of 16 bits, one as float32."""
+    if TYPE == tl.bfloat16:  # the upper half of a float32
+        bits = pairs & -65536 if ODD else pairs << 16
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        half = (pairs >> 16 if ODD else pairs).to(tl.int16)
+        return half.to(TYPE, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _sum_of_words(numbers, TOKENS: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
+    return tl.sum(tl.reshape(numbers, (TOKENS, ROWS, UNITS, 4)), axis=3)
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow) -> Tensor:
-    """(tokens, columns) → (tokens, rows), of at most `config.tokens` tokens."""
+    """(tokens, columns), contiguous → (tokens, rows), of at most `config.tokens` tokens."""
     tokens = x.shape[0]
     y = torch.empty(tokens, weight.rows, dtype=x.dtype, device=x.device)
     narrow_kernel[(triton.cdiv(weight.rows, config.block_rows),)](
-        x,
+        x.view(torch.int32),
         *weight.planes,
         bias,
         y,
         tokens,
         weight.rows,
         weight.columns,
-        weight.padded_columns,
-        x.stride(0),
+        weight.units,
         BITS=weight.bits,
+        UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
         TOKENS=config.tokens,
         BLOCK_ROWS=config.block_rows,
-        BLOCK_COLUMNS=config.block_columns,
+        UNITS=config.block_columns // weight.unit,
         STAGES=config.num_stages,
         num_warps=config.num_warps,
     )

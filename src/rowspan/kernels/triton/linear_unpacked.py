@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Unpacked
-from rowspan.kernels.triton.decode import tile_of_codes, tile_of_factors
+from rowspan.kernels.triton.decode import load_factors, tile_of_codes
 from rowspan.kernels.triton.layout import PlanarWeight
 
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of a program that only unpacks: 16 KB of the result, 32 numbers for each thread
@@ -28,28 +28,29 @@ def unpack_kernel(
     first_row,
     rows,
     columns,
-    padded_columns,
+    units,
     BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
+    UNITS: tl.constexpr,
 ):
     """Rows from first_row on → y (rows, columns), contiguous."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    start = tl.program_id(1) * BLOCK_COLUMNS
+    first = tl.program_id(1) * UNITS
     inside = (first_row + tl.minimum(row, rows - 1)).to(tl.int64)
-    code = tile_of_codes(codes, high, inside, start, padded_columns, BITS, BLOCK_ROWS, BLOCK_COLUMNS)
-    scale = tile_of_factors(scales, sub_scales, inside, start, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)
-    w = tl.reshape(code.to(tl.float32) - ZERO, (BLOCK_ROWS, BLOCK_COLUMNS // GROUP, GROUP)) * scale[:, :, None]
+    code = tile_of_codes(codes, high, inside, first, units, BITS, BLOCK_ROWS, UNITS, UNITS * UNIT)
+    groups = units * UNIT // GROUP
+    group = first * UNIT // GROUP + tl.arange(0, UNITS * UNIT // GROUP)
+    scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
+    w = tl.reshape(code - ZERO, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
     if minima is not None:
-        w += tile_of_factors(minima, sub_minima, inside, start, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)[
-            :, :, None
-        ]
-    column = start + tl.arange(0, BLOCK_COLUMNS)
+        w += load_factors(minima, sub_minima, inside, group, groups, GROUP)[:, :, None]
+    column = first * UNIT + tl.arange(0, UNITS * UNIT)
     given = (row < rows)[:, None] & (column < columns)[None, :]
     at = y + (row.to(tl.int64) * columns)[:, None] + column[None, :]
-    tl.store(at, tl.reshape(w, (BLOCK_ROWS, BLOCK_COLUMNS)).to(y.dtype.element_ty), mask=given)
+    tl.store(at, tl.reshape(w, (BLOCK_ROWS, UNITS * UNIT)).to(y.dtype.element_ty), mask=given)
 
 
 def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
@@ -61,12 +62,13 @@ def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
         first_row,
         rows,
         weight.columns,
-        weight.padded_columns,
+        weight.units,
         BITS=weight.bits,
+        UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
         BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_COLUMNS=BLOCK_COLUMNS,
+        UNITS=BLOCK_COLUMNS // weight.unit,
     )
 
 

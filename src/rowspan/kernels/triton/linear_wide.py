@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Wide
-from rowspan.kernels.triton.decode import tile_of_codes, tile_of_factors
+from rowspan.kernels.triton.decode import load_factors, tile_of_codes
 from rowspan.kernels.triton.layout import PlanarWeight
 
 
@@ -35,14 +35,14 @@ def wide_kernel(
     tokens,
     rows,
     columns,
-    padded_columns,
-    x_stride,
+    units,
     BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
+    UNITS: tl.constexpr,
     SPLIT: tl.constexpr,
     BAND: tl.constexpr,
     STAGES: tl.constexpr,
@@ -54,31 +54,31 @@ def wide_kernel(
     row = first_row + tl.arange(0, BLOCK_ROWS)
     token = first_token + tl.arange(0, BLOCK_TOKENS)
     inside = tl.minimum(row, rows - 1).to(tl.int64)
-    x_row = x + tl.minimum(token, tokens - 1).to(tl.int64)[None, :] * x_stride
+    x_row = x + tl.minimum(token, tokens - 1).to(tl.int64)[None, :] * columns
 
     part = tl.program_id(1)
-    columns_each = tl.cdiv(tl.cdiv(padded_columns, BLOCK_COLUMNS), SPLIT) * BLOCK_COLUMNS
-    first, end = part * columns_each, tl.minimum((part + 1) * columns_each, padded_columns)
+    units_each = tl.cdiv(tl.cdiv(units, UNITS), SPLIT) * UNITS
+    begin, end = part * units_each, tl.minimum((part + 1) * units_each, units)
 
     sums = tl.zeros((BLOCK_ROWS, BLOCK_TOKENS), tl.float32)
-    scale = tile_of_factors(scales, sub_scales, inside, first, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)
+    groups = units * UNIT // GROUP
+    group = begin * UNIT // GROUP + tl.arange(0, UNITS * UNIT // GROUP)
+    scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
     if minima is not None:
-        minimum = tile_of_factors(minima, sub_minima, inside, first, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)
-    for start in tl.range(first, end, BLOCK_COLUMNS, num_stages=STAGES):
-        code = tile_of_codes(codes, high, inside, start, padded_columns, BITS, BLOCK_ROWS, BLOCK_COLUMNS)
-        column = start + tl.arange(0, BLOCK_COLUMNS)
+        minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
+    for first in tl.range(begin, end, UNITS, num_stages=STAGES):
+        code = tile_of_codes(codes, high, inside, first, units, BITS, BLOCK_ROWS, UNITS, UNITS * UNIT)
+        column = first * UNIT + tl.arange(0, UNITS * UNIT)
         v = tl.load(x_row + column[:, None], mask=(column < columns)[:, None], other=0.0)
-        w = tl.reshape(code.to(tl.float32) - ZERO, (BLOCK_ROWS, BLOCK_COLUMNS // GROUP, GROUP)) * scale[:, :, None]
+        w = tl.reshape(code - ZERO, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
         if minima is not None:
             w += minimum[:, :, None]
-        w = tl.reshape(w, (BLOCK_ROWS, BLOCK_COLUMNS)).to(x.dtype.element_ty)
+        w = tl.reshape(w, (BLOCK_ROWS, UNITS * UNIT)).to(x.dtype.element_ty)
         sums = tl.dot(w, v, sums)
-        ahead = start + BLOCK_COLUMNS
-        scale = tile_of_factors(scales, sub_scales, inside, ahead, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS)
+        group += UNITS * UNIT // GROUP
+        scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
         if minima is not None:
-            minimum = tile_of_factors(
-                minima, sub_minima, inside, ahead, padded_columns, GROUP, BLOCK_ROWS, BLOCK_COLUMNS
-            )
+            minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
     if bias is not None:
         sums += tl.load(bias + inside).to(tl.float32)[:, None]
     at = y + ((part.to(tl.int64) * tokens + token) * rows)[None, :] + row[:, None]
@@ -123,14 +123,14 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide) -
         tokens,
         rows,
         weight.columns,
-        weight.padded_columns,
-        x.stride(0),
+        weight.units,
         BITS=weight.bits,
+        UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
         BLOCK_TOKENS=config.block_tokens,
         BLOCK_ROWS=config.block_rows,
-        BLOCK_COLUMNS=config.block_columns,
+        UNITS=config.block_columns // weight.unit,
         SPLIT=split,
         BAND=config.band,
         STAGES=config.num_stages,

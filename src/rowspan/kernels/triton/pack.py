@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rowspan.kernels.torch.linear import DenseWeight
-from rowspan.kernels.triton.layout import BITS, PlanarWeight, padded
+from rowspan.kernels.triton.layout import BITS, UNIT, PlanarWeight, units
 from rowspan.quant.blocks import Unpacked
 from rowspan.quant.dequantize import QUANTIZED, dequantize
 from rowspan.quant.scheme import SCHEMES, Scheme
@@ -39,15 +39,16 @@ def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | De
 
 
 def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> PlanarWeight:
-    bits, width = BITS[scheme.name], padded(columns, BITS[scheme.name])
+    bits = BITS[scheme.name]
+    width = units(columns, bits) * UNIT[bits]
 
     def plane(columns_each: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(rows, width // columns_each, dtype=dtype, device=device)
 
     sub_scales = scheme.has_sub_scales
     return PlanarWeight(
-        codes=plane({8: 1, 4: 2, 6: 2, 2: 4}[bits], torch.uint8),
-        high=plane(4, torch.uint8) if bits == 6 else None,
+        codes=plane({8: 4, 4: 8, 6: 8, 2: 16}[bits], torch.int32),
+        high=plane(16, torch.int32) if bits == 6 else None,
         scales=plane(scheme.block_size, torch.float16),
         minima=plane(scheme.block_size, torch.float16) if scheme.has_minima else None,
         sub_scales=plane(scheme.group, torch.int8) if sub_scales else None,
@@ -58,17 +59,16 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
 
 
 def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: Unpacked) -> None:
-    codes = torch.zeros(
-        weight.codes[rows].shape[0], weight.padded_columns, dtype=torch.uint8, device=weight.codes.device
-    )
+    n_rows, device = weight.codes[rows].shape[0], weight.codes.device
+    codes = torch.zeros(n_rows, weight.units * weight.unit, dtype=torch.uint8, device=device)
     # In 8 bits, two's complement: Q8_0's code of -128 and zero of 128 give 0.
     codes[:, : weight.columns] = (unpacked.codes.view(torch.uint8) + weight.zero).view(-1, weight.columns)
     if weight.bits == 6:
         assert weight.high is not None
-        weight.codes[rows] = _fields(codes & 15, bits=4)
-        weight.high[rows] = _fields(codes >> 4, bits=2)
+        weight.codes[rows] = _words(codes & 15, bits=4)
+        weight.high[rows] = _words(codes >> 4, bits=2)
     else:
-        weight.codes[rows] = _fields(codes, weight.bits)
+        weight.codes[rows] = _words(codes, weight.bits)
     for plane, values in (
         (weight.scales, unpacked.scale),
         (weight.minima, unpacked.minimum),
@@ -77,17 +77,17 @@ def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: Unpacked) -> None:
     ):
         if plane is not None:
             assert values is not None
-            numbers = values.reshape(codes.shape[0], -1)
+            numbers = values.reshape(n_rows, -1)
             plane[rows, : numbers.shape[1]] = numbers.to(plane.dtype)
 
 
-def _fields(codes: Tensor, bits: int) -> Tensor:
-    """Codes of so many bits (rows, columns) → bytes, each of columns that are 16 apart."""
-    if bits == 8:
-        return codes
-    each = 8 // bits
-    apart = codes.view(codes.shape[0], -1, each, 16)
-    packed = apart[:, :, 0].clone()
-    for place in range(1, each):
-        packed |= apart[:, :, place] << (bits * place)
-    return packed.flatten(1)
+def _words(codes: Tensor, bits: int) -> Tensor:
+    """Codes of so many bits (rows, columns) → int32 (rows, words), in the order of layout.py."""
+    parts, bytes_ = {8: (1, 2), 4: (1, 4), 2: (2, 4)}[bits]
+    # rows, units, part, byte (of 8 bits, two of them), word, odd → bytes of a word side by side, what shares one behind
+    ordered = codes.view(codes.shape[0], -1, parts, bytes_, 4, 2).permute(0, 1, 4, 3, 2, 5)
+    fields = ordered.reshape(codes.shape[0], -1, 8 // bits)
+    packed = fields[:, :, 0].clone()
+    for place in range(1, 8 // bits):
+        packed |= fields[:, :, place] << (bits * place)
+    return packed.view(torch.int32)
