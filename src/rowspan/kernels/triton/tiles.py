@@ -15,7 +15,9 @@ class Tiles(NamedTuple):
     rows: int  # of queries; decode's are as many as share a KV head
     keys: int
     warps: int
-    stages: int  # tiles of keys under way at a time, the one computed with included
+    # Of Triton's pipeline. Where copies are asynchronous (NVIDIA), 3 or 4 fetch one tile of keys ahead, and 5 two: every
+    # second stage is the block table's, which tells where the keys are.
+    stages: int
 
 
 def decode_tiles(family: Family, head_dim: int) -> Tiles:
@@ -23,8 +25,7 @@ def decode_tiles(family: Family, head_dim: int) -> Tiles:
     wide = head_dim > 128
     if family == Family.RDNA:  # every lane holds matrix operands twice: registers are short
         return Tiles(16, 16 if wide else 32, warps=4, stages=1 if wide else 2)
-    # NVIDIA's copies are asynchronous, with one stage for the block table: 4 stages are two tiles on their way.
-    stages = {Family.HOPPER: 4, Family.AMPERE: 3, Family.CDNA: 2}[family]
+    stages = {Family.HOPPER: 5, Family.AMPERE: 3, Family.CDNA: 2}[family]
     return Tiles(16, 32 if wide else 64, warps=4, stages=stages)
 
 
@@ -32,9 +33,9 @@ def prefill_tiles(family: Family, head_dim: int, group: int) -> Tiles:
     """As many rows as registers can sum up."""
     wide = head_dim > 128
     if family == Family.HOPPER:  # its matrix instructions take 64 rows for each 4 warps
-        tiles = Tiles(128, 32 if wide else 64, warps=8, stages=3)
+        tiles = Tiles(128, 32, warps=8, stages=3) if wide else Tiles(128, 64, warps=8, stages=5)
     elif family == Family.AMPERE:  # 99 KiB of shared memory, as consumer cards have
-        tiles = Tiles(64, 32, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=2)
+        tiles = Tiles(64, 32, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=3)
     elif family == Family.RDNA:
         tiles = Tiles(64, 16, warps=8 if wide else 4, stages=1)
     else:
