@@ -21,7 +21,7 @@ PROMPT = [1, 2, 3, 4, 5]
 
 def answer(path: Path, isa: str, params: SamplingParams) -> list[tuple[int, float | None, list[bytes]]]:
     config = EngineConfig(
-        path, cpu_isa=isa, dtype="float32", parallel=2, block_size=16, context_size=64, token_budget=18
+        path, cpu_isa=isa, dtype="float16", parallel=2, block_size=16, context_size=64, token_budget=18
     )
     with Engine.open(config) as engine:
         assert engine.ready[0].kernels == isa
@@ -46,6 +46,7 @@ def test_the_same_tokens(
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     path = replace(MODEL, architecture=arch, scheme=scheme).write(tmp_path / "tiny.gguf")
     expected, found = (answer(path, isa, replace(params, ignore_eos=True)) for isa in (TORCH, TRITON))
-    assert [(token, top) for token, _, top in found] == [(token, top) for token, _, top in expected]
+    assert [token for token, _, _ in found] == [token for token, _, _ in expected]
+    assert [top[:1] for _, _, top in found] == [top[:1] for _, _, top in expected]
     for (_, one, _), (_, other, _) in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
+        assert one == pytest.approx(other, abs=2e-2)

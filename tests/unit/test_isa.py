@@ -49,6 +49,9 @@ def test_cards_get_tritons_kernels_where_it_is_installed(tmp_path: Path, monkeyp
     for found, kernels in ((True, TRITON), (None, TORCH)):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
         assert draw_up(config).lead == Computing(kernels, "bfloat16", ("bfloat16", "bfloat16"))
+        assert draw_up(replace(config, dtype="float32")).lead.cpu_isa == TORCH
+    with pytest.raises(UsageError, match="int8"):
+        draw_up(replace(config, dtype="int8"))
     with pytest.raises(UsageError, match="ROWSPAN_CARD_KERNELS=triton cannot be had"):
         draw_up(replace(config, card_kernels=TRITON))
 

@@ -38,13 +38,14 @@ def card_kernels() -> list[str]:
 
 
 NATIVE_DTYPES = ("int8", "float32")
+TRITON_DTYPES = ("bfloat16", "float16")  # what matrix units take at full speed
 
 
 def kernels_used(
     wanted: str | None, device_kind: str, dtype: str | None, wanted_on_cards: str | None = None
 ) -> tuple[str, str]:
-    """Which kernels run a model, and in which dtype: native ones compute in int8 or float32 on CPUs, Triton's on cards,
-    torch's do everything else.
+    """Which kernels run a model, and in which dtype: native ones in int8 or float32 on CPUs, Triton's in bfloat16
+    or float16 on cards, torch's do everything else.
 
     Args:
         wanted: as asked for, of CPUs; None: the best. wanted_on_cards: likewise.
@@ -56,8 +57,8 @@ def kernels_used(
     on_cpu = device_kind == "cpu"
     isa = choose_isa(wanted) if on_cpu else choose_card_kernels(wanted_on_cards)
     if dtype is None:
-        dtype = "int8" if is_native(isa) else "float32" if on_cpu else "bfloat16"
-    if is_native(isa) and dtype not in NATIVE_DTYPES:
+        dtype = "int8" if is_native(isa) else "float32" if isa == TORCH and on_cpu else "bfloat16"
+    if dtype not in (TRITON_DTYPES if isa == TRITON else NATIVE_DTYPES):
         isa = TORCH
     if dtype == "int8" and not is_native(isa):
         raise UsageError(

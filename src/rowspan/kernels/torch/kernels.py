@@ -65,11 +65,12 @@ class TorchKernels:
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
         # Norms are taken in float32.
-        return self._held(torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype))
+        dtype = torch.float32 if norm else self._dtype
+        return self._held(torch.from_numpy(values).to(self._device, dtype, copy=True))
 
     def rope_table(self, table: RopeTable) -> Angles:
         cos, sin = torch.from_numpy(table.cos), torch.from_numpy(table.sin)
-        return self._held(Angles(cos.to(self._device), sin.to(self._device), table.interleaved))
+        return self._held(Angles(cos.to(self._device, copy=True), sin.to(self._device, copy=True), table.interleaved))
 
     @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> paged.Cache:

@@ -111,7 +111,9 @@ class TritonKernels:
             talk is None or isinstance(talk, SoloGroup | NcclGroup | NcclLink) for talk in talks
         ):
             self._new_recorder = None
-            log.info("Steps are launched op by op: what goes through the host's memory cannot be captured in a graph.")
+            log.warning(
+                "Steps are launched op by op: what goes through the host's memory cannot be captured in a graph."
+            )
         return comm_of_tensors(comm, self._device, self._dtype)
 
     def finish_loading(self) -> None:
@@ -166,6 +168,8 @@ class TritonKernels:
 
     def embedding(self, table: LookupTable, inputs: CardInputs) -> Tensor:
         n_rows = len(table.blocks)
+        if not n_rows:  # all of it is other ranks'
+            return torch.zeros(len(inputs.tokens), table.columns, dtype=self._dtype, device=self._device)
         local = inputs.tokens - table.first
         inside = (local >= 0) & (local < n_rows)
         rows = dequantize(table.scheme, table.blocks.index_select(0, local.clamp(0, n_rows - 1)))
