@@ -1,5 +1,5 @@
-"""The tiles that are used: what tuning has found to be fastest on a card, kept in a file (`rowspan.config.TuningConfig`),
-and elsewhere what configs.py chooses.
+"""The tiles that are used: what tuning has found to be fastest on a card, kept in a file
+(`rowspan.config.TuningConfig`), and elsewhere what configs.py chooses.
 """
 
 from __future__ import annotations
