@@ -1,4 +1,4 @@
-"""Linear in Triton, compiled for cards that are not here: what it needs of them, and whether it uses their matrix units."""
+"""Linear in Triton, compiled for cards that are not here: what it needs, and whether it uses their matrix units."""
 
 from __future__ import annotations
 

@@ -110,7 +110,9 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
     would be too few programs to go around."""
     held = _power_of_two(tokens)
     few_columns = bits in (4, 8)  # of a unit; a thread holds them all, for all tokens
-    block_rows = {1: 8, 2: 4, 4: 4}[held] if few_columns else {1: 4, 2: 4, 4: 2}[held]
+    block_rows = 4 if held == 1 or few_columns else 2
+    if held == 1 and few_columns:
+        block_rows = 8
     if card.family is Family.RDNA:  # else the compiler spills registers
         block_rows //= 2
     while block_rows > 1 and rows < 4 * block_rows * card.processors:
@@ -120,8 +122,8 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
 
 
 def _wide(card: Card, tokens: int, rows: int, columns: int) -> Wide:
-    """The tile of as many tokens as there are, and parts of columns until every processor has six warps or more: further
-    parts would cost more in sums to be written and read again."""
+    """The tile of as many tokens as there are, and parts of columns until every processor has six warps or more:
+    further parts would cost more in sums to be written and read again."""
     fitting = [tile for tile in TILES[card.family] if tile[1] <= max(16, _power_of_two(tokens))]
     block_rows, block_tokens, num_warps = fitting[-1]
     amd = card.family in (Family.RDNA, Family.CDNA)

@@ -3,10 +3,10 @@
     value = scale · (code - zero) + minimum            one scale and minimum for each group of 16 or 32 columns
 
 Everything is one row after another, as in the file, and codes lie in units of 16 bytes, since that is what a thread
-loads best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024: whole
-lines of memory on either maker's cards. The wide kernel reads 64 to 128 consecutive bytes from each of its rows, as
-kernels of dense matrices do, and finds the next ones in cache. Tiles stored one after another would spare neither kernel
-a line, but tie the layout to one shape of tiles.
+loads best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024:
+whole lines of memory on either maker's cards. The wide kernel reads 64 to 128 consecutive bytes from each of its rows,
+as kernels of dense matrices do, and finds the next ones in cache. Tiles stored one after another would spare neither
+kernel a line, but tie the layout to one shape of tiles.
 
 A unit's word w = 0 … 3, of 32 bits, has columns 2w and 2w + 1 out of each eight:
 

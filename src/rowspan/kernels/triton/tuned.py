@@ -26,7 +26,7 @@ MOST_TOKENS = 4096  # more are computed like so many
 
 def bucket(tokens: int) -> int:
     """Numbers of tokens that share a configuration: the next power of two."""
-    return min(MOST_TOKENS, triton.next_power_of_2(tokens))
+    return min(MOST_TOKENS, 1 << (tokens - 1).bit_length())
 
 
 @functools.lru_cache(maxsize=4096)
