@@ -1,7 +1,7 @@
 """Compiles Triton kernels for cards that are not here, and tells what came of it.
 
-A process in which kernels run in Triton's interpreter cannot compile them: the decorator decides at import. So this file
-is also a program, without TRITON_INTERPRET, that reads variants and writes what they became, both as JSON:
+A process in which kernels run in Triton's interpreter cannot compile them: the decorator decides at import. So this
+file is also a program, without TRITON_INTERPRET, that reads variants and writes what they became, both as JSON:
 
     results = compile_for_cards([Variant("rowspan.kernels.triton.gate:gate_kernel", {"x": "*bf16", "n": "i32"}, …)])
     assert results[0]["gfx1100"].shared <= 64 << 10

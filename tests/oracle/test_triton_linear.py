@@ -57,7 +57,7 @@ def tolerance(x: Tensor, matrix: Tensor, weight: PlanarWeight, expected: Tensor,
 
     The last rounding is half a unit of x's type, and rounding a weight to that type half a unit of the weight (of
     float16, at least 2^-25). Sums are float32: of the columns in some order, each addition off by at most 2^-24 of
-    the magnitudes so far; the narrow kernel sums codes with their zero, at most as large as scale · zero beside the value.
+    the magnitudes so far; the narrow kernel sums codes with their zero, which are larger by scale · zero.
     """
     unit = torch.finfo(x.dtype).eps / 2
     size = x.double().abs()
@@ -74,7 +74,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = torch.empty
 
     def poisoned(*size: int, **options: object) -> Tensor:
-        made = empty(*size, **options)  # type: ignore[call-overload]
+        made: Tensor = empty(*size, **options)  # type: ignore[call-overload]
         return made.fill_(math.nan) if made.is_floating_point() else made
 
     monkeypatch.setattr(torch, "empty", poisoned)
@@ -156,17 +156,16 @@ def test_dense_weights_stay_dense(scheme: str) -> None:
 
 
 @each_scheme
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_narrow(scheme: str, tokens: int) -> None:
-    columns = SCHEMES[scheme].block_size * (3 if SCHEMES[scheme].has_sub_scales else 11)
-    check(scheme, tokens, 37, columns, torch.bfloat16, Narrow(4, 8, 256, 4))
+def test_narrow(scheme: str) -> None:
+    columns = SCHEMES[scheme].block_size * (5 if SCHEMES[scheme].has_sub_scales else 37)
+    check(scheme, 3, 37, columns, torch.bfloat16, Narrow(4, 32, units=16, num_warps=1))
 
 
 @each_scheme
 @pytest.mark.parametrize(("tokens", "dtype"), [(2, torch.float16), (17, torch.bfloat16)])
 def test_wide(scheme: str, tokens: int, dtype: torch.dtype) -> None:
     columns = SCHEMES[scheme].block_size * (2 if SCHEMES[scheme].has_sub_scales else 11)
-    check(scheme, tokens, 70, columns, dtype, Wide(16, 32, 64, split=3, num_warps=4, num_stages=2, band=2))
+    check(scheme, tokens, 40, columns, dtype, Wide(16, 32, 128, split=2, num_warps=4, num_stages=2, band=1))
 
 
 @each_scheme
@@ -176,13 +175,16 @@ def test_unpacked_by_pieces(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 16, 17, 64, 600])
-@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_1", "Q6_K"])
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_1"])
 def test_defaults(scheme: str, tokens: int) -> None:
-    rows, columns = 40 + tokens % 7, 512 if scheme == "Q6_K" else 544
-    check(scheme, tokens, rows, columns, (torch.float16, torch.bfloat16)[tokens % 2], None, bias=True)
+    check(scheme, tokens, 20 + tokens % 7, 544, (torch.float16, torch.bfloat16)[tokens % 2], None, bias=True)
 
 
-@pytest.mark.parametrize("config", [Narrow(4, 4, 128, 2), Wide(16, 16, 64, 2, 4, 2)])
+def test_tiles_in_bands_cover_all_rows_and_tokens() -> None:
+    check("Q8_0", 50, 90, 64, torch.bfloat16, Wide(16, 16, 64, split=1, num_warps=4, num_stages=2, band=4))
+
+
+@pytest.mark.parametrize("config", [Narrow(4, 16, units=8, num_warps=1), Wide(16, 16, 64, 2, 4, 2)])
 def test_bits_of_a_token_do_not_depend_on_others(config: Config) -> None:
     weight, _ = random_weight("Q4_K", 20, 256, seed=3)
     x = torch.randn(4, 256).to(DEVICE, torch.bfloat16)

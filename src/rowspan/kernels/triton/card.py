@@ -21,6 +21,11 @@ class Card:
     family: Family
     processors: int  # SMs or compute units
 
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return 64 if self.family is Family.CDNA else 32
+
 
 # What the interpreter plays, where there is no card.
 INTERPRETER = Card("interpreter", Family.HOPPER, 1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from rowspan.kernels.triton.card import Card, Family
+from rowspan.kernels.triton.layout import UNIT
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Narrow:
 
     tokens: int  # a power of two, at least as many as there are
     block_rows: int
-    block_columns: int  # at least 64
+    units: int  # of columns, one for each thread
     num_warps: int
     num_stages: int = 1
 
@@ -68,9 +69,8 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
         narrow = _narrow(card, tokens, rows, columns, bits)
         for block_rows in (1, 2, 4, 8):
             for num_warps in (1, 2, 4, 8):
-                for block_columns in (narrow.block_columns // 2, narrow.block_columns, 2 * narrow.block_columns):
-                    if block_columns >= 64:
-                        yield replace(narrow, block_rows=block_rows, num_warps=num_warps, block_columns=block_columns)
+                units = narrow.units // narrow.num_warps * num_warps
+                yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=units)
     if tokens > 1:
         wide = _wide(card, tokens, rows, columns)
         splits = (1,) if tokens > 256 else (1, 2, 4, 8)
@@ -93,37 +93,44 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
             yield Unpacked(max(256, scratch // (2 * columns)))
 
 
-# rows, tokens and warps of a tile of sums, from few tokens to many. Each thread holds rows · tokens / threads of them.
+# rows, tokens and warps of a tile of sums, from few tokens to many; of those for as many tokens, the default is last.
+# Each thread holds rows · tokens / threads sums.
 TILES = {
     # wgmma takes 64 rows a time from four warps.
-    Family.HOPPER: ((64, 16, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8)),
-    Family.AMPERE: ((64, 16, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8)),
-    Family.RDNA: ((64, 16, 4), (64, 32, 4), (64, 64, 4), (128, 64, 8)),
-    Family.CDNA: ((64, 16, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8)),
+    Family.HOPPER: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
+    Family.AMPERE: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
+    Family.RDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 8), (64, 64, 4)),
+    Family.CDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
 }
 
 
 def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
-    """Threads load 16 bytes from each of the rows, which together must be in flight until the first arrive: some 32 KB
-    for each of an H200's processors. Fewer rows where there are too few programs to go around."""
+    """More rows share what activations cost, fewer leave registers to more threads: together they must have so many
+    loads in flight as arrive until the first does, some 32 KB for each of an H200's processors. And fewer where there
+    would be too few programs to go around."""
     held = _power_of_two(tokens)
-    block_rows = 4
+    few_columns = bits in (4, 8)  # of a unit; a thread holds them all, for all tokens
+    block_rows = 4 if held == 1 or few_columns else 2
+    if held == 1 and few_columns:
+        block_rows = 8
+    if card.family is Family.RDNA:  # else the compiler spills registers
+        block_rows //= 2
     while block_rows > 1 and rows < 4 * block_rows * card.processors:
         block_rows //= 2
-    block_columns = min(2048 if held <= 2 else 1024, max(64, _power_of_two(columns)))
-    columns_of_warp = (64 if card.family is Family.CDNA else 32) * (16 if bits == 8 else 32)
-    return Narrow(held, block_rows, block_columns, num_warps=max(1, min(4, block_columns // columns_of_warp)))
+    num_warps = 2 if columns > card.lanes * UNIT[bits] else 1
+    return Narrow(held, block_rows, num_warps * card.lanes, num_warps)
 
 
 def _wide(card: Card, tokens: int, rows: int, columns: int) -> Wide:
-    """The largest tile that the tokens fill, and parts of columns until every processor has two programs."""
+    """The tile of as many tokens as there are, and parts of columns until every processor has six warps or more:
+    further parts would cost more in sums to be written and read again."""
     fitting = [tile for tile in TILES[card.family] if tile[1] <= max(16, _power_of_two(tokens))]
     block_rows, block_tokens, num_warps = fitting[-1]
     amd = card.family in (Family.RDNA, Family.CDNA)
     block_columns = 128 if block_tokens <= 32 and not amd else 64
-    tiles = -(-rows // block_rows) * -(-tokens // block_tokens)
+    warps = -(-rows // block_rows) * -(-tokens // block_tokens) * num_warps
     split = 1
-    while split < 8 and tiles * split < 2 * card.processors and columns // (2 * split) >= 4 * block_columns:
+    while split < 8 and warps * split < 6 * card.processors and columns // (2 * split) >= 4 * block_columns:
         split *= 2
     return Wide(block_tokens, block_rows, block_columns, split, num_warps, num_stages=2 if amd else 4)
 
@@ -146,7 +153,11 @@ def from_data(data: object) -> Config:
     numbers = {name: value for name, value in data.items() if name != "way"}
     if not all(type(value) is int and value > 0 for value in numbers.values()):
         raise ValueError(f"not all are counts: {data!r}")
-    powers = [value for name, value in numbers.items() if name.startswith("block_") or name in ("tokens", "num_warps")]
+    powers = [
+        value
+        for name, value in numbers.items()
+        if name.startswith("block_") or name in ("tokens", "units", "num_warps")
+    ]
     if any(value & (value - 1) for value in powers):
         raise ValueError(f"not all tiles are powers of two: {data!r}")
     try:

@@ -1,7 +1,7 @@
 """Tiles of a `PlanarWeight`, unpacked in registers: what all kernels that read one begin with.
 
-Words are of 32 bits, four to a unit of layout.py. Codes are taken out of a word four at a time, one to each byte; `part`
-counts these fours. Their columns, in word w's byte b of a unit:
+Words are of 32 bits, four to a unit of layout.py. Codes are taken out of a word four at a time, one to each byte;
+`part` counts these fours. Their columns, in word w's byte b of a unit:
 
     8 bits       8 (b // 2) + 2 w + b % 2
     4 bits       8 b + 2 w + part
@@ -16,8 +16,8 @@ import triton.language as tl
 
 @triton.jit
 def load_words(codes, high, row, first, units, BITS: tl.constexpr, UNITS: tl.constexpr):
-    """Words of UNITS units from unit `first` on, three tiles (rows, 4 · UNITS): the plane's; of 6 bits, those of the first
-    and second half of each unit in the plane of 4, and the plane of 2. Beyond the row's end they are zero.
+    """Words of UNITS units from unit `first` on, three tiles (rows, 4 · UNITS): the plane's; of 6 bits, those of each
+    unit's first and second half in the plane of 4, and the plane of 2. Beyond the row's end they are zero.
 
     row: int64 (rows,), all of them there are. units: of a row.
     """

@@ -2,11 +2,11 @@
 
     value = scale · (code - zero) + minimum            one scale and minimum for each group of 16 or 32 columns
 
-Everything is one row after another, as in the file, and codes lie in units of 16 bytes, since that is what a thread loads
-best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024: whole lines
-of memory on either maker's cards. The wide kernel reads 64 to 128 consecutive bytes from each of its rows, as kernels of
-dense matrices do, and finds the next ones in cache. Tiles stored one after another would spare neither kernel a line, but
-tie the layout to one shape of tiles.
+Everything is one row after another, as in the file, and codes lie in units of 16 bytes, since that is what a thread
+loads best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024:
+whole lines of memory on either maker's cards. The wide kernel reads 64 to 128 consecutive bytes from each of its rows,
+as kernels of dense matrices do, and finds the next ones in cache. Tiles stored one after another would spare neither
+kernel a line, but tie the layout to one shape of tiles.
 
 A unit's word w = 0 … 3, of 32 bits, has columns 2w and 2w + 1 out of each eight:
 
@@ -15,9 +15,9 @@ A unit's word w = 0 … 3, of 32 bits, has columns 2w and 2w + 1 out of each eig
     2 bits   64 columns: byte m has columns 8m + 2w, 8m + 2w + 1, 32 + 8m + 2w, 32 + 8m + 2w + 1, from the lowest bits
     6 bits   64 columns: the low four bits in a plane of 4 bits, the high two in one of 2 bits
 
-because that is how NVIDIA's matrix units have a thread hold the left operand: a word is just one thread's share of a row
-of 16, 32 or 64 columns. So codes are unpacked where they will be multiplied, and Triton's compiler sees it: no shuffle,
-no second way through shared memory. (CDNA's units hold columns otherwise, and there they do take that way.)
+because that is how NVIDIA's matrix units have a thread hold the left operand: a word is just one thread's share of a
+row of 16, 32 or 64 columns. So codes are unpacked where they will be multiplied, and Triton's compiler sees it: no
+shuffle, no second way through shared memory. (CDNA's units hold columns otherwise, and there they do take that way.)
 
 A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
 for the group; exact in float32. Bytes per element, against the file's: Q8_0, Q4_0, Q4_1 and Q6_K the same, Q4_K 4.625

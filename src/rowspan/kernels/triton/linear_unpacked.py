@@ -1,5 +1,5 @@
-"""Linear of very many tokens: a piece of the matrix at a time is unpacked to the activations' type and multiplied by the
-vendor's GEMM. What unpacking costs does not grow with the tokens, and no kernel of ours multiplies faster.
+"""Linear of very many tokens: a piece of the matrix at a time is unpacked to the activations' type and multiplied by
+the vendor's GEMM. What unpacking costs does not grow with the tokens, and no kernel of ours multiplies faster.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The tiles that are used: what tuning has found to be fastest on a card, kept in a file (`rowspan.config.TuningConfig`),
-and elsewhere what configs.py chooses.
+"""The tiles that are used: what tuning has found to be fastest on a card, kept in a file
+(`rowspan.config.TuningConfig`), and elsewhere what configs.py chooses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_TOKENS = 4096  # more are computed like so many
 
 def bucket(tokens: int) -> int:
     """Numbers of tokens that share a configuration: the next power of two."""
-    return min(MOST_TOKENS, triton.next_power_of_2(tokens))
+    return min(MOST_TOKENS, 1 << (tokens - 1).bit_length())
 
 
 @functools.lru_cache(maxsize=4096)
