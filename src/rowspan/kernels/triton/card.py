@@ -9,8 +9,8 @@ import torch
 
 
 class Family(StrEnum):
-    HOPPER = "hopper"  # sm_90 and later: matrix instructions of four warps that read shared memory
-    AMPERE = "ampere"  # sm_80 to sm_89
+    HOPPER = "hopper"  # sm_90, sm_100: matrix instructions of four warps that read shared memory, 227 KiB of it
+    AMPERE = "ampere"  # sm_80 to sm_89, and sm_120: 99 KiB of shared memory
     RDNA = "rdna"  # 64 KiB of shared memory, matrix instructions of 16×16×16
     CDNA = "cdna"  # 64 KiB, wavefronts of 64
 
@@ -38,5 +38,5 @@ def card_of(device: torch.device) -> Card:
     if torch.version.hip:
         family = Family.CDNA if facts.gcnArchName.startswith("gfx9") else Family.RDNA
     else:
-        family = Family.HOPPER if facts.major >= 9 else Family.AMPERE
+        family = Family.HOPPER if facts.major in (9, 10) else Family.AMPERE
     return Card(facts.name, family, facts.multi_processor_count)

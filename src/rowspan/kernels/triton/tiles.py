@@ -15,8 +15,8 @@ class Tiles(NamedTuple):
     rows: int  # of queries; decode's are as many as share a KV head
     keys: int
     warps: int
-    # Of Triton's pipeline. Where copies are asynchronous (NVIDIA), 3 or 4 fetch one tile of keys ahead, and 5 two: every
-    # second stage is the block table's, which tells where the keys are.
+    # Of Triton's pipeline. Where copies are asynchronous (NVIDIA), 3 or 4 fetch one tile of keys ahead, and 5 two:
+    # every second stage is the block table's, which tells where the keys are.
     stages: int
 
 
