@@ -16,10 +16,11 @@ settings.load_profile("rowspan")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What engines find out of this machine's transports is not kept for its user."""
+def _own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests find out of this machine's transports and cards is not kept for its user, nor is his used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROWSPAN_PROBES", str(tmp_path_factory.mktemp("probes") / "probes.json"))
+        patch.setenv("ROWSPAN_TUNING", str(tmp_path_factory.mktemp("tuning") / "tuning.json"))
         yield
 
 

@@ -87,6 +87,21 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """results: file of the tiles that are fastest on this machine's cards (ROWSPAN_TUNING; else in the platform's cache
+    folder)."""
+
+    results: Path
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> TuningConfig:
+        """Settings as the environment asks for them."""
+        path = environment.get("ROWSPAN_TUNING")
+        cache = platformdirs.user_cache_path("rowspan", appauthor=False)
+        return cls(Path(os.path.expanduser(path)) if path else cache / "tuning.json")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Option names in brackets are the command line's."""
 
@@ -108,6 +123,9 @@ class EngineConfig:
     # None: int8 with native CPU kernels, bfloat16 on cards, float32 elsewhere
     dtype: str | None = None
     cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
+    card_kernels: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CARD_KERNELS"))  # None: the best
+    gpu_memory_utilization: float = 0.9  # [--gpu-memory-utilization] share of a card that may be used, whoever uses it
+    sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
     # A natively computing worker that does nothing for so long hangs, and all are started anew. A single call of a 70B

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm, SoloGroup
-from rowspan.kernels.ops import Kernels, StepInputs
+from rowspan.kernels.ops import Kernels, StepInputs, StepLimits
 
 Floats = NDArray[np.float32]
 
@@ -41,12 +41,14 @@ def run_ops(
     def forward(inputs: Any) -> Any:
         return model(*(before.receive((tokens, array.shape[1])) for array in arrays), inputs)
 
-    result = kernels.capture(forward, tokens, tokens)(inputs or one_sequence(tokens))
+    inputs = inputs or one_sequence(tokens)
+    limits = StepLimits(tokens, tokens, inputs.blocks.shape[1], inputs.block_size)
+    result = kernels.capture(forward, limits)(inputs)
     assert result is not None
-    return result.copy()
+    return np.array(result)  # of tensors, too
 
 
 def one_sequence(tokens: int, positions: NDArray[np.int64] | None = None) -> StepInputs:
     """Inputs of ops that no cache is needed for."""
     at = np.arange(tokens) if positions is None else positions
-    return StepInputs(at, at, at, np.array([0, tokens]), np.zeros((1, 256), np.int64), np.arange(tokens))
+    return StepInputs(at, at, at, np.array([0, tokens]), np.zeros((1, 1), np.int32), 256, np.arange(tokens))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.open import Computing, draw_up
 from rowspan.errors import UsageError
-from rowspan.kernels.isa import TORCH, available_isas, choose_isa
+from rowspan.kernels.isa import TORCH, TRITON, available_isas, choose_isa
 from rowspan.plan.device import Device
 
 
@@ -37,12 +38,30 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         draw_up(EngineConfig(path))
 
 
-@pytest.mark.parametrize(
-    "config", [{"dtype": "bfloat16"}, {"devices": (Device("cuda", 0),)}], ids=["other dtype", "card"]
-)
-def test_native_kernels_are_for_int8_and_float32_on_cpus(tmp_path: Path, config: dict[str, object]) -> None:
+def test_native_kernels_are_for_int8_and_float32(tmp_path: Path) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
-    assert draw_up(EngineConfig(path, **config)).lead.cpu_isa == TORCH  # type: ignore[arg-type]
+    assert draw_up(EngineConfig(path, dtype="bfloat16")).lead.cpu_isa == TORCH
+
+
+def test_cards_get_tritons_kernels_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    config = EngineConfig(path, devices=(Device("cuda", 0),), card_kernels=None)
+    for found, kernels in ((True, TRITON), (None, TORCH)):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
+        assert draw_up(config).lead == Computing(kernels, "bfloat16", ("bfloat16", "bfloat16"))
+        assert draw_up(replace(config, dtype="float32")).lead.cpu_isa == TORCH
+    with pytest.raises(UsageError, match="int8"):
+        draw_up(replace(config, dtype="int8"))
+    with pytest.raises(UsageError, match="ROWSPAN_CARD_KERNELS=triton cannot be had"):
+        draw_up(replace(config, card_kernels=TRITON))
+
+
+def test_tritons_kernels_run_on_cpus_in_its_interpreter_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(UsageError):
+        choose_isa(TRITON)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_isa(TRITON) == TRITON
 
 
 @pytest.mark.parametrize(("hidden", "cache_dtype"), [(64, "int16"), (96, "float16")])

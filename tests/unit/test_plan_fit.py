@@ -35,18 +35,18 @@ def size(
 
 
 def test_plenty_of_memory_gives_every_request_the_whole_context() -> None:
-    assert size() == CacheSize(4096, 4 * 4096 // 32)
+    assert size() == CacheSize(4096, 4 * 4096 // 32, 4 * 4096 // 32)
 
 
 def test_what_was_asked_for_is_what_it_gets() -> None:
-    assert size(context=1000) == CacheSize(1000, 125)
-    assert size(context=1000, tokens=3333) == CacheSize(1000, 105)  # the last block is not full
-    assert size(context=1000, free=None) == CacheSize(1000, 125)
+    assert size(context=1000) == CacheSize(1000, 125, 125)
+    assert size(context=1000, tokens=3333) == CacheSize(1000, 105, 105)  # the last block is not full
+    assert size(context=1000, free=None) == CacheSize(1000, 125, 125)
 
 
 def test_scarce_memory_shortens_the_cache_and_then_the_context() -> None:
-    assert size(free=10_000 * 1024) == CacheSize(4096, 5000 // 32 + 1)  # half of what is free, 5000 tokens
-    assert size(free=2_000 * 1024) == CacheSize(1000, 1000 // 32 + 1)
+    assert size(free=10_000 * 1024) == CacheSize(4096, 5000 // 32 + 1, 512)  # half of what is free, 5000 tokens
+    assert size(free=2_000 * 1024) == CacheSize(1000, 1000 // 32 + 1, 125)
 
 
 @given(

@@ -16,11 +16,12 @@ from kit.bare_plan import plan_of
 from kit.leftovers import leftovers
 
 from rowspan.comm import trial, trust
+from rowspan.comm.bare_plan import bare_plan
 from rowspan.comm.exercises import Act, exercises
 from rowspan.comm.trial import Fault, NotTried, try_routes
-from rowspan.errors import SplitError
+from rowspan.errors import SplitError, UsageError
 from rowspan.kernels.isa import native_module
-from rowspan.plan.device import Device
+from rowspan.plan.device import Device, parse_devices
 from rowspan.plan.routes import Route, Routes, Transport, choose_routes
 from rowspan.plan.split import Plan
 from rowspan.rig import copies
@@ -281,3 +282,14 @@ def test_topologies_are_not_remembered_without_end(
         trust.trusted_routes(plan_of(rows), NATIVE)
     assert len(json.loads((tmp_path / "probes.json").read_text())) == 3
     assert trust.known_routes(plan_of(7), NATIVE).probed
+
+
+def test_ranks_that_share_a_card_talk_through_the_host() -> None:
+    """NCCL refuses two ranks on one card, and counts all cards of a plan as one world."""
+    card, other = CARDS
+    for stages in ([[card, card]], [[card], [card]], [[card, card], [other]]):
+        assert choose_routes(bare_plan(stages), native=True).transports == (HOST,)
+    assert choose_routes(bare_plan([[card], [other]]), native=True).transports == (NCCL,)
+    assert parse_devices("cuda:0,cuda:0") == (card, card)
+    with pytest.raises(UsageError, match="named twice"):
+        parse_devices("cpu:0,cpu:0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -46,7 +47,7 @@ class Known:
     tokens: list[int]
     seed: int | None
     computed: int | None = None
-    blocks: tuple[int, ...] = ()
+    blocks: Sequence[int] = ()
 
 
 @dataclass

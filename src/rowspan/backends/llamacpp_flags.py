@@ -16,7 +16,11 @@ from rowspan.errors import UsageError
 from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 
-REFUSED = {"dtype": "--dtype", "cache_tokens": "--cache-tokens"}
+REFUSED = {
+    "dtype": "--dtype",
+    "cache_tokens": "--cache-tokens",
+    "gpu_memory_utilization": "--gpu-memory-utilization",
+}
 CACHE_SHARE = 0.5  # of the memory that weights leave, as `rowspan.plan.fit` has it
 ELEMENT_BYTES = {"f32": 4.0, "q8_0": 34 / 32, "q5_1": 0.75, "q5_0": 22 / 32, "q4_1": 0.625, "q4_0": 18 / 32}
 LEAST_CONTEXT = 512
@@ -31,7 +35,13 @@ def flags(setup: Setup, features: Features, shape: Shape | None) -> list[str]:
     Raises:
         UnsupportedOptionError: an option that llama.cpp, or this build of it, does not have.
     """
-    refuse_given(setup, REFUSED, "llamacpp", "llama.cpp computes in the types of the file and of its own choice.")
+    refuse_given(setup, REFUSED, "llamacpp", "llama.cpp computes in types, and fills cards, as it finds best.")
+    if setup.engine.sleep_level == 1:
+        raise UnsupportedOptionError(
+            "--sleep-level 1 cannot be had with --backend llamacpp.",
+            why="llama-server has no way to keep weights in RAM.",
+            fix="Leave it out, or use --backend native.",
+        )
     config = setup.engine
     cards = _cards(config.devices, features)
     words = ["--model", setup.model.location, "--parallel", str(config.parallel)]

@@ -30,7 +30,10 @@ class NativeBackend:
     name = BackendName.NATIVE
     command: tuple[str, ...] = ()
     capabilities = Capabilities(
-        formats=(Format.GGUF,), sleeps="its workers end, and are started again", seeded=True, timings=False
+        formats=(Format.GGUF,),
+        sleeps="its workers end, and are started again; with --sleep-level 1 weights go from cards to RAM",
+        seeded=True,
+        timings=False,
     )
 
     def __init__(self, blueprint: Blueprint, engine: Engine | None = None, start: StartRanks | None = None) -> None:
@@ -79,13 +82,18 @@ class NativeBackend:
         return Health(HealthState.READY if self._engine is not None else HealthState.LOADING)
 
     async def sleep(self) -> None:
-        if self._engine is not None:
-            engine, self._engine, self._asleep = self._engine, None, True
-            await asyncio.to_thread(engine.close)
+        if self._engine is None:
+            return
+        if self.blueprint.config.sleep_level == 1 and await asyncio.to_thread(self._engine.park):
+            self._asleep = True
+            return
+        engine, self._engine, self._asleep = self._engine, None, True
+        await asyncio.to_thread(engine.close)
 
     async def wake(self) -> None:
         if self._engine is None:
             await asyncio.to_thread(self.start, LoadWatch())
+        self._asleep = False  # parked weights are fetched by the first step
 
     async def encode(self, text: str) -> list[int]:
         return await asyncio.to_thread(self.engine.tokenizer.encode, text)

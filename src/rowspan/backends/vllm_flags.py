@@ -48,12 +48,17 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     words += [flag for flag in (METRICS, CACHED) if features.has(flag)]
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if devices[0].kind == "cpu":
+        refuse_given(
+            setup, {"gpu_memory_utilization": "--gpu-memory-utilization"}, "vllm", "It computes on processors."
+        )
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(len(devices), config.threads)
         environment[CACHE_SPACE] = os.environ.get(CACHE_SPACE) or str(_cache_gib(len(devices)))
     else:
         if "threads" in setup.given:
             raise UnsupportedOptionError("--threads means nothing for vLLM on cards.", fix="Leave it out.")
-        if features.has(SLEEP):
+        if "gpu_memory_utilization" in setup.given:
+            words += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+        if features.has(SLEEP) and not ("sleep_level" in setup.given and config.sleep_level == 2):
             words.append(SLEEP)
             environment["VLLM_SERVER_DEV_MODE"] = "1"  # without it there is no /sleep
         numbers = ",".join(str(device.index) for device in devices)

@@ -18,6 +18,7 @@ from rowspan.bench.peak_memory import peak_memory
 from rowspan.bench.steps import Steps
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint, trust
+from rowspan.errors import OutOfMemoryError
 from rowspan.scheduler.batch import StepPlan
 
 
@@ -36,7 +37,7 @@ class NativeRunner:
             blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
         )
         self._stages = blueprint.plan.n_stages
-        self._setups, self._hang_seconds = trust(blueprint).setups(), config.hang_seconds
+        self._trusted = trust(blueprint)
         seconds = self._start()
         ready = self._group.ready
         self.facts = LoadFacts(
@@ -78,9 +79,17 @@ class NativeRunner:
         """Returns the seconds it took."""
         others = set(psutil.Process().children())
         started = time.perf_counter()
-        self._group = WorkerGroup(self._setups, self._hang_seconds)
+        self._group = WorkerGroup(self._trusted.setups(), self._trusted.config.hang_seconds)
         seconds = time.perf_counter() - started
         self._workers = [child for child in psutil.Process().children() if child not in others]
+        needed, block_size = self._trusted.cache.n_blocks, self._trusted.config.block_size
+        if self._group.n_blocks < needed:
+            self._group.close()
+            raise OutOfMemoryError(
+                f"The cards have room for a cache of {self._group.n_blocks * block_size} tokens only.",
+                why=f"{needed * block_size} are needed.",
+                fix="Use a smaller depth, fewer sequences, or --cache-type-k f16 --cache-type-v f16.",
+            )
         return seconds
 
     def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
@@ -94,7 +103,7 @@ class NativeRunner:
         """Args: at_once: steps that are under way at the same time."""
         for number, plan in enumerate(plans):
             if number >= at_once:
-                self._group.receive()
+                self._group.result()
             self._group.send(plan)
         for _ in range(min(at_once, len(plans))):
-            self._group.receive()
+            self._group.result()

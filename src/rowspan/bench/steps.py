@@ -6,7 +6,7 @@ import random
 from itertools import count
 
 from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
-from rowspan.scheduler.request import SamplingParams
+from rowspan.scheduler.request import SamplingParams, block_table
 
 SEED = 0  # of the random tokens: the same in every configuration, and for every engine
 
@@ -63,7 +63,7 @@ class Steps:
 
     def _chunk(self, sequence: int, start: int, stop: int, *, samples: bool) -> Chunk:
         first = sequence * self._blocks_each
-        blocks = tuple(range(first, first - (-stop // self._block_size)))
+        blocks = block_table(range(first, first - (-stop // self._block_size)))
         return Chunk(sequence, tuple(self._tokens[sequence][start:stop]), start, blocks, samples)
 
     def _plan(self, chunks: list[Chunk]) -> StepPlan:

@@ -53,6 +53,10 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def prefetch(self, key: TensorKey) -> None:
+        """A tensor will be read soon: its pages may be fetched from the disk meanwhile."""
+        ...
+
     def release(self, key: TensorKey) -> None:
         """A tensor will hardly be read again: its pages need not stay in this process's memory. Views stay valid."""
         ...

@@ -100,15 +100,21 @@ class GgufCheckpoint:
         blocks = np.frombuffer(place.data, np.uint8, info.nbytes, place.start).reshape(height, -1)
         return blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
 
+    def prefetch(self, key: TensorKey) -> None:
+        self._advise(key, mmap.MADV_WILLNEED)
+
     def release(self, key: TensorKey) -> None:
-        place, nbytes = self._places[key], self._tensors[key].nbytes
-        start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
-        if nbytes:
-            place.data.madvise(mmap.MADV_DONTNEED, start, place.start + nbytes - start)
+        self._advise(key, mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the files. What `read` returned stays valid; the mapping ends with the last of it."""
         self._places.clear()
+
+    def _advise(self, key: TensorKey, advice: int) -> None:
+        place, nbytes = self._places[key], self._tensors[key].nbytes
+        start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
+        if nbytes:
+            place.data.madvise(advice, start, place.start + nbytes - start)
 
     def _check_part(self, part: Path, number: int, header: Header) -> None:
         count = _integer(part, header.metadata, "split.count", 0) or len(self.paths)  # tools that do not split write 0

@@ -32,21 +32,23 @@ def devices(
     from dataclasses import asdict
 
     from rowspan.cli.open_root import open_root
-    from rowspan.kernels.isa import available_isas
+    from rowspan.kernels.isa import available_isas, card_kernels
     from rowspan.rig.probe.rig import probe
     from rowspan.rig.probe.sample import sample_links
 
     machine = open_root(root)
     rig = probe(machine)
     kernels = [] if machine.recorded else available_isas()
+    on_cards = [] if machine.recorded else card_kernels()
     samples = sample_links(machine, rig.cards, sample) if sample else []
     if as_json:
-        typer.echo(json.dumps({**asdict(rig), "kernels": kernels, "samples": list(map(asdict, samples))}, indent=2))
+        found = {"kernels": kernels, "card_kernels": on_cards, "samples": list(map(asdict, samples))}
+        typer.echo(json.dumps({**asdict(rig), **found}, indent=2))
     else:
-        _show(rig, kernels, samples)
+        _show(rig, kernels, on_cards, samples)
 
 
-def _show(rig: Rig, kernels: Sequence[str], samples: Sequence[LinkSample]) -> None:
+def _show(rig: Rig, kernels: Sequence[str], on_cards: Sequence[str], samples: Sequence[LinkSample]) -> None:
     from rowspan.cli.console_output import print_table
 
     typer.echo(f"{rig.system.distribution or 'Unknown system'}, Linux {rig.system.kernel or UNKNOWN}\n")
@@ -57,6 +59,9 @@ def _show(rig: Rig, kernels: Sequence[str], samples: Sequence[LinkSample]) -> No
     print_table("Instructions", ("SETS", "KERNELS, BEST FIRST"), [sets])
     if rig.cards:
         _show_cards(rig, samples)
+        if on_cards:
+            slow = "" if len(on_cards) > 1 else " Triton is not installed here: they are several times slower."
+            typer.echo(f"Kernels for cards, best first: {', '.join(on_cards)}.{slow}\n")
     for reason in rig.unread:
         typer.echo(f"- could not be read: {reason}")
 

@@ -73,6 +73,15 @@ class EngineOptions:
         typer.Option("--cache-type-k", "-ctk", help="f32, bf16, f16, q8_0, i16. [default: --dtype; i16 for int8]"),
     ] = None
     cache_type_v: Annotated[str | None, typer.Option("--cache-type-v", "-ctv", help="Likewise.")] = None
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory-utilization",
+            min=0.05,
+            max=1.0,
+            help="Share of a card's memory that may be used, by all programs together. [default: 0.9]",
+        ),
+    ] = None
     dtype: Annotated[
         str | None,
         typer.Option(

@@ -58,13 +58,13 @@ def _forecast(blueprint: Blueprint) -> Forecast:
     from rowspan.bench.roofline import measure
     from rowspan.checkpoint.outlined import read_local
     from rowspan.errors import UsageError
-    from rowspan.kernels.isa import TORCH
+    from rowspan.kernels.isa import is_native
     from rowspan.plan.demand import demand_of
     from rowspan.plan.forecast_cpu import forecast_processor, processor
     from rowspan.plan.outline import outline
 
     setups = blueprint.setups()
-    ceilings = None if blueprint.lead.cpu_isa == TORCH or len(setups) > 1 else measure(setups[0].threads)
+    ceilings = None if not is_native(blueprint.lead.cpu_isa) or len(setups) > 1 else measure(setups[0].threads)
     if ceilings is None:
         raise UsageError(
             "--measure has nothing to forecast from.",

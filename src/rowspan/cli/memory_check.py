@@ -1,15 +1,16 @@
-"""The start-up log's line on memory: what was predicted of the workers, and what they have."""
+"""The start-up log's lines on memory: what was predicted of the workers, and what they have; what cards hold."""
 
 from __future__ import annotations
 
+from rowspan.engine.engine import Engine
 from rowspan.engine.open import Blueprint
-from rowspan.kernels.isa import TORCH
+from rowspan.kernels.isa import is_native
 from rowspan.plan.resident import WorkerMemory, worker_memory
 
 
 def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
     """Of all workers together; None where torch's allocator decides, or some are elsewhere."""
-    if blueprint.lead.cpu_isa == TORCH or any(shard.device.host for shard in blueprint.plan.shards):
+    if not is_native(blueprint.lead.cpu_isa) or any(shard.device.host for shard in blueprint.plan.shards):
         return None
     metadata, config = blueprint.checkpoint.metadata, blueprint.config
     strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))
@@ -39,4 +40,20 @@ def memory_line(blueprint: Blueprint) -> str | None:
     return (
         f"Memory of the workers: {used:.0f} MiB, {loaded:.0f} MiB predicted ({used / loaded - 1:+.1%}); "
         f"up to {full:.0f} MiB with a full cache."
+    )
+
+
+def cards_line(engine: Engine) -> str | None:
+    """To be shown once the workers have loaded; None where no rank is on a card."""
+    on_cards = [rank for rank in engine.ready if rank.on_card]
+    if not on_cards:
+        return None
+    kernels = " and ".join(sorted({rank.kernels for rank in on_cards}))
+    weights, cache = (
+        sum(sizes) / 2**30 for sizes in zip(*((r.weight_bytes, r.cache_bytes) for r in on_cards), strict=True)
+    )
+    tokens = min(rank.n_blocks for rank in engine.ready) * engine.blueprint.config.block_size
+    return (
+        f"Cards: {kernels}'s kernels, {weights:.1f} GiB of weights, a cache of {tokens} tokens in {cache:.1f} GiB; "
+        f"loaded in {max(rank.load_seconds for rank in on_cards):.1f} s."
     )

@@ -68,6 +68,15 @@ def serve(
             help="Give the devices back after so long without a request. [default: never]",
         ),
     ] = None,
+    sleep_level: Annotated[
+        int | None,
+        typer.Option(
+            "--sleep-level",
+            min=1,
+            max=2,
+            help="1: weights go from cards to RAM, and soon back; 2: the workers end, and hold nothing. [default: 2]",
+        ),
+    ] = None,
     open_webui: Annotated[
         bool, typer.Option("--open-webui", help="Start Open WebUI, if installed, beside it.")
     ] = False,
@@ -121,6 +130,9 @@ def serve(
         serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
     with bind(config.host, config.port) as listener, ExitStack() as held:
         setup = _setup(name, engine, model, backend_args, model_name)
+        if sleep_level is not None:
+            given = setup.given | {"sleep_level"}
+            setup = replace(setup, engine=replace(setup.engine, sleep_level=sleep_level), given=given)
         choice = choose(name, setup) if hosts is None else held.enter_context(gathered(hosts, name, setup))
         _introduce(choice)
         with started(choice.backend, setup.model.name, terminal_progress()):
@@ -202,9 +214,12 @@ def _introduce(choice: Choice) -> None:
 def _report_memory(backend: Backend) -> None:
     from rowspan.backends.native import NativeBackend
     from rowspan.cli.console_output import stderr_console
-    from rowspan.cli.memory_check import memory_line
+    from rowspan.cli.memory_check import cards_line, memory_line
 
-    if isinstance(backend, NativeBackend) and (line := memory_line(backend.blueprint)):
+    if not isinstance(backend, NativeBackend):
+        return
+    lines = [memory_line(backend.blueprint), cards_line(backend.engine)]
+    for line in filter(None, lines):
         stderr_console().print(line, markup=False, highlight=False)
 
 

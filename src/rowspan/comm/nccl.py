@@ -39,6 +39,10 @@ class Nccl:
             for stage in range(plan.n_stages)
         ]
         self.groups = [dist.new_group(members) if len(members) > 1 else None for members in self.stages]
+        for members, group in zip(self.stages, self.groups, strict=True):
+            if group is not None and dist.get_rank() in members:
+                # The first sum takes NCCL's buffers: they are to be there when the cache is sized.
+                dist.all_reduce(torch.zeros(1, device=self.device), group=group)
 
     def close(self) -> None:
         dist.destroy_process_group()

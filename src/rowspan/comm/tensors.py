@@ -4,6 +4,7 @@ needs no peer-to-peer access: a staging buffer is pinned, so that copies run at 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,37 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
         return TensorLink(one, staging, dtype)
 
     return Comm(group, link(comm.before), link(comm.after), comm.close)
+
+
+def silent(comm: Comm[Tensor], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
+    """Connections of the same shapes that nothing passes through, for a rank that rehearses a step by itself."""
+    link = _SilentLink(device, dtype)
+    group = _SilentGroup(comm.group.rows, comm.group.leads)
+    return Comm(group, comm.before and link, comm.after and link)
+
+
+@dataclass(frozen=True)
+class _SilentGroup:
+    rows: int
+    leads: bool
+
+    def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
+        return x
+
+    def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+        return x.new_zeros(len(x), sum(widths)) if self.leads else None
+
+
+@dataclass(frozen=True)
+class _SilentLink:
+    device: torch.device
+    dtype: torch.dtype
+
+    def send(self, x: Tensor) -> None:
+        pass
+
+    def receive(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
 
 class TensorGroup:

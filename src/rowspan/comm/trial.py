@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from rowspan.comm.environment import rank_environment
 from rowspan.comm.exercises import (
     Act,
     Begins,
@@ -34,6 +35,7 @@ from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
 from rowspan.plan.routes import Routes, Transport
 from rowspan.plan.split import Plan
+from rowspan.rig.root import Root
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "rowspan.comm.probe")
 SECONDS, SECONDS_WITH_TORCH = 20.0, 120.0
@@ -184,6 +186,8 @@ def _running(
 
 def _spawn(setup: ProbeSetup, log: Path) -> _Rank:
     ours, theirs = socket.socketpair()
+    on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
+    environment = rank_environment(os.environ, Root()) if on_card else dict(os.environ)
     inherited = [theirs.fileno(), setup.memory, *setup.meeting.peers]
     with theirs, log.open("wb") as errors:
         process = subprocess.Popen(
@@ -192,7 +196,7 @@ def _spawn(setup: ProbeSetup, log: Path) -> _Rank:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=environment | {"OMP_NUM_THREADS": "1"},
         )
     link = Connection(ours.detach())
     with suppress(OSError):  # it is gone already: the trial will ask how it ended

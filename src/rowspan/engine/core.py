@@ -11,16 +11,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
 
+import psutil
+
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint, trust
+from rowspan.engine.open import Blueprint, check_room, trust
 from rowspan.engine.ranks import StartRanks
-from rowspan.errors import EngineError, RowspanError, UsageError
+from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
 from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import Request, SamplingParams
 from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
+from rowspan.worker.messages import GivenBack
 
 log = logging.getLogger(__name__)
+
+PARKED_SHARE = 0.9  # of the host's free memory that parked weights may take
+GIVE_UP_AFTER = 4  # steps given back one after the other, each half as large as the one before
 
 EventSink = Callable[[TokenEvent | RowspanError], None]
 """Gets a request's events, then nothing more after one with a finish reason, or after an error. Called on the engine's
@@ -41,6 +47,11 @@ class _Cancel:
 @dataclass(frozen=True, slots=True)
 class _AskStats:
     answer: Future[SchedulerStats]
+
+
+@dataclass(frozen=True, slots=True)
+class _Park:
+    answer: Future[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,14 @@ class EngineCore:
         config = blueprint.config
         self._blueprint = blueprint = trust(blueprint)
         self._start = start
+        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress, start)
+        try:
+            check_room(self._group.n_blocks * config.block_size, config)
+        except RowspanError:
+            self._group.close()
+            raise
         self._scheduler = Scheduler(
-            BlockManager(blueprint.cache.n_blocks, config.block_size),
+            BlockManager(self._group.n_blocks, config.block_size),
             max_sequences=config.parallel,
             token_budget=config.token_budget,
             context_length=blueprint.cache.context_size,
@@ -79,12 +96,12 @@ class EngineCore:
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
-        self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress, start)
         self.ready = self._group.ready
         self._under_way = 0  # steps
+        self._given_back = 0  # steps, one after the other
         self._proven = False  # this group of workers has done a step
         self._sinks: dict[int, EventSink] = {}
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Park | _Stop] = queue.SimpleQueue()
         self._ids = count()
         self._gate = threading.Lock()  # held to put a command, or to close: none is put that nobody would take
         self._closed = False
@@ -120,6 +137,16 @@ class EngineCore:
         self._put(_AskStats(answer))
         return answer.result(timeout=60)
 
+    def park(self) -> bool:
+        """Move weights from cards to the host's memory; the next request brings them back. False, and nothing is done,
+        if something is running, if there are no cards, or if the host has no room.
+
+        Raises EngineError when the engine is closed.
+        """
+        answer: Future[bool] = Future()
+        self._put(_Park(answer))
+        return answer.result()
+
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """Stop taking requests, let running ones finish for so long, then end the workers. A second call, from another
         thread, may cut the drain of the first one short."""
@@ -131,7 +158,7 @@ class EngineCore:
             self._inbox.put(_Stop(drain=False))
             self._thread.join()
 
-    def _put(self, command: _Submit | _AskStats) -> None:
+    def _put(self, command: _Submit | _AskStats | _Park) -> None:
         with self._gate:
             if self._closed:
                 raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
@@ -165,10 +192,24 @@ class EngineCore:
                     self._sinks.pop(seq_id, None)
                 case _AskStats(answer):
                     answer.set_result(self._scheduler.stats())
+                case _Park(answer):
+                    answer.set_result(self._park())
                 case _Stop(drain):
                     self._draining = True
                     if not drain:
                         return False
+
+    def _park(self) -> bool:
+        on_cards = [rank.weight_bytes for rank in self.ready if rank.on_card]
+        room = sum(on_cards) < psutil.virtual_memory().available * PARKED_SHARE
+        if self._scheduler.busy or self._group is None or not on_cards or not room:
+            return False
+        try:
+            self._group.park()
+        except RowspanError as error:
+            self._lose_workers(error)
+            return False
+        return True
 
     def _admit(self, request: Request, sink: EventSink) -> None:
         try:
@@ -190,10 +231,14 @@ class EngineCore:
                 return
             result = self._group.receive()
             self._under_way -= 1
+            if isinstance(result, GivenBack):
+                self._compute_again(result)
+                return
         except RowspanError as error:
             self._lose_workers(error)
             return
         self._proven = True
+        self._given_back = 0
         for event in self._scheduler.finish_step(result):
             sink = self._sinks[event.seq_id]
             if event.finish is not None:
@@ -207,11 +252,47 @@ class EngineCore:
             log.warning("A worker ended while nothing ran; all are started anew.")
             self._group.close()
             self._group = None
-            self._scheduler.forget_cache()
         if self._group is None:
             patience = self._blueprint.config.hang_seconds
             self._group = WorkerGroup(self._blueprint.setups(), patience, start=self._start)
             self._proven = False
+            self._adopt_cache(self._group)
+        elif self._group.parked:
+            self._group.fetch()
+            self._adopt_cache(self._group)
+
+    def _compute_again(self, given_back: GivenBack) -> None:
+        """A card had no room for a step: its requests go on in smaller steps, with a cache that fits. Raises
+        RowspanError: that was tried often enough, or a worker died."""
+        self._under_way = 0
+        self._given_back += 1
+        if self._given_back > GIVE_UP_AFTER:
+            raise OutOfMemoryError(
+                f"The card of rank {given_back.rank} has no room for the smallest step.",
+                fix="End what else uses the card, or start with a smaller --gpu-memory-utilization or --ctx-size.",
+            )
+        log.warning("The card of rank %d was full; its requests are computed again.", given_back.rank)
+        self._scheduler.give_back()
+        self._scheduler.shrink_steps()
+        assert self._group is not None, "it gave something back"
+        if len(self._blueprint.plan.shards) > 1:  # the others wait for what this rank will never send
+            self._group.close()
+            self._group = None
+            self._see_to_workers()
+        else:
+            self._group.open_cache()
+            self._adopt_cache(self._group)
+
+    def _adopt_cache(self, group: WorkerGroup) -> None:
+        """The workers have a new cache, perhaps of another size."""
+        for seq_id in self._scheduler.resize(group.n_blocks):
+            self._sinks.pop(seq_id)(
+                OutOfMemoryError(
+                    "There is no room for this request any more.",
+                    why=f"The cards' cache shrank to {self._scheduler.context_length} tokens.",
+                    fix="Send a shorter one, or end what else uses the cards.",
+                )
+            )
 
     def _lose_workers(self, error: RowspanError) -> None:
         """Tell everyone, and start the workers anew. At once if these have worked, so that the next request need not
@@ -237,6 +318,8 @@ class EngineCore:
                 case _Submit(_, sink):
                     sink(error)
                 case _AskStats(answer):
+                    answer.set_exception(error)
+                case _Park(answer):
                     answer.set_exception(error)
 
     def _fail_all(self, error: RowspanError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rowspan.comm.shared import SharedLayout
 from rowspan.engine.open import Blueprint
 from rowspan.kernels.isa import native_module
@@ -14,7 +16,7 @@ from rowspan.plan.traffic import traffic
 def describe(blueprint: Blueprint) -> Explanation:
     """The table and notes of a blueprint, as data."""
     plan, routes = blueprint.plan, blueprint.routes
-    return explain(
+    explanation = explain(
         plan,
         blueprint.sizes,
         blueprint.cache,
@@ -23,6 +25,11 @@ def describe(blueprint: Blueprint) -> Explanation:
         traffic(plan, routes, blueprint.checkpoint.tensors, blueprint.lead.dtype),
         _buffers(blueprint),
     )
+    if all(shard.device.kind == "cpu" for shard in plan.shards):
+        return explanation
+    most = blueprint.cache.most_blocks * blueprint.config.block_size
+    note = f"On cards the cache takes what is free once weights are loaded, up to {most} tokens."
+    return replace(explanation, notes=(*explanation.notes, note))
 
 
 def _buffers(blueprint: Blueprint) -> list[int]:

@@ -110,6 +110,10 @@ class Engine:
     def stats(self) -> SchedulerStats:
         return self._core.stats()
 
+    def park(self) -> bool:
+        """See `EngineCore.park`."""
+        return self._core.park()
+
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """End the workers; with a drain time, after the running requests have finished or the time is up."""
         self._core.close(drain_seconds=drain_seconds)

@@ -5,14 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError, Ranks, StartRanks
 from rowspan.engine.watch import LOOK_SECONDS, Watch
-from rowspan.errors import EngineError, RowspanError
+from rowspan.errors import EngineError, OutOfMemoryError, RowspanError
 from rowspan.scheduler.batch import StepPlan, StepResult
-from rowspan.worker.messages import LoadProgress, WorkerReady, WorkerSetup
+from rowspan.worker.messages import (
+    Fetch,
+    GivenBack,
+    Loaded,
+    LoadProgress,
+    OpenCache,
+    Park,
+    Parked,
+    WorkerReady,
+    WorkerSetup,
+)
+
+Answer = TypeVar("Answer")
 
 
 class WorkerGroup:
@@ -37,17 +49,44 @@ class WorkerGroup:
             EngineError: a rank could not load, with the rank's own reason.
         """
         self._output_rank = setups[0].plan.output_rank
+        self._n_ranks = len(setups)
+        self.parked = False
+        self.ready: tuple[WorkerReady, ...] = ()
         self._hang_seconds = hang_seconds
         self._watch: Watch | None = None
         self._parts: Sequence[Ranks] = start(setups) if start is not None else [LocalRanks(setups)]
         self._links = {link: part for part in self._parts for link in part.links}
         try:
-            self.ready = self._await_ready(len(setups), on_progress)
+            self._await(Loaded, on_progress)
+            self.open_cache()
         except BaseException:
             self.close()
             raise
         if len(self._progress()) == len(setups):
             self._watch = Watch(self._progress, hang_seconds)
+
+    @property
+    def n_blocks(self) -> int:
+        """Of the cache: the rank with the least room decides."""
+        return min(rank.n_blocks for rank in self.ready)
+
+    def open_cache(self) -> None:
+        """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died."""
+        self._tell(OpenCache())
+        self.ready = self._await(WorkerReady)
+
+    def park(self) -> None:
+        """Have weights moved from cards to the host's memory. Raises EngineError: a rank died or failed."""
+        self._tell(Park())
+        self._await(Parked)
+        self.parked = True
+
+    def fetch(self) -> None:
+        """Have them moved back, to new caches. Raises as `open_cache` does."""
+        self._tell(Fetch())
+        self._await(Loaded)
+        self.open_cache()
+        self.parked = False
 
     def send(self, plan: StepPlan) -> None:
         """Have all ranks run a step after those sent before.
@@ -57,27 +96,33 @@ class WorkerGroup:
         """
         if self._watch is not None:
             self._watch.begin()
-        for part in self._parts:
-            try:
-                part.send(plan)
-            except PeersLostError as error:
-                raise self._culprit(part, error) from None
+        self._tell(plan)
 
-    def receive(self) -> StepResult:
-        """The result of the oldest step that is under way.
+    def receive(self) -> StepResult | GivenBack:
+        """The result of the oldest step that is under way; or who could not compute it.
 
         Raises:
             EngineError: a rank died, failed, or hangs; the group is of no more use.
         """
         while True:
             rank, message = self._receive()
-            if rank == self._output_rank and isinstance(message, StepResult):
+            if isinstance(message, GivenBack) or (rank == self._output_rank and isinstance(message, StepResult)):
                 return message
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Run one step on all ranks. Raises as `send` and `receive` do."""
+        """Run one step on all ranks. Raises as `send` and `result` do."""
         self.send(plan)
-        return self.receive()
+        return self.result()
+
+    def result(self) -> StepResult:
+        """As `receive`. Raises OutOfMemoryError: a card had no room for the step."""
+        result = self.receive()
+        if isinstance(result, GivenBack):
+            raise OutOfMemoryError(
+                f"The card of rank {result.rank} has no room for this step.",
+                fix="Use a smaller --ubatch-size or --gpu-memory-utilization.",
+            )
+        return result
 
     @property
     def is_whole(self) -> bool:
@@ -89,15 +134,25 @@ class WorkerGroup:
         for part in self._parts:
             part.close()
 
-    def _await_ready(self, n_ranks: int, on_progress: Callable[[int], None]) -> tuple[WorkerReady, ...]:
-        ready: dict[int, WorkerReady] = {}
-        while len(ready) < n_ranks:
+    def _tell(self, order: object) -> None:
+        for part in self._parts:
+            try:
+                part.send(order)
+            except PeersLostError as error:
+                raise self._culprit(part, error) from None
+
+    def _await(
+        self, kind: type[Answer], on_progress: Callable[[int], None] = lambda nbytes: None
+    ) -> tuple[Answer, ...]:
+        """An answer of this kind from every rank."""
+        answers: dict[int, Answer] = {}
+        while len(answers) < self._n_ranks:
             rank, message = self._receive()
             if isinstance(message, LoadProgress):
                 on_progress(message.nbytes)
-            elif isinstance(message, WorkerReady):
-                ready[rank] = message
-        return tuple(ready[rank] for rank in sorted(ready))
+            elif isinstance(message, kind):
+                answers[rank] = message
+        return tuple(answers[rank] for rank in sorted(answers))
 
     def _receive(self) -> tuple[int, Any]:
         """The next message of any rank."""

@@ -18,14 +18,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from rowspan.comm.environment import rank_environment
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
-from rowspan.kernels.isa import TORCH, native_module
+from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.routes import Transport
-from rowspan.scheduler.batch import StepPlan
+from rowspan.rig.root import Root
 from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ class LocalRanks:
     def is_whole(self) -> bool:
         return not any(link.poll() for link in self.links)
 
-    def send(self, plan: StepPlan) -> None:
+    def send(self, order: object) -> None:
         try:
             for link in self.links:
-                link.send(plan)
+                link.send(order)
         except OSError:
             raise self._diagnose() from None
 
@@ -110,7 +111,7 @@ class LocalRanks:
         layout = SharedLayout.of(native, setups[0].plan, setups[0].max_tokens)
         memory = SharedMemory.create(layout.nbytes)
         spawning.callback(os.close, memory)
-        if all(setup.cpu_isa != TORCH for setup in setups):
+        if all(is_native(setup.cpu_isa) for setup in setups):
             self._counts = SharedMemory(memory, layout.nbytes)
         return layout, memory
 
@@ -118,6 +119,8 @@ class LocalRanks:
         assert setup.meeting is not None, "filled in above"
         ours, theirs = socket.socketpair()
         listener = setup.between.listener if setup.between is not None else -1
+        on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
+        environment = rank_environment(os.environ, Root()) if on_card else dict(os.environ)
         inherited = [theirs.fileno(), setup.memory, listener, *setup.meeting.peers]
         with theirs:
             self._processes.append(
@@ -126,7 +129,7 @@ class LocalRanks:
                     [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
                     pass_fds=[fd for fd in inherited if fd >= 0],
                     stdin=subprocess.DEVNULL,
-                    env=QUIET | os.environ | {"OMP_NUM_THREADS": str(setup.threads)},
+                    env=QUIET | environment | {"OMP_NUM_THREADS": str(setup.threads)},
                 )
             )
         link = Connection(ours.detach())

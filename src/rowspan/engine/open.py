@@ -13,8 +13,8 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.trust import known_routes, trusted_routes
 from rowspan.config import CACHE_TYPES, EngineConfig
 from rowspan.engine.cores import share_cores
-from rowspan.errors import UnsupportedModelError, UsageError
-from rowspan.kernels.isa import TORCH, kernels_used, native_module
+from rowspan.errors import OutOfMemoryError, UnsupportedModelError, UsageError
+from rowspan.kernels.isa import TRITON, is_native, kernels_used, native_module
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
@@ -36,11 +36,17 @@ class Computing:
     @classmethod
     def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> Computing:
         """Raises UsageError: the configuration asks for what this device cannot do."""
-        cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype)
+        cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype, config.card_kernels)
         cache_dtypes = (
             _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
             _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
         )
+        if cpu_isa == TRITON and cache_dtypes[0] != cache_dtypes[1]:
+            raise UsageError(
+                f"--cache-type-k and --cache-type-v differ: {cache_dtypes[0]} and {cache_dtypes[1]}.",
+                why="The kernels for cards read both in one type.",
+                fix="Give both the same type.",
+            )
         return cls(cpu_isa, dtype, cache_dtypes)
 
 
@@ -72,13 +78,15 @@ class Blueprint:
                 dtype=computing.dtype,
                 cpu_isa=computing.cpu_isa,
                 cache_dtypes=computing.cache_dtypes,
-                n_blocks=self.cache.n_blocks,
+                n_blocks=self.cache.n_blocks if shard.device.kind == "cpu" else self.cache.most_blocks,
                 block_size=self.config.block_size,
                 context_size=self.cache.context_size,
                 max_tokens=self.config.token_budget,
                 max_outputs=min(self.config.token_budget, self.config.parallel),
                 cores=cores,
                 threads=threads,
+                memory_share=self.config.gpu_memory_utilization,
+                sharers=sum(other.device == shard.device for other in self.plan.shards),
             )
             for shard, computing, (cores, threads) in zip(
                 self.plan.shards, self.computing, share_cores(self.plan, self.config), strict=True
@@ -117,7 +125,15 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
         log.warning("%s", plan.note)
     computing = tuple(Computing.on(shard.device, config, spec) for shard in plan.shards)
     sizes = tuple(
-        shard_bytes(plan, shard, checkpoint.tensors, how.dtype, how.cache_dtypes, native=how.cpu_isa != TORCH)
+        shard_bytes(
+            plan,
+            shard,
+            checkpoint.tensors,
+            how.dtype,
+            how.cache_dtypes,
+            native=is_native(how.cpu_isa),
+            on_card=how.cpu_isa == TRITON,
+        )
         for shard, how in zip(plan.shards, computing, strict=True)
     )
     cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
@@ -137,6 +153,18 @@ def trust(blueprint: Blueprint) -> Blueprint:
     return replace(blueprint, routes=trusted_routes(blueprint.plan, native_module()))
 
 
+def check_room(cache_tokens: int, config: EngineConfig) -> None:
+    """Raises OutOfMemoryError: what cards have room for is less than was asked for."""
+    asked = config.context_size or config.block_size
+    if cache_tokens < asked:
+        raise OutOfMemoryError(
+            f"The cards have room for a cache of {cache_tokens} tokens only.",
+            why=f"One request may have {asked}.",
+            fix="Use a smaller --ctx-size, --cache-type-k f16 --cache-type-v f16, more cards, or a larger "
+            "--gpu-memory-utilization.",
+        )
+
+
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:
     if name is None:
         beside_int8 = "float16" if spec.head_dim % CACHE_GRAINS["int16"] else "int16"
@@ -145,11 +173,11 @@ def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option
         raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
     cache_dtype = CACHE_TYPES[name]
     grain = CACHE_GRAINS.get(cache_dtype)
-    if grain is not None and (isa == TORCH or spec.head_dim % grain):
+    if grain is not None and (not is_native(isa) or spec.head_dim % grain):
         raise UsageError(
             f"{option} {name} cannot be had here.",
             why="Only the native kernels for CPUs have it."
-            if isa == TORCH
+            if not is_native(isa)
             else f"It takes {grain} elements at a time, and a head has {spec.head_dim}.",
             fix=f"Use {option} f16.",
         )

@@ -7,7 +7,6 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from rowspan.errors import EngineError
-from rowspan.scheduler.batch import StepPlan
 from rowspan.worker.messages import WorkerSetup
 
 EXIT_SECONDS = 5.0  # what a worker gets to end by itself after the engine has hung up
@@ -30,8 +29,9 @@ class Ranks(Protocol):
         """No rank has ended. To be asked between steps: no rank has anything else to say then."""
         ...
 
-    def send(self, plan: StepPlan) -> None:
-        """Have them run a step after those sent before. Raises EngineError: a rank died or failed."""
+    def send(self, order: object) -> None:
+        """Tell all of them something, a step plan say; they do one thing after the other. Raises EngineError: a rank
+        died or failed."""
         ...
 
     def take(self, link: Connection) -> tuple[int, Any]:

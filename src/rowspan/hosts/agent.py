@@ -25,7 +25,7 @@ from rowspan.engine.watch import LOOK_SECONDS
 from rowspan.errors import EngineError, RowspanError, SplitError, UsageError
 from rowspan.hosts.link import call, own_address
 from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
-from rowspan.kernels.isa import TORCH, kernels_used, native_module
+from rowspan.kernels.isa import is_native, kernels_used, native_module
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -131,10 +131,11 @@ class Agent:
         ready = []
         for setup in setups:
             try:
-                isa, _ = kernels_used(self._config.cpu_isa, plan.shards[setup.rank].device.kind, setup.dtype)
+                kind = plan.shards[setup.rank].device.kind
+                isa, _ = kernels_used(self._config.cpu_isa, kind, setup.dtype, self._config.card_kernels)
             except RowspanError as error:
                 raise EngineError(error.what, why=error.why, fix=error.fix) from None
-            if (isa == TORCH) != (setup.cpu_isa == TORCH):
+            if is_native(isa) != is_native(setup.cpu_isa):
                 raise EngineError(
                     f"Its kernels are {isa}'s, the head's are {setup.cpu_isa}'s.",
                     why="Native kernels and torch's hold the cache in different types.",

@@ -9,7 +9,6 @@ from typing import Any
 from rowspan.engine.ranks import PeersLostError
 from rowspan.errors import EngineError
 from rowspan.hosts.messages import Failure, Progress, Said, Start
-from rowspan.scheduler.batch import StepPlan
 from rowspan.worker.messages import WorkerSetup
 
 NOBODY = -1  # what is no rank's message
@@ -43,8 +42,8 @@ class RemoteRanks:
             return False
         return True
 
-    def send(self, plan: StepPlan) -> None:
-        self._send(plan)
+    def send(self, order: object) -> None:
+        self._send(order)
 
     def take(self, link: Connection) -> tuple[int, Any]:
         try:

@@ -1,13 +1,21 @@
-"""Which native kernels this machine can run. No torch: the server's process asks, too."""
+"""Which kernels this machine can run. No torch: the server's process asks, too."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from typing import Any
 
 from rowspan.errors import UsageError
 
-TORCH = "torch"  # what an instruction set is called where plain torch is to do the work
+# What an instruction set is called where there is none of ours: plain torch does the work, or Triton's compiler.
+TORCH, TRITON = "torch", "triton"
+
+
+def is_native(isa: str) -> bool:
+    """The compiled CPU kernels do the work."""
+    return isa not in (TORCH, TRITON)
 
 
 def native_module() -> Any:
@@ -24,25 +32,35 @@ def available_isas() -> list[str]:
     return [*(module.isas() if module is not None else []), TORCH]
 
 
+def card_kernels() -> list[str]:
+    """Kernels for cards that are installed, best first. Triton comes with torch's builds for cards."""
+    return [TRITON, TORCH] if importlib.util.find_spec("triton") is not None else [TORCH]
+
+
 NATIVE_DTYPES = ("int8", "float32")
+TRITON_DTYPES = ("bfloat16", "float16")  # what matrix units take at full speed
 
 
-def kernels_used(wanted: str | None, device_kind: str, dtype: str | None) -> tuple[str, str]:
-    """Which kernels run a model, and in which dtype: native ones compute in int8 or float32 on CPUs, torch's kernels do
-    everything else.
+def kernels_used(
+    wanted: str | None, device_kind: str, dtype: str | None, wanted_on_cards: str | None = None
+) -> tuple[str, str]:
+    """Which kernels run a model, and in which dtype: native ones in int8 or float32 on CPUs, Triton's in bfloat16
+    or float16 on cards, torch's do everything else.
 
     Args:
+        wanted: as asked for, of CPUs; None: the best. wanted_on_cards: likewise.
         dtype: as asked for; None: the fastest that keeps answers good.
 
     Raises:
         UsageError: as `choose_isa`; or int8 where there are no native kernels.
     """
-    isa = choose_isa(wanted) if device_kind == "cpu" else TORCH
+    on_cpu = device_kind == "cpu"
+    isa = choose_isa(wanted) if on_cpu else choose_card_kernels(wanted_on_cards)
     if dtype is None:
-        dtype = "int8" if isa != TORCH else "float32" if device_kind == "cpu" else "bfloat16"
-    if dtype not in NATIVE_DTYPES:
+        dtype = "int8" if is_native(isa) else "float32" if isa == TORCH and on_cpu else "bfloat16"
+    if dtype not in (TRITON_DTYPES if isa == TRITON else NATIVE_DTYPES):
         isa = TORCH
-    if dtype == "int8" and isa == TORCH:
+    if dtype == "int8" and not is_native(isa):
         raise UsageError(
             "--dtype int8 cannot be had here.",
             why="Only the native kernels for CPUs round activations to int8.",
@@ -52,18 +70,38 @@ def kernels_used(wanted: str | None, device_kind: str, dtype: str | None) -> tup
 
 
 def choose_isa(wanted: str | None) -> str:
-    """The best one, or the one asked for.
+    """The best one, or the one asked for. For tests it may also be Triton's kernels, in Triton's interpreter.
 
     Raises:
         UsageError: this machine cannot run what is asked for.
     """
     isas = available_isas()
+    if wanted == TRITON and os.environ.get("TRITON_INTERPRET") == "1":
+        return TRITON
     if not wanted:
         return isas[0]
     if wanted not in isas:
         raise UsageError(
             f"ROWSPAN_CPU_ISA={wanted} cannot be had.",
             why=f"This machine and build have kernels for {', '.join(isas)}.",
+            fix="Choose one of them, or unset the variable for the best.",
+        )
+    return wanted
+
+
+def choose_card_kernels(wanted: str | None) -> str:
+    """The best ones, or those asked for.
+
+    Raises:
+        UsageError: they are not installed.
+    """
+    kernels = card_kernels()
+    if not wanted:
+        return kernels[0]
+    if wanted not in kernels:
+        raise UsageError(
+            f"ROWSPAN_CARD_KERNELS={wanted} cannot be had.",
+            why=f"There are {', '.join(kernels)} here.",
             fix="Choose one of them, or unset the variable for the best.",
         )
     return wanted

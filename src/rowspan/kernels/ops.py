@@ -6,14 +6,16 @@ held in is the kernels' affair: tensors, or names of buffers while the step is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.model.rope import RopeTable
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
@@ -47,7 +49,7 @@ class RawRows:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One step's tokens, sequence by sequence. All arrays are contiguous int64.
+    """One step's tokens, sequence by sequence. All arrays are contiguous int64, but for the tables of blocks.
 
     Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions.
     """
@@ -56,8 +58,28 @@ class StepInputs:
     positions: NDArray[np.int64]  # (T,)
     cache_slots: NDArray[np.int64]  # (T,) where each token's key and value go
     starts: NDArray[np.int64]  # (sequences + 1,)
-    slots: NDArray[np.int64]  # (sequences, L): cache slot of position 0, 1, …; padded with any valid slot to length L
+    blocks: NDArray[np.int32]  # (sequences, B): cache blocks of positions 0, 1, …; padded with any valid block
+    block_size: int  # slots of a block: position p is in slot blocks[s, p // block_size] * block_size + p % block_size
     output_rows: NDArray[np.int64]  # (N,) tokens whose logits are wanted
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """(sequences, L): cache slot of position 0, 1, …; padded with any valid slot to length L."""
+        width = -(-self.blocks.shape[1] * self.block_size // KEY_TILE) * KEY_TILE
+        padded = np.zeros((len(self.blocks), -(-width // self.block_size)), np.int64)
+        padded[:, : self.blocks.shape[1]] = self.blocks
+        slots = (padded[:, :, None] * self.block_size + np.arange(self.block_size)).reshape(len(padded), -1)
+        return np.ascontiguousarray(slots[:, :width])
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """The most that one step has."""
+
+    tokens: int
+    outputs: int  # tokens whose logits are wanted; so many sequences decode at once
+    blocks: int  # of one sequence's table
+    block_size: int
 
 
 class LayerCache(Protocol):
@@ -67,16 +89,81 @@ class LayerCache(Protocol):
     def nbytes(self) -> int: ...
 
 
+class DeviceMemoryError(Exception):
+    """The memory of a card is full. What was under way is lost; what was held before is still there."""
+
+
+class DeviceMemory(Protocol):
+    """The memory of a card, which weights and caches are in."""
+
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
+        """Bytes that a cache may take.
+
+        Args:
+            rehearsals: compute steps as large as there may be; what each takes is kept free beside the others.
+            share: of the whole memory, which everyone who uses the card may fill together.
+
+        Raises:
+            DeviceMemoryError: not even these steps fit.
+        """
+        ...
+
+    def silent(self, comm: Comm[Any]) -> Comm[Any]:
+        """Connections of the same shapes to nobody, for a rank that rehearses by itself."""
+        ...
+
+    def trim(self) -> None:
+        """Give the system what nothing needs any more."""
+        ...
+
+    def park(self) -> None:
+        """Move all weights to the host's memory. Nothing can be computed until `fetch`."""
+        ...
+
+    def fetch(self) -> None:
+        """Move them back."""
+        ...
+
+
 Forward = Callable[[Any], Any]
 """A model: takes a step's inputs in the kernels' own form, passes them on to ops, and returns logits, or None on ranks
 that have none."""
 
 
+Step = Callable[[StepInputs], Any]
+"""From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none. They
+are NumPy arrays, or, of kernels that sample, what they sample from. Raises DeviceMemoryError."""
+
+Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], NDArray[np.float64]]
+"""Chooses tokens from logits on the card: see `rowspan.kernels.triton.sample`. Nothing of the vocabulary's size leaves
+the card."""
+
+
 class Kernels(Protocol[Array]):
     """One device's implementation of the ops, and of what they work on."""
 
+    @property
+    def name(self) -> str:
+        """As `rowspan.kernels.isa` calls them."""
+        ...
+
+    @property
+    def sample(self) -> Sample | None:
+        """None: the host samples."""
+        ...
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """None: the host's, which the plan has counted."""
+        ...
+
     def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
         """A file's blocks, uint8 (rows, bytes per row), in this device's runtime layout of a (rows, columns) matrix."""
+        ...
+
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> tuple[Weight, Any] | None:
+        """Matrices of the same input, and their biases, as one, in place of them; None, and nothing is done, where that
+        cannot be or gains nothing."""
         ...
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Any:
@@ -94,14 +181,19 @@ class Kernels(Protocol[Array]):
         """Connections to other ranks that take this implementation's arrays."""
         ...
 
-    def capture(
-        self, forward: Forward, max_tokens: int, max_outputs: int
-    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
-        """Make the model ready to be run over and over: returns a function from a step's inputs to float32 logits
-        (N, vocabulary), which are valid until the next call; None on ranks that have none."""
+    def finish_loading(self) -> None:
+        """All weights have been handed over: wait until they are where they belong."""
         ...
 
-    def embedding(self, table: RawRows, inputs: Any) -> Array:
+    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+        """Make the model ready to be run over and over; or, for a rehearsal, once, with as little ado as possible."""
+        ...
+
+    def lookup(self, table: RawRows) -> Any:
+        """The table of an embedding where this device looks rows up: in the mapped file, or in its own memory."""
+        ...
+
+    def embedding(self, table: Any, inputs: Any) -> Array:
         """Rows of the table, (T, columns). Tokens outside it give zeros, so that the sum over all ranks is the
         embedding."""
         ...
@@ -110,18 +202,23 @@ class Kernels(Protocol[Array]):
         """(T, columns) → (T, rows)."""
         ...
 
+    def split_columns(self, x: Array, widths: Sequence[int]) -> Sequence[Array]:
+        """What a joined product worked out, taken apart again."""
+        ...
+
     def add(self, x: Array, y: Array) -> Array: ...
 
     def rms_norm(self, x: Array, weight: Any, eps: float) -> Array:
         """x / rms(x) · weight (Zhang and Sennrich 2019) over each stretch of x as long as weight."""
         ...
 
-    def rope(self, x: Array, table: Any, head_dim: int, inputs: Any) -> Array:
-        """Rotate the leading elements of each head of x (T, heads · head_dim) by the angles of its token's position."""
+    def add_rms_norm(self, x: Array, y: Array, weight: Any, eps: float) -> tuple[Array, Array]:
+        """rms_norm of x + y, and x + y."""
         ...
 
-    def write_cache(self, cache: Any, k: Array, v: Array, inputs: Any) -> None:
-        """Store each token's k and v (T, KV heads · head size)."""
+    def rope_and_cache(self, q: Array, k: Array, v: Array, table: Any, head_dim: int, cache: Any, inputs: Any) -> Array:
+        """Rotate the leading elements of each head of q and k (T, heads · head_dim) by the angles of its token's
+        position; store k and v (T, KV heads · head size); return q."""
         ...
 
     def attention(self, q: Array, cache: Any, inputs: Any, window: int | None) -> Array:

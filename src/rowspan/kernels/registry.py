@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rowspan.kernels.cpu.kernels import CpuKernels
-from rowspan.kernels.isa import TORCH
+from rowspan.kernels.isa import TRITON, is_native
 from rowspan.kernels.ops import Kernels
 from rowspan.plan.device import Device
 
@@ -14,13 +14,17 @@ def kernels_for(device: Device, dtype: str, isa: str, threads: int, progress: in
     """The kernels that `rowspan.kernels.isa.kernels_used` names, on a device of this process.
 
     Args:
-        progress: see `CpuKernels`; torch's keep none.
+        progress: see `CpuKernels`; the others keep none.
 
     Raises:
         UsageError: there is no such card.
     """
-    if isa != TORCH:
+    if is_native(isa):
         return CpuKernels(isa, threads, int8=dtype == "int8", progress=progress)
-    from rowspan.kernels.torch.open import open_device  # torch: seconds to import
+    if isa == TRITON:
+        from rowspan.kernels.triton.open import open_triton  # torch: seconds to import
+
+        return open_triton(device, dtype, threads)
+    from rowspan.kernels.torch.open import open_device
 
     return open_device(device, dtype, threads)

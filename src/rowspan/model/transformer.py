@@ -12,7 +12,7 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, Kernels, LayerCache
-from rowspan.model.weights import LayerWeights, ModelWeights, Projection
+from rowspan.model.weights import LayerWeights, ModelWeights, Projection, Projections
 from rowspan.plan.split import Plan, Shard, Span
 
 
@@ -28,10 +28,13 @@ class Transformer(Generic[Array]):
 
     def forward(self, inputs: Any) -> Array | None:
         """This rank's part of a step: logits of the wanted rows (N, vocabulary) on the output rank, None on others."""
-        x = self._enter(inputs)
+        x, change = self._enter(inputs), None  # a layer's last change is added where the next one's norm is taken
         for layer, cache in zip(self.weights.layers, self.caches, strict=True):
-            x = self.kernels.add(x, self._attention(layer, self._norm(x, layer.attn_norm), cache, inputs))
-            x = self.kernels.add(x, self._mlp(layer, self._norm(x, layer.ffn_norm)))
+            normed, x = self._add_norm(x, change, layer.attn_norm)
+            change = self._attention(layer, normed, cache, inputs)
+            normed, x = self._add_norm(x, change, layer.ffn_norm)
+            change = self._mlp(layer, normed)
+        x = x if change is None else self.kernels.add(x, change)
         if self.comm.after is not None:
             self.comm.after.send(x)
             return None
@@ -47,17 +50,15 @@ class Transformer(Generic[Array]):
 
     def _attention(self, layer: LayerWeights, x: Array, cache: LayerCache, inputs: Any) -> Array:
         spec = self.plan.spec
-        q, k, v = self._project(x, layer.q), self._project(x, layer.k), self._project(x, layer.v)
+        q, k, v = self._project_all(x, layer.qkv)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        q = self.kernels.rope(q, self.rope, spec.head_dim, inputs)
-        k = self.kernels.rope(k, self.rope, spec.head_dim, inputs)
-        self.kernels.write_cache(cache, k, v, inputs)
+        q = self.kernels.rope_and_cache(q, k, v, self.rope, spec.head_dim, cache, inputs)
         mixed = self.kernels.attention(q, cache, inputs, spec.sliding_window)
         return self._add_up(mixed, layer.o, self.shard.kv_heads)
 
     def _mlp(self, layer: LayerWeights, x: Array) -> Array:
-        hidden = self.kernels.gated_silu(self._project(x, layer.gate), self._project(x, layer.up))
+        hidden = self.kernels.gated_silu(*self._project_all(x, layer.gate_up))
         return self._add_up(hidden, layer.down, self.shard.ffn)
 
     def _logits(self, x: Array) -> Array | None:
@@ -70,8 +71,18 @@ class Transformer(Generic[Array]):
         contributes = len(held) > 0 or projection.bias is not None
         return self.comm.group.all_reduce(self._project(x, projection), contributes)
 
+    def _project_all(self, x: Array, projections: Projections) -> Sequence[Array]:
+        if projections.joined is None:
+            return [self._project(x, part) for part in projections.parts]
+        return self.kernels.split_columns(self._project(x, projections.joined), projections.widths)
+
     def _project(self, x: Array, projection: Projection) -> Array:
         return self.kernels.linear(x, projection.weight, projection.bias)
+
+    def _add_norm(self, x: Array, change: Array | None, weight: Any) -> tuple[Array, Array]:
+        if change is None:
+            return self._norm(x, weight), x
+        return self.kernels.add_rms_norm(x, change, weight, self.plan.spec.norm_eps)
 
     def _norm(self, x: Array, weight: Any) -> Array:
         return self.kernels.rms_norm(x, weight, self.plan.spec.norm_eps)

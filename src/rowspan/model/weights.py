@@ -27,19 +27,26 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """Several of one input. joined: all of them in one matrix, where the kernels like that better; then there are no
+    parts. widths: rows of each."""
+
+    parts: tuple[Projection, ...]
+    joined: Projection | None
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     """One layer's tensors, by role; vectors in the kernels' form, None where the model has none."""
 
     attn_norm: Any
-    q: Projection
-    k: Projection
-    v: Projection
+    qkv: Projections
     q_norm: Any
     k_norm: Any
     o: Projection
     ffn_norm: Any
-    gate: Projection
-    up: Projection
+    gate_up: Projections
     down: Projection
 
 
@@ -48,7 +55,7 @@ class ModelWeights:
     """A shard. `layers` are those of the rank's stage, in order."""
 
     layers: tuple[LayerWeights, ...]
-    embedding: RawRows | None
+    embedding: Any  # in the kernels' form; None where it is another rank's
     final_norm: Any
     head: Any
     rope_freqs: NDArray[np.float32] | None
@@ -89,6 +96,8 @@ class _Loader:
         )
 
     def _layer(self, index: int) -> LayerWeights:
+        self._prefetch(index + 1)
+
         def project(role: Role) -> Projection:
             return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
 
@@ -97,25 +106,34 @@ class _Loader:
 
         return LayerWeights(
             attn_norm=norm(Role.ATTN_NORM),
-            q=project(Role.Q),
-            k=project(Role.K),
-            v=project(Role.V),
+            qkv=self._join(project(Role.Q), project(Role.K), project(Role.V)),
             q_norm=norm(Role.Q_NORM),
             k_norm=norm(Role.K_NORM),
             o=project(Role.O),
             ffn_norm=norm(Role.FFN_NORM),
-            gate=project(Role.GATE),
-            up=project(Role.UP),
+            gate_up=self._join(project(Role.GATE), project(Role.UP)),
             down=project(Role.DOWN),
         )
 
-    def _embedding(self, also_head: bool) -> RawRows:
+    def _join(self, *parts: Projection) -> Projections:
+        widths = tuple(part.weight.rows for part in parts)
+        joined = self.kernels.join([part.weight for part in parts], [part.bias for part in parts])
+        return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
+
+    def _prefetch(self, layer: int) -> None:
+        """Have a layer read from the disk in one go while the one before is packed, not page by page."""
+        if layer < self.shard.layers.stop:
+            for key in self.checkpoint.tensors:
+                if key.layer == layer:
+                    self.checkpoint.prefetch(key)
+
+    def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)
         info, cut = self.checkpoint.tensors[key], self._cut(key)
         blocks = self._map(key, cut)
         if not also_head:  # else it is told when the head is packed
             self.on_tensor(blocks.nbytes)
-        return RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start)
+        return self.kernels.lookup(RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start))
 
     def _matrix(self, key: TensorKey) -> Weight:
         cut = self._cut(key)

@@ -21,10 +21,11 @@ class Device:
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
-    """Read a comma list such as "cpu:0,cpu:1"; "cpu" alone means "cpu:0".
+    """Read a comma list such as "cpu:0,cpu:1"; "cpu" alone means "cpu:0". A card may be named twice: then two ranks
+    share it, which shows on one card what a split does.
 
     Raises:
-        UsageError: a name that is no device, or one named twice.
+        UsageError: a name that is no device, or a CPU named twice.
     """
     devices = []
     for name in text.split(","):
@@ -36,7 +37,7 @@ def parse_devices(text: str) -> tuple[Device, ...]:
                 fix="Give a comma list such as --devices cpu:0,cpu:1.",
             )
         device = Device(match[1], int(match[2] or 0))
-        if device in devices:
+        if device in devices and device.kind == "cpu":
             raise UsageError(f"Device {device} is named twice.", fix="Name every device once.")
         devices.append(device)
     return tuple(devices)

@@ -18,7 +18,7 @@ CACHE_GRAINS: Mapping[str, int] = {"q8_0": 32, "int16": 16}  # a head's elements
 PACKED_BITS = 9  # of an activation that is rounded for products: 8, and a scale for every 32
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
-BLIND_TOKENS = 65536  # cache positions where free memory is not known before a card is opened
+BLIND_TOKENS = 65536  # cache positions that plans of cards alone show: what there is room for is known once they load
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,15 @@ def shard_bytes(
     cache_dtypes: tuple[str, str],
     *,
     native: bool,
+    on_card: bool = False,
 ) -> ShardBytes:
     """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight.
 
     Args:
         tensors: the checkpoint's; or sorted into kinds, for those who ask many times.
         native: weights stay in memory as they are in the file, as native CPU kernels have them.
+        on_card: as Triton's kernels have them: quantized as in the file, which is 0 to 20 % less than they take, dense
+            ones in dtype, and what is only looked up on the card as well.
     """
     file = looked_up = weights = 0
     is_last = shard.stage == plan.n_stages - 1
@@ -87,8 +90,11 @@ def shard_bytes(
         columns = len(cut.columns) if matrix else 1
         held = count * stored_bytes(kind.info.scheme, len(cut.rows) * columns)
         file += held
-        if key.role is Role.EMBEDDING and not (is_last and plan.spec.tied_embeddings):
+        tied_here = is_last and plan.spec.tied_embeddings
+        if key.role is Role.EMBEDDING and not tied_here and not on_card:
             looked_up += held
+        elif on_card and matrix and (key.role is Role.EMBEDDING or not SCHEMES[kind.info.scheme].is_dense):
+            weights += held * (2 if key.role is Role.EMBEDDING and tied_here else 1)
         elif native and matrix:
             weights += count * SCHEMES[kind.info.scheme].panel_bytes(len(cut.rows), columns)
         else:
@@ -144,6 +150,7 @@ def check_context(asked: int | None, spec: ModelSpec) -> None:
 class CacheSize:
     context_size: int  # tokens of one request
     n_blocks: int
+    most_blocks: int  # what is of any use: a card gets as many as there is room for once its weights are loaded
 
 
 def size_cache(
@@ -173,7 +180,9 @@ def size_cache(
     if free_bytes is not None:
         affordable = int(max(0, free_bytes) * CACHE_SHARE / max(1, bytes_per_token))
     if context_size is None:
-        context = min(spec.context_length, cache_tokens or spec.context_length, affordable)
+        context = min(spec.context_length, cache_tokens or spec.context_length)
+        if free_bytes is not None:
+            context = min(context, affordable)
     else:
         context = context_size
     tokens = cache_tokens if cache_tokens is not None else min(parallel * context, max(affordable, context))
@@ -184,4 +193,6 @@ def size_cache(
             why=f"{max(0, free_bytes or 0) / 2**30:.1f} GiB are left beside the weights.",
             fix="Use a smaller --ctx-size, --cache-type-k f16 --cache-type-v f16, or a smaller model.",
         )
-    return CacheSize(context, max(1, -(-tokens // block_size)))
+    n_blocks = max(1, -(-tokens // block_size))
+    useful = cache_tokens if cache_tokens is not None else parallel * context
+    return CacheSize(context, n_blocks, max(n_blocks, -(-useful // block_size)))

@@ -56,10 +56,14 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
     """
     bad = broken or {}
     only_cards = all(shard.device.kind == "cuda" for shard in plan.shards)
+    cards = [shard.device for shard in plan.shards if shard.device.kind == "cuda"]
+    shared = len(set(cards)) < len(cards)  # NCCL refuses two ranks on one card, in all that the plan's cards say
 
     def between(devices: Sequence[Device]) -> Route:
         across = len({device.host for device in devices}) > 1
         ways = _ways({device.kind for device in devices}, native=native, across=across, only_cards=only_cards)
+        if shared:
+            ways = {transport: why for transport, why in ways.items() if transport is not Transport.NCCL}
         sound = [transport for transport in ways if transport not in bad]
         if not sound:
             raise SplitError(

@@ -13,6 +13,6 @@ from rowspan.quant.blocks import Unpacked, bit_fields, halves
 
 def q2_k(blocks: torch.Tensor) -> Unpacked:
     d, dmin = halves(blocks, 80), halves(blocks, 82)
-    scale, minimum = bit_fields(blocks[:, :16], bits=4, width=16).float().chunk(2, dim=1)
+    scale, minimum = bit_fields(blocks[:, :16], bits=4, width=16).chunk(2, dim=1)
     q = bit_fields(blocks[:, 16:80], bits=2, width=32)
-    return Unpacked(q.view(torch.int8), d * scale, -dmin * minimum)
+    return Unpacked(q.view(torch.int8), d, -dmin, scale, minimum)

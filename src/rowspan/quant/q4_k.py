@@ -24,7 +24,7 @@ def q5_k(blocks: torch.Tensor) -> Unpacked:
 def _scaled(blocks: torch.Tensor, q: torch.Tensor) -> Unpacked:
     d, dmin = halves(blocks, 0), halves(blocks, 2)
     scale, minimum = _scales_and_minima(blocks[:, 4:16])
-    return Unpacked(q.view(torch.int8), d * scale.float(), -dmin * minimum.float())
+    return Unpacked(q.view(torch.int8), d, -dmin, scale, minimum)
 
 
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

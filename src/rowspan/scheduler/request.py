@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -37,6 +38,12 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+def block_table(blocks: Iterable[int] = ()) -> array[int]:
+    """Cache blocks of a sequence as 32-bit integers: at 64 sequences of 16,000 tokens, a step's tables of Python's
+    integers took 3 ms to send and to read."""
+    return array("i", blocks)
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One sequence, catching up: `computed` of `tokens` have their keys and values in the cache, and will have up to
@@ -48,7 +55,7 @@ class Request:
     prompt_length: int = 0
     computed: int = 0
     planned: int = 0
-    blocks: list[int] = field(default_factory=list)
+    blocks: array[int] = field(default_factory=block_table)
     cached: int = 0  # tokens whose cache entries were reused when the request was first admitted
     introduced: bool = False  # the workers know its tokens and parameters
     identities: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
-from rowspan.scheduler.request import FinishReason, Request
+from rowspan.scheduler.request import FinishReason, Request, block_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,9 @@ class Scheduler:
                 why=f"It takes a token of each and one cache block of {blocks.block_size} tokens, {least} in all.",
                 fix=f"Allow at least one parallel request and at least {least} tokens a step.",
             )
-        self.context_length = min(context_length, blocks.n_blocks * blocks.block_size)
-        self._blocks = blocks
+        self._context_limit = context_length
+        self._least_budget = least
+        self._use(blocks)
         self._max_sequences = max_sequences
         self._token_budget = token_budget
         self._prefix_reuse = prefix_reuse
@@ -166,6 +167,31 @@ class Scheduler:
         assert not self._running, "running requests would lose what they have computed"
         self._blocks.clear()
 
+    def give_back(self) -> None:
+        """Take back all steps under way, whose results will never come: every running request waits again, in its
+        place, and is computed anew. The cache's content is lost."""
+        while self._running:
+            self._preempt(self._running[-1])
+        self._in_flight.clear()
+        self._blocks.clear()
+
+    def shrink_steps(self) -> None:
+        """Compute half as many tokens in a step from now on, or as few as can be."""
+        self._token_budget = max(self._least_budget, self._token_budget // 2)
+
+    def resize(self, n_blocks: int) -> list[int]:
+        """Use a new cache, while no request is running.
+
+        Returns:
+            The ids of requests that it is too small for; they are dropped.
+        """
+        assert not self._running, "running requests would lose what they have computed"
+        self._use(BlockManager(n_blocks, self._blocks.block_size))
+        too_long = [request.seq_id for request in self._waiting if len(request.tokens) >= self.context_length]
+        for seq_id in too_long:
+            self.cancel(seq_id)
+        return too_long
+
     def abort_all(self) -> list[int]:
         """Drop every request and the cache's content, because the workers lost it and know no sequence any more.
 
@@ -194,6 +220,10 @@ class Scheduler:
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
         )
+
+    def _use(self, blocks: BlockManager) -> None:
+        self._blocks = blocks
+        self.context_length = min(self._context_limit, blocks.n_blocks * blocks.block_size)
 
     def _plan_decodes(self, draft: _Draft) -> None:
         """Plan the requests with one token to go; of a pipeline's stage its share of all that decode."""
@@ -233,7 +263,7 @@ class Scheduler:
                 self._blocks.release(matched)
                 return
             self._running.append(self._waiting.popleft())
-            request.blocks = matched + fresh
+            request.blocks = block_table(matched + fresh)
             request.computed = request.planned = start
             if not request.preemptions:
                 request.cached = start
@@ -262,7 +292,7 @@ class Scheduler:
             if youngest is request or youngest.in_flight:
                 return False
             self._preempt(youngest)
-        request.blocks += fresh
+        request.blocks.extend(fresh)
         return True
 
     def _preempt(self, youngest: Request) -> None:
@@ -294,7 +324,7 @@ class Scheduler:
     def _strip(self, request: Request) -> None:
         """Take a request's blocks away, and its place in the workers' memory."""
         self._blocks.release(request.blocks)
-        request.blocks = []
+        request.blocks = block_table()
         request.computed = request.planned = 0
         if request.introduced:
             request.introduced = False
@@ -317,9 +347,8 @@ class _Draft:
         if not request.introduced:
             request.introduced = True
             self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
-        # A request owns the blocks of all it knows; the whole table is the frequent case, and slicing copies it twice.
-        table = request.blocks if end == known else request.blocks[: self._blocks.blocks_for(end)]
-        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, tuple(table), end == known))
+        table = request.blocks[: self._blocks.blocks_for(end)]  # a copy: the request's own grows
+        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, table, end == known))
         self.ends.append((request, end))
         self.budget -= end - start
         request.planned = end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowspan.kernels.ops import KEY_TILE, StepInputs
+from rowspan.kernels.ops import StepInputs
 from rowspan.scheduler.batch import StepPlan
 
 
@@ -17,20 +17,17 @@ def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
     sequence = np.repeat(np.arange(len(chunks)), lengths)
     positions = np.arange(starts[-1]) - (starts[:-1] - first_positions)[sequence]
 
-    longest = max((len(chunk.blocks) for chunk in chunks), default=0) * block_size
-    width = -(-longest // KEY_TILE) * KEY_TILE
-    blocks = np.zeros((len(chunks), -(-width // block_size)), np.int64)  # padding repeats block 0
+    blocks = np.zeros((len(chunks), max((len(chunk.blocks) for chunk in chunks), default=0)), np.int32)
     for row, chunk in enumerate(chunks):
         blocks[row, : len(chunk.blocks)] = chunk.blocks
-    slots = (blocks[:, :, None] * block_size + np.arange(block_size)).reshape(len(chunks), -1)
-    slots = np.ascontiguousarray(slots[:, :width])
 
     return StepInputs(
         tokens=np.array([token for chunk in chunks for token in chunk.tokens], np.int64),
         positions=positions,
-        cache_slots=slots[sequence, positions],
+        cache_slots=blocks[sequence, positions // block_size].astype(np.int64) * block_size + positions % block_size,
         starts=starts,
-        slots=slots,
+        blocks=blocks,
+        block_size=block_size,
         output_rows=np.array(
             [stop - 1 for stop, chunk in zip(starts[1:], chunks, strict=True) if chunk.samples], np.int64
         ),

@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 from rowspan.comm.hangup import end_with
 from rowspan.comm.peer_lost import PeerLostError
 from rowspan.errors import RowspanError
-from rowspan.worker.messages import PEER_LOST, LoadProgress, WorkerFailure, WorkerSetup
+from rowspan.kernels.ops import DeviceMemoryError
+from rowspan.worker.messages import PEER_LOST, Loaded, LoadProgress, WorkerFailure, WorkerSetup
 
 PROGRESS_BYTES = 8 << 20  # report loading in steps of this size
 
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def serve(engine: Connection, setup: WorkerSetup) -> None:
-    """Load, report, then run plans until the engine hangs up."""
+    """Load, report, then do what the engine says until it hangs up."""
     from rowspan.worker.worker import Worker  # perhaps torch: seconds to import
 
     unreported = 0
@@ -50,16 +51,20 @@ def serve(engine: Connection, setup: WorkerSetup) -> None:
 
     worker = Worker(setup, report)
     engine.send(LoadProgress(unreported))
-    engine.send(worker.ready)
+    engine.send(Loaded(setup.rank))
     while True:
-        result = worker.step(engine.recv())
-        if result is not None:
-            engine.send(result)
+        answer = worker.obey(engine.recv())
+        if answer is not None:
+            engine.send(answer)
 
 
 def _failure(rank: int, error: Exception) -> WorkerFailure:
     if isinstance(error, RowspanError):
         return WorkerFailure(rank, error.what, error.why, error.fix, "")
+    if isinstance(error, DeviceMemoryError) or "out of memory" in str(error):
+        what = f"Rank {rank}'s card has too little memory."
+        fix = "Use a smaller model, --ctx-size or --ubatch-size, more cards, or end what else uses the card."
+        return WorkerFailure(rank, what, f"{error}.", fix, "")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         what = f"Rank {rank} ran out of memory."
         return WorkerFailure(rank, what, "", "Use a smaller --ctx-size or model, or more devices.", str(error))

@@ -23,13 +23,15 @@ class WorkerSetup:
     dtype: str
     cpu_isa: str  # which native kernels a CPU rank uses
     cache_dtypes: tuple[str, str]
-    n_blocks: int
+    n_blocks: int  # of the cache, at most: a rank on a card may have room for less
     block_size: int
     context_size: int
     max_tokens: int  # of one step
     max_outputs: int  # tokens of a step whose logits are wanted
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
+    memory_share: float = 1.0  # of a card's memory, which everyone who uses it may fill together
+    sharers: int = 1  # ranks on this rank's card
     between: HostStore | None = None  # None: all ranks are on one host
     meeting: Meeting | None = None  # the group fills it in, and the next
     memory: int = -1  # file descriptor of the memory all ranks share
@@ -43,11 +45,52 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerReady:
+class Loaded:
+    """The weights are where the rank computes."""
+
     rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCache:
+    """To a rank, once all have loaded: make a cache as large as there is room for now, in place of the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """Steps may come. kernels: that compute. on_card: weights and cache are in a card's memory. n_blocks: of the
+    cache."""
+
+    rank: int
+    kernels: str
+    on_card: bool
+    n_blocks: int
     weight_bytes: int
     cache_bytes: int
     load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """A step was not computed, for want of memory on the rank's card."""
+
+    rank: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """To a rank: move the weights from the card to the host's memory, and drop the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """To a rank that is parked: move the weights back. It says `Loaded`."""
 
 
 @dataclass(frozen=True, slots=True)

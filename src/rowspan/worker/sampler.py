@@ -8,9 +8,7 @@ after a preemption and whoever shares the step.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,29 +16,19 @@ from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
+from rowspan.worker.history import History
 
 Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
-
-
-@dataclass
-class _History:
-    """What the penalties need to know of a sequence."""
-
-    params: SamplingParams
-    tokens: list[int]
-    generated: Counter[int]
 
 
 class Sampler:
     """Sampling state of all sequences the output rank knows."""
 
     def __init__(self) -> None:
-        self._histories: dict[int, _History] = {}
+        self._histories: dict[int, History] = {}
 
     def learn(self, sequence: NewSequence) -> None:
-        tokens = list(sequence.tokens)
-        generated = Counter(tokens[sequence.prompt_length :])
-        self._histories[sequence.seq_id] = _History(sequence.params, tokens, generated)
+        self._histories[sequence.seq_id] = History.of(sequence)
 
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
@@ -53,15 +41,14 @@ class Sampler:
     def _sample_one(self, seq_id: int, logits: Logits, likeliest: int) -> SampledToken:
         history = self._histories[seq_id]
         params = history.params
-        changed = _penalize(logits, history) if _has_penalties(params) else logits
+        changed = _penalize(logits, history) if history.has_penalties else logits
         if np.isnan(logits[likeliest]):
             token = likeliest  # argmax finds a NaN first, and it makes no distribution; the harm stays in its row
         elif params.temperature > 0:
-            token = _draw(changed, params, place=len(history.tokens))
+            token = _draw(changed, params, history.uniform())
         else:
             token = likeliest if changed is logits else int(changed.argmax())
-        history.tokens.append(token)
-        history.generated[token] += 1
+        history.add(token)
         if params.logprobs is None:
             return SampledToken(seq_id, token)
         highest = float(logits[likeliest])
@@ -71,36 +58,21 @@ class Sampler:
         return SampledToken(seq_id, token, float(logits[token]) - log_sum, alternatives)
 
 
-def _has_penalties(params: SamplingParams) -> bool:
-    return bool(
-        params.logit_bias or params.repeat_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
-    )
-
-
-def _penalize(logits: Logits, history: _History) -> Logits:
-    """Logit bias (OpenAI: added), repeat penalty (Keskar et al. 2019, section 4.1), frequency and presence penalties
-    (OpenAI: times count, once if present)."""
-    params = history.params
+def _penalize(logits: Logits, history: History) -> Logits:
     logits = logits.copy()
-    if params.logit_bias:
-        biases = {token: bias for token, bias in params.logit_bias.items() if 0 <= token < len(logits)}
-        logits[_ids(biases)] += np.fromiter(biases.values(), np.float32)
-    if params.repeat_penalty != 1.0 and params.repeat_last_n:
-        recent = history.tokens if params.repeat_last_n < 0 else history.tokens[-params.repeat_last_n :]
-        seen = _ids(set(recent))
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / params.repeat_penalty, values * params.repeat_penalty)
-    if params.frequency_penalty or params.presence_penalty:
-        counts = np.fromiter(history.generated.values(), np.float32)
-        logits[_ids(history.generated)] -= params.frequency_penalty * counts + params.presence_penalty
+    if (bias := history.bias(len(logits))) is not None:
+        tokens, changes = bias
+        logits[tokens] += changes
+    if (seen := history.repeated()) is not None:
+        values, penalty = logits[seen], history.params.repeat_penalty
+        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+    if (overused := history.overused()) is not None:
+        tokens, changes = overused
+        logits[tokens] += changes
     return logits
 
 
-def _ids(tokens: Iterable[int]) -> NDArray[np.intp]:
-    return np.fromiter(tokens, np.intp)
-
-
-def _draw(logits: Logits, params: SamplingParams, place: int) -> int:
+def _draw(logits: Logits, params: SamplingParams, uniform: float) -> int:
     """Draw from the filtered distribution by inverting its cumulative sum, likeliest token first (ties: lower id).
 
     Only values are sorted, and the token is looked up by the rank that was drawn: a vocabulary of 50,000 takes 0.3 ms
@@ -117,7 +89,6 @@ def _draw(logits: Logits, params: SamplingParams, place: int) -> int:
     if params.min_p > 0.0:
         ranked = ranked[: max(1, np.count_nonzero(ranked >= math.log(params.min_p)))]
     mass = np.cumsum(np.exp(ranked / params.temperature))
-    uniform = _uniform(params.seed, place)
     rank = min(np.searchsorted(mass, uniform * mass[-1], side="right"), len(ranked) - 1)
     equals = np.flatnonzero(logits == -costs[rank])
     return int(equals[rank - np.searchsorted(costs, costs[rank])])
@@ -129,9 +100,3 @@ def _most_likely(logits: Logits, count: int) -> list[int]:
     tokens = np.flatnonzero(logits >= lowest)
     best_first = np.argsort(-logits[tokens], kind="stable")
     return [int(token) for token in tokens[best_first[:count]]]
-
-
-def _uniform(seed: int | None, place: int) -> float:
-    """The random number in [0, 1) of one place of one request: a counter-based generator needs no state."""
-    assert seed is not None, "the engine gives every request a seed"
-    return float(np.random.Generator(np.random.Philox(key=seed % 2**64, counter=place)).random())

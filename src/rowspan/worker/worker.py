@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.connect import Computes, connect
 from rowspan.comm.shared import SharedMemory
-from rowspan.kernels.isa import TORCH, native_module
+from rowspan.kernels.isa import is_native, native_module
+from rowspan.kernels.ops import DeviceMemoryError, Step, StepLimits
 from rowspan.kernels.registry import kernels_for
 from rowspan.model.rope import rope_table
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
+from rowspan.worker.cache import cache_blocks, make_caches
+from rowspan.worker.card_sampler import CardSampler
 from rowspan.worker.inputs import step_inputs
-from rowspan.worker.messages import WorkerReady, WorkerSetup
+from rowspan.worker.messages import Fetch, GivenBack, Loaded, OpenCache, Park, Parked, WorkerReady, WorkerSetup
 from rowspan.worker.sampler import Sampler
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -31,9 +38,7 @@ class Worker:
         """
         started = time.perf_counter()
         plan, shard = setup.plan, setup.plan.shards[setup.rank]
-        self._block_size = setup.block_size
         self._is_output = setup.rank == plan.output_rank
-        self._sampler = Sampler()
         assert setup.meeting is not None, "the group fills it in"
         layout = setup.meeting.layout
         self._memory = memory = SharedMemory(setup.memory, layout.nbytes) if layout else None  # kernels count in it
@@ -46,23 +51,48 @@ class Worker:
         kernels = kernels_for(shard.device, setup.dtype, setup.cpu_isa, setup.threads, progress)
         _take_first_core(setup)
         weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
-        caches = [
-            kernels.cache(
-                setup.n_blocks * setup.block_size, len(shard.kv_heads), plan.spec.head_dim, setup.cache_dtypes
-            )
-            for _ in range(len(shard.layers))
-        ]
-        rope = kernels.rope_table(rope_table(plan.spec.rope, setup.context_size, weights.rope_freqs))
-        model = Transformer(plan, shard, weights, caches, rope, kernels, kernels.connect(self._comm))
-        self._forward = kernels.capture(model.forward, setup.max_tokens, setup.max_outputs)
-        self.ready = WorkerReady(
-            rank=setup.rank,
-            weight_bytes=weights.nbytes,
-            cache_bytes=sum(cache.nbytes for cache in caches),
-            load_seconds=time.perf_counter() - started,
-        )
+        kernels.finish_loading()
+        n_blocks = -(-setup.context_size // setup.block_size)
+        rope = kernels.rope_table(rope_table(plan.spec.rope, n_blocks * setup.block_size, weights.rope_freqs))
+        self._setup = setup
+        self._kernels = kernels
+        self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
+        self._model = Transformer(plan, shard, weights, (), rope, kernels, kernels.connect(self._comm))
+        self._limits = StepLimits(setup.max_tokens, setup.max_outputs, n_blocks, setup.block_size)
+        self._forward: Step | None = None
+        self._load_seconds = time.perf_counter() - started
 
-    def step(self, plan: StepPlan) -> StepResult | None:
+    def obey(self, order: object) -> object:
+        """What the engine says, and what to tell it then; None: nothing.
+
+        Raises:
+            DeviceMemoryError: there is no room for a cache.
+        """
+        match order:
+            case StepPlan():
+                return self.step(order)
+            case OpenCache():
+                return self.open_cache()
+            case Park():
+                return self.park()
+            case Fetch():
+                return self.fetch()
+        raise TypeError(f"a worker is told {type(order).__name__}")
+
+    def open_cache(self) -> WorkerReady:
+        """Make the cache, as large as asked for or as there is room, and be ready for steps."""
+        self._close_cache()
+        n_blocks = cache_blocks(self._setup, self._model, self._limits)
+        while True:
+            try:
+                return self._open_cache(n_blocks)
+            except DeviceMemoryError:  # others took memory meanwhile, or capturing took more than foreseen
+                self._close_cache()
+                n_blocks = n_blocks * 7 // 8
+                if not n_blocks:
+                    raise
+
+    def step(self, plan: StepPlan) -> StepResult | GivenBack | None:
         """Run one plan. The output rank returns what was sampled, the others None."""
         for seq_id in plan.forget:
             self._sampler.forget(seq_id)
@@ -70,12 +100,48 @@ class Worker:
             for sequence in plan.new:
                 self._sampler.learn(sequence)
 
-        logits = self._forward(step_inputs(plan, self._block_size))
-        if not self._is_output:
-            return None
-        assert logits is not None, "the output rank gathers the logits"
-        seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
-        return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
+        assert self._forward is not None, "steps come when this rank is ready"
+        try:
+            logits = self._forward(step_inputs(plan, self._setup.block_size))
+            if not self._is_output:
+                return None
+            seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
+            return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
+        except DeviceMemoryError as error:
+            log.warning("Rank %d: %s", self._setup.rank, str(error))  # not the error, which holds what failed
+            return GivenBack(self._setup.rank, plan.number)
+
+    def park(self) -> Parked:
+        """Weights to the host's memory; those of a CPU rank are there."""
+        if self._kernels.memory is not None:
+            self._close_cache()
+            self._kernels.memory.park()
+        return Parked(self._setup.rank)
+
+    def fetch(self) -> Loaded:
+        if self._kernels.memory is not None:
+            self._kernels.memory.fetch()
+        return Loaded(self._setup.rank)
+
+    def _open_cache(self, n_blocks: int) -> WorkerReady:
+        if self._forward is None:
+            model = replace(self._model, caches=make_caches(self._setup, self._model, n_blocks))
+            self._forward = self._kernels.capture(model.forward, self._limits)
+            self._cache_bytes = sum(cache.nbytes for cache in model.caches)
+        return WorkerReady(
+            rank=self._setup.rank,
+            kernels=self._kernels.name,
+            on_card=self._kernels.memory is not None,
+            n_blocks=n_blocks,
+            weight_bytes=self._model.weights.nbytes,
+            cache_bytes=self._cache_bytes,
+            load_seconds=self._load_seconds,
+        )
+
+    def _close_cache(self) -> None:
+        if self._kernels.memory is not None:  # what native kernels have recorded stays
+            self._forward = None
+            self._kernels.memory.trim()
 
     def close(self) -> None:
         self._comm.close()
@@ -84,7 +150,7 @@ class Worker:
 def _computes(setup: WorkerSetup) -> Computes:
     native, torch_dtype = native_module(), None
     isa = setup.cpu_isa
-    if isa == TORCH:
+    if not is_native(isa):
         torch_dtype, isa = setup.dtype, native.isas()[0] if native is not None else ""
     return Computes(native, isa, torch_dtype)
 
@@ -92,5 +158,5 @@ def _computes(setup: WorkerSetup) -> Computes:
 def _take_first_core(setup: WorkerSetup) -> None:
     """Keep this thread off the cores that native kernels give to their helpers: see `native/pool.hpp`."""
     cores = sorted(os.sched_getaffinity(0))
-    if setup.cpu_isa != TORCH and len(cores) == setup.threads:
+    if is_native(setup.cpu_isa) and len(cores) == setup.threads:
         os.sched_setaffinity(0, cores[:1])

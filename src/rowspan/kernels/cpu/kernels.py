@@ -6,7 +6,7 @@ they are rounded to int8 in groups of 32, unless exact products are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from rowspan.comm.base import Comm
 from rowspan.kernels.cpu.recorded_comm import record_comm
 from rowspan.kernels.cpu.trace import Rows, Trace, Value
 from rowspan.kernels.isa import native_module
-from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
+from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
 from rowspan.model.rope import RopeTable
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES
@@ -70,12 +70,16 @@ class Cache:
 class CpuKernels:
     """See `rowspan.kernels.ops.Kernels` for shapes."""
 
+    memory = None
+    sample = None
+
     def __init__(self, isa: str, threads: int, *, int8: bool, progress: int = 0) -> None:
         """
         Args:
             int8: round activations for products with quantized weights.
             progress: address of a 64-bit count of the work done, kept up for others to see; 0: none is kept.
         """
+        self.name = isa
         self._native = native_module()
         self._cpu = self._native.Cpu(isa, threads)
         self._int8 = int8
@@ -89,6 +93,9 @@ class CpuKernels:
         if not all(shape):
             raw = np.empty((shape[0], SCHEMES[scheme].row_bytes(shape[1])), np.uint8)
         return pack(self._native, self._cpu, scheme, raw)
+
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
+        return None
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> NDArray[np.float32]:
         return values
@@ -111,11 +118,12 @@ class CpuKernels:
     def connect(self, comm: Comm[Any]) -> Comm[Value]:
         return record_comm(comm, self._trace)
 
-    def capture(
-        self, forward: Forward, max_tokens: int, max_outputs: int
-    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
+    def finish_loading(self) -> None:
+        pass
+
+    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         result = forward(SimpleNamespace(tokens=_Tokens()))
-        max_rows = {Rows.TOKENS: max_tokens, Rows.OUTPUTS: max_outputs}
+        max_rows = {Rows.TOKENS: limits.tokens, Rows.OUTPUTS: limits.outputs}
 
         def nbytes(value: Value) -> int:
             if value.packed_as is None:
@@ -125,6 +133,9 @@ class CpuKernels:
         return self._trace.compile(self._native.Program(self._cpu, self._progress), result, max_rows, nbytes)
 
     # Ops
+
+    def lookup(self, table: RawRows) -> RawRows:
+        return table
 
     def embedding(self, table: RawRows, inputs: Any) -> Value:
         out = Value(Rows.TOKENS, table.columns)
@@ -153,6 +164,9 @@ class CpuKernels:
         )
         return out
 
+    def split_columns(self, x: Value, widths: Sequence[int]) -> Sequence[Value]:
+        raise NotImplementedError("nothing is joined here")
+
     def add(self, x: Value, y: Value) -> Value:
         total = self._trace.fuse_sum(y, x)
         if total is not None:
@@ -173,6 +187,17 @@ class CpuKernels:
             rows=x.rows,
         )
         return out
+
+    def add_rms_norm(self, x: Value, y: Value, weight: NDArray[np.float32], eps: float) -> tuple[Value, Value]:
+        total = self.add(x, y)
+        return self.rms_norm(total, weight, eps), total
+
+    def rope_and_cache(
+        self, q: Value, k: Value, v: Value, table: RopeTable, head_dim: int, cache: Cache, inputs: Any
+    ) -> Value:
+        q, k = self.rope(q, table, head_dim, inputs), self.rope(k, table, head_dim, inputs)
+        self.write_cache(cache, k, v, inputs)
+        return q
 
     def rope(self, x: Value, table: RopeTable, head_dim: int, inputs: Any) -> Value:
         out = Value(x.rows, x.width)

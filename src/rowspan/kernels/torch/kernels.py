@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from rowspan.comm.base import Comm
 from rowspan.comm.tensors import comm_of_tensors
-from rowspan.kernels.ops import Forward, RawRows, StepInputs, Weight
+from rowspan.kernels.isa import TORCH
+from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
+from rowspan.kernels.torch.card import CardMemory, Held, full_memory_told
 from rowspan.kernels.torch.inputs import TensorInputs, tensor_inputs
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
@@ -40,24 +42,37 @@ class TorchKernels:
     dtype: of weights and activations.
     """
 
+    name = TORCH
+    sample = None
+
     def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
         self._dtype = dtype
         self._device = device
+        self.memory = CardMemory(device, dtype) if device.type == "cuda" else None
 
     # What ops work on
 
     def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
-        matrix = dequantize(scheme, _tensor(raw)) if raw.size else torch.zeros(shape)
-        return dense.pack(matrix.to(self._device, self._dtype))
+        if self.memory is None:
+            matrix = dequantize(scheme, _tensor(raw)) if raw.size else torch.zeros(shape)
+            return dense.pack(matrix.to(self._dtype))
+        if not raw.size:
+            return dense.pack(torch.zeros(shape, dtype=self._dtype, device=self._device))
+        return self._held(dense.pack(dequantize(scheme, self.memory.uploader.upload(raw), self._dtype)))
+
+    def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
+        return None
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Tensor:
         # Norms are taken in float32.
-        return torch.from_numpy(values).to(self._device, torch.float32 if norm else self._dtype)
+        dtype = torch.float32 if norm else self._dtype
+        return self._held(torch.from_numpy(values).to(self._device, dtype, copy=True))
 
     def rope_table(self, table: RopeTable) -> Angles:
         cos, sin = torch.from_numpy(table.cos), torch.from_numpy(table.sin)
-        return Angles(cos.to(self._device), sin.to(self._device), table.interleaved)
+        return self._held(Angles(cos.to(self._device, copy=True), sin.to(self._device, copy=True), table.interleaved))
 
+    @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> paged.Cache:
         shape = (n_slots, kv_heads, head_dim)
         k, v = (torch.empty(shape, dtype=getattr(torch, name), device=self._device) for name in types)
@@ -66,17 +81,26 @@ class TorchKernels:
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         return comm_of_tensors(comm, self._device, self._dtype)
 
-    def capture(
-        self, forward: Forward, max_tokens: int, max_outputs: int
-    ) -> Callable[[StepInputs], NDArray[np.float32] | None]:
+    def finish_loading(self) -> None:
+        if self.memory is not None:
+            self.memory.uploader.finish()
+
+    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         @torch.inference_mode()
+        @full_memory_told()
         def step(inputs: StepInputs) -> NDArray[np.float32] | None:
             logits: Tensor | None = forward(tensor_inputs(inputs, self._device))
             return None if logits is None else logits.float().cpu().numpy()
 
         return step
 
+    def _held(self, weights: Held) -> Held:
+        return weights if self.memory is None else self.memory.hold(weights)
+
     # Ops
+
+    def lookup(self, table: RawRows) -> RawRows:
+        return table
 
     def embedding(self, table: RawRows, inputs: TensorInputs) -> Tensor:
         local = (inputs.tokens - table.first).cpu()
@@ -88,12 +112,33 @@ class TorchKernels:
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return dense.linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
 
+    def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+        raise NotImplementedError("nothing is joined here")
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # also of no rows
         return F.rms_norm(heads.float(), weight.shape, weight, eps).to(x.dtype).view(x.shape)
+
+    def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total = x + y
+        return self.rms_norm(total, weight, eps), total
+
+    def rope_and_cache(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        table: Angles,
+        head_dim: int,
+        cache: paged.Cache,
+        inputs: TensorInputs,
+    ) -> Tensor:
+        q = self.rope(q, table, head_dim, inputs)
+        self.write_cache(cache, self.rope(k, table, head_dim, inputs), v, inputs)
+        return q
 
     def rope(self, x: Tensor, table: Angles, head_dim: int, inputs: TensorInputs) -> Tensor:
         half = table.cos.shape[1]

@@ -12,8 +12,12 @@ from rowspan.plan.device import Device
 def open_device(device: Device, dtype: str, threads: int) -> TorchKernels:
     """Raises UsageError: there is no such card."""
     torch.set_num_threads(threads)
-    if device.kind == "cpu":
-        return TorchKernels(getattr(torch, dtype))
+    card = torch.device("cpu") if device.kind == "cpu" else open_card(device)
+    return TorchKernels(getattr(torch, dtype), card)
+
+
+def open_card(device: Device) -> torch.device:
+    """Raises UsageError: there is no such card."""
     if device.index >= torch.cuda.device_count():
         raise UsageError(
             f"There is no device {device}.",
@@ -21,4 +25,4 @@ def open_device(device: Device, dtype: str, threads: int) -> TorchKernels:
             fix="Name another in --devices, or install the build of torch that is made for your card.",
         )
     torch.cuda.set_device(device.index)
-    return TorchKernels(getattr(torch, dtype), torch.device("cuda", device.index))
+    return torch.device("cuda", device.index)

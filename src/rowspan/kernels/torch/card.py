@@ -1,0 +1,114 @@
+"""A card's memory: what is held in it, what a cache may take, and the way to the host's memory and back."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from rowspan.comm.base import Comm
+from rowspan.comm.tensors import silent
+from rowspan.kernels.ops import DeviceMemoryError
+from rowspan.kernels.torch.upload import Uploader
+
+Held = TypeVar("Held")
+# What torch and the libraries below it say when a card's memory is full, beside torch.OutOfMemoryError.
+FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAILED")
+
+
+class CardMemory:
+    """See `rowspan.kernels.ops.DeviceMemory`."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Args: dtype: of activations."""
+        self.uploader = Uploader(device)
+        self._device = device
+        self._dtype = dtype
+        self._held: dict[int, torch.UntypedStorage] = {}  # by address: tensors may share memory
+        self._parked: list[Tensor] = []
+
+    def hold(self, what: Held) -> Held:
+        """Weights that are to move with the others: a tensor, or a dataclass of tensors."""
+        for tensor in _tensors(what):
+            storage = tensor.untyped_storage()
+            self._held[storage.data_ptr()] = storage
+        return what
+
+    def drop(self, what: object) -> None:
+        """What was held is not needed any more."""
+        for tensor in _tensors(what):
+            self._held.pop(tensor.untyped_storage().data_ptr(), None)
+
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
+        needed = 0
+        for rehearse in rehearsals:
+            self.trim()
+            before, _ = self.free_and_total()
+            rehearse()
+            # While torch's allocator still holds what was taken; libraries' memory, which it cannot see, counts, too.
+            after, _ = self.free_and_total()
+            needed += max(0, before - after)
+        self.trim()
+        free, total = self.free_and_total()
+        return max(0, free - needed - round((1 - share) * total))
+
+    def silent(self, comm: Comm[Any]) -> Comm[Any]:
+        return silent(comm, self._device, self._dtype)
+
+    def park(self) -> None:
+        # The tensors stay, for whoever knows them, and lose their memory.
+        for storage in self._held.values():
+            self._parked.append(torch.empty(storage.nbytes(), dtype=torch.uint8).copy_(_bytes(storage, self._device)))
+            storage.resize_(0)
+        self.trim()
+
+    def fetch(self) -> None:
+        for storage, copy in zip(self._held.values(), self._parked, strict=True):
+            storage.resize_(copy.nbytes)
+            self.uploader.fill(_bytes(storage, self._device), copy.numpy())
+        self.uploader.finish()
+        self._parked = []
+
+    def free_and_total(self) -> tuple[int, int]:
+        """Bytes, of everyone who uses the card."""
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.mem_get_info(self._device)
+
+    def trim(self) -> None:
+        # What a step that failed had worked out hangs on its traceback, in a cycle that only the collector sees.
+        gc.collect()
+        self.empty()
+
+    def empty(self) -> None:
+        """Give the system what torch's allocator keeps and nobody uses."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def full_memory_told() -> Iterator[None]:
+    """Turn what torch raises of a full memory into `DeviceMemoryError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL):
+            raise DeviceMemoryError(str(error).splitlines()[0].rstrip(".")) from error
+        raise
+
+
+def _bytes(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
+    flat: Tensor = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+    return flat
+
+
+def _tensors(what: object) -> list[Tensor]:
+    if isinstance(what, Tensor):
+        return [what] if what.numel() else []
+    assert is_dataclass(what), f"{type(what).__name__} is no dataclass of tensors"
+    parts = [getattr(what, field.name) for field in fields(what)]
+    return [tensor for part in parts if isinstance(part, Tensor) for tensor in _tensors(part)]

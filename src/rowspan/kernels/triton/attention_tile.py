@@ -1,0 +1,115 @@
+"""What both attention kernels do with one tile of keys: fetch it through the block table, and take it into the running
+softmax (flash attention, Dao et al. 2022).
+
+Tiles begin at absolute positions, multiples of their length, and a tile that a row does not see leaves its running
+sums as they are. So a row's bits depend neither on how its prompt was cut into chunks nor on who shares the step.
+Only what some row of the tile may see is read from the cache: the rest may be NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rowspan.errors import UsageError
+
+LOG2_E = 1.4426950408889634  # weights are powers of two: cards have exp2, and make exp of it
+
+TRITON_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def matrix_type(q: Tensor, k_cache: Tensor) -> tl.dtype:
+    """What products are taken in: as the cache has it, which has most of the numbers; codes of int8 in q's type.
+
+    float32 queries stay what they are: whoever asks for float32 wants its precision, not the matrix units.
+    """
+    return TRITON_TYPES[q.dtype if q.dtype == torch.float32 or k_cache.dtype == torch.int8 else k_cache.dtype]
+
+
+def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
+    """Raises UsageError: a cache that kernels cannot read."""
+    if k_cache.dtype != v_cache.dtype:
+        raise UsageError(
+            f"Keys are {k_cache.dtype} and values {v_cache.dtype}.",
+            why="The kernels for cards read both in one type.",
+            fix="Give --cache-type-k and --cache-type-v the same type.",
+        )
+    if k_cache.stride(2) != 1 or k_cache.stride() != v_cache.stride() or q.stride(1) != 1:
+        raise ValueError("keys and values lie alike in memory, heads in one piece")
+
+
+@triton.jit
+def attend_tile(
+    # The running softmax of M rows: highest score, sum of weights, weighted sum of values. Scores are in powers of 2.
+    highest,
+    total,
+    weighted,
+    q,  # (M, D_PAD), of type MATRIX
+    row_at,  # (M,) positions of the rows
+    first,  # position of the tile's first key
+    low,  # positions from low to stop - 1 are read
+    stop,
+    blocks,  # the sequence's row of the block table
+    k,  # one head's keys and values, and of int8 their scales
+    v,
+    k_scales,
+    v_scales,
+    slot_stride,
+    scale_stride,
+    scale,  # of scores, log2(e) included
+    BLOCK_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr,  # 0: none
+    D: tl.constexpr,
+    D_PAD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MATRIX: tl.constexpr,
+    MASKED: tl.constexpr,  # False: every row sees every key of this tile
+):
+    at = first + tl.arange(0, BLOCK_N)
+    d = tl.arange(0, D_PAD)
+    if MASKED:
+        read = (at >= low) & (at < stop)
+        block = tl.load(blocks + at // BLOCK_SIZE, mask=read, other=0)
+    else:
+        block = tl.load(blocks + at // BLOCK_SIZE)
+    slot = block.to(tl.int64) * BLOCK_SIZE + at % BLOCK_SIZE
+    offsets = slot[:, None] * slot_stride + d[None, :]
+    if MASKED:
+        held = read[:, None] & (d < D)[None, :]
+        keys = tl.load(k + offsets, mask=held, other=0)
+        values = tl.load(v + offsets, mask=held, other=0)
+    elif D_PAD > D:
+        keys = tl.load(k + offsets, mask=(d < D)[None, :], other=0)
+        values = tl.load(v + offsets, mask=(d < D)[None, :], other=0)
+    else:
+        keys = tl.load(k + offsets)
+        values = tl.load(v + offsets)
+
+    scores = tl.dot(q, tl.trans(keys.to(MATRIX)), input_precision="ieee") * scale
+    if k_scales is not None:
+        if MASKED:
+            key_scale = tl.load(k_scales + slot * scale_stride, mask=read, other=0.0)
+            value_scale = tl.load(v_scales + slot * scale_stride, mask=read, other=0.0)
+        else:
+            key_scale = tl.load(k_scales + slot * scale_stride)
+            value_scale = tl.load(v_scales + slot * scale_stride)
+        scores *= key_scale[None, :]
+    if MASKED:
+        seen = at[None, :] <= row_at[:, None]
+        if WINDOW:
+            seen &= at[None, :] > row_at[:, None] - WINDOW
+        scores = tl.where(seen, scores, float("-inf"))
+
+    new_highest = tl.maximum(highest, tl.max(scores, 1))
+    base = new_highest
+    if MASKED:  # rows that have seen nothing yet: no inf - inf
+        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(highest - base)
+    total = total * shrink + tl.sum(weights, 1)
+    if v_scales is not None:
+        weights *= value_scale[None, :]
+    weighted = tl.dot(weights.to(MATRIX), values.to(MATRIX), weighted * shrink[:, None], input_precision="ieee")
+    return new_highest, total, weighted

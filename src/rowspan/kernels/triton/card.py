@@ -1,0 +1,42 @@
+"""What the kernels' tiles are chosen by: a card's maker, generation and size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+
+class Family(StrEnum):
+    HOPPER = "hopper"  # sm_90, sm_100: matrix instructions of four warps that read shared memory, 227 KiB of it
+    AMPERE = "ampere"  # sm_80 to sm_89, and sm_120: 99 KiB of shared memory
+    RDNA = "rdna"  # 64 KiB of shared memory, matrix instructions of 16×16×16
+    CDNA = "cdna"  # 64 KiB, wavefronts of 64
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    family: Family
+    processors: int  # SMs or compute units
+
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return 64 if self.family is Family.CDNA else 32
+
+
+# What the interpreter plays, where there is no card.
+INTERPRETER = Card("interpreter", Family.HOPPER, 1)
+
+
+def card_of(device: torch.device) -> Card:
+    if device.type == "cpu":
+        return INTERPRETER
+    facts = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        family = Family.CDNA if facts.gcnArchName.startswith("gfx9") else Family.RDNA
+    else:
+        family = Family.HOPPER if facts.major in (9, 10) else Family.AMPERE
+    return Card(facts.name, family, facts.multi_processor_count)

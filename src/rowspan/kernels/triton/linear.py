@@ -1,0 +1,38 @@
+"""Linear over weights in a card's memory: the kernel that suits the number of tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rowspan.kernels.ops import Weight
+from rowspan.kernels.torch import linear as dense
+from rowspan.kernels.triton import linear_narrow, linear_unpacked, linear_wide
+from rowspan.kernels.triton.configs import Config, Narrow, Wide
+from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.tuned import config_for
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, config: Config | None = None) -> Tensor:
+    """x @ weight.T + bias, (tokens, columns) → (tokens, rows) in x's type, float16 or bfloat16.
+
+    Safe in the capture of a graph: nothing depends on values, and nothing is waited for.
+
+    Args:
+        config: None: what tuning has found for this card, or the default.
+    """
+    if not isinstance(weight, PlanarWeight):
+        return dense.linear(x, weight, bias)
+    tokens = x.shape[0]
+    if tokens == 0 or weight.rows == 0:
+        return x.new_empty(tokens, weight.rows)
+    if weight.columns == 0:  # a rank that has no heads
+        y = x.new_zeros(tokens, weight.rows)
+        return y if bias is None else y + bias
+    x = x.contiguous()
+    if config is None:
+        config = config_for(weight.scheme, tokens, weight.rows, weight.columns, x.dtype, x.device)
+    if isinstance(config, Narrow):
+        return linear_narrow.linear(x, weight, bias, config)
+    if isinstance(config, Wide):
+        return linear_wide.linear(x, weight, bias, config)
+    return linear_unpacked.linear(x, weight, bias, config)

@@ -1,0 +1,129 @@
+"""A card that is not there: torch on the processor computes, memory is counted, and tests decide how much there is.
+What raises, and what is done about it, is the real code for cards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rowspan.kernels.ops import Forward, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.torch.attention import Cache
+from rowspan.kernels.torch.card import CardMemory, full_memory_told
+from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.quant.dequantize import dequantize
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class FakeCard:
+    """Bytes. token: what a step takes for each of its tokens; others: what other programs have taken."""
+
+    total: int
+    token: int = 1000
+    others: int = 0
+    caches: int = 0
+    steps: int = 0  # what the allocator keeps of steps, until it is trimmed
+    refused: int = 0  # how often it was full
+    full_for: int = 0  # so many steps find it full, whatever there is
+    log: list[str] = field(default_factory=list)
+
+    def take(self, nbytes: int, free: int) -> None:
+        if nbytes > free:
+            self.refused += 1
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {nbytes} bytes.\nMore of it.")
+
+
+class FakeMemory(CardMemory):
+    def __init__(self, card: FakeCard) -> None:
+        super().__init__(CPU, torch.float32)
+        self._card = card
+
+    def free_and_total(self) -> tuple[int, int]:
+        card = self._card
+        weights = sum(storage.nbytes() for storage in self._held.values())
+        return card.total - card.others - card.caches - card.steps - weights, card.total
+
+    def empty(self) -> None:
+        self._card.steps = 0
+
+    def park(self) -> None:
+        super().park()
+        self._card.log.append("parked")
+
+    def fetch(self) -> None:
+        super().fetch()
+        self._card.log.append("fetched")
+
+
+class FakeCardKernels(TorchKernels):
+    """Torch's kernels on such a card."""
+
+    def __init__(self, card: FakeCard) -> None:
+        super().__init__(torch.float32, CPU)
+        self.card = card
+        self.memory: FakeMemory = FakeMemory(card)
+
+    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
+        # Not oneDNN's layout, whose memory cannot be told apart.
+        return self.memory.hold(DenseWeight(dequantize(scheme, self.memory.uploader.upload(raw))))
+
+    @full_memory_told()
+    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
+        card, nbytes = self.card, 2 * 4 * n_slots * kv_heads * head_dim
+        card.take(nbytes, self.memory.free_and_total()[0])
+        cache = super().cache(n_slots, kv_heads, head_dim, types)
+        card.caches += nbytes
+        weakref.finalize(cache, _give_back, card, nbytes)
+        return cache
+
+    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+        card = self.card
+
+        def counted(inputs: object) -> Tensor | None:
+            needed = card.token * len(inputs.tokens)  # type: ignore[attr-defined]
+            card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
+            card.steps = max(card.steps, needed)
+            if card.full_for and not rehearsal:
+                card.full_for -= 1
+                card.take(1, 0)
+            result: Tensor | None = forward(inputs)
+            return result
+
+        step = super().capture(counted, limits)
+
+        def logged(inputs: StepInputs) -> object:
+            if not rehearsal:
+                card.log.append(f"{len(inputs.tokens)} tokens")
+            return step(inputs)
+
+        return logged
+
+
+class FakeRecorder:
+    """Graphs that do their work anew, into the memory that their results were in when they were recorded."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []  # of results, in the order of recording
+
+    def record(self, work: Callable[[], Tensor | None]) -> tuple[Callable[[], None], Tensor | None]:
+        result = work()
+        self.rows.append(0 if result is None else len(result))
+
+        def replay() -> None:
+            again = work()
+            if result is not None and again is not None:
+                result.copy_(again)
+
+        return replay, result
+
+
+def _give_back(card: FakeCard, nbytes: int) -> None:
+    card.caches -= nbytes

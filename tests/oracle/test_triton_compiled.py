@@ -1,0 +1,97 @@
+"""Linear in Triton, compiled for cards that are not here: what it needs, and whether it uses their matrix units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
+from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
+
+from rowspan.kernels.triton.card import Card, Family
+from rowspan.kernels.triton.configs import Narrow, Unpacked, Wide, choose
+from rowspan.kernels.triton.layout import BITS, UNIT
+from rowspan.quant.scheme import SCHEMES
+
+CARDS = {
+    "sm_80": Card("A100", Family.AMPERE, 108),
+    "sm_90": Card("H200", Family.HOPPER, 132),
+    "gfx1100": Card("RX 7900 XTX", Family.RDNA, 96),
+    "gfx942": Card("MI300X", Family.CDNA, 304),
+}
+ROWS, COLUMNS = 4096, 4096
+ROOM = "rowspan.kernels.triton."
+
+
+def variant(target: str, scheme: str, tokens: int) -> Variant:
+    """The kernel that is launched there by default for so many bfloat16 activations."""
+    geometry, bits = SCHEMES[scheme], BITS[scheme]
+    config = choose(CARDS[target], tokens, ROWS, COLUMNS, bits)
+    types = {"x": "*bf16", "y": "*bf16", "codes": "*i32", "high": "*i32", "scales": "*fp16", "minima": "*fp16"}
+    types |= {
+        "sub_scales": "*i8",
+        "sub_minima": "*i8",
+        "tokens": "i32",
+        "rows": "i32",
+        "columns": "i32",
+        "units": "i32",
+    }
+    types |= {"first_row": "i32"}
+    constants: dict[str, Constant] = {"BITS": bits, "UNIT": UNIT[bits], "GROUP": geometry.group}
+    constants |= {"ZERO": geometry.zero, "BLOCK_ROWS": getattr(config, "block_rows", 8)}
+    if bits != 6:
+        constants["high"] = None
+    if not geometry.has_minima:
+        constants["minima"] = None
+    if not geometry.has_sub_scales:
+        constants |= {"sub_scales": None, "sub_minima": None}
+    elif not geometry.has_minima:
+        constants["sub_minima"] = None
+    if isinstance(config, Narrow):
+        constants |= {"bias": None, "TOKENS": config.tokens, "UNITS": config.units, "STAGES": config.num_stages}
+        types["x"] = "*i32"
+        kernel, warps, stages = "linear_narrow:narrow_kernel", config.num_warps, config.num_stages
+    elif isinstance(config, Wide):
+        types["y"] = "*fp32" if config.split > 1 else "*bf16"
+        constants |= {"BLOCK_TOKENS": config.block_tokens, "UNITS": config.block_columns // UNIT[bits]}
+        constants |= {"bias": None, "SPLIT": config.split, "BAND": config.band, "STAGES": config.num_stages}
+        kernel, warps, stages = "linear_wide:wide_kernel", config.num_warps, config.num_stages
+    else:
+        assert isinstance(config, Unpacked)
+        constants["UNITS"] = 512 // UNIT[bits]
+        kernel, warps, stages = "linear_unpacked:unpack_kernel", 4, 1
+    divisible = ("rows", "columns")
+    return Variant(ROOM + kernel, types, constants, divisible, warps, stages, targets=(target,))
+
+
+def compile_all(schemes: tuple[str, ...], numbers: tuple[int, ...]) -> Iterator[tuple[str, str, int, Compiled]]:
+    asked = [(target, scheme, tokens) for target in TARGETS for scheme in schemes for tokens in numbers]
+    for (target, scheme, tokens), results in zip(
+        asked, compile_for_cards([variant(*each) for each in asked]), strict=True
+    ):
+        yield target, scheme, tokens, results[target]
+
+
+def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
+    what = f"{scheme} of {tokens} tokens on {target}"
+    assert compiled.shared <= SHARED_LIMIT[target], what
+    assert compiled.spilled == 0, what
+    config = choose(CARDS[target], tokens, ROWS, COLUMNS, BITS[scheme])
+    if isinstance(config, Wide):
+        assert MATRIX_INSTRUCTION[target] in compiled.asm, what
+    if isinstance(config, Narrow):
+        # Threads exchange their last sums only, and load 16 bytes at a time.
+        assert compiled.shared <= 1024, what
+        wide_load = {"s": "ld.global.v4.b32", "g": "global_load_b128" if target == "gfx1100" else "global_load_dwordx4"}
+        assert wide_load[target[0]] in compiled.asm, what
+
+
+def test_defaults_fit_every_card() -> None:
+    for result in compile_all(("Q4_K",), (1, 16, 128)):
+        check(*result)
+
+
+@pytest.mark.heavy
+def test_defaults_of_all_schemes_fit_every_card() -> None:
+    for result in compile_all(tuple(BITS), (1, 2, 4, 16, 32, 64, 128, 256, 512)):
+        check(*result)

@@ -1,0 +1,203 @@
+"""Linear in Triton, against products of the dequantized weights in float64. Where there is no card, in Triton's
+interpreter."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from kit.triton_device import DEVICE
+from torch import Tensor
+
+from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.kernels.triton import linear_unpacked
+from rowspan.kernels.triton.configs import Config, Narrow, Unpacked, Wide
+from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.linear import linear
+from rowspan.kernels.triton.pack import pack
+from rowspan.quant.dequantize import QUANTIZED, dequantize
+from rowspan.quant.scheme import SCHEMES
+
+each_scheme = pytest.mark.parametrize("scheme", QUANTIZED)
+# The bytes of a block at which its float16 numbers start, as ggml-common.h lays them out.
+HALVES = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+}
+
+
+def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:
+    """Random bytes are valid blocks of every scheme; their float16 numbers are those of a model's weights."""
+    rng = np.random.default_rng(seed)
+    geometry = SCHEMES[scheme]
+    raw = rng.integers(0, 256, (rows, columns // geometry.block_size, geometry.block_bytes), np.uint8)
+    for start in HALVES.get(scheme, (0,)):
+        numbers = rng.uniform(-0.01, 0.01, raw.shape[:2]).astype(np.float16)
+        raw[..., start : start + 2] = numbers[..., None].view(np.uint8)
+    return torch.from_numpy(raw.reshape(rows, geometry.row_bytes(columns))).to(DEVICE)
+
+
+def random_weight(scheme: str, rows: int, columns: int, seed: int) -> tuple[PlanarWeight, Tensor]:
+    """And what it is in float64."""
+    raw = random_blocks(scheme, rows, columns, seed)
+    weight = pack(scheme, raw, torch.bfloat16)
+    assert isinstance(weight, PlanarWeight)
+    return weight, dequantize(scheme, raw).double()
+
+
+def tolerance(x: Tensor, matrix: Tensor, weight: PlanarWeight, expected: Tensor, rounded: bool) -> Tensor:
+    """How far outputs may be off.
+
+    The last rounding is half a unit of x's type, and rounding a weight to that type half a unit of the weight (of
+    float16, at least 2^-25). Sums are float32: of the columns in some order, each addition off by at most 2^-24 of
+    the magnitudes so far; the narrow kernel sums codes with their zero, which are larger by scale · zero.
+    """
+    unit = torch.finfo(x.dtype).eps / 2
+    size = x.double().abs()
+    magnitude = size @ matrix.abs().T
+    largest_zero = weight.zero * float(matrix.abs().max())
+    sums = weight.columns * 2**-24 * (magnitude + largest_zero * size.sum(1, keepdim=True))
+    weights = unit * magnitude + 2**-25 * size.sum(1, keepdim=True) if rounded else 0.0
+    return unit * expected.abs() + sums + weights
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is not initialized holds NaN: what a kernel does not write, or reads and should not, shows."""
+    empty = torch.empty
+
+    def poisoned(*size: int, **options: object) -> Tensor:
+        made: Tensor = empty(*size, **options)  # type: ignore[call-overload]
+        return made.fill_(math.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+def check(
+    scheme: str, tokens: int, rows: int, columns: int, dtype: torch.dtype, config: Config | None, bias: bool = False
+) -> None:
+    torch.manual_seed(tokens)
+    weight, matrix = random_weight(scheme, rows, columns, seed=rows + columns)
+    # Rows of x lie apart, with NaN between them.
+    around = torch.full((tokens, columns + 16), math.nan, dtype=dtype, device=DEVICE)
+    x = around[:, :columns]
+    x.copy_(torch.randn(tokens, columns))
+    added = torch.randn(rows).to(DEVICE, dtype) if bias else None
+    y = linear(x, weight, added, config)
+    assert y.dtype == dtype
+    assert y.shape == (tokens, rows)
+    expected = x.double() @ matrix.T
+    allowed = tolerance(x, matrix, weight, expected, rounded=not isinstance(config, Narrow))
+    if added is not None:
+        expected += added.double()
+        allowed += torch.finfo(dtype).eps * added.double().abs()
+    error = (y.double() - expected).abs()
+    assert (error <= allowed).all(), f"{float((error / allowed).max()):.2f} times too far"
+
+
+@each_scheme
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_unpacked_weights_are_those_of_the_file(scheme: str, blocks: int) -> None:
+    columns = blocks * SCHEMES[scheme].block_size
+    raw = random_blocks(scheme, 11, columns, seed=blocks)
+    weight = pack(scheme, raw, torch.bfloat16)
+    assert isinstance(weight, PlanarWeight)
+    out = torch.empty(9, columns, device=DEVICE)
+    linear_unpacked.unpack(weight, 2, out)
+    assert torch.equal(out, dequantize(scheme, raw)[2:])
+
+
+def test_a_cut_of_the_columns_is_packed_as_a_matrix_of_its_own() -> None:
+    raw = random_blocks("Q4_0", 5, 320, seed=0)
+    bytes_of_cut = slice(3 * 18, 8 * 18)  # five of ten blocks, as a rank of a split by row gets them
+    weight = pack("Q4_0", raw[:, bytes_of_cut], torch.bfloat16)
+    assert isinstance(weight, PlanarWeight)
+    out = torch.empty(5, 160, device=DEVICE)
+    linear_unpacked.unpack(weight, 0, out)
+    assert torch.equal(out, dequantize("Q4_0", raw)[:, 96:256])
+
+
+def test_packing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = random_blocks("Q5_1", 10, 96, seed=0)
+    at_once = pack("Q5_1", raw, torch.bfloat16)
+    monkeypatch.setattr("rowspan.kernels.triton.pack.ELEMENTS_AT_ONCE", 3 * 96)
+    in_pieces = pack("Q5_1", raw, torch.bfloat16)
+    assert isinstance(at_once, PlanarWeight)
+    assert isinstance(in_pieces, PlanarWeight)
+    for one, other in zip(at_once.planes, in_pieces.planes, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+
+
+# The shares of a model's size that the layout's own description names.
+BITS_EACH = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5, "Q5_0": 6.5, "Q5_1": 7}
+BITS_EACH |= {"Q2_K": 3.125, "Q3_K": 4.5625, "Q4_K": 4.625, "Q5_K": 6.625, "Q6_K": 6.5625}
+
+
+@each_scheme
+def test_size(scheme: str) -> None:
+    weight = pack(scheme, random_blocks(scheme, 4, 512, seed=0), torch.bfloat16)
+    assert weight.nbytes * 8 == BITS_EACH[scheme] * 4 * 512
+
+
+@pytest.mark.parametrize("scheme", ["F32", "F16", "BF16"])
+def test_dense_weights_stay_dense(scheme: str) -> None:
+    matrix = torch.randn(5, 24).to({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[scheme])
+    weight = pack(scheme, matrix.view(torch.uint8).to(DEVICE), torch.bfloat16)
+    assert isinstance(weight, DenseWeight)
+    x = torch.randn(3, 24).to(DEVICE, torch.bfloat16)
+    assert torch.equal(linear(x, weight), x @ matrix.to(DEVICE, torch.bfloat16).T)
+
+
+@each_scheme
+def test_narrow(scheme: str) -> None:
+    columns = SCHEMES[scheme].block_size * (5 if SCHEMES[scheme].has_sub_scales else 37)
+    check(scheme, 3, 37, columns, torch.bfloat16, Narrow(4, 32, units=16, num_warps=1))
+
+
+@each_scheme
+@pytest.mark.parametrize(("tokens", "dtype"), [(2, torch.float16), (17, torch.bfloat16)])
+def test_wide(scheme: str, tokens: int, dtype: torch.dtype) -> None:
+    columns = SCHEMES[scheme].block_size * (2 if SCHEMES[scheme].has_sub_scales else 11)
+    check(scheme, tokens, 40, columns, dtype, Wide(16, 32, 128, split=2, num_warps=4, num_stages=2, band=1))
+
+
+@each_scheme
+def test_unpacked_by_pieces(scheme: str) -> None:
+    columns = SCHEMES[scheme].block_size * (1 if SCHEMES[scheme].has_sub_scales else 5)
+    check(scheme, 17, 37, columns, torch.bfloat16, Unpacked(16), bias=True)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 16, 17, 64, 600])
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_1"])
+def test_defaults(scheme: str, tokens: int) -> None:
+    check(scheme, tokens, 20 + tokens % 7, 544, (torch.float16, torch.bfloat16)[tokens % 2], None, bias=True)
+
+
+def test_tiles_in_bands_cover_all_rows_and_tokens() -> None:
+    check("Q8_0", 50, 90, 64, torch.bfloat16, Wide(16, 16, 64, split=1, num_warps=4, num_stages=2, band=4))
+
+
+@pytest.mark.parametrize("config", [Narrow(4, 16, units=8, num_warps=1), Wide(16, 16, 64, 2, 4, 2)])
+def test_bits_of_a_token_do_not_depend_on_others(config: Config) -> None:
+    weight, _ = random_weight("Q4_K", 20, 256, seed=3)
+    x = torch.randn(4, 256).to(DEVICE, torch.bfloat16)
+    together = linear(x, weight, None, config)
+    for token in range(4):
+        assert torch.equal(linear(x[token : token + 1], weight, None, config), together[token : token + 1])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 64), (8, 0), (0, 0)])
+def test_ranks_that_have_nothing(rows: int, columns: int) -> None:
+    weight = pack("Q8_0", random_blocks("Q8_0", rows, columns, seed=0), torch.bfloat16)
+    x = torch.randn(2, columns).to(DEVICE, torch.bfloat16)
+    assert torch.equal(linear(x, weight), x.new_zeros(2, rows))
+    bias = torch.randn(rows).to(DEVICE, torch.bfloat16)
+    assert torch.equal(linear(x, weight, bias), bias.expand(2, rows))
+    assert linear(x[:0], weight).shape == (0, rows)

@@ -1,0 +1,157 @@
+"""Sampling on a card (here torch on whatever DEVICE is) against the CPU's sampler, which defines it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kit.triton_device import DEVICE
+
+from rowspan.kernels.sampling import SamplingBatch
+from rowspan.kernels.triton.sample import sample
+from rowspan.scheduler.batch import NewSequence, SampledToken
+from rowspan.scheduler.request import SamplingParams
+from rowspan.worker import sampling_batch as batches
+from rowspan.worker.history import History
+from rowspan.worker.sampler import Sampler
+from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
+
+VOCABULARY = 500
+
+
+class Both:
+    """The same sequences in the CPU's sampler and on the card."""
+
+    def __init__(self, sequences: list[NewSequence]) -> None:
+        self.cpu = Sampler()
+        for sequence in sequences:
+            self.cpu.learn(sequence)
+        self.ids = [sequence.seq_id for sequence in sequences]
+        self.histories = [History.of(sequence) for sequence in sequences]
+        self.asked_again = 0
+
+    def step(self, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> tuple[SampledToken, ...]:
+        """The card's tokens, once they are what the CPU says."""
+        given = torch.from_numpy(logits.copy()).to(DEVICE)
+        asked: list[int] = []
+
+        def on_card(batch: SamplingBatch[Any]) -> Any:
+            asked.append(batch.ranked)
+            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
+
+        answer = answered(on_card, sampling_batch(self.histories, logits.shape[1]), logits.shape[1])
+        self.asked_again += len(asked) - 1
+        torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
+        ours = sampled_tokens(self.ids, self.histories, answer)
+        theirs = self.cpu.sample(self.ids, logits)
+        assert [each.token for each in ours] == [each.token for each in theirs]
+        for our, their in zip(ours, theirs, strict=True):
+            assert [token for token, _ in our.top] == [token for token, _ in their.top]
+            assert our.logprob == pytest.approx(their.logprob, abs=1e-6, nan_ok=True)
+            assert [value for _, value in our.top] == pytest.approx([value for _, value in their.top], abs=1e-6)
+        return ours
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.3, 1.0, 2.0]),
+        top_k=rng.choice([0, 1, 3, 40, 499, 500, 9999]),
+        top_p=rng.choice([1.0, 0.9, 0.5, 0.01, 0.0]),
+        min_p=rng.choice([0.0, 0.05, 0.4, 1.0]),
+        repeat_penalty=rng.choice([1.0, 1.3, 0.8]),
+        repeat_last_n=rng.choice([64, 3, -1, 0]),
+        frequency_penalty=rng.choice([0.0, 0.5, -0.5]),
+        presence_penalty=rng.choice([0.0, 1.0]),
+        logit_bias={rng.randrange(VOCABULARY + 9): rng.uniform(-5, 5) for _ in range(rng.choice([0, 0, 1, 5]))},
+        seed=rng.getrandbits(64),
+        logprobs=rng.choice([None, 0, 1, 7]),
+    )
+
+
+def new_sequences(rng: random.Random, params: list[SamplingParams]) -> list[NewSequence]:
+    def tokens() -> tuple[int, ...]:
+        return tuple(rng.choices(range(VOCABULARY), k=rng.choice([0, 1, 9, 70])))
+
+    return [NewSequence(n, known := tokens(), min(5, len(known)), each) for n, each in enumerate(params)]
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_rows_that_ask_for_different_things_share_a_step(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coarse logits are full of ties; eight steps, so that penalties take effect on what was drawn. In some, few tokens
+    are ranked at first, and many draws fall beyond."""
+    monkeypatch.setattr(batches, "MOST_RANKED", (1024, 64)[case // 2 % 2])
+    rng, numbers = random.Random(case), np.random.default_rng(case)
+    both = Both(new_sequences(rng, [random_params(rng) for _ in range(rng.choice([1, 2, 7]))]))
+    for _ in range(8):
+        logits = numbers.normal(0, 3, (len(both.ids), VOCABULARY)).astype(np.float32)
+        both.step(logits if case % 2 else np.round(logits))
+
+
+@pytest.mark.parametrize("top_k", [0, 3, 40, 1024, 1025])
+def test_a_large_vocabulary_is_sorted_only_as_far_as_needed(top_k: int) -> None:
+    params = SamplingParams(temperature=1.5, top_k=top_k, top_p=0.99, logprobs=3)
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(20)])
+    batch = sampling_batch(both.histories, 3000)
+    assert batch.ranked == {0: 1024, 3: 4, 40: 64, 1024: 1024, 1025: 3000}[top_k]
+    numbers = np.random.default_rng(top_k)
+    drawn = {each.token for each in both.step(np.round(numbers.normal(0, 3, (20, 3000))).astype(np.float32))}
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(
+    ("params", "beyond"),
+    [
+        (SamplingParams(temperature=1.0), False),  # such logits have 99.99 % of their mass in 16 of 400 tokens …
+        (SamplingParams(temperature=6.0), True),  # … but not at this temperature …
+        (SamplingParams(temperature=6.0, min_p=0.01), False),  # … unless the others are left out
+        (SamplingParams(temperature=6.0, top_p=0.9), False),
+        (SamplingParams(temperature=6.0, top_p=0.999999), True),
+    ],
+)
+def test_draws_beyond_the_ranked_tokens_are_made_again(
+    params: SamplingParams, beyond: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_RANKED", 16)
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(9)])
+    for step in range(4):
+        order = np.random.default_rng(step).permutation(400)
+        logits = np.tile(-order.astype(np.float32) * 0.7, (9, 1))
+        both.step(logits)
+    assert (both.asked_again > 0) == beyond
+
+
+def test_greedy_steps_need_no_more_than_an_argmax() -> None:
+    both = Both([NewSequence(n, (1, 2), 2, SamplingParams(temperature=0.0)) for n in range(3)])
+    batch = sampling_batch(both.histories, 6)
+    assert (batch.ranked, batch.alternatives, batch.bias, batch.seen, batch.change) == (0, None, None, None, None)
+    logits = np.array([[1, 5, 5, 0, -1, 5], [-3, -3, -3, -3, -3, -3], [0.0, -0.0, -1, -1, -1, 0]], np.float32)
+    assert [each.token for each in both.step(logits)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_without_numbers_harms_no_other(temperature: float) -> None:
+    params = SamplingParams(
+        temperature=temperature, min_p=0.5, top_p=0.9, seed=1, logprobs=4, repeat_penalty=1.5, logit_bias={1: 2.0}
+    )
+    both = Both([NewSequence(n, (1,), 1, params) for n in range(3)])
+    logits = np.array([[math.nan] * 5, [0, 0, 9, 0, 1], [0, 1, 2, math.nan, 9]], np.float32)
+    batch = sampling_batch(both.histories, 5).map(lambda array: torch.from_numpy(array).to(DEVICE))
+    answer = sample(torch.from_numpy(logits).to(DEVICE), batch).cpu().numpy()
+    expected = both.cpu.sample(both.ids, logits)
+    ours = sampled_tokens(both.ids, both.histories, answer)
+    assert [each.token for each in ours] == [each.token for each in expected] == [0, 2, 3]
+    assert ours[1].top[0][0] == 2
+
+
+def test_minus_zero_ranks_with_zero() -> None:
+    params = [SamplingParams(temperature=50.0, top_k=2, seed=seed, logprobs=3) for seed in range(40)]
+    both = Both([NewSequence(n, (), 0, each) for n, each in enumerate(params)])
+    logits = np.tile(np.array([[-0.0, -1.0, 0.0, -0.0]], np.float32), (40, 1))
+    sampled = both.step(logits)
+    assert {each.token for each in sampled} == {0, 2}
+    assert [token for token, _ in sampled[0].top] == [0, 2, 3]

@@ -1,0 +1,116 @@
+"""What a card gets of a step, and decoding from graphs: as a whole, against the plain way."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from kit.fake_card import CPU, FakeRecorder
+from torch import Tensor
+
+from rowspan.kernels.ops import StepInputs, StepLimits
+from rowspan.kernels.triton.graphs import DecodeGraphs, graph_sizes
+from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences
+from rowspan.scheduler.batch import Chunk, StepPlan
+from rowspan.worker.inputs import step_inputs
+
+BLOCK_SIZE = 4
+LIMITS = StepLimits(tokens=24, outputs=9, blocks=5, block_size=BLOCK_SIZE)
+N_SLOTS = 40 * BLOCK_SIZE
+
+
+def random_step(seed: int, *, decode: bool = False) -> StepInputs:
+    rng = random.Random(seed)
+    blocks = rng.sample(range(40), 40)
+    chunks = []
+    for seq_id in range(rng.randint(1, 7)):
+        length = 1 if decode else rng.randint(1, 3)
+        position = rng.randint(0, LIMITS.blocks * BLOCK_SIZE - length)
+        table = [blocks.pop() for _ in range(-(-(position + length) // BLOCK_SIZE))]
+        chunks.append(
+            Chunk(seq_id, tuple(rng.choices(range(99), k=length)), position, table, decode or rng.random() < 0.7)
+        )
+    return step_inputs(StepPlan(0, tuple(chunks)), BLOCK_SIZE)
+
+
+def slots_read(inputs: CardInputs, sequence: int) -> list[int]:
+    """By the last token of a sequence."""
+    last = int(inputs.positions[int(inputs.starts[sequence + 1]) - 1])
+    blocks = inputs.blocks[sequence].tolist()
+    return [blocks[p // inputs.block_size] * inputs.block_size + p % inputs.block_size for p in range(last + 1)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_card_gets_what_the_plan_says(seed: int) -> None:
+    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
+    buffers.fill(random_step(seed + 1000))  # leaves something behind
+    inputs = random_step(seed)
+    card = buffers.fill(inputs)
+    for name in ("tokens", "positions", "cache_slots", "starts"):
+        assert getattr(card, name).tolist() == getattr(inputs, name).tolist()
+    outputs = inputs.output_rows.tolist()
+    assert (range(len(inputs.tokens)) if card.output_rows is None else card.output_rows.tolist()) == (
+        range(len(outputs)) if card.output_rows is None else outputs
+    )
+    assert card.max_query == np.diff(inputs.starts).max()
+    for sequence in range(len(inputs.blocks)):
+        read = slots_read(card, sequence)
+        assert read == inputs.slots[sequence, : len(read)].tolist()
+        assert read[-1] == inputs.cache_slots[inputs.starts[sequence + 1] - 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sequences_that_fill_up_a_graph_touch_the_spare_slot_only(seed: int) -> None:
+    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
+    inputs = random_step(seed, decode=True)
+    n, size = len(inputs.tokens), len(inputs.tokens) + seed % 3
+    buffers.fill_decode(inputs, size)
+    card = buffers.decode_views(size, BLOCK_SIZE)
+    assert card.cache_slots.tolist() == [*inputs.cache_slots.tolist(), *[N_SLOTS] * (size - n)]
+    assert [slots_read(card, sequence) for sequence in range(n, size)] == [[N_SLOTS]] * (size - n)
+    for sequence in range(n):
+        read = slots_read(card, sequence)
+        assert read == inputs.slots[sequence, : len(read)].tolist()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 16, 17, 64, 100, 512])
+def test_there_is_a_graph_for_every_number_and_few_rows_are_idle(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == most
+    for sequences in range(1, most + 1):
+        size = next(size for size in sizes if size >= sequences)
+        assert size - sequences <= max(1, sequences - 1, 1) if sequences < 8 else size < 1.3 * sequences + 8
+
+
+def test_graphs_compute_what_the_plain_way_does() -> None:
+    cache = torch.zeros(N_SLOTS + 1)
+
+    def model(inputs: CardInputs) -> Tensor:
+        """A running sum over what each sequence's positions hold, written to its own slot first."""
+        cache[inputs.cache_slots] = inputs.tokens.float()
+        return torch.tensor([cache[slots_read(inputs, s)].sum() for s in range(len(inputs.blocks))])[:, None]
+
+    recorder = FakeRecorder()
+    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
+    buffers.fill_decode(no_sequences(BLOCK_SIZE), LIMITS.outputs)
+    graphs = DecodeGraphs(
+        recorder, graph_sizes(LIMITS.outputs), lambda size: model(buffers.decode_views(size, BLOCK_SIZE))
+    )
+    assert recorder.rows == [9, 8, 4, 2, 1], "the largest first"
+    assert not cache[:-1].any(), "recording writes nothing that anyone reads"
+    for seed in range(30):
+        inputs = random_step(seed, decode=True)
+        size = graphs.size_for(len(inputs.tokens))
+        assert size is not None
+        before = cache.clone()
+        buffers.fill_decode(inputs, size)
+        result = graphs.replay(size, len(inputs.tokens))
+        assert result is not None
+        replayed, after = result.clone(), cache[:-1].clone()
+        cache.copy_(before)
+        assert torch.equal(replayed, model(InputBuffers(CPU, LIMITS, N_SLOTS).fill(inputs)))
+        assert torch.equal(after, cache[:-1])
+    assert graphs.size_for(10) is None
