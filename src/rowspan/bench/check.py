@@ -18,7 +18,7 @@ from typing import Any
 from rowspan.bench.load.prompts import read_text
 from rowspan.config import EngineConfig
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import draw_up
+from rowspan.engine.open import draw_up, trust
 from rowspan.plan.split import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan
 from rowspan.scheduler.request import SamplingParams
@@ -75,7 +75,7 @@ class Checker:
 
 def _answers(config: EngineConfig, forced: Sequence[int] | None = None) -> tuple[list[SampledToken], ...]:
     """What is sampled after a prompt: where the given tokens are fed back, and where its own greedy ones are."""
-    blueprint = draw_up(config)
+    blueprint = trust(draw_up(config))
     group = WorkerGroup(blueprint.setups(), config.hang_seconds)
     try:
         prompt = Tokenizer.from_metadata(blueprint.checkpoint.metadata).encode(read_text(None))[:PROMPT]
