@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,19 +15,38 @@ ROWSPAN_BENCH = (sys.executable, "-c", "from rowspan.cli.main import main; main(
 
 
 def bench(
-    command: Sequence[str | Path], figures: Sequence[Figure], environment: Mapping[str, str] | None = None
-) -> dict[Figure, float]:
-    """Rates of figures of one sequence: a call for every depth, since the command line combines all with all. Raises as
-    `run`."""
-    rates: dict[Figure, float] = {}
+    command: Sequence[str | Path],
+    figures: Sequence[Figure],
+    environment: Mapping[str, str] | None = None,
+    repetitions: int = 1,
+) -> dict[Figure, list[float]]:
+    """Rates of figures of one sequence, each of so many repetitions: a call for every depth, since the command line
+    combines all with all. Raises as `run`."""
+    rates: dict[Figure, list[float]] = {}
     for depth in sorted({figure.n_depth for figure in figures}):
         work = [figure for figure in figures if figure.n_depth == depth]
         prompts = ",".join(str(figure.n_prompt) for figure in work if not figure.n_gen) or "0"
         generations = ",".join(str(figure.n_gen) for figure in work if figure.n_gen) or "0"
-        options = ("-p", prompts, "-n", generations, "-d", str(depth), "-r", "1", "-o", "json")
+        options = ("-p", prompts, "-n", generations, "-d", str(depth), "-r", str(repetitions), "-o", "json")
         for row in json.loads(run([*command, *options], environment)):
-            rates[Figure(row["n_prompt"], row["n_gen"], row["n_depth"])] = row["avg_ts"]
+            rates[Figure(row["n_prompt"], row["n_gen"], row["n_depth"])] = row["samples_ts"]
     return rates
+
+
+def batched_bench(
+    program: Path, model: Path, options: Sequence[str], figure: Figure, repetitions: int = 1
+) -> list[float]:
+    """Tokens per second that llama-batched-bench generates for all sequences of a figure together, so many times.
+    Raises as `run`."""
+    context = figure.n_sequences * (figure.n_prompt + figure.n_gen)
+    sequences = ",".join([str(figure.n_sequences)] * repetitions)
+    sizes = {"-npp": str(figure.n_prompt), "-ntg": str(figure.n_gen), "-npl": sequences, "-c": str(context)}
+    numbers = [text for option in sizes.items() for text in option]
+    output = run([program, "-m", model, *options, *numbers, "--output-format", "jsonl"])
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if not rows:
+        raise EngineFailed(f"{program.name} gave no row")
+    return [float(row["speed_tg"]) for row in rows]
 
 
 class LlamaCpp:
@@ -44,29 +64,11 @@ class LlamaCpp:
 
     def measure(self, model: Path, figures: Sequence[Figure]) -> dict[Figure, float]:
         single = [figure for figure in figures if figure.n_sequences == 1]
-        rates = bench([self._bench, "-m", model, *self._options], single)
+        rates = means(bench([self._bench, "-m", model, *self._options], single))
         for figure in figures:
             if figure.n_sequences > 1 and self._batched_bench.exists():
-                rates[figure] = self._batched(model, figure)
+                (rates[figure],) = batched_bench(self._batched_bench, model, self._options, figure)
         return rates
-
-    def _batched(self, model: Path, figure: Figure) -> float:
-        context = figure.n_sequences * (figure.n_prompt + figure.n_gen)
-        sizes = {"-npp": figure.n_prompt, "-ntg": figure.n_gen, "-npl": figure.n_sequences, "-c": context}
-        options = [text for option, size in sizes.items() for text in (option, str(size))]
-        command: list[str | Path] = [
-            self._batched_bench,
-            "-m",
-            model,
-            *self._options,
-            *options,
-            "--output-format",
-            "jsonl",
-        ]
-        rows = [line for line in run(command).splitlines() if line.startswith("{")]
-        if not rows:
-            raise EngineFailed("llama-batched-bench gave no row")
-        return float(json.loads(rows[-1])["speed_tg"])
 
 
 class Rowspan:
@@ -85,8 +87,12 @@ class Rowspan:
     def measure(self, model: Path, figures: Sequence[Figure]) -> dict[Figure, float]:
         single = [figure for figure in figures if figure.n_sequences == 1]
         many = [figure for figure in figures if figure.n_sequences > 1]
-        rates = bench([*ROWSPAN_BENCH, "-m", model, "-t", str(self._threads)], single, self._environment)
+        rates = means(bench([*ROWSPAN_BENCH, "-m", model, "-t", str(self._threads)], single, self._environment))
         if many:
             python = Path(sys.executable)
             rates |= measure_inside(python, "run_rowspan.py", model, many, self._threads, self._environment)
         return rates
+
+
+def means(samples: Mapping[Figure, Sequence[float]]) -> dict[Figure, float]:
+    return {figure: statistics.fmean(rates) for figure, rates in samples.items()}

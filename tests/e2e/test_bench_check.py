@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.bench.check import Checker, Divergence, compare
+from rowspan.comm import trial
 from rowspan.config import EngineConfig
+from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
 from rowspan.scheduler.batch import SampledToken
@@ -24,6 +28,21 @@ def test_a_split_answers_as_a_single_device(tmp_path: Path, mode: str) -> None:
     found = Checker().check(config)
     assert (found.tokens, found.equal) == (64, 64)
     assert found.logprob < 1e-4
+
+
+@pytest.mark.skipif(native_module() is None, reason="no native module here to share memory with")
+def test_a_transport_that_lies_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The check loads a split as everything else does: over what has been seen to work."""
+    faulty = Path(__file__).parents[1] / "kit" / "faulty_probe.py"
+    monkeypatch.setenv("ROWSPAN_PROBES", str(tmp_path / "probes.json"))
+    monkeypatch.setattr(trial, "COMMAND", (sys.executable, str(faulty), "shm", "flip"))
+    path = TinyModel("llama", context_length=512, n_layers=2).write(tmp_path / "tiny.gguf")
+    config = EngineConfig(path, devices=parse_devices("cpu:0,cpu:1"), split_mode=SplitMode.ROW, context_size=64)
+    with caplog.at_level(logging.WARNING):
+        assert Checker().check(config).equal == 64
+    assert "shm is switched off, ranks use sockets" in caplog.text
 
 
 def test_what_differs_is_counted_from_the_first_token_on() -> None:

@@ -1,6 +1,7 @@
 """A llama of real size with random weights, for measuring speed: made in seconds, and any engine loads it.
 
     PYTHONPATH=tests python -m kit.random_llama --scheme Q4_K_M llama-1b-q4_k_m.gguf
+    PYTHONPATH=tests python -m kit.random_llama --shape 8b --threads 16 llama-8b-q8_0.gguf
 
 Values are scaled as `kit.gguf_builder` scales them, so that activations keep their size over the layers.
 """
@@ -8,10 +9,12 @@ Values are scaled as `kit.gguf_builder` scales them, so that activations keep th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -21,13 +24,43 @@ from kit.gguf_stream import LazyTensor, write_gguf
 
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}  # general.file_type of the schemes that can be made
 UNIFORM_INT8_STD = 127 / 3**0.5
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "1b": {},
+    "8b": {  # of Llama 3 8B
+        "n_layers": 32,
+        "hidden_size": 4096,
+        "ffn_size": 14336,
+        "vocab_size": 128256,
+        "context_length": 32768,
+        "tied": False,
+    },
+    "135m": {  # of SmolLM2 135M
+        "n_layers": 30,
+        "hidden_size": 576,
+        "ffn_size": 1536,
+        "n_heads": 9,
+        "n_kv_heads": 3,
+        "vocab_size": 49152,
+    },
+    "tiny": {  # of nothing, but with every kind of tensor that 8b has
+        "n_layers": 2,
+        "hidden_size": 256,
+        "ffn_size": 512,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "vocab_size": 1024,
+        "context_length": 32768,
+        "tied": False,
+    },
+}
 
 
 @dataclass(frozen=True)
 class RandomLlama:
-    """The default is about 1B parameters, shaped as Llama 3.2 1B with a smaller vocabulary; the head is tied.
+    """The default is about 1B parameters, shaped as Llama 3.2 1B with a smaller vocabulary; `SHAPES` has others.
 
     scheme: "Q8_0", or "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it.
+    tied: the embedding is the head, too.
     """
 
     scheme: str = "Q8_0"
@@ -38,10 +71,11 @@ class RandomLlama:
     n_kv_heads: int = 8
     vocab_size: int = 32000
     context_length: int = 8192
+    tied: bool = True
     seed: int = 0
 
-    def write(self, path: Path) -> Path:
-        """Write one file."""
+    def write(self, path: Path, threads: int = 1) -> Path:
+        """Write one file; a gigabyte takes a thread about two seconds."""
         model = TinyModel(
             n_layers=self.n_layers,
             hidden_size=self.hidden_size,
@@ -50,25 +84,28 @@ class RandomLlama:
             n_kv_heads=self.n_kv_heads,
             vocab_size=self.vocab_size,
             context_length=self.context_length,
+            tied=self.tied,
             name=f"Random llama {self.scheme}",
             extra={"general.file_type": FILE_TYPES[self.scheme]},
         )
         metadata = [gguf_string(key) + gguf_value(value) for key, value in model.metadata().items()]
-        return write_gguf(path, metadata, self._tensors(np.random.default_rng(self.seed)))
+        return write_gguf(path, metadata, self.tensors(), threads)
 
-    def _tensors(self, random: np.random.Generator) -> Iterator[LazyTensor]:
+    def tensors(self) -> Iterator[LazyTensor]:
+        """Every tensor has random numbers of its own, so that they may be made in any order."""
+        numbers = count()
         hidden, ffn = self.hidden_size, self.ffn_size
         kv_size = hidden // self.n_heads * self.n_kv_heads
 
         def matrix(name: str, outputs: int, inputs: int, *, precise: bool = False) -> LazyTensor:
             scheme = "Q8_0" if self.scheme == "Q8_0" else "Q6_K" if precise else "Q4_K"
-            make = partial(random_blocks, random, scheme, outputs, inputs)
+            make = partial(random_blocks, (self.seed, next(numbers)), scheme, outputs, inputs)
             return LazyTensor(f"{name}.weight", (outputs, inputs), scheme, make)
 
         def norm(name: str, weight: float = 1.0) -> LazyTensor:
             return LazyTensor(f"{name}.weight", (hidden,), "F32", partial(np.full, hidden, weight, np.float32))
 
-        yield matrix("token_embd", self.vocab_size, hidden, precise=True)
+        yield matrix("token_embd", self.vocab_size, hidden, precise=self.tied)
         for layer in range(self.n_layers):
             block, precise = f"blk.{layer}.", more_bits(layer, self.n_layers)
             yield norm(f"{block}attn_norm")
@@ -81,6 +118,8 @@ class RandomLlama:
             yield matrix(f"{block}ffn_up", ffn, hidden)
             yield matrix(f"{block}ffn_down", hidden, ffn, precise=precise)
         yield norm("output_norm", LOGIT_SCALE)
+        if not self.tied:
+            yield matrix("output", self.vocab_size, hidden, precise=True)
 
 
 def more_bits(layer: int, n_layers: int) -> bool:
@@ -90,27 +129,33 @@ def more_bits(layer: int, n_layers: int) -> bool:
     return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def random_blocks(random: np.random.Generator, scheme: str, rows: int, columns: int) -> np.ndarray:
+def random_blocks(seed: tuple[int, ...], scheme: str, rows: int, columns: int) -> np.ndarray:
     """Random bytes for codes, one scale for all blocks: as good as quantized noise, and many times faster to make."""
+    random = np.random.Generator(np.random.SFC64(seed))
     std = columns**-0.5
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[scheme]]
-    n_blocks = rows * columns // block_size
+    blocks = random_bytes(random, rows * columns // block_size * block_bytes).reshape(-1, block_bytes)
     if scheme == "Q8_0":
-        blocks = np.empty((n_blocks, block_bytes), np.uint8)
+        np.maximum(blocks.view(np.int8), -127, out=blocks.view(np.int8))
         blocks[:, :2] = np.frombuffer(np.float16(std / UNIFORM_INT8_STD).tobytes(), np.uint8)
-        blocks[:, 2:] = random.integers(-127, 128, (n_blocks, block_size), np.int8).view(np.uint8)
         return blocks
     sample = random_k_quants(random, scheme, 64, columns, std)
-    blocks = random.integers(0, 256, (n_blocks, block_bytes), np.uint8)
     for at in HALF_SCALES[scheme][:2]:
         if at is not None:
             blocks[:, at : at + 2] = sample[0, at : at + 2]
     return blocks
 
 
+def random_bytes(random: np.random.Generator, n_bytes: int) -> np.ndarray:
+    """Eight at a time: ten times as fast as one by one."""
+    return random.integers(0, 1 << 64, -(-n_bytes // 8), np.uint64).view(np.uint8)[:n_bytes]
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a llama of about 1B parameters with random weights.")
+    parser = argparse.ArgumentParser(description="Write a llama with random weights.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--scheme", choices=FILE_TYPES, default="Q8_0")
+    parser.add_argument("--shape", choices=SHAPES, default="1b")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    RandomLlama(arguments.scheme).write(arguments.path)
+    RandomLlama(arguments.scheme, **SHAPES[arguments.shape]).write(arguments.path, arguments.threads)

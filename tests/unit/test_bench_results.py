@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rowspan.bench.fields import NAMES, SAMPLES, complete
 from rowspan.bench.formats import FORMATS
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Sample
+from rowspan.bench.markdown import Expected
 from rowspan.bench.results import result_fields, workload_of
 
 
@@ -96,11 +98,13 @@ def test_a_row_has_every_field_and_no_other() -> None:
     assert workload_of({"n_prompt": 0, "n_gen": 8, "n_depth": 4}) == Workload(0, 8, 4)
 
 
-def written(name: str, rows: int, optional: tuple[str, ...] = ()) -> str:
+def written(name: str, rows: int, optional: tuple[str, ...] = (), jobs: Sequence[dict[str, Any]] = (ROW,)) -> str:
+    """So many rows of each job."""
     out = io.StringIO()
-    form = FORMATS[name](out, optional)
+    form = FORMATS[name](out, Expected(optional, jobs, [workload_of(ROW).name]))
     for _ in range(rows):
-        form.add(ROW)
+        for job in jobs:
+            form.add(job)
     form.finish()
     return out.getvalue()
 
@@ -116,7 +120,7 @@ def test_json_lines() -> None:
 
 def test_rows_appear_at_once() -> None:
     out = io.StringIO()
-    form = FORMATS["jsonl"](out, ())
+    form = FORMATS["jsonl"](out, Expected((), [ROW], ["pp512"]))
     form.add(ROW)
     assert json.loads(out.getvalue()) == ROW
 
@@ -141,14 +145,36 @@ def test_sql_runs_in_sqlite() -> None:
 
 
 def test_markdown_is_an_aligned_table() -> None:
-    lines = written("md", 2, ("dtype",)).splitlines()
+    other = {**ROW, "split_mode": "none", "dtype": "int8", "avg_ts": 12345.6, "ceiling_share": None}
+    above, _, *lines = written("md", 1, ("dtype", "main_gpu"), (ROW, other)).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
-    assert table[0] == ["model", "size", "engine", "sm", "devices", "dtype", "test", "t/s", "of ceiling"]
+    assert table[0] == ["sm", "dtype", "test", "t/s", "ceiling"]
     assert set("".join(table[1])) == {"-", ":"}
-    expected = ["llama 135M Q4_1", "93.5 MiB", "native", "row", "cpu:0/cpu:1", "float32", "pp512"]
-    assert table[2] == [*expected, "192.00 ± 90.51", "25%"]
+    assert table[2:] == [
+        ["row", "float32", "pp512", "192.00 ± 90.51", "25%"],
+        ["none", "int8", "pp512", "12346 ± 91", ""],
+    ]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[-1].startswith("native 0.1.0; A ")
+    assert above == "model: llama 135M Q4_1 (93.5 MiB), engine: native, devices: cpu:0/cpu:1, mg: 0"
+
+
+def test_markdown_of_all_that_may_differ_fits_a_terminal() -> None:
+    jobs = [
+        {
+            **ROW,
+            "engine": "llama-bench",
+            "model_type": model,
+            "split_mode": mode,
+            "devices": devices,
+            "model_size": size,
+        }
+        for model, size in (("llama 135M Q8_0", 145 << 20), ("llama 8.0B Q4_K", 5 << 30))
+        for mode, devices in (("none", "cpu:0"), ("layer", "cuda:0/cuda:1"))
+    ]
+    lines = written("md", 1, (), [*jobs, {**ROW, "type_k": None}]).splitlines()
+    assert lines[0].startswith("llama 135M Q8_0: 145.0 MiB, llama 8.0B Q4_K: 5.0 GiB, llama 135M Q4_1: 93.5 MiB")
+    assert max(map(len, lines)) <= 100
 
 
 def test_nothing_measured_prints_nothing() -> None:

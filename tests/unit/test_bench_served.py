@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import psutil
 import pytest
+from kit import fake_llama_server
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 
@@ -141,8 +143,8 @@ def test_a_server_s_options_in_the_words_of_llama_bench() -> None:
     assert options(command.split()) == ["-m", "m.gguf", "-dev", "CUDA0/CUDA1", "-ts", "3/1", "-t", "2"]
 
 
-def program(folder: Path, text: str) -> str:
-    path = folder / "llama-bench"
+def program(folder: Path, text: str, name: str = "llama-bench") -> str:
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
@@ -218,6 +220,28 @@ def test_what_one_of_several_backends_cannot_do_is_left_out_and_told(tmp_path: P
     assert [job.fields["engine"] for job in jobs] == ["native"]
     assert [text.partition(",")[0] for text in told] == ["llamacpp", "vllm"]
     assert "llama-server" in told[0], "how to get it is said"
+
+
+def test_batches_are_of_several_steps_only_where_the_engine_has_such(tmp_path: Path) -> None:
+    """And no step is larger than its batch, as in llama.cpp."""
+    (programs := tmp_path / "bin").mkdir()
+    for name in ("llama-server", "llama-bench"):
+        program(programs, f'exec {shlex.join(fake_llama_server.COMMAND)} "$@"', name)
+    told: list[str] = []
+    config = BackendConfig(llamacpp_folder=programs, log_folder=tmp_path)
+    backends = [BackendName.NATIVE, BackendName.LLAMACPP]
+    asked = request(tmp_path, [tiny(tmp_path)], backends, backend_config=config, batch_sizes=[256, 1024, 2048])
+    jobs = plan_jobs(asked, told.append)
+    assert [(job.fields["engine"], job.fields["n_batch"], job.fields["n_ubatch"]) for job in jobs] == [
+        ("native", 256, 256),
+        ("native", 512, 512),
+        *((engine, 256, 256) for engine in ("llamacpp", "llama-bench")),
+        *((engine, batch, None) for batch in (1024, 2048) for engine in ("llamacpp", "llama-bench")),
+    ]
+    assert told == ["native, -b 2048 -ub 512: its batches are steps, so that is in already"]
+    assert "--batch-size 1024" in jobs[4].fields["engine_flags"]
+    own = shlex.split(jobs[3].fields["engine_flags"])
+    assert (own.count("-b"), own[own.index("-b") + 1], own[own.index("-ub") + 1]) == (1, "256", "256")
 
 
 def test_what_the_only_backend_cannot_do_is_an_error(tmp_path: Path) -> None:

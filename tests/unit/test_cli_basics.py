@@ -20,7 +20,7 @@ import pytest
 
 from rowspan.cli.progress import LineProgress
 
-HEAVY = ("torch", "numpy", "rich", "httpx", "huggingface_hub", "fastapi", "transformers")
+HEAVY = ("torch", "numpy", "rich", "httpx", "huggingface_hub", "fastapi", "prometheus_client", "transformers")
 
 
 class Quiet(SimpleHTTPRequestHandler):

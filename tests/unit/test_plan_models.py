@@ -65,16 +65,15 @@ def test_quantized_files_have_the_published_size(name: str, scheme: str, gigabyt
     assert outline_of_shape(shape_of(name), scheme).file_bytes / 1e9 == pytest.approx(gigabytes, rel=0.003)
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K_M"])
-def test_schemes_are_those_of_a_file_made_by_the_same_rules(scheme: str) -> None:
+def test_schemes_are_those_of_a_file_made_by_the_same_rules(scheme: str, tied: bool) -> None:
     """`kit.random_llama` states llama.cpp's mix on its own."""
     made = RandomLlama(
-        scheme=scheme, n_layers=16, hidden_size=256, ffn_size=512, n_heads=4, n_kv_heads=2, vocab_size=64
+        scheme=scheme, n_layers=16, hidden_size=256, ffn_size=512, n_heads=4, n_kv_heads=2, vocab_size=64, tied=tied
     )
-    shape = Shape("made", "llama", 16, 256, 4, 2, 64, 512, 64, 100, tied=True)
-    import numpy as np
-
-    theirs = {tensor.name: tensor.scheme for tensor in made._tensors(np.random.default_rng(0))}
+    shape = Shape("made", "llama", 16, 256, 4, 2, 64, 512, 64, 100, tied=tied)
+    theirs = {tensor.name: tensor.scheme for tensor in made.tensors()}
     outline = outline_of_shape(shape, scheme)
     ours = {
         tensor.name: outline.tensors[tensor.key].scheme

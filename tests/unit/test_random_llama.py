@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 from kit.gguf_builder import TinyModel
-from kit.random_llama import RandomLlama, more_bits
+from kit.random_llama import SHAPES, RandomLlama, more_bits
 from kit.requantize import requantize
 
 from rowspan.checkpoint.open import open_checkpoint
@@ -36,6 +36,14 @@ def test_a_small_one_is_read_by_all(tmp_path: Path, scheme: str, schemes: dict[s
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         if values.ndim == 2:
             assert values.std() * values.shape[1] ** 0.5 == pytest.approx(1, rel=0.1), tensor.name
+
+
+def test_threads_write_the_same_file(tmp_path: Path) -> None:
+    small = RandomLlama("Q4_K_M", **SHAPES["tiny"])
+    one, four = small.write(tmp_path / "1.gguf"), small.write(tmp_path / "4.gguf", threads=4)
+    assert one.read_bytes() == four.read_bytes()
+    names = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(four).tensors}
+    assert (names["token_embd.weight"], names["output.weight"]) == ("Q4_K", "Q6_K")
 
 
 def test_half_of_the_layers_of_q4_k_m_have_more_bits() -> None:

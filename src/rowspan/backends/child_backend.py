@@ -12,7 +12,17 @@ from rowspan.backends.child import Address, Child, ChildError, Patience, State
 from rowspan.backends.child_log import ChildLog
 from rowspan.backends.dialect import Dialect
 from rowspan.backends.http_stream import BrokenAnswerError, Refusal, events
-from rowspan.backends.protocol import Capabilities, Health, HealthState, Limits, LoadWatch, Piece, SamplingParams, Setup
+from rowspan.backends.protocol import (
+    BackendStats,
+    Capabilities,
+    Health,
+    HealthState,
+    Limits,
+    LoadWatch,
+    Piece,
+    SamplingParams,
+    Setup,
+)
 from rowspan.errors import ContextOverflowError, EngineError, UsageError
 
 T = TypeVar("T")
@@ -72,6 +82,9 @@ class ChildBackend:
     def health(self) -> Health:
         reason = self._child.reason
         return Health(HealthState.ASLEEP if self._asleep else HEALTH[self._child.state], str(reason) if reason else "")
+
+    async def stats(self) -> BackendStats | None:
+        return None
 
     async def sleep(self) -> None:
         address = self._address()

@@ -9,6 +9,7 @@ from typing import Any
 
 from rowspan.backends.protocol import (
     BackendName,
+    BackendStats,
     Capabilities,
     Format,
     Health,
@@ -80,6 +81,9 @@ class NativeBackend:
         if self._asleep:
             return Health(HealthState.ASLEEP)
         return Health(HealthState.READY if self._engine is not None else HealthState.LOADING)
+
+    async def stats(self) -> BackendStats | None:
+        return None if self._engine is None else await asyncio.to_thread(self._engine.stats)
 
     async def sleep(self) -> None:
         if self._engine is None:

@@ -16,10 +16,12 @@ from rowspan.config import BackendConfig, EngineConfig
 from rowspan.engine.generation import Piece, Timings, TokenText
 from rowspan.errors import RowspanError, UsageError
 from rowspan.scheduler.request import FinishReason, SamplingParams
+from rowspan.scheduler.scheduler import SchedulerStats as BackendStats
 
 __all__ = [
     "Backend",
     "BackendName",
+    "BackendStats",
     "Capabilities",
     "FinishReason",
     "Format",
@@ -184,6 +186,14 @@ class Backend(Protocol):
 
     def health(self) -> Health:
         """How it is. Costs nothing, and never wakes it."""
+        ...
+
+    async def stats(self) -> BackendStats | None:
+        """What its scheduler counts; None: it does not tell, or is asleep. Never wakes it.
+
+        Raises:
+            RowspanError: it is being stopped.
+        """
         ...
 
     async def sleep(self) -> None:

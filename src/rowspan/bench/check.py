@@ -18,7 +18,7 @@ from typing import Any
 from rowspan.bench.load.prompts import read_text
 from rowspan.config import EngineConfig
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import draw_up
+from rowspan.engine.open import draw_up, trust
 from rowspan.plan.split import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan
 from rowspan.scheduler.request import SamplingParams
@@ -46,7 +46,7 @@ def compare(wanted: Sequence[SampledToken], free: Sequence[SampledToken], forced
     """A single device's answer with one that a split gave, and one for which it was led along the single device's."""
     pairs = list(zip(wanted, free, strict=True))
     equal = next((place for place, (a, b) in enumerate(pairs) if a.token != b.token), len(pairs))
-    differences = [_difference(a, b) for a, b in zip(wanted, forced, strict=True)]
+    differences = [difference(a, b) for a, b in zip(wanted, forced, strict=True)]
     return Divergence(len(pairs), equal, statistics.fmean(differences))
 
 
@@ -67,31 +67,43 @@ class Checker:
             config, devices=config.devices[:1], split_mode=SplitMode.NONE, tensor_split=None, main_gpu=0, stages=1
         )
         if single not in self._alone:
-            self._alone[single] = _answers(single)[0]
+            self._alone[single] = answers(single)[0]
         wanted = self._alone[single]
-        forced, free = _answers(config, [sampled.token for sampled in wanted])
+        forced, free = answers(config, [sampled.token for sampled in wanted])
         return compare(wanted, free, forced)
 
 
-def _answers(config: EngineConfig, forced: Sequence[int] | None = None) -> tuple[list[SampledToken], ...]:
-    """What is sampled after a prompt: where the given tokens are fed back, and where its own greedy ones are."""
-    blueprint = draw_up(config)
+def answers(
+    config: EngineConfig, forced: Sequence[int] | None = None, length: int = ANSWER
+) -> tuple[list[SampledToken], ...]:
+    """So many tokens sampled after a prompt of `PROMPT`: where the given ones are fed back, and where its own greedy
+    ones are; without given ones, the latter alone.
+
+    Raises:
+        RowspanError: the configuration could not be loaded, or failed.
+    """
+    blueprint = trust(draw_up(config))
     group = WorkerGroup(blueprint.setups(), config.hang_seconds)
     try:
         prompt = Tokenizer.from_metadata(blueprint.checkpoint.metadata).encode(read_text(None))[:PROMPT]
         if forced is None:
-            return (_answer(group, config, 0, prompt, None),)
-        return _answer(group, config, 0, prompt, forced), _answer(group, config, 1, prompt, None)
+            return (_answer(group, config, 0, prompt, None, length),)
+        return _answer(group, config, 0, prompt, forced, length), _answer(group, config, 1, prompt, None, length)
     finally:
         group.close()
 
 
 def _answer(
-    group: WorkerGroup, config: EngineConfig, sequence: int, prompt: Sequence[int], forced: Sequence[int] | None
+    group: WorkerGroup,
+    config: EngineConfig,
+    sequence: int,
+    prompt: Sequence[int],
+    forced: Sequence[int] | None,
+    length: int,
 ) -> list[SampledToken]:
     known, done, answer = list(prompt), 0, list[SampledToken]()
     new: tuple[NewSequence, ...] = (NewSequence(sequence, (), 0, GREEDY),)
-    while len(answer) < ANSWER:
+    while len(answer) < length:
         end = min(len(known), done + config.token_budget)
         blocks = tuple(range(-(-end // config.block_size)))
         chunk = Chunk(sequence, tuple(known[done:end]), done, blocks, end == len(known))
@@ -103,7 +115,7 @@ def _answer(
     return answer
 
 
-def _difference(one: SampledToken, other: SampledToken) -> float:
+def difference(one: SampledToken, other: SampledToken) -> float:
     """Of the log-probability of one's token; infinite where the other does not have it among the likeliest."""
     theirs = dict(other.top).get(one.token, -math.inf)
     assert one.logprob is not None, "log-probabilities were asked for"

@@ -58,11 +58,11 @@ def llama_bench_job(server: Job, backend: BackendConfig) -> Job | None:
 
 def options(command: Sequence[str]) -> list[str]:
     """llama-bench's options for a server's command line; what only a server has is left out."""
-    found = []
+    found: dict[str, str] = {}  # a server heeds the last of several, llama-bench would measure them all
     for option, value in pairwise(command):
         if option in TRANSLATED:
-            found += [TRANSLATED[option], value.replace(",", "/") if option in LISTS else value]
-    return found
+            found[TRANSLATED[option]] = value.replace(",", "/") if option in LISTS else value
+    return [word for pair in found.items() for word in pair]
 
 
 class LlamaBenchRunner:

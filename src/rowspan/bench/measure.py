@@ -32,10 +32,9 @@ class NativeRunner:
             EngineError: a worker could not load.
             SplitError: no transport between the devices can be trusted.
         """
-        config, context_size = blueprint.config, blueprint.cache.context_size
-        self._steps = Steps(
-            blueprint.spec.vocab_size, context_size, config.token_budget, config.block_size, config.parallel
-        )
+        self._config = config = blueprint.config
+        self._vocab_size = blueprint.spec.vocab_size
+        self._steps: Steps | None = None  # of the workload that is prepared
         self._stages = blueprint.plan.n_stages
         self._trusted = trust(blueprint)
         seconds = self._start()
@@ -47,6 +46,12 @@ class NativeRunner:
     def prepare(self, workload: Workload, *, warm_up: bool = True) -> None:
         """A whole prompt and one generated token, untimed, on an empty cache; then `n_depth` tokens into the cache.
         Repetitions go on behind them and leave them as they are, so once for all of them is enough."""
+        config = self._config
+        # Sequences lie as close in the cache as this workload lets them: so it need not have room for the longest
+        # context in the largest number.
+        self._steps = Steps(
+            self._vocab_size, workload.context, config.token_budget, config.block_size, workload.n_concurrent
+        )
         if warm_up:
             self._compute(0, workload.n_prompt, 0, workload.n_concurrent)
             self._compute(0, 0, min(1, workload.n_gen), workload.n_concurrent)
@@ -95,6 +100,7 @@ class NativeRunner:
     def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
         """A pipeline's stages work at different steps at the same time, as they do for the engine: chunks of prompts
         follow each other; of what is generated, a sequence's next token waits for its last one."""
+        assert self._steps is not None, "prepared before"
         parts = min(self._stages, sequences)
         self._run(self._steps.prompt(start, n_prompt, sequences), self._stages)
         self._run(self._steps.generation(start + n_prompt, n_gen, sequences, parts), parts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from rowspan.backends.protocol import BackendName, Format, MissingBackendError, Model, UnsupportedOptionError
@@ -23,7 +24,8 @@ READS = {BackendName.NATIVE: Format.GGUF, BackendName.LLAMACPP: Format.GGUF, Bac
 @dataclass(frozen=True)
 class Request:
     """What to measure, on what. checksums: of files, where they are known. flash_attentions: on, off, auto, for
-    llama.cpp; None: its own choice. checker: compares splits of the native engine with a single device."""
+    llama.cpp; None: its own choice. batch_sizes: tokens that an engine is handed at once, None: its own choice.
+    checker: compares splits of the native engine with a single device."""
 
     models: Sequence[Model]
     checksums: Mapping[Path, str | None]
@@ -32,6 +34,7 @@ class Request:
     work: Sequence[Workload]
     backend_config: BackendConfig
     flash_attentions: Sequence[str | None] = (None,)
+    batch_sizes: Sequence[int | None] = (None,)
     checker: Checker | None = None
 
 
@@ -52,9 +55,9 @@ def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]
     for model in request.models:
         known = _known(model, request)
         for name in [name for name in request.backends if READS[name] == model.format]:
-            for config in _configurations(model, request):
+            for config, batch in _batched(name, _configurations(model, request), request.batch_sizes, on_left_out):
                 try:
-                    jobs += _jobs(name, known, config, request)
+                    jobs += _jobs(name, known, config, batch, request)
                 except (UnsupportedOptionError, MissingBackendError) as refusal:
                     if len(request.backends) == 1:
                         raise
@@ -87,6 +90,25 @@ def _configurations(model: Model, request: Request) -> list[EngineConfig]:
     return list(request.grid.configurations([Path(model.location)], context, parallel))
 
 
+def _batched(
+    name: BackendName,
+    configs: Sequence[EngineConfig],
+    batches: Sequence[int | None],
+    on_left_out: Callable[[str], None],
+) -> Iterator[tuple[EngineConfig, int | None]]:
+    """Each with each batch size. As in llama.cpp, no step is larger than a batch. Only llama.cpp has batches of several
+    steps; others measure such a one only once."""
+    found: set[tuple[EngineConfig, int | None]] = set()
+    for config, batch in product(configs, batches):
+        capped = config if batch is None else replace(config, token_budget=min(config.token_budget, batch))
+        pair = capped, batch if name == BackendName.LLAMACPP else None
+        if batch is not None and pair in found:
+            on_left_out(f"{name}, -b {batch} -ub {config.token_budget}: its batches are steps, so that is in already")
+        else:
+            found.add(pair)
+            yield pair
+
+
 def _known(model: Model, request: Request) -> ServedModel:
     path, most = Path(model.location), longest(request.work)
     if model.format == Format.HF:
@@ -103,14 +125,16 @@ def _known(model: Model, request: Request) -> ServedModel:
     return ServedModel(model, facts, known_demand, spec.vocab_size)
 
 
-def _jobs(name: BackendName, known: ServedModel, config: EngineConfig, request: Request) -> list[Job]:
+def _jobs(
+    name: BackendName, known: ServedModel, config: EngineConfig, batch: int | None, request: Request
+) -> list[Job]:
     if name == BackendName.NATIVE:
         return [native_job(config, known.facts, known.demand, request.checker)]
     if name == BackendName.VLLM:
         return [served_job(name, known, config, request.backend_config)]
     jobs: list[Job] = []
     for flash in request.flash_attentions:
-        jobs.append(served_job(name, known, config, request.backend_config, flash))
+        jobs.append(served_job(name, known, config, request.backend_config, flash, batch))
         own = llama_bench_job(jobs[-1], request.backend_config)
         jobs += [own] if own is not None else []
     return jobs

@@ -37,13 +37,19 @@ class ServedModel:
 
 
 def served_job(
-    name: BackendName, known: ServedModel, config: EngineConfig, backend: BackendConfig, flash: str | None = None
+    name: BackendName,
+    known: ServedModel,
+    config: EngineConfig,
+    backend: BackendConfig,
+    flash: str | None = None,
+    batch: int | None = None,
 ) -> Job:
     """One engine with one configuration.
 
     Args:
         backend: where the engines are, and what to give them beyond the options.
         flash: on, off or auto, for llama.cpp.
+        batch: tokens that it is handed at once, for llama.cpp.
 
     Raises:
         MissingBackendError: it is not installed.
@@ -56,6 +62,8 @@ def served_job(
     config = replace(config, threads=threads, cache_tokens=None, context_size=room)
     if flash is not None and name == BackendName.LLAMACPP:
         backend = replace(backend, arguments=(*backend.arguments, "--flash-attn", flash))
+    if batch is not None and name == BackendName.LLAMACPP:
+        backend = replace(backend, arguments=(*backend.arguments, "--batch-size", str(batch)))
     setup = Setup(known.model, config, ALWAYS | _given(config), backend)
     opened = open_backend(name, setup)
     position = known.demand.cache_values * CACHE_VALUE_BYTES if known.demand else 0
@@ -65,6 +73,7 @@ def served_job(
         fields={
             **known.facts.fields(),
             **_option_fields(name, config, flash),
+            "n_batch": batch,
             "engine": str(name),
             "engine_version": opened.version,
             "engine_flags": shlex.join(opened.command[1:]),

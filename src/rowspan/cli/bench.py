@@ -60,6 +60,12 @@ def bench(
     threads: Annotated[
         Values, typer.Option("--threads", "-t", help="Of all CPU devices together. [default: the usable cores]")
     ] = None,
+    batch: Annotated[
+        Values,
+        typer.Option(
+            "--batch-size", "-b", help="Tokens an engine is handed at once; no step is larger. [its own choice]"
+        ),
+    ] = None,
     ubatch: Annotated[
         Values, typer.Option("--ubatch-size", "-ub", help="Tokens computed in one step. [default: 512]")
     ] = None,
@@ -98,8 +104,9 @@ def bench(
     from rowspan.backends.models import find_model
     from rowspan.backends.protocol import BackendName
     from rowspan.bench.check import Checker
-    from rowspan.bench.formats import FORMATS, OPTIONAL
+    from rowspan.bench.formats import FORMATS
     from rowspan.bench.grid import Grid, workloads
+    from rowspan.bench.markdown import OPTIONAL, Expected
     from rowspan.bench.plan_jobs import Request, plan_jobs
     from rowspan.bench.ranges import alternatives, parse_names, parse_numbers, parse_pairs
     from rowspan.bench.run import Procedure, measure_jobs
@@ -137,8 +144,10 @@ def bench(
     records = {path: record.sha256 for path, record in Cache(HubConfig.from_env().cache).records()}
     checksums = {path: records.get(path) for path in (Path(one.location) for one in models)}
     settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
+    batches = parse_numbers("-b", batch, least=1) if batch else [None]
     checker = Checker() if check else None
-    jobs = plan_jobs(Request(models, checksums, backends, grid, work, settings, flashes, checker), _tell_left_out)
+    request = Request(models, checksums, backends, grid, work, settings, flashes, batches, checker)
+    jobs = plan_jobs(request, _tell_left_out)
     typed = {
         "check_equal": check,
         "tensor_split": tensor_split,
@@ -146,12 +155,15 @@ def bench(
         "dtype": dtype,
         "type_k": cache_type_k,
     }
-    typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_ubatch": ubatch, "n_threads": threads}
+    typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_threads": threads}
+    typed |= {"n_batch": batch, "n_ubatch": ubatch or batch}
     threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
     ceilings = {} if no_ceilings else _ceilings(threads_used)
     procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake)
     with _kept(no_store) as keep, BenchProgress() as progress:
-        rows = FORMATS[form](sys.stdout, [name for name in OPTIONAL if typed.get(name)])
+        shown = [name for name in OPTIONAL if typed.get(name)]
+        expected = Expected(shown, [job.fields for job in jobs], [workload.name for workload in work])
+        rows = FORMATS[form](sys.stdout, expected)
         try:
             for row in measure_jobs(jobs, work, procedure, progress.show, ceilings):
                 rows.add(keep(row))

@@ -11,6 +11,7 @@ from rowspan.server import errors
 from rowspan.server.chat import chat_routes
 from rowspan.server.completions import completion_routes
 from rowspan.server.gatekeepers import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
+from rowspan.server.metrics import RequestCount, metrics_routes
 from rowspan.server.models import model_routes
 from rowspan.server.service import Service
 
@@ -24,9 +25,12 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = Service(backend, config, model_name)
-    for routes in (chat_routes, completion_routes, model_routes):
-        app.include_router(routes(service), responses=errors.ERROR_RESPONSES)
-    app.include_router(console_routes())
+    api = [routes(service) for routes in (chat_routes, completion_routes, model_routes)]
+    others = [console_routes(), metrics_routes(service.metrics)]
+    for router in api:
+        app.include_router(router, responses=errors.ERROR_RESPONSES)
+    for router in others:
+        app.include_router(router)
     errors.install(app)
     # The last one added is the first one met.
     app.add_middleware(BodyLimit)
@@ -35,4 +39,6 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     else:
         app.add_middleware(OriginCheck, loopback=is_loopback(config.host))
     app.add_middleware(RequestId)
+    paths = frozenset(getattr(route, "path", "") for router in (*api, *others) for route in router.routes)
+    app.add_middleware(RequestCount, metrics=service.metrics, endpoints=paths)
     return app

@@ -13,12 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from rowspan.errors import RowspanError, UsageError
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+ERROR_CODE = "rowspan.error"  # where a request's scope has the code of the error that its client gets
 UNAVAILABLE = "The engine failed, or is shutting down. Try again in a moment; the server's log says more."
 INTERNAL = "The server failed to handle this request. Its log says more."
 
@@ -87,11 +89,27 @@ def error_json(message: str, status: int, *, param: str | None = None, code: str
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode("ascii")
 
 
+class ErrorResponse(Response):
+    """An error as JSON."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str] | None, code: str) -> None:
+        super().__init__(body, status, headers, "application/json")
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ERROR_CODE] = self._code
+        await super().__call__(scope, receive, send)
+
+
+def code_of(error: Exception) -> str:
+    return error.code if isinstance(error, RowspanError) else RowspanError.code
+
+
 def describe(error: Exception) -> tuple[int, bytes]:
     """Status and body for any exception. Nothing internal leaves the server: that goes to the log."""
     if not isinstance(error, RowspanError):
         log.error("Internal error", exc_info=error)
-        return 500, error_json(INTERNAL, 500, code="internal_error")
+        return 500, error_json(INTERNAL, 500, code=code_of(error))
     status = error.http_status
     if status >= 500:
         log.error("%s", error)
@@ -104,7 +122,7 @@ def describe(error: Exception) -> tuple[int, bytes]:
 def error_response(error: Exception) -> Response:
     status, body = describe(error)
     headers = next((headers for kind, headers in HEADERS.items() if isinstance(error, kind)), None)
-    return Response(body, status, headers, "application/json")
+    return ErrorResponse(status, body, headers, code_of(error))
 
 
 def install(app: FastAPI) -> None:
@@ -116,7 +134,8 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         message, param = explain_invalid(error.errors(), error.body)
-        return Response(error_json(message, 400, param=param, code="invalid_request"), 400, None, "application/json")
+        body = error_json(message, 400, param=param, code=UsageError.code)
+        return ErrorResponse(400, body, None, UsageError.code)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -128,7 +147,7 @@ def install(app: FastAPI) -> None:
         }.get(error.status_code, error.detail)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         body = error_json(message, error.status_code, code=code)
-        return Response(body, error.status_code, error.headers, "application/json")
+        return ErrorResponse(error.status_code, body, error.headers, code)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

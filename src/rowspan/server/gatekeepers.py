@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rowspan.errors import RowspanError
 from rowspan.server.errors import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
 
-API_PREFIX = "/v1/"
+PROTECTED = ("/v1/", "/metrics")  # what begins so needs a key; /health and the chat page do not
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over
 
 
@@ -70,14 +70,14 @@ class OriginCheck:
 
 
 class KeyCheck:
-    """Asks for an API key, everywhere under /v1/."""
+    """Asks for an API key: for the API, and for what tells how much others use it."""
 
     def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self._app = app
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(API_PREFIX):
+        if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             # Compare with every key, each in constant time: how long it takes must not tell how close a guess was.
             matches = [secrets.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 
 class IdlePolicy:
-    """Has the backend sleep after a time without requests, and wakes it for the next one. GET /health wakes nothing.
+    """Has the backend sleep after a time without requests, and wakes it for the next one. GET /health and
+    GET /metrics wake nothing.
 
     Args:
         seconds: None: it never sleeps.

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 import orjson
 from fastapi import Request, Response
+from starlette.types import Scope
 
 from rowspan.backends.protocol import FinishReason, Piece, TokenText
 from rowspan.server.connection import DONE, EventStream, event, json_event, while_connected
-from rowspan.server.errors import describe
+from rowspan.server.errors import ERROR_CODE, code_of, describe
+from rowspan.server.metrics import ARRIVED
 from rowspan.server.schema import GenerationRequest
 from rowspan.server.service import Job, Pieces, Service
 
@@ -81,8 +83,9 @@ class Reply:
         usage = self._usage(sum(answer.generated for answer in answers))
         return {**self._head, "object": self._writer.whole_object, "choices": choices, "usage": usage}
 
-    async def stream(self, first: tuple[int, Piece], rest: Pieces) -> AsyncGenerator[bytes, None]:
-        """Server-sent events. An error in the middle becomes the last event, instead of [DONE]."""
+    async def stream(self, first: tuple[int, Piece], rest: Pieces, scope: Scope) -> AsyncGenerator[bytes, None]:
+        """Server-sent events. An error in the middle becomes the last event, instead of [DONE]; the request's scope
+        is told."""
         generated: dict[int, int] = {}
 
         def chunk(index: int, piece: Piece) -> bytes:
@@ -104,6 +107,7 @@ class Reply:
                     if data := chunk(*arrival):
                         yield data
             except Exception as error:
+                scope[ERROR_CODE] = code_of(error)
                 yield event(describe(error)[1])
                 return
         if self._usage_at_end:
@@ -131,9 +135,9 @@ async def respond(
 ) -> Response:
     """Compute, and answer in the way the client asked for. Nothing is sent before the first token is there, so that
     whatever goes wrong until then gets its own status."""
-    pieces = service.answer(jobs)
+    pieces = service.answer(jobs, http.scope[ARRIVED])
     if not request.stream:
         whole = await while_connected(http.receive, reply.whole(pieces, len(jobs)))
         return Response(orjson.dumps(whole), media_type="application/json")
     first = await while_connected(http.receive, anext(pieces))
-    return EventStream(reply.stream(first, pieces))
+    return EventStream(reply.stream(first, pieces, http.scope))

@@ -13,6 +13,7 @@ from rowspan.backends.protocol import Backend, Piece, SamplingParams
 from rowspan.config import ServerConfig
 from rowspan.server.errors import BusyError, UnknownModelError
 from rowspan.server.idle import IdlePolicy
+from rowspan.server.metrics import Metrics
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 """Pieces of several answers as they come, each with its answer's index."""
@@ -38,6 +39,7 @@ class Service:
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
         self._limit = backend.limits.parallel + config.max_waiting
         self._unfinished = 0
+        self.metrics = Metrics(backend, model_name)
         self._idle = IdlePolicy(backend, config.sleep_idle_seconds, lambda: self._unfinished > 0)
 
     def check_model(self, name: str | None) -> None:
@@ -51,8 +53,11 @@ class Service:
         """Before a request asks anything of the backend."""
         await self._idle.wake()
 
-    async def answer(self, jobs: Sequence[Job]) -> Pieces:
+    async def answer(self, jobs: Sequence[Job], arrived: float) -> Pieces:
         """Compute all answers at once. Closing the iterator cancels what is unfinished.
+
+        Args:
+            arrived: when the request did, by time.perf_counter().
 
         Raises:
             BusyError: too many others wait.
@@ -60,25 +65,29 @@ class Service:
         """
         with self._admitted(len(jobs)):
             if len(jobs) > 1:
-                async with aclosing(self._several(jobs)) as arrivals:
+                async with aclosing(self._several(jobs, arrived)) as arrivals:
                     async for arrival in arrivals:
                         yield arrival
             else:  # without a task and a queue in between: each token passes here
                 async with aclosing(self._stream(jobs[0])) as pieces:
-                    async for piece in pieces:
-                        yield 0, piece
+                    with self.metrics.answer(len(jobs[0].prompt), arrived) as note:
+                        async for piece in pieces:
+                            note(piece)
+                            yield 0, piece
 
     def _stream(self, job: Job) -> AsyncGenerator[Piece, None]:
         return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
 
-    async def _several(self, jobs: Sequence[Job]) -> Pieces:
+    async def _several(self, jobs: Sequence[Job], arrived: float) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
         async def follow(index: int, job: Job) -> None:
             try:
-                async with aclosing(self._stream(job)) as stream:
-                    async for piece in stream:
-                        arrivals.put_nowait((index, piece))
+                with self.metrics.answer(len(job.prompt), arrived) as note:
+                    async with aclosing(self._stream(job)) as stream:
+                        async for piece in stream:
+                            note(piece)
+                            arrivals.put_nowait((index, piece))
                 arrivals.put_nowait(None)
             except Exception as error:
                 arrivals.put_nowait(error)

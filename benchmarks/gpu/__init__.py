@@ -1,0 +1,1 @@
+"""What gpu_vs_llamacpp.py consists of."""
