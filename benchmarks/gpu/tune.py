@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.pack import pack
-from rowspan.kernels.triton.tuning import tune
 
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.open import open_checkpoint
+from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.pack import pack
+from rowspan.kernels.triton.tuning import tune
 
 WIDTHS = (1, 64, 512)  # tokens of the steps that are promised to be fast
 

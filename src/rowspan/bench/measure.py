@@ -32,7 +32,7 @@ class NativeRunner:
             EngineError: a worker could not load.
             SplitError: no transport between the devices can be trusted.
         """
-        self._config = config = blueprint.config
+        self._config = blueprint.config
         self._vocab_size = blueprint.spec.vocab_size
         self._steps: Steps | None = None  # of the workload that is prepared
         self._stages = blueprint.plan.n_stages
