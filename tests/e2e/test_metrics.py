@@ -159,7 +159,8 @@ def test_what_runs_is_told_while_it_runs(fake: Fake) -> None:
     server = fake(TOKEN_SECONDS="0.3")
     with server.client() as http, server.client() as looking:
         with http.stream("POST", COMPLETIONS, json={"prompt": "a", "stream": True, "max_tokens": 50}) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # were it let go of, the client would hang up
+            next(lines)
             assert value(scrape(looking), "requests_running") == 1
         assert eventually(lambda: value(scrape(looking), "requests_running") == 0)
         counted = scrape(looking)

@@ -8,7 +8,6 @@ import pytest
 
 from rowspan.bench.grid import Workload
 from rowspan.bench.measure import NativeRunner
-from rowspan.bench.peak_memory import peak_child_memory
 from rowspan.cli.memory_check import memory_line, predicted_memory
 from rowspan.config import EngineConfig
 from rowspan.engine.open import draw_up
@@ -30,7 +29,7 @@ def test_workers_take_what_was_predicted(smollm2_path: Path, devices: str, mode:
     predicted = predicted_memory(blueprint)
     assert predicted is not None
     with NativeRunner(blueprint) as runner:
-        assert peak_child_memory() == pytest.approx(predicted.loaded, rel=CLOSE)
+        assert runner.peak_memory() == pytest.approx(predicted.loaded, rel=CLOSE)
         line = memory_line(blueprint)
         assert line is not None
         assert "predicted" in line
@@ -38,4 +37,4 @@ def test_workers_take_what_was_predicted(smollm2_path: Path, devices: str, mode:
         runner.prepare(workload, warm_up=False)
         runner.measure(workload)
         # Random tokens need not meet the whole embedding, nor a last batch the largest buffers: up to this, and near.
-        assert 0.92 * predicted.full <= peak_child_memory() <= (1 + CLOSE) * predicted.full
+        assert 0.92 * predicted.full <= runner.peak_memory() <= (1 + CLOSE) * predicted.full

@@ -125,7 +125,8 @@ def test_devices_of_a_recorded_machine(tmp_path: Path) -> None:
     for part in ("NVIDIA GeForce RTX 4060 Ti", "16 GT/s x4", "chipset", "no CNS", "Links while watched"):
         assert part in page
     answer = json.loads(run("devices", "--root", folder, "--json").stdout)
-    assert {"system", "cpu", "memory", "cards", "peers", "unread", "kernels", "samples"} == set(answer)
+    parts = {"system", "cpu", "memory", "cards", "peers", "unread", "kernels", "card_kernels", "samples"}
+    assert parts == set(answer)
     assert [card["link"]["width"] for card in answer["cards"]] == [8, 8, 4]
 
 
