@@ -63,6 +63,8 @@ class Benchmark:
         figures = TINY if options.models == "tiny" else PROMISED
         rows = rows_of(models.large_q8_0.name, models.large_q4_k_m.name, models.small.name, figures)
         self._rows = [row for row in rows if any(part in row.name for part in options.rows)]
+        if not self._rows:
+            sys.exit(f"--rows names none of: {', '.join(row.name for row in rows)}")
         self._ceilings: dict[str, Any] | None = None
         self._demands: dict[str, Demand] = {}
         self._ready: list[BenchModel] = []
@@ -84,17 +86,21 @@ class Benchmark:
         try:
             if self._binaries is None and self._options.llamacpp_source is not None:
                 self._step("llama.cpp", lambda: build.append(self._begin_build()))
-            for model in self._models.all:  # while it is being built: nothing is timed yet
+            for model in self._models.all:  # while it is being built: nothing is timed that is told
                 self._step(model.name, partial(self._make, model))
+            if self._options.tune:
+                self._step("tuning", self._tune)
             self._step("outputs", self._check_outputs)
+            ours = self._our_side()
+            for model in self._ready:
+                self._step(f"rowspan: first run of {model.name}", partial(ours.warm_up, model, self._figures(model)))
+                ours.rest()
             for begun in build:
                 self._step("llama.cpp", partial(self._await_build, begun))
         finally:
             for begun in build:
                 begun.close()
-        if self._options.tune:
-            self._step("tuning", self._tune)
-        self._measure()
+        self._measure(ours)
 
     def _measure_ceilings(self) -> None:
         self._ceilings = json.loads(run([sys.executable, HERE / "gpu" / "ceilings.py", str(self._device)]))
@@ -120,10 +126,9 @@ class Benchmark:
         done = run([sys.executable, HERE / "gpu" / "tune.py", *what, *(model.path for model in self._ready)])
         self._notes.append(f"tuned: {done.strip()}")
 
-    def _measure(self) -> None:
+    def _measure(self, ours: Rowspan) -> None:
         """Rounds, until the next would not end in time."""
-        sides: list[Side] = []
-        self._step("rowspan", lambda: sides.append(self._our_side()))
+        sides: list[Side] = [ours]
         if (binaries := self._binaries) is not None:
             self._step("llama.cpp", lambda: sides.append(self._their_side(binaries)))
         elif self._options.llamacpp_source is None:
@@ -138,7 +143,7 @@ class Benchmark:
             for side in sides:
                 side.close()
 
-    def _our_side(self) -> Side:
+    def _our_side(self) -> Rowspan:
         options, figures = self._options, [row.figure for row in self._rows]
         memory = (self._ceilings or {}).get("memory_bytes")
         files = sum(model.path.stat().st_size for model in self._ready)
@@ -199,7 +204,7 @@ class Benchmark:
         where += [f"triton {facts.get('triton', '?')}", f"driver {self._machine['driver'] or 'unknown'}"]
         lines = [
             f"rowspan beside {self._llamacpp_version or 'llama.cpp'} on {', '.join(where)}; steps of up to "
-            f"{self._options.batch} tokens on both sides; {self._rounds} rounds in {self._clock.seconds:.0f} s",
+            f"{self._options.batch} tokens on both sides; rounds: {self._rounds}, in {self._clock.seconds:.0f} s",
             table.ceilings_line(self._ceilings),
             *self._notes,
             "",

@@ -62,10 +62,14 @@ class Build:
         if shutil.which("ninja"):
             configure += ["-G", "Ninja"]
         build = ["cmake", "--build", str(out), "--parallel", str(len(os.sched_getaffinity(0))), "--target", *PROGRAMS]
-        steps = " && ".join([shlex.join(configure), shlex.join(build), shlex.join(["touch", str(finished)])])
+        steps = [shlex.join(configure), shlex.join(build), shlex.join(["touch", str(finished)])]
+        if device.get("hip"):
+            steps.insert(0, 'export HIPCXX="$(hipconfig -l)/clang" HIP_PATH="$(hipconfig -R)"')
         with self._log.open("wb") as log:
+            # Behind whatever else this program does in the meantime.
+            command = ["nice", "-n", "10", "sh", "-c", " && ".join(steps)]
             self._process = subprocess.Popen(
-                ["sh", "-c", steps], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self, seconds: float) -> None:

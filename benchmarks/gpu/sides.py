@@ -71,6 +71,10 @@ class Rowspan:
     def parts(self, figures: Sequence[Figure]) -> list[list[Figure]]:
         return [[figure] for figure in figures]
 
+    def warm_up(self, model: BenchModel, figures: Sequence[Figure]) -> None:
+        """Have all kernels compiled, which may take longer than a turn."""
+        self.measure(model, figures, 0)
+
     def measure(self, model: BenchModel, figures: Sequence[Figure], repetitions: int) -> Samples:
         try:
             return {figure: self._rates(self._loaded(model), figure, repetitions) for figure in figures}

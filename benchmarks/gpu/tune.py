@@ -10,50 +10,72 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.open import open_checkpoint
+from rowspan.kernels.triton.join import join
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.pack import pack
 from rowspan.kernels.triton.tuning import tune
 
 WIDTHS = (1, 64, 512)  # tokens of the steps that are promised to be fast
+TOGETHER = ((Role.Q, Role.K, Role.V), (Role.GATE, Role.UP), (Role.O,), (Role.DOWN,))  # of a layer, one product each
+DTYPE = torch.bfloat16
+
+Product = tuple[TensorKey, ...]  # matrices that may be one
 
 
 def main() -> None:
     device, batch, seconds = torch.device(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     deadline = time.monotonic() + seconds
-    done, jobs = 0, matrices([Path(path) for path in sys.argv[4:]])
+    checkpoints = [open_checkpoint(Path(path)) for path in sys.argv[4:]]
+    products = distinct(checkpoints)
     widths = [*(width for width in WIDTHS if width < batch), batch]
+    done = 0
     for tokens in widths:  # of all matrices, so that no model is left behind
-        for path, key, scheme in jobs:
+        for checkpoint, product in products:
             if time.monotonic() > deadline:
                 break
-            checkpoint = open_checkpoint(path)
-            weight = pack(scheme, torch.from_numpy(checkpoint.read(key).copy()).to(device), torch.bfloat16)
-            checkpoint.close()
-            if isinstance(weight, PlanarWeight):
-                tune(weight, tokens, torch.bfloat16, measure=None if device.type == "cuda" else stopwatch)
+            for weight in weights(checkpoint, product, device):
+                tune(weight, tokens, DTYPE, measure=None if device.type == "cuda" else stopwatch)
             done += 1
-    print(f"{done} of {len(jobs) * len(widths)} products of up to {batch} tokens")
+    print(f"{done} of {len(products) * len(widths)} products of up to {batch} tokens")
 
 
-def matrices(paths: Sequence[Path]) -> list[tuple[Path, TensorKey, str]]:
-    """One of each shape and scheme; largest first, since they take most of a step."""
-    found: dict[tuple[str, tuple[int, ...]], tuple[int, Path, TensorKey]] = {}
-    for path in paths:
-        checkpoint = open_checkpoint(path)
-        tied = TensorKey(Role.HEAD) not in checkpoint.tensors
-        for key, info in checkpoint.tensors.items():
-            if len(info.shape) == 2 and (tied or key.role is not Role.EMBEDDING):
-                found.setdefault((info.scheme, info.shape), (info.nbytes, path, key))
-        checkpoint.close()
-    ordered = sorted(found.items(), key=lambda item: -item[1][0])
-    return [(path, key, scheme) for (scheme, _), (_, path, key) in ordered]
+def distinct(checkpoints: Sequence[GgufCheckpoint]) -> list[tuple[GgufCheckpoint, Product]]:
+    """One product of each shape and scheme; largest first, since they take most of a step."""
+    found: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[int, GgufCheckpoint, Product]] = {}
+    for checkpoint in checkpoints:
+        tensors = checkpoint.tensors
+        for product in products_of(checkpoint):
+            infos = [tensors[key] for key in product]
+            kind = tuple((info.scheme, info.shape) for info in infos)
+            found.setdefault(kind, (sum(info.nbytes for info in infos), checkpoint, product))
+    ordered = sorted(found.values(), key=lambda one: -one[0])
+    return [(checkpoint, product) for _, checkpoint, product in ordered]
+
+
+def products_of(checkpoint: GgufCheckpoint) -> Iterator[Product]:
+    head = TensorKey(Role.HEAD)
+    yield (head if head in checkpoint.tensors else TensorKey(Role.EMBEDDING),)
+    for layer in sorted({key.layer for key in checkpoint.tensors if key.layer is not None}):
+        for roles in TOGETHER:
+            yield tuple(TensorKey(role, layer) for role in roles)
+
+
+def weights(checkpoint: GgufCheckpoint, product: Product, device: torch.device) -> list[PlanarWeight]:
+    """On the device, as the engine has them: one, or where they are not held alike several. Without dense ones."""
+    parts = [
+        pack(checkpoint.tensors[key].scheme, torch.from_numpy(checkpoint.read(key).copy()).to(device), DTYPE)
+        for key in product
+    ]
+    whole = join(parts) if len(parts) > 1 else None
+    return [weight for weight in (parts if whole is None else [whole]) if isinstance(weight, PlanarWeight)]
 
 
 def stopwatch(call: Callable[[], object]) -> float:
