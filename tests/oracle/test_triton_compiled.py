@@ -80,8 +80,8 @@ def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
     if isinstance(config, Wide):
         assert MATRIX_INSTRUCTION[target] in compiled.asm, what
     if isinstance(config, Narrow):
-        # Threads exchange their last sums only, and load 16 bytes at a time.
-        assert compiled.shared <= 1024, what
+        # Threads exchange sums only (one of each row and unit, with triton 3.6), and load 16 bytes at a time.
+        assert compiled.shared <= 4 * config.tokens * config.block_rows * config.units, what
         wide_load = {"s": "ld.global.v4.b32", "g": "global_load_b128" if target == "gfx1100" else "global_load_dwordx4"}
         assert wide_load[target[0]] in compiled.asm, what
 
