@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import product
 
 import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
@@ -64,12 +65,11 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
     return Variant(ROOM + kernel, types, constants, divisible, warps, stages, targets=(target,))
 
 
-def compile_all(schemes: tuple[str, ...], numbers: tuple[int, ...]) -> Iterator[tuple[str, str, int, Compiled]]:
-    asked = [(target, scheme, tokens) for target in TARGETS for scheme in schemes for tokens in numbers]
-    for (target, scheme, tokens), results in zip(
-        asked, compile_for_cards([variant(*each) for each in asked]), strict=True
-    ):
-        yield target, scheme, tokens, results[target]
+def check_all(targets: Iterable[str], schemes: Iterable[str], numbers: Iterable[int]) -> None:
+    asked = list(product(targets, schemes, numbers))
+    results = compile_for_cards([variant(*each) for each in asked])
+    for (target, scheme, tokens), result in zip(asked, results, strict=True):
+        check(target, scheme, tokens, result[target])
 
 
 def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
@@ -80,18 +80,18 @@ def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
     if isinstance(config, Wide):
         assert MATRIX_INSTRUCTION[target] in compiled.asm, what
     if isinstance(config, Narrow):
-        # Threads exchange their last sums only, and load 16 bytes at a time.
-        assert compiled.shared <= 1024, what
+        # Threads exchange sums only (one of each row and unit, with triton 3.6), and load 16 bytes at a time.
+        assert compiled.shared <= 4 * config.tokens * config.block_rows * config.units, what
         wide_load = {"s": "ld.global.v4.b32", "g": "global_load_b128" if target == "gfx1100" else "global_load_dwordx4"}
         assert wide_load[target[0]] in compiled.asm, what
 
 
 def test_defaults_fit_every_card() -> None:
-    for result in compile_all(("Q4_K",), (1, 16, 128)):
-        check(*result)
+    check_all(TARGETS, ["Q4_K"], [1, 16, 128])
 
 
 @pytest.mark.heavy
-def test_defaults_of_all_schemes_fit_every_card() -> None:
-    for result in compile_all(tuple(BITS), (1, 2, 4, 16, 32, 64, 128, 256, 512)):
-        check(*result)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("scheme", BITS)
+def test_defaults_of_all_schemes(target: str, scheme: str) -> None:
+    check_all([target], [scheme], [1, 2, 4, 16, 32, 64, 128, 256, 512])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 
 from rowspan.kernels.triton.card import Card, Family
 from rowspan.kernels.triton.layout import UNIT
@@ -54,7 +55,8 @@ SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a 
 
 def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Config:
     """Sensible without tuning."""
-    if tokens <= MOST_NARROW:
+    # RDNA's compiler spills registers where a thread holds units of 64 columns for four tokens.
+    if tokens <= (2 if card.family is Family.RDNA and UNIT[bits] == 64 else MOST_NARROW):
         return _narrow(card, tokens, rows, columns, bits)
     if tokens >= LEAST_UNPACKED:
         return Unpacked(max(256, SCRATCH // (2 * columns)))
@@ -62,32 +64,19 @@ def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Confi
 
 
 def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:
-    """What is worth timing: the default first."""
-    default = choose(card, tokens, rows, columns, bits)
-    yield default
+    """What is worth timing, the default first; some of it twice."""
+    yield choose(card, tokens, rows, columns, bits)
     if tokens <= 4 * MOST_NARROW:
         narrow = _narrow(card, tokens, rows, columns, bits)
-        for block_rows in (1, 2, 4, 8):
-            for num_warps in (1, 2, 4, 8):
-                units = narrow.units // narrow.num_warps * num_warps
-                yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=units)
+        for block_rows, num_warps in product((1, 2, 4, 8), (1, 2, 4, 8)):
+            yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes)
     if tokens > 1:
-        wide = _wide(card, tokens, rows, columns)
         splits = (1,) if tokens > 256 else (1, 2, 4, 8)
-        for block_rows, block_tokens, num_warps in TILES[card.family]:
-            if block_tokens < 2 * max(16, tokens):
-                for block_columns in (64, 128):
-                    for split in splits:
-                        for num_stages in (2,) if card.family in (Family.RDNA, Family.CDNA) else (3, 4):
-                            yield replace(
-                                wide,
-                                block_rows=block_rows,
-                                block_tokens=block_tokens,
-                                num_warps=num_warps,
-                                block_columns=block_columns,
-                                split=split,
-                                num_stages=num_stages,
-                            )
+        stages = (2,) if card.family in (Family.RDNA, Family.CDNA) else (3, 4)
+        tiles = [tile for tile in TILES[card.family] if tile[1] < 2 * max(16, tokens)]
+        for tile, block_columns, split, num_stages in product(tiles, (64, 128), splits, stages):
+            block_rows, block_tokens, num_warps = tile
+            yield Wide(block_tokens, block_rows, block_columns, split, num_warps, num_stages)
     if tokens >= LEAST_UNPACKED // 4:
         for scratch in (SCRATCH // 4, SCRATCH, 4 * SCRATCH):
             yield Unpacked(max(256, scratch // (2 * columns)))
