@@ -108,7 +108,7 @@ def test_a_context_that_was_asked_for_and_has_no_room_is_refused(open_on: Callab
     assert none.value.fix
 
 
-@pytest.mark.parametrize("full_for", [1, 3])
+@pytest.mark.parametrize("full_for", [1, pytest.param(3, marks=pytest.mark.heavy)])
 def test_a_full_card_gives_steps_back_and_answers_stay_the_same(
     open_on: Callable[..., Any], expected: list[list[int]], full_for: int
 ) -> None:

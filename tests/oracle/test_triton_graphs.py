@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
@@ -18,6 +19,7 @@ MODEL = TinyModel("llama", hidden_size=64, n_heads=2, n_kv_heads=1, ffn_size=64,
 DTYPE = torch.float16
 
 
+@pytest.mark.heavy  # half a minute in the interpreter
 def test_graphs_give_the_same_bits(tmp_path: Path) -> None:
     path = MODEL.write(tmp_path / "tiny.gguf")
     recorder = FakeRecorder()

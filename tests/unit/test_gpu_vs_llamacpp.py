@@ -41,6 +41,7 @@ def run(folder: Path, *options: str) -> tuple[str, dict[str, object]]:
     return done.stdout, json.loads((folder / "out.json").read_text())
 
 
+@pytest.mark.heavy  # 20 s: the same way as the next one's, over all rows
 def test_it_measures_and_checks_all(tmp_path: Path) -> None:
     programs = fake_llama_bench.install(tmp_path / "bin")
     printed, result = run(tmp_path, "--llamacpp-binaries", str(programs), "--dtype", "float32", "--minutes", "5")
