@@ -19,13 +19,13 @@ from hf_folder import convert
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "bench"
 ROWSPAN = (sys.executable, "-c", "from rowspan.cli.main import main; main()")
-CONFIGURATIONS = ("-sm", "none,layer,row", "-dev", "cpu:0", "-dev", "cpu:0,cpu:1")
+# The machine as one device, for all engines; its halves, for the one that splits a model over parts of a processor.
+WHOLE = ("-sm", "none", "-dev", "cpu:0")
+HALVES = ("-sm", "none,layer,row", "-dev", "cpu:0,cpu:1")
 # One run each, so that no test is combined with all the others: rates, depth, concurrency.
-RUNS = (
-    ("-p", "512", "-n", "128,1024"),
-    ("-p", "512", "-n", "128", "-d", "4096"),
-    ("-p", "0", "-n", "128", "-np", "4,16"),
-)
+RATES = ("-p", "512", "-n", "128,1024")
+DEPTH = ("-p", "512", "-n", "128", "-d", "4096")
+CONCURRENCY = ("-p", "0", "-n", "128", "-np", "4,16")
 
 
 def main() -> None:
@@ -36,18 +36,24 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=DOCS)
     options.add_argument("--database", type=Path, default=Path("bench-report.sqlite"), help="begun anew")
     given = options.parse_args()
-    models = [str(given.model)]
-    if "vllm" in given.backend.split(","):
-        folder = given.model.with_suffix(".hf")
-        if not folder.exists():
-            convert(given.model, folder)
-        models.append(str(folder))
+    backends = given.backend.split(",")
+    folder = given.model.with_suffix(".hf")
+    if "vllm" in backends and not folder.exists():
+        convert(given.model, folder)
     given.database.unlink(missing_ok=True)
     # vLLM takes a share of all memory else, so that the others would not fit beside it.
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "ROWSPAN_BENCH_DB": str(given.database)}
-    common = ("-m", ",".join(models), "--backend", given.backend, "-r", str(given.repetitions), *CONFIGURATIONS)
-    for run in RUNS:
-        _rowspan(("bench", *common, *run), environment)
+
+    def bench(engines: Sequence[str], *options: str) -> None:
+        models = [given.model, folder] if "vllm" in engines else [given.model]
+        common = ("-m", ",".join(map(str, models)), "--backend", ",".join(engines), "-r", str(given.repetitions))
+        _rowspan(("bench", *common, *options), environment)
+
+    for tests in (RATES, DEPTH, CONCURRENCY):
+        # vLLM keeps nothing of a prompt from one measurement to the next, and computes one of 4096 tokens for a minute.
+        bench([name for name in backends if name != "vllm" or tests is not DEPTH], *WHOLE, *tests)
+        if "native" in backends:
+            bench(["native"], *HALVES, *tests)
     _rowspan(("report", "--all", "-o", str(given.out)), environment)
 
 
