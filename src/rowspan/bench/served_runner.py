@@ -70,9 +70,15 @@ class ServedRunner:
         else:
             seconds = sum(one.prompt * bool(prompt) + one.generation * bool(generated) for one in answers)
             seconds -= sum(one.prompt for one in before)
+        if seconds <= 0:
+            raise EngineError(
+                f"{workload.name} took no longer than the {depth} tokens before it alone.",
+                why="It is the difference of two times, which other work on this machine has upset.",
+                fix="Let the machine do nothing else, and measure again.",
+            )
         every = [*answers, *before]
         waited, accounted = sum(one.waited for one in every), sum(one.prompt + one.generation for one in every)
-        return Sample(max(1, round(seconds * NS)), round(waited * NS), round(accounted * NS))
+        return Sample(round(seconds * NS), round(waited * NS), round(accounted * NS))
 
     def peak_memory(self) -> int:
         return peak_memory(self._processes)
