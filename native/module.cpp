@@ -132,10 +132,10 @@ void bind_program(nb::module_& module) {
                  program.write_cache(at<float>(x), kv_heads, size, cache_side(side));
              })
         .def("attention",
-             [](Program& program, uintptr_t q, const Side& k, const Side& v, size_t kv_heads, size_t group, size_t size,
-                size_t window, bool exact, uintptr_t out) {
-                 program.attention(at<float>(q), cache_side(k), cache_side(v), {kv_heads, group, size, window}, exact,
-                                   at<float>(out));
+             [](Program& program, int rows, uintptr_t q, const Side& k, const Side& v, size_t kv_heads, size_t group,
+                size_t size, size_t window, bool exact, uintptr_t out) {
+                 program.attention(static_cast<Rows>(rows), at<float>(q), cache_side(k), cache_side(v),
+                                   {kv_heads, group, size, window}, exact, at<float>(out));
              })
         .def("all_reduce",
              [](Program& program, RowGroup& group, int rows, uintptr_t x, size_t width, bool contributes,

@@ -93,16 +93,17 @@ void Program::write_cache(const float* x, size_t kv_heads, size_t size, const Ca
             [=](Range rows) { kernels_.write_cache(x, kv_heads, size, step_.cache_slots, side, rows); });
 }
 
-void Program::attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
-                        float* out) {
+void Program::attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads,
+                        bool exact, float* out) {
     const auto work = [=] {
+        const bool all = rows == Rows::tokens;
         return Attention{q,
                          out,
                          k,
                          v,
                          step_.sequences,
-                         step_.starts,
-                         step_.positions,
+                         all ? step_.starts : output_starts_.data(),
+                         all ? step_.positions : output_positions_.data(),
                          step_.slots,
                          step_.slot_stride,
                          heads.kv_heads,
@@ -152,6 +153,14 @@ void Program::receive(StageLink& link, size_t receiver, size_t width, float* out
 
 void Program::begin(const Step& step) {
     step_ = step;
+    output_starts_.clear();
+    output_positions_.clear();
+    for (size_t sequence = 0, row = 0;; ++sequence) {
+        for (; row < step.outputs && step.output_rows[row] < step.starts[sequence]; ++row)
+            output_positions_.push_back(step.positions[step.output_rows[row]]);
+        output_starts_.push_back(static_cast<int64_t>(row));
+        if (sequence == step.sequences) break;
+    }
     for (size_t i = 0; i < exchanges_.size(); ++i) {
         first_acts_[i] = acts_;
         acts_ += exchanges_[i]();

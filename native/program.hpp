@@ -23,7 +23,7 @@ struct Step {
     const int64_t* slots;
     size_t slot_stride;
     size_t outputs;
-    const int64_t* output_rows;  // tokens whose logits are wanted
+    const int64_t* output_rows;  // tokens whose logits are wanted; those of a sequence follow one another
 };
 
 // What a call is about: all tokens, or those whose logits are wanted.
@@ -69,7 +69,7 @@ class Program {
                 float* y);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
-    void attention(const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact, float* out);
+    void attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact, float* out);
 
     // With other ranks. A program has one row group at most, and one link to each side.
     void all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes, const float* residual,
@@ -99,6 +99,7 @@ class Program {
     Pool& pool_;
     std::atomic<uint64_t>* const progress_;
     Step step_{};
+    std::vector<int64_t> output_starts_, output_positions_;  // the step's, as if it had its output rows only
     uint32_t steps_ = 0;  // before this one
     uint32_t acts_ = 0;   // of the row group, before this step
     std::vector<std::function<uint32_t()>> exchanges_;  // how many acts each takes in this step

@@ -61,10 +61,12 @@ class SingleRank:
         self.block_size = block_size
         self._forward = kernels.capture(model.forward, StepLimits(n_slots, outputs or n_slots, n_blocks, block_size))
 
-    def step(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Logits of every token of the step, (T, vocabulary)."""
+    def step(self, chunks: Sequence[Chunk], *, every_token: bool = True) -> Tensor:
+        """Logits of every token of the step, (T, vocabulary), or of those only that an engine asks for."""
         inputs = step_inputs(StepPlan(0, tuple(chunks)), self.block_size)
-        logits = self._forward(replace(inputs, output_rows=np.arange(len(inputs.tokens))))
+        if every_token:
+            inputs = replace(inputs, output_rows=np.arange(len(inputs.tokens)))
+        logits = self._forward(inputs)
         assert logits is not None
         return torch.as_tensor(logits).clone()
 

@@ -52,6 +52,28 @@ def test_logits_agree_with_transformers(case: str, isa: str, tmp_path: Path) -> 
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("window", [None, 9])
+def test_rows_that_nobody_asks_for_are_left_out_of_the_last_layer(tmp_path: Path, isa: str, window: int | None) -> None:
+    """The others get the same bits, beside prompts that are not at their end, and what is cached is the same."""
+    arch = "llama" if window is None else "mistral"
+    tiny = TinyModel(arch, n_heads=9, n_kv_heads=3, hidden_size=288, sliding_window=window)
+    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), isa=isa)
+    rng = random.Random(isa)
+    tokens = [tuple(rng.choices(range(engine.spec.vocab_size), k=n)) for n in (64, 40, 33, 1, 64)]
+    blocks = [tuple(range(3 * i, 3 * i + 3)) for i in range(5)]
+    samples = (False, True, False, True, False)
+    step = [Chunk(i, tokens[i], 0, blocks[i], samples[i]) for i in range(5)]
+    later = [Chunk(i, (7,), len(tokens[i]), blocks[i], True) for i in range(5)]
+
+    expected, expected_later = engine.step(step), engine.step(later)
+    found, found_later = engine.step(step, every_token=False), engine.step(later, every_token=False)
+    ends = torch.tensor([len(part) for part in tokens]).cumsum(0) - 1
+    assert torch.equal(found, expected[ends[[1, 3]]])
+    assert torch.equal(found_later, expected_later)
+    assert engine.step(step[:1], every_token=False).shape == (0, engine.spec.vocab_size)
+
+
 def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
     """The converter stores Llama-3 scaling as one divisor per frequency. The same divisors go into transformers by
     hand: it works them out itself only for its own parameters."""

@@ -71,6 +71,20 @@ class StepInputs:
         slots = (padded[:, :, None] * self.block_size + np.arange(self.block_size)).reshape(len(padded), -1)
         return np.ascontiguousarray(slots[:, :width])
 
+    @cached_property
+    def of_outputs(self) -> StepInputs:
+        """The step as if its output rows were all its tokens. Those of a sequence must follow one another."""
+        rows = self.output_rows
+        return StepInputs(
+            tokens=self.tokens[rows],
+            positions=self.positions[rows],
+            cache_slots=self.cache_slots[rows],
+            starts=np.searchsorted(rows, self.starts),
+            blocks=self.blocks,
+            block_size=self.block_size,
+            output_rows=np.arange(len(rows)),
+        )
+
 
 @dataclass(frozen=True)
 class StepLimits:
@@ -235,4 +249,8 @@ class Kernels(Protocol[Array]):
 
     def outputs(self, x: Array, inputs: Any) -> Array:
         """The rows whose logits are wanted, (N, width)."""
+        ...
+
+    def of_outputs(self, inputs: Any) -> Any:
+        """Inputs for the attention of these rows alone: `StepInputs.of_outputs` in the kernels' own form."""
         ...

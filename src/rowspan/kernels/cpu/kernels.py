@@ -216,9 +216,10 @@ class CpuKernels:
         heads = (cache.kv_heads, group, cache.head_dim, window or 0)
         sides = (cache.k.native, cache.v.native)
         self._trace.op(
-            lambda program, at: program.attention(at(q), *sides, *heads, not self._int8, at(out)),
+            lambda program, at: program.attention(q.rows, at(q), *sides, *heads, not self._int8, at(out)),
             [q, cache.k, cache.v],
             out,
+            rows=q.rows,
             by_rows=False,
         )
         return out
@@ -237,6 +238,9 @@ class CpuKernels:
         out = Value(Rows.OUTPUTS, x.width)
         self._trace.op(lambda program, at: program.select(at(x), x.width, at(out)), [x], out, rows=Rows.OUTPUTS)
         return out
+
+    def of_outputs(self, inputs: Any) -> Any:
+        return inputs  # a value tells what it has rows for
 
     def _write(self, x: Value, cache: Cache, side: CacheSide) -> None:
         self._trace.op(

@@ -40,7 +40,7 @@ def write_cache(cache: Cache, slots: Tensor, k: Tensor, v: Tensor) -> None:
 
 def attention(q: Tensor, cache: Cache, groups: Sequence[AttentionGroup], window: int | None) -> Tensor:
     """q (T, H·G·D) → the same."""
-    heads = q.view(q.shape[0], -1, cache.k.shape[2])
+    heads = q.view(q.shape[0], q.shape[1] // cache.k.shape[2], cache.k.shape[2])  # also of no rows
     out = torch.empty_like(heads)
     if heads.shape[1]:
         for group in groups:

@@ -31,12 +31,27 @@ class TensorInputs:
     cache_slots: Tensor
     groups: Sequence[AttentionGroup]
     output_rows: Tensor
+    groups_of_outputs: Sequence[AttentionGroup]  # of the output rows alone
 
 
 def tensor_inputs(inputs: StepInputs, device: torch.device) -> TensorInputs:
+    every_row = len(inputs.output_rows) == len(inputs.tokens)
+    groups = _groups(inputs, device)
+    return TensorInputs(
+        tokens=torch.from_numpy(inputs.tokens).to(device),
+        positions=torch.from_numpy(inputs.positions).to(device),
+        cache_slots=torch.from_numpy(inputs.cache_slots).to(device),
+        groups=groups,
+        output_rows=torch.from_numpy(inputs.output_rows).to(device),
+        groups_of_outputs=groups if every_row else _groups(inputs.of_outputs, device),
+    )
+
+
+def _groups(inputs: StepInputs, device: torch.device) -> list[AttentionGroup]:
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for sequence, length in enumerate((inputs.starts[1:] - inputs.starts[:-1]).tolist()):
-        by_length[length].append(sequence)
+        if length:
+            by_length[length].append(sequence)
     groups = []
     for length, members in by_length.items():
         rows = torch.from_numpy(inputs.starts[members])[:, None] + torch.arange(length)
@@ -44,10 +59,4 @@ def tensor_inputs(inputs: StepInputs, device: torch.device) -> TensorInputs:
         slots = torch.from_numpy(inputs.slots[members])
         lengths = (positions[:, -1] + 1).tolist()
         groups.append(AttentionGroup(rows.to(device), positions.to(device), slots.to(device), lengths))
-    return TensorInputs(
-        tokens=torch.from_numpy(inputs.tokens).to(device),
-        positions=torch.from_numpy(inputs.positions).to(device),
-        cache_slots=torch.from_numpy(inputs.cache_slots).to(device),
-        groups=groups,
-        output_rows=torch.from_numpy(inputs.output_rows).to(device),
-    )
+    return groups

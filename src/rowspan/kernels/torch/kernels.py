@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,9 @@ class TorchKernels:
 
     def outputs(self, x: Tensor, inputs: TensorInputs) -> Tensor:
         return x[inputs.output_rows]
+
+    def of_outputs(self, inputs: TensorInputs) -> TensorInputs:
+        return replace(inputs, groups=inputs.groups_of_outputs)
 
 
 def _tensor(raw: NDArray[np.uint8]) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +33,22 @@ class CardInputs:
     output_rows: Tensor | None  # (N,); None: all of them
     block_size: int
     max_query: int  # most tokens of one sequence
+
+    @cached_property
+    def of_outputs(self) -> CardInputs:
+        """As that of `StepInputs`."""
+        rows = self.output_rows
+        if rows is None:
+            return self
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            positions=self.positions[rows],
+            cache_slots=self.cache_slots[rows],
+            starts=torch.searchsorted(rows, self.starts, out_int32=True),
+            output_rows=None,
+            max_query=min(self.max_query, len(rows)),
+        )
 
 
 class InputBuffers:

@@ -207,3 +207,6 @@ class TritonKernels:
 
     def outputs(self, x: Tensor, inputs: CardInputs) -> Tensor:
         return x if inputs.output_rows is None else x.index_select(0, inputs.output_rows)
+
+    def of_outputs(self, inputs: CardInputs) -> CardInputs:
+        return inputs.of_outputs
