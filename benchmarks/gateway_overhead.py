@@ -2,7 +2,8 @@
 
     python benchmarks/gateway_overhead.py model.gguf [ROUNDS]
 
-Both servers share the machine with this client, so it wants to be quiet. Prints every round, then medians.
+Both servers share the machine with this client, so it wants to be quiet. Prints every round, then how much is lost, and
+how sure that is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -22,8 +23,9 @@ import uvloop
 
 from rowspan.backends.child import Address, free_port
 from rowspan.backends.http_stream import events
+from rowspan.bench.change import change
 
-STREAMS, TOKENS, PROMPTS = 16, 128, 15
+STREAMS, TOKENS, PROMPTS = 16, 64, 10
 ROWSPAN = [sys.executable, "-c", "from rowspan.cli.main import main; main()"]
 WORDS = ("alpha", "river", "stone", "cloud", "seven", "green", "under", "quiet")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -71,30 +73,34 @@ async def throughput(address: Address) -> float:
     return STREAMS * TOKENS / (time.perf_counter() - began)
 
 
-async def latency(address: Address, path: str) -> float:
-    """Median milliseconds to the first token of one request at a time."""
+async def added_latency(direct: Address, through: Address, path: str) -> list[float]:
+    """Milliseconds by which the first token comes later, of requests one by one, both ways in turn. Prompts are short:
+    what passes through the gateway does not depend on them, and how long they compute only hides it."""
     found = []
     for _ in range(PROMPTS):
-        what = {"messages": [{"role": "user", "content": text(60)}]} if path == CHAT else {"prompt": text(60)}
-        found.append(await first_token(address, path, {**what, "max_tokens": 1}))
-    return 1000 * statistics.median(found)
+        what = {"messages": [{"role": "user", "content": text(4)}]} if path == CHAT else {"prompt": text(4)}
+        first, second = [await first_token(one, path, {**what, "max_tokens": 1}) for one in (direct, through)]
+        found.append(1000 * (second - first))
+    return found
 
 
-async def measure(addresses: Sequence[Address], rounds: int) -> None:
-    rows: tuple[list[tuple[float, float, float]], ...] = ([], [])
-    for address in addresses:
+async def measure(direct: Address, through: Address, rounds: int) -> None:
+    rates: tuple[list[float], list[float]] = ([], [])
+    later: dict[str, list[float]] = {COMPLETIONS: [], CHAT: []}
+    for address in (direct, through):
         await throughput(address)
     for number in range(rounds):
         for place in (0, 1) if number % 2 else (1, 0):
-            one = addresses[place]
-            rows[place].append((await throughput(one), await latency(one, COMPLETIONS), await latency(one, CHAT)))
-        print("direct {:.1f} t/s {:.2f} {:.2f} ms".format(*rows[0][-1]), end=", ")
-        print("through Rowspan {:.1f} t/s {:.2f} {:.2f} ms".format(*rows[1][-1]), flush=True)
-    direct, through = ([statistics.median(column) for column in zip(*side, strict=True)] for side in rows)
-    print(f"throughput {through[0] / direct[0] - 1:+.1%}")
-    print(f"first token: completions {through[1] - direct[1]:+.2f} ms, chat {through[2] - direct[2]:+.2f} ms")
+            rates[place].append(await throughput((direct, through)[place]))
+        for path, found in later.items():
+            found.extend(await added_latency(direct, through, path))
+        print(f"direct {rates[0][-1]:.1f} t/s, through Rowspan {rates[1][-1]:.1f} t/s", flush=True)
+    print(f"throughput {change(*rates)}")
+    for path, found in later.items():
+        low, middle, high = statistics.quantiles(found)
+        print(f"first token, {path}: {middle:+.2f} ms (half of all between {low:+.2f} and {high:+.2f})")
 
 
 if __name__ == "__main__":
     with serving(sys.argv[1]) as found:
-        uvloop.run(measure(found, int(sys.argv[2]) if len(sys.argv) > 2 else 9))
+        uvloop.run(measure(*found, int(sys.argv[2]) if len(sys.argv) > 2 else 15))
