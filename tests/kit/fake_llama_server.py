@@ -4,8 +4,8 @@ It speaks as much of llama-server as Rowspan uses. What goes wrong is said by en
 
 FAKE_LOAD: seconds until it answers. FAKE_DIE: `load` (it ends while loading), `once:FILE` (so until FILE exists),
 `answer` (it is killed in the middle of one). FAKE_ANSWER: `nonsense`, `error`, `garbage` (no HTTP at all), `short` (it
-ends without a reason). FAKE_CHILD: a file that gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF:
-it ignores SIGTERM itself.
+ends without a reason). FAKE_SPIN: a process that it starts computes all the time, for nothing. FAKE_CHILD: a file that
+gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF: it ignores SIGTERM itself.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ def main() -> None:
     if file := os.environ.get("FAKE_CHILD"):
         deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         Path(file).write_text(str(subprocess.Popen([sys.executable, "-c", deaf]).pid))
+    if os.environ.get("FAKE_SPIN"):
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
     print("loading the model", flush=True)
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
     kind, _, flag = os.environ.get("FAKE_DIE", "").partition(":")

@@ -59,6 +59,12 @@ class _Runner:
             raise RowspanError("It is broken.")
         return Sample(1_000_000)
 
+    def processes(self) -> list[int]:
+        return []
+
+    def rouse(self) -> None:
+        raise NotImplementedError("it has nothing to pause")
+
     def peak_memory(self) -> int | None:
         return 7
 

@@ -22,8 +22,9 @@ from kit import fake_llama_server
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 
+from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.programs import find_llamacpp_program
-from rowspan.backends.protocol import Backend, BackendName, Format, Model, Piece, SamplingParams, Timings
+from rowspan.backends.protocol import BackendName, Format, Model, Piece, SamplingParams, Timings
 from rowspan.bench.grid import Grid, Workload, workloads
 from rowspan.bench.hf_folder import read_folder
 from rowspan.bench.job import Job
@@ -60,6 +61,9 @@ class Engine:
     def stop(self) -> None:
         self.calls.append("stop")
 
+    def processes(self) -> list[int]:
+        return []
+
     async def sleep(self) -> None:
         self.calls.append("sleep")
 
@@ -78,7 +82,7 @@ class Engine:
 
 
 def runner(engine: Engine) -> ServedRunner:
-    return ServedRunner(cast("Backend", engine), VOCABULARY)
+    return ServedRunner(cast("ChildBackend", engine), VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +299,8 @@ def test_a_real_llama_server_and_llama_bench(tmp_path: Path) -> None:
     assert len(served) == len(work)
     assert all(0 < row["client_share"] <= 1.05 for row in served)
     assert all(row["peak_memory_bytes"] > 0 and row["load_seconds"] > 0 for row in served)
+    assert {row["others_paused"] for row in rows if row["engine"] == "native"} == {1}, "llama-server, from then on"
+    assert {row["others_running"] for row in rows} == {0}
     if shutil.which("llama-bench"):
         assert sum(row["engine"] == "llama-bench" for row in rows) == len(work) / 2
     assert os.listdir(tmp_path / "logs")

@@ -71,6 +71,7 @@ def _end(child: int, seconds: float) -> int:
     """Ask the command's group to end, and make it after so many seconds."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGTERM)
+        os.killpg(child, signal.SIGCONT)  # one that is stopped would not hear of it
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)

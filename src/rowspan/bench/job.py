@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,14 @@ class Runner(Protocol):
 
     def measure(self, workload: Workload) -> Sample:
         """One repetition of what was prepared."""
+        ...
+
+    def processes(self) -> Sequence[int]:
+        """Ids of those that run now: they may be paused while it is not measured, with all that descends from them."""
+        ...
+
+    def rouse(self) -> None:
+        """Its processes were paused, and run again: have them do a little, untimed."""
         ...
 
     def peak_memory(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from rowspan.backends import vllm_flags
-from rowspan.backends.choose import open_backend
+from rowspan.backends.choose import open_child
 from rowspan.backends.protocol import BackendName, Model, Setup
 from rowspan.bench.demand import CACHE_VALUE_BYTES, Demand
 from rowspan.bench.job import Job
@@ -65,7 +65,7 @@ def served_job(
     if batch is not None and name == BackendName.LLAMACPP:
         backend = replace(backend, arguments=(*backend.arguments, "--batch-size", str(batch)))
     setup = Setup(known.model, config, ALWAYS | _given(config), backend)
-    opened = open_backend(name, setup)
+    opened = open_child(name, setup)
     position = known.demand.cache_values * CACHE_VALUE_BYTES if known.demand else 0
     cache_bytes = _vllm_cache_bytes() if name == BackendName.VLLM else config.parallel * room * position
     return Job(

@@ -82,6 +82,12 @@ def bench(
     cool_below: Annotated[
         float | None, typer.Option("--cool-below", help="Wait before every repetition until all is below so many °C.")
     ] = None,
+    pause_others: Annotated[
+        bool,
+        typer.Option(
+            "--pause-others/--no-pause-others", help="Engines that are loaded do not run while another is measured."
+        ),
+    ] = True,
     wake: Annotated[bool, typer.Option("--wake", help="Also measure how long each engine takes to wake up.")] = False,
     backend_args: Annotated[
         str, typer.Option("--backend-args", help="Options for llama-server, or for vLLM, as these name them.")
@@ -159,7 +165,7 @@ def bench(
     typed |= {"n_batch": batch, "n_ubatch": ubatch or batch}
     threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
     ceilings = {} if no_ceilings else _ceilings(threads_used)
-    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake)
+    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake, pause_others)
     with _kept(no_store) as keep, BenchProgress() as progress:
         shown = [name for name in OPTIONAL if typed.get(name)]
         expected = Expected(shown, [job.fields for job in jobs], [workload.name for workload in work])
