@@ -193,14 +193,14 @@ def test_only_the_one_that_is_measured_runs() -> None:
     assert seen[:4] == [("a measured", []), ("b measured", ["a"]), ("a roused", ["b"]), ("a measured", ["b"])]
     assert seen[4:6] == [("b roused", ["a"]), ("b measured", ["a"])]
     assert sorted(seen[6:]) == [("a closed", []), ("b closed", [])], "what is stopped would not hear that it is to end"
-    assert [(row["others_paused"], row["others_running"]) for row in rows] == [(1, 0), (1, 0)]
+    assert [(row["other_engines_paused"], row["other_engines_running"]) for row in rows] == [(1, 0), (1, 0)]
 
 
 def test_all_run_where_that_is_wished() -> None:
     jobs, seen = spinning_jobs("a", "b")
     rows = measure(jobs, pause_others=False)
     assert [held for _, held in seen] == [[]] * 6
-    assert [(row["others_paused"], row["others_running"]) for row in rows] == [(0, 1), (0, 1)]
+    assert [(row["other_engines_paused"], row["other_engines_running"]) for row in rows] == [(0, 1), (0, 1)]
 
 
 def test_one_that_cannot_be_paused_is_told_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def _state_differs(name: str, one: Any, other: Any) -> bool:
         return bool(abs(one - other) > LOAD_SHARE)
     if name == "throttle_events":
         return bool(one) != bool(other)
-    if name == "others_paused":
+    if name == "other_engines_paused":
         return False  # they take no more than memory
     if name == "card_links_loaded":
         return True
