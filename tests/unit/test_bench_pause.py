@@ -28,7 +28,7 @@ from rowspan.bench.run import Procedure, measure_jobs
 from rowspan.bench.served_runner import ServedRunner
 from rowspan.bench.stopper import Stopper
 from rowspan.errors import EngineError
-from rowspan.plan.device import parse_devices
+from rowspan.plan.device import Device, parse_devices
 from rowspan.plan.split import SplitMode
 
 PP, TG = Workload(8, 0), Workload(0, 4)
@@ -175,7 +175,9 @@ def spinning_jobs(*names: str) -> tuple[list[Job], list[tuple[str, list[str]]]]:
 
     def job(name: str) -> Job:
         fields = {"engine": name, "n_threads": 1}
-        return Job(name, fields, lambda: _Runner(name, seen, running), memory_bytes=1, on_cards=False, demand=None)
+        return Job(
+            name, fields, lambda: _Runner(name, seen, running), memory_bytes=1, devices=(Device("cpu", 0),), demand=None
+        )
 
     return [job(name) for name in names], seen
 
@@ -248,7 +250,9 @@ def served(tmp_path: Path) -> Job:
     def start() -> ServedRunner:
         return ServedRunner(fake_backend(setup), 50)
 
-    return Job("served", {"engine": "served", "n_threads": 1}, start, memory_bytes=1, on_cards=False, demand=None)
+    return Job(
+        "served", {"engine": "served", "n_threads": 1}, start, memory_bytes=1, devices=(Device("cpu", 0),), demand=None
+    )
 
 
 def seconds_of(processes: list[psutil.Process]) -> float:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from rowspan.bench.job import Job, Runner, Sample
 from rowspan.bench.link_watch import LinkWatch
 from rowspan.bench.pool import Others, Pool, fit_together
 from rowspan.bench.results import result_fields
-from rowspan.bench.roofline import Ceilings, ceiling_fields
+from rowspan.bench.roofline import Roofs, ceiling_fields
 from rowspan.bench.time_left import TimeLeft
 from rowspan.errors import RowspanError, UsageError
 
@@ -94,19 +94,19 @@ def measure_jobs(
     work: Sequence[Workload],
     procedure: Procedure,
     on_progress: Callable[[Progress], None],
-    ceilings: Mapping[int, Ceilings] | None = None,
+    roofs: Roofs | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
     one, and then KeyboardInterrupt goes on. A job that fails is left out from then on, and its error raised at the end.
 
     Args:
-        ceilings: by number of threads.
+        roofs: the machine's ceilings, where they are known.
 
     Raises:
         UsageError: it should wait for a temperature that cannot be read.
         RowspanError: a job could not be loaded, or failed.
     """
-    with _Bench(jobs, work, procedure, on_progress, ceilings or {}) as bench:
+    with _Bench(jobs, work, procedure, on_progress, roofs or Roofs()) as bench:
         yield from bench.rows()
 
 
@@ -117,9 +117,9 @@ class _Bench:
         work: Sequence[Workload],
         procedure: Procedure,
         on_progress: Callable[[Progress], None],
-        ceilings: Mapping[int, Ceilings],
+        roofs: Roofs,
     ) -> None:
-        self._procedure, self._on_progress, self._ceilings = procedure, on_progress, ceilings
+        self._procedure, self._on_progress, self._roofs = procedure, on_progress, roofs
         self._root, rig = this_machine()
         self._machine = machine_fields(rig, self._root)
         self._cards = rig.compute_cards
@@ -222,7 +222,6 @@ class _Bench:
         job, workload = cell.job, cell.workload
         results, facts = result_fields(workload, cell.samples), cell.runner.facts
         tokens = workload.n_tokens * len(cell.samples)
-        ceilings = self._ceilings.get(job.fields["n_threads"])
         return complete(
             {
                 **self._machine,
@@ -230,7 +229,7 @@ class _Bench:
                 **asdict(workload),
                 **results,
                 **state_fields(cell.before, cell.after),
-                **ceiling_fields(ceilings, job, workload, results["median_ts"]),
+                **ceiling_fields(self._roofs.of(job), job, workload, results["median_ts"]),
                 "test_time": cell.started,
                 "load_seconds": round(facts.load_seconds, 3),
                 "weight_bytes": facts.weight_bytes,
