@@ -121,6 +121,7 @@ def test_a_job_that_fails_is_left_out_and_the_others_go_on() -> None:
     with pytest.raises(RowspanError, match="broken"):
         next(rows)
     assert "b tg4" not in bench.done
+    assert bench.done.index("b closes") < bench.done.index("a tg4"), "nor does it run any more"
 
 
 def test_engines_are_closed_when_nobody_wants_more_rows() -> None:
