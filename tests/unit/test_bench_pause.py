@@ -18,15 +18,19 @@ from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 from kit.leftovers import leftovers
 
+from rowspan.backends.programs import find_llamacpp_program
+from rowspan.backends.protocol import BackendName, Format, Model
 from rowspan.bench import pool as pool_module
 from rowspan.bench.grid import Grid, Workload
 from rowspan.bench.job import Job, LoadFacts, Sample
-from rowspan.bench.native import native_jobs
+from rowspan.bench.native import gguf_facts, native_jobs
 from rowspan.bench.pause import Pauser
 from rowspan.bench.pool import Others, Pool
 from rowspan.bench.run import Procedure, measure_jobs
+from rowspan.bench.served import ServedModel, served_job
 from rowspan.bench.served_runner import ServedRunner
 from rowspan.bench.stopper import Stopper
+from rowspan.config import BackendConfig, EngineConfig
 from rowspan.errors import EngineError
 from rowspan.plan.device import Device, parse_devices
 from rowspan.plan.split import SplitMode
@@ -259,20 +263,32 @@ def seconds_of(processes: list[psutil.Process]) -> float:
     return sum(process.cpu_times().user + process.cpu_times().system for process in processes)
 
 
+@pytest.fixture(params=["fake", "llama-server"])
+def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Job, int]:
+    """And how many processes it has."""
+    if request.param == "fake":
+        monkeypatch.setenv("FAKE_SPIN", "1")
+        return served(tmp_path), 2
+    if find_llamacpp_program("llama-server", BackendConfig()) is None:
+        pytest.skip("no llama-server in PATH")
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "served.gguf")
+    model = ServedModel(Model("tiny", str(path), Format.GGUF), *gguf_facts(path)[:2], vocabulary=50)
+    config = EngineConfig(path, context_size=64, parallel=1, threads=1, split_mode=SplitMode.NONE)
+    return served_job(BackendName.LLAMACPP, model, config, BackendConfig(log_folder=tmp_path / "logs")), 1
+
+
 def test_a_server_s_whole_tree_rests_while_native_workers_compute_and_the_other_way_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: tuple[Job, int]
 ) -> None:
-    monkeypatch.setenv("FAKE_SPIN", "1")
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
-    jobs = [*native(path, SplitMode.ROW), served(tmp_path)]
+    jobs = [*native(path, SplitMode.ROW), server[0]]
     work = Workload(0, 3)
     with leftovers() as left:
         with Pool(True, lambda text: None, pause_others=True) as pool:
             for job in jobs:
                 pool.runner(job).prepare(work, warm_up=True)
             trees = [[one for root in pool.runner(job).processes() for one in _tree(root)] for job in jobs]
-            assert len(trees[0]) == 2
-            assert len(trees[1]) == 2, "the server, and what it has started; not the guardian"
+            assert [len(tree) for tree in trees] == [2, server[1]], "two workers; the server, without its guardian"
             for measured, resting in ((0, 1), (1, 0), (0, 1)):
                 runner = pool.runner(jobs[measured])
                 before = seconds_of(trees[resting])
@@ -281,6 +297,7 @@ def test_a_server_s_whole_tree_rests_while_native_workers_compute_and_the_other_
                 assert seconds_of(trees[resting]) == before
                 assert all(map(is_stopped, trees[resting]))
                 assert not any(map(is_stopped, trees[measured]))
+                assert pool.others == Others(running=0, paused=1)
         assert eventually(lambda: not left())
 
 

@@ -299,10 +299,6 @@ def test_a_real_llama_server_and_llama_bench(tmp_path: Path) -> None:
     assert len(served) == len(work)
     assert all(0 < row["client_share"] <= 1.05 for row in served)
     assert all(row["peak_memory_bytes"] > 0 and row["load_seconds"] > 0 for row in served)
-    assert {row["other_engines_paused"] for row in rows if row["engine"] == "native"} == {1}, (
-        "llama-server, from then on"
-    )
-    assert {row["other_engines_running"] for row in rows} == {0}
     if shutil.which("llama-bench"):
         assert sum(row["engine"] == "llama-bench" for row in rows) == len(work) / 2
     assert os.listdir(tmp_path / "logs")
