@@ -51,6 +51,7 @@ def main(seconds: float, command: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     shared.look(child)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if has_ended else _end(child, seconds)
+    shared.look(child)  # at its orphans
     _sweep()
     shared.remove()
     _remove(folder)
@@ -75,10 +76,10 @@ class Shared:
     def look(self, child: int) -> None:
         """At all that has descended from this process, of which the child may just have died."""
         pids = [child, *_descendants(os.getpid())]
-        self._found = {name for pid in pids for name in self._mapped(pid)}
         openmp = tuple(f"{self.OPENMP}{pid}_" for pid in pids)
-        self._found |= {name for name in self._names() if name.startswith(openmp)}
-        self._found -= self._before
+        found = {name for pid in pids for name in self._mapped(pid)}
+        found |= {name for name in self._names() if name.startswith(openmp)}
+        self._found |= found - self._before
 
     def remove(self) -> None:
         """When all of them have ended."""
