@@ -40,6 +40,7 @@ from gpu.sides import LlamaCpp, Rowspan, Side  # noqa: E402
 from peers.engine import run  # noqa: E402
 from peers.figures import Figure  # noqa: E402
 
+from rowspan.bench import card_ceilings  # noqa: E402
 from rowspan.bench.circumstances import look, machine_fields, this_machine  # noqa: E402
 from rowspan.bench.demand import Demand  # noqa: E402
 from rowspan.plan.device import parse_devices  # noqa: E402
@@ -103,7 +104,7 @@ class Benchmark:
         self._measure(ours)
 
     def _measure_ceilings(self) -> None:
-        self._ceilings = json.loads(run([sys.executable, HERE / "gpu" / "ceilings.py", str(self._device)]))
+        self._ceilings = card_ceilings.ask(str(self._device))
 
     def _begin_build(self) -> Build:
         return Build(self._options.llamacpp_source, self._options.folder / "llamacpp", self._ceilings or {})

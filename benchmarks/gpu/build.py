@@ -44,7 +44,7 @@ class Build:
         Args:
             source: llama.cpp's folder, an archive, or either of a package that holds it.
             folder: for sources and results; kept.
-            device: what `ceilings.py` says of the device.
+            device: what `rowspan.bench.card_ceilings` says of the device.
 
         Raises:
             EngineFailed: there are no sources there.

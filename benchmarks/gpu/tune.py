@@ -1,4 +1,4 @@
-"""Tunes Rowspan's linear kernels on a card for the matrices of some models: a program of its own, as ceilings.py is.
+"""Tunes Rowspan's linear kernels on a card for the matrices of some models: a program of its own.
 
     python benchmarks/gpu/tune.py cuda:0 2048 60 model.gguf…
 

@@ -43,7 +43,7 @@ def ceilings_text(ceilings: Ceilings | None) -> str:
         return "ceilings: not measured, since there are no native kernels here"
     rates = ", ".join(f"{unit} {rate / 1e12:.2f}" for unit, rate in ceilings.flops.items())
     bandwidth = f"{ceilings.read_bytes_per_second / 1e9:.1f} GB/s read"
-    return f"ceilings of {ceilings.threads} threads: {bandwidth}; Top/s from registers: {rates}"
+    return f"ceilings of {ceilings.of}: {bandwidth}; Top/s from registers: {rates}"
 
 
 def table(model: Model, isa: str | None, figures: Sequence[Figure], samples: Samples, ceilings: Ceilings | None) -> str:

@@ -4,8 +4,10 @@ It speaks as much of llama-server as Rowspan uses. What goes wrong is said by en
 
 FAKE_LOAD: seconds until it answers. FAKE_DIE: `load` (it ends while loading), `once:FILE` (so until FILE exists),
 `answer` (it is killed in the middle of one). FAKE_ANSWER: `nonsense`, `error`, `garbage` (no HTTP at all), `short` (it
-ends without a reason). FAKE_CHILD: a file that gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF:
-it ignores SIGTERM itself.
+ends without a reason). FAKE_SPIN: a process that it starts computes all the time, for nothing. FAKE_CHILD: a file that
+gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF: it ignores SIGTERM itself. FAKE_LITTER: a file
+that gets the paths which a process it starts makes and does not remove, as vLLM's workers do when they are killed; it
+also maps /dev/shm/FAKE_SHARED.
 """
 
 from __future__ import annotations
@@ -47,6 +49,21 @@ DEVICES = """Available devices:
 """
 WORDS = (" one", " two", " three", " four", " five")
 N_CTX, N_VOCAB, SLOTS = 1024, 4096, 2
+LITTER = """
+import mmap, os, sys, tempfile, time
+names = ["psm_fake_" + str(os.getpid()), "__KMP_REGISTERED_LIB_" + str(os.getpid()) + "_0"]
+paths = ["/dev/shm/" + name for name in names]
+maps = []
+for path in (*paths[:1], "/dev/shm/" + os.environ["FAKE_SHARED"]):
+    with open(path, "w+b") as file:
+        file.truncate(4096)
+        maps.append(mmap.mmap(file.fileno(), 4096))
+open(paths[1], "w").close()
+paths.append(tempfile.mkstemp()[1])
+with open(os.environ["FAKE_LITTER"], "a") as told:
+    print(*paths, file=told)
+time.sleep(600)
+"""
 COMMAND = (sys.executable, "-I", "-S", __file__)
 
 
@@ -116,9 +133,13 @@ def main() -> None:
             return
     if os.environ.get("FAKE_DEAF"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("FAKE_LITTER"):
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", LITTER])
     if file := os.environ.get("FAKE_CHILD"):
         deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         Path(file).write_text(str(subprocess.Popen([sys.executable, "-c", deaf]).pid))
+    if os.environ.get("FAKE_SPIN"):
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
     print("loading the model", flush=True)
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
     kind, _, flag = os.environ.get("FAKE_DIE", "").partition(":")

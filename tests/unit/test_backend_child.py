@@ -163,8 +163,44 @@ time.sleep(60)
 """
 
 
+@pytest.fixture
+def litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that gets the paths which every started server leaves lying about."""
+    file, shared = tmp_path / "litter", Path("/dev/shm") / f"somebody_else_s_{os.getpid()}"
+    shared.touch()
+    monkeypatch.setenv("FAKE_LITTER", str(file))
+    monkeypatch.setenv("FAKE_SHARED", shared.name)
+    yield file
+    try:
+        assert shared.exists(), "it was there before"
+    finally:
+        shared.unlink(missing_ok=True)
+
+
+def paths_in(litter: Path) -> list[Path]:
+    return [Path(path) for path in litter.read_text().split()]
+
+
+def test_a_program_that_is_killed_leaves_no_files_nor_shared_memory(
+    log: ChildLog, stopped: list[Child], litter: Path
+) -> None:
+    child = Child(Fake(), log, QUICK)
+    stopped.append(child)
+    child.start()
+    assert eventually(litter.exists)
+    first = paths_in(litter)
+    assert len(first) == 3
+    assert all(path.exists() for path in first)
+    assert first[2].parent.name.startswith("rowspan-"), "a temporary folder of its own"
+    kill_program()
+    assert eventually(lambda: len(paths_in(litter)) == 6), "started again"
+    assert eventually(lambda: not any(path.exists() for path in first))
+    child.stop()
+    assert not any(path.exists() for path in [*paths_in(litter), *(path.parent for path in paths_in(litter)[2::3])])
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_outlives_an_owner_that_is_killed(tmp_path: Path, how: signal.Signals) -> None:
+def test_nothing_outlives_an_owner_that_is_killed(tmp_path: Path, how: signal.Signals, litter: Path) -> None:
     file = tmp_path / "grandchild"
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     owner = subprocess.Popen(
@@ -176,9 +212,11 @@ def test_nothing_outlives_an_owner_that_is_killed(tmp_path: Path, how: signal.Si
         assert owner.stdout is not None
         guardian = psutil.Process(int(owner.stdout.readline()))
         processes = [guardian, *guardian.children(recursive=True), psutil.Process(int(file.read_text()))]
-        assert len(set(processes)) == 3
+        assert len(set(processes)) == 4, "the guardian, the server, and two that this has started"
+        assert eventually(litter.exists)
         owner.send_signal(how)
     assert eventually(lambda: not any(process.is_running() for process in processes))
+    assert not any(path.exists() for path in paths_in(litter))
 
 
 def test_the_log_is_bounded(log: ChildLog, stopped: list[Child]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_options_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--no-enable-prefix-caching" in words
     assert environment["VLLM_CPU_OMP_THREADS_BIND"].isdigit(), "one thread, on one core"
     assert int(environment["VLLM_CPU_KVCACHE_SPACE"]) >= 1
+    kept = Path(environment["TORCHINDUCTOR_CACHE_DIR"])
+    assert kept.parent == Path(tempfile.gettempdir()), "not in the temporary folder that goes with it"
     assert "--enable-sleep-mode" not in words, "there is none on processors"
     assert "--max-num-batched-tokens" not in flags()[0], "vLLM's own default, unless the user says otherwise"
 

@@ -63,6 +63,7 @@ def row(**values: Any) -> dict[str, Any]:
     base = {"n_prompt": 512, "n_gen": 0, "n_depth": 0, "n_concurrent": 1, "model_fingerprint": "f", "engine": "native"}
     base |= {"kernel": "6.8", "split_mode": "layer", "samples_ts": [100.0, 101.0, 99.0, 100.0, 100.0], "run_id": 1}
     base |= {"median_ts": 100.0, "model_type": "llama", "devices": "cpu:0", "engine_version": "1", "other_load": 0.0}
+    base |= {"other_engines_paused": 0, "other_engines_running": 0}
     return complete(base | values)
 
 
@@ -84,6 +85,8 @@ def row(**values: Any) -> dict[str, Any]:
         ({"engine": "vllm", "engine_version": "0.32"}, Verdict.ONE_CAUSE, {Group.ENGINE: ["engine"]}),
         ({"engine_version": "2"}, Verdict.ONE_CAUSE, {Group.ENGINE: ["engine_version"]}),
         ({"other_load": 0.05}, Verdict.SAME, {}),
+        ({"other_engines_paused": 2}, Verdict.SAME, {}),
+        ({"other_engines_running": 1}, Verdict.ONE_CAUSE, {Group.STATE: ["other_engines_running"]}),
         ({"other_load": 0.5}, Verdict.ONE_CAUSE, {Group.STATE: ["other_load"]}),
         ({"test_time": "later", "load_seconds": 9.0}, Verdict.SAME, {}),
     ],

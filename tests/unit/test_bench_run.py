@@ -23,6 +23,7 @@ from rowspan.bench.run import Procedure, Progress, measure_jobs, turns
 from rowspan.bench.store import Store
 from rowspan.bench.time_left import TimeLeft
 from rowspan.errors import RowspanError, UsageError
+from rowspan.plan.device import Device
 from rowspan.rig.probe.rig import probe
 from rowspan.rig.root import Root
 
@@ -39,7 +40,7 @@ class Bench:
 
     def job(self, name: str) -> Job:
         fields = {"engine": name, "n_threads": 1}
-        return Job(name, fields, lambda: _Runner(name, self), memory_bytes=1, on_cards=False, demand=None)
+        return Job(name, fields, lambda: _Runner(name, self), memory_bytes=1, devices=(Device("cpu", 0),), demand=None)
 
 
 @dataclass
@@ -58,6 +59,12 @@ class _Runner:
         if len(self.bench.done) == self.bench.fail_at:
             raise RowspanError("It is broken.")
         return Sample(1_000_000)
+
+    def processes(self) -> list[int]:
+        return []
+
+    def rouse(self) -> None:
+        raise NotImplementedError("it has nothing to pause")
 
     def peak_memory(self) -> int | None:
         return 7
@@ -114,6 +121,7 @@ def test_a_job_that_fails_is_left_out_and_the_others_go_on() -> None:
     with pytest.raises(RowspanError, match="broken"):
         next(rows)
     assert "b tg4" not in bench.done
+    assert bench.done.index("b closes") < bench.done.index("a tg4"), "nor does it run any more"
 
 
 def test_engines_are_closed_when_nobody_wants_more_rows() -> None:
@@ -268,7 +276,7 @@ def test_the_ceiling_of_generation_is_reading_and_that_of_prompts_computing(tmp_
     grid = Grid([parse_devices("cpu:0")], [SplitMode.LAYER], [0], [None], [None], [None], [None], [512], [1])
     (job,) = native_jobs({path: None}, grid, [PP, TG])
     assert job.demand is not None
-    ceilings = Ceilings(1, 1e9, {"f32 avx2": 1e10, "int8 avx2": 4e10})
+    ceilings = Ceilings("1 threads", 1e9, {"f32 avx2": 1e10, "int8 avx2": 4e10})
     tg = ceiling_fields(ceilings, job, Workload(0, 4, n_concurrent=2), 10.0)
     assert (tg["ceiling"], tg["read_ceiling"]) == ("read", 1e9)
     assert tg["bytes_per_second"] == pytest.approx(5.0 * job.demand.step_bytes(2, 2))

@@ -22,8 +22,9 @@ from kit import fake_llama_server
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 
+from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.programs import find_llamacpp_program
-from rowspan.backends.protocol import Backend, BackendName, Format, Model, Piece, SamplingParams, Timings
+from rowspan.backends.protocol import BackendName, Format, Model, Piece, SamplingParams, Timings
 from rowspan.bench.grid import Grid, Workload, workloads
 from rowspan.bench.hf_folder import read_folder
 from rowspan.bench.job import Job
@@ -60,6 +61,9 @@ class Engine:
     def stop(self) -> None:
         self.calls.append("stop")
 
+    def processes(self) -> list[int]:
+        return []
+
     async def sleep(self) -> None:
         self.calls.append("sleep")
 
@@ -78,7 +82,7 @@ class Engine:
 
 
 def runner(engine: Engine) -> ServedRunner:
-    return ServedRunner(cast("Backend", engine), VOCABULARY)
+    return ServedRunner(cast("ChildBackend", engine), VOCABULARY)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import psutil
+
 from rowspan.backends import guardian
 from rowspan.backends.child_log import ChildLog
 from rowspan.errors import EngineError
@@ -132,6 +134,13 @@ class Child:
             if self._address is not None:
                 return self._address
             raise ChildError(f"{self._program.title} is not ready: {self._state}.", fix="Try again in a moment.")
+
+    def processes(self) -> list[int]:
+        """Ids of the program's processes, as far as the guardian is their parent: the program, and its orphans."""
+        try:
+            return [] if self.pid is None else [one.pid for one in psutil.Process(self.pid).children()]
+        except psutil.NoSuchProcess:
+            return []
 
     def start(self, said: Callable[[str], None] = lambda line: None) -> None:
         """Start it, and return when it answers.

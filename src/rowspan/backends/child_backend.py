@@ -83,6 +83,11 @@ class ChildBackend:
         reason = self._child.reason
         return Health(HealthState.ASLEEP if self._asleep else HEALTH[self._child.state], str(reason) if reason else "")
 
+    def processes(self) -> list[int]:
+        """Ids of the program's processes; what it started descends from them. Empty while it does not run. Without the
+        guardian, which must stay awake."""
+        return self._child.processes()
+
     async def stats(self) -> BackendStats | None:
         return None
 

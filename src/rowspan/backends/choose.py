@@ -42,13 +42,12 @@ def choose(name: BackendName | None, setup: Setup) -> Choice:
 
 def open_backend(name: BackendName, setup: Setup) -> Backend:
     """One that is not started yet. Raises: as `choose`."""
-    match name:
-        case BackendName.NATIVE:
-            return _native(setup)
-        case BackendName.LLAMACPP:
-            return ChildBackend(LlamaCpp.open(setup), setup)
-        case BackendName.VLLM:
-            return ChildBackend(Vllm.open(setup), setup)
+    return _native(setup) if name == BackendName.NATIVE else open_child(name, setup)
+
+
+def open_child(name: BackendName, setup: Setup) -> ChildBackend:
+    """Another program than ours. Raises: as `choose`."""
+    return ChildBackend(LlamaCpp.open(setup) if name == BackendName.LLAMACPP else Vllm.open(setup), setup)
 
 
 def _native(setup: Setup) -> NativeBackend:

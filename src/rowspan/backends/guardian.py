@@ -7,6 +7,9 @@ SIGTERM, and after so many seconds SIGKILL, with everything it had started. Exit
 Asking the kernel for a signal at the parent's death (PR_SET_PDEATHSIG) would not do: it follows the *thread* that
 started a process, and says nothing to grandchildren, of which vLLM has many. Here it only guards the guardian. Only the
 standard library: it stays in memory as long as the command runs (8 MB).
+
+Nor does what only a clean end would have removed: vLLM's sockets and files in the temporary folder (the command gets
+one of its own), and what it has in shared memory.
 """
 
 from __future__ import annotations
@@ -35,25 +38,86 @@ def main(seconds: float, command: list[str]) -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the command become ours, so that we find them
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _tell)
+    shared, folder = Shared(), _make_folder()
     child = os.fork()
     if child == 0:
-        _become(libc, command)
+        _become(libc, command, folder)
+    has_ended = False
     with contextlib.suppress(Told):
         end = os.pidfd_open(child)
         ready, _, _ = select.select([sys.stdin.fileno(), end], [], [])
-        if end in ready:
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            _sweep()
-            return status if status >= 0 else 128 - status
+        has_ended = end in ready
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    status = _end(child, seconds)
+    shared.look(child)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if has_ended else _end(child, seconds)
+    shared.look(child)  # at its orphans
     _sweep()
+    shared.remove()
+    _remove(folder)
     return status if status >= 0 else 128 - status
 
 
-def _become(libc: ctypes.CDLL, command: list[str]) -> None:
+class Shared:
+    """What the command and its children have in shared memory, by names that outlive them.
+
+    Only they can know these names, so they are asked, when the end begins: what they have mapped by then and what was
+    not there before the command is theirs. (A name that they share with another program remains usable for those that
+    have it open.) LLVM's OpenMP instead leaves a file that is named after its process."""
+
+    FOLDER = "/dev/shm"
+    OPENMP = "__KMP_REGISTERED_LIB_"
+
+    def __init__(self) -> None:
+        """Before the command is started."""
+        self._before = self._names()
+        self._found: set[str] = set()
+
+    def look(self, child: int) -> None:
+        """At all that has descended from this process, of which the child may just have died."""
+        pids = [child, *_descendants(os.getpid())]
+        openmp = tuple(f"{self.OPENMP}{pid}_" for pid in pids)
+        found = {name for pid in pids for name in self._mapped(pid)}
+        found |= {name for name in self._names() if name.startswith(openmp)}
+        self._found |= found - self._before
+
+    def remove(self) -> None:
+        """When all of them have ended."""
+        for name in self._found:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.FOLDER, name))
+
+    def _names(self) -> set[str]:
+        try:
+            return set(os.listdir(self.FOLDER))
+        except OSError:
+            return set()
+
+    def _mapped(self, pid: int) -> set[str]:
+        try:
+            with open(f"/proc/{pid}/maps") as maps:
+                found = (line.rstrip("\n").partition(f"{self.FOLDER}/")[2] for line in maps)
+                return {name for name in found if name and not name.endswith(" (deleted)")}
+        except OSError:
+            return set()
+
+
+def _make_folder() -> str:
+    """For temporary files; as short as can be, since sockets' paths have no more than 107 bytes."""
+    folder = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"rowspan-{os.urandom(4).hex()}")
+    os.mkdir(folder, 0o700)
+    return folder
+
+
+def _remove(folder: str) -> None:
+    import shutil  # only now: it takes 2 MB
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _become(libc: ctypes.CDLL, command: list[str], folder: str) -> None:
     """Turn this process into the command. It leads a session of its own: Ctrl-C is for its owner."""
+    os.environ["TMPDIR"] = folder
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -71,6 +135,7 @@ def _end(child: int, seconds: float) -> int:
     """Ask the command's group to end, and make it after so many seconds."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGTERM)
+        os.killpg(child, signal.SIGCONT)  # one that is stopped would not hear of it
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -90,9 +155,7 @@ def _sweep() -> None:
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
                 time.sleep(POLL_SECONDS)
     while True:
-        with open(f"/proc/self/task/{os.getpid()}/children") as children:
-            left = [int(pid) for pid in children.read().split()]
-        for pid in left:
+        for pid in _children(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -100,6 +163,21 @@ def _sweep() -> None:
                 pass
         except ChildProcessError:
             return
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads; none of a process that has ended."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as children:
+                found += map(int, children.read().split())
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return [*children, *(one for child in children for one in _descendants(child))]
 
 
 def _tell(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 
 import psutil
@@ -24,6 +25,7 @@ REFUSED = {
 WHY = "vLLM cuts a model into equal parts, and keeps its cache in the model's own type."
 SLEEP, METRICS, CACHED = "--enable-sleep-mode", "--enable-per-request-metrics", "--enable-prompt-tokens-details"
 GENERATION = "--generation-config"
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB of each rank
 CACHE_SHARE = 0.25  # of free memory; without it vLLM takes 92 % of a NUMA node, or refuses to start
 
@@ -46,7 +48,9 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     # Sampling is as the request says: not as a file in the model's folder would have it.
     words += [GENERATION, "vllm"] if features.has(GENERATION) else []
     words += [flag for flag in (METRICS, CACHED) if features.has(flag)]
-    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    # Its temporary folder is removed with it (see `guardian`), but compiled headers, 150 MB, are to be used again.
+    kept = os.environ.get(COMPILED) or f"{tempfile.gettempdir()}/torchinductor_{psutil.Process().username()}"
+    environment = {"VLLM_NO_USAGE_STATS": "1", COMPILED: kept}
     if devices[0].kind == "cpu":
         refuse_given(
             setup, {"gpu_memory_utilization": "--gpu-memory-utilization"}, "vllm", "It computes on processors."

@@ -114,6 +114,8 @@ def _state_differs(name: str, one: Any, other: Any) -> bool:
         return bool(abs(one - other) > LOAD_SHARE)
     if name == "throttle_events":
         return bool(one) != bool(other)
+    if name == "other_engines_paused":
+        return False  # they take no more than memory
     if name == "card_links_loaded":
         return True
     pairs = list(zip(_numbers(one), _numbers(other), strict=False))

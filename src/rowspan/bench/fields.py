@@ -68,6 +68,7 @@ FIELDS = (
     *_fields(Group.SYSTEM, kernel="text", distribution="text", boot_options="text", bios="text", microcode="text"),
     *_fields(Group.SYSTEM, driver="text", firmware="text", governor="text", power_caps="text"),
     *_fields(Group.STATE, card_links_loaded="text", other_load="real", stolen_share="real", throttle_events="integer"),
+    *_fields(Group.STATE, other_engines_paused="integer", other_engines_running="integer"),
     *_fields(Group.STATE, cpu_mhz_before="real", cpu_mhz_after="real", cpu_celsius_before="real"),
     *_fields(Group.STATE, cpu_celsius_after="real", card_mhz_before="text", card_mhz_after="text"),
     *_fields(Group.STATE, card_celsius_before="text", card_celsius_after="text"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rowspan.bench.demand import Demand
 from rowspan.bench.grid import Workload
+from rowspan.plan.device import Device
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Runner(Protocol):
         """One repetition of what was prepared."""
         ...
 
+    def processes(self) -> Sequence[int]:
+        """Ids of those that run now: they may be paused while it is not measured, with all that descends from them."""
+        ...
+
+    def rouse(self) -> None:
+        """Its processes were paused, and run again: have them do a little, untimed."""
+        ...
+
     def peak_memory(self) -> int | None:
         """Most resident bytes so far, over all processes; pages they share count for each. None: not known."""
         ...
@@ -57,17 +66,22 @@ class Runner(Protocol):
 @dataclass(frozen=True)
 class Job:
     """label: for people. fields: of its rows, those of engine, options and model. start: loads it; takes seconds.
-    memory_bytes: what it will take of RAM, about. on_cards: it fills a card's memory, so that nothing fits beside it.
-    demand: the least work of its tokens; None where that is not known. most_concurrent: how many sequences it can
-    measure at once; None: any number."""
+    memory_bytes: what it will take of RAM, about. devices: those that it computes on. demand: the least work of its
+    tokens; None where that is not known. most_concurrent: how many sequences it can measure at once; None: any
+    number."""
 
     label: str
     fields: Mapping[str, Any]
     start: Callable[[], Runner]
     memory_bytes: int
-    on_cards: bool
+    devices: tuple[Device, ...]
     demand: Demand | None
     most_concurrent: int | None = None
+
+    @property
+    def on_cards(self) -> bool:
+        """It fills a card's memory, so that nothing fits beside it."""
+        return any(device.kind != "cpu" for device in self.devices)
 
     def can(self, workload: Workload) -> bool:
         """Whether it measures such work."""

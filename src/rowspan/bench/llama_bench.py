@@ -82,6 +82,13 @@ class LlamaBenchRunner:
         self.facts = LoadFacts(time.perf_counter() - started - sample / 1e9, None, None)
         return Sample(sample)
 
+    def processes(self) -> Sequence[int]:
+        """None, but while it is measured."""
+        return ()
+
+    def rouse(self) -> None:
+        """Nothing of it was paused."""
+
     def peak_memory(self) -> int | None:
         return None
 

@@ -35,6 +35,7 @@ class NativeRunner:
         self._config = blueprint.config
         self._vocab_size = blueprint.spec.vocab_size
         self._steps: Steps | None = None  # of the workload that is prepared
+        self._depth = 0  # likewise
         self._stages = blueprint.plan.n_stages
         self._trusted = trust(blueprint)
         seconds = self._start()
@@ -46,7 +47,7 @@ class NativeRunner:
     def prepare(self, workload: Workload, *, warm_up: bool = True) -> None:
         """A whole prompt and one generated token, untimed, on an empty cache; then `n_depth` tokens into the cache.
         Repetitions go on behind them and leave them as they are, so once for all of them is enough."""
-        config = self._config
+        config, self._depth = self._config, workload.n_depth
         # Sequences lie as close in the cache as this workload lets them: so it need not have room for the longest
         # context in the largest number.
         self._steps = Steps(
@@ -62,6 +63,13 @@ class NativeRunner:
         started = time.perf_counter_ns()
         self._compute(workload.n_depth, workload.n_prompt, workload.n_gen, workload.n_concurrent)
         return Sample(time.perf_counter_ns() - started)
+
+    def processes(self) -> list[int]:
+        return [worker.pid for worker in self._workers]
+
+    def rouse(self) -> None:
+        """One token, where a repetition begins, which will overwrite it."""
+        self._compute(self._depth, 0, 1, 1)
 
     def peak_memory(self) -> int:
         return peak_memory(self._workers)

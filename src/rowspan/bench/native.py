@@ -52,7 +52,7 @@ def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None, c
         fields={**model.fields(), **_engine_fields(blueprint), **_option_fields(blueprint), **checked},
         start=partial(NativeRunner, blueprint),
         memory_bytes=sum(size.weights + WORKER_BYTES for size in blueprint.sizes) + cache,
-        on_cards=any(device.kind != "cpu" for device in config.devices),
+        devices=tuple(dict.fromkeys(shard.device for shard in blueprint.plan.shards)),
         demand=demand,
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rowspan.bench.demand import Demand
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job
 from rowspan.kernels.isa import native_module
+from rowspan.plan.device import Device
 from rowspan.rig.probe.cpu import probe_memory
 
 READ_BYTES = 1 << 30  # far more than any cache
@@ -21,14 +22,15 @@ USUAL_BATCH = 512  # tokens; of engines that do not tell
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that `threads` threads reach together.
+    """The most that is reached.
 
-    read_bytes_per_second: from memory.
-    flops: operations per second out of registers, two to a multiply-add, by number format and instruction set:
-        "f32 avx2", "int8 avx512", "bf16 amx".
+    of: by what: "2 threads", "cuda:0 (NVIDIA H200)".
+    read_bytes_per_second: from memory; of a card, what a copy reads and writes.
+    flops: operations per second, two to a multiply-add: out of registers, by number format and instruction set ("f32
+        avx2", "int8 avx512", "bf16 amx"); of a card "bf16 product", as torch multiplies large matrices.
     """
 
-    threads: int
+    of: str
     read_bytes_per_second: float
     flops: Mapping[str, float]
 
@@ -52,19 +54,41 @@ def measure(threads: int, read_bytes: int = READ_BYTES) -> Ceilings | None:
     if module is None:
         return None
     read_bytes = min(read_bytes, probe_memory().free // 4)
-    return Ceilings(threads, module.read_bandwidth(threads, read_bytes, RUNS), module.operation_rates(threads, RUNS))
+    return Ceilings(
+        f"{threads} threads", module.read_bandwidth(threads, read_bytes, RUNS), module.operation_rates(threads, RUNS)
+    )
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """Ceilings of one machine: of its processor by the number of threads, of its cards by device."""
+
+    threads: Mapping[int, Ceilings] = field(default_factory=dict)
+    cards: Mapping[Device, Ceilings] = field(default_factory=dict)
+
+    def of(self, job: Job) -> Ceilings | None:
+        """Of all devices that it computes on, together; None: not known, or it computes on a processor beside cards,
+        of which each has another part to do."""
+        if not job.on_cards:
+            return self.threads.get(job.fields["n_threads"])
+        cards = [self.cards[device] for device in job.devices if device in self.cards]
+        return _together(cards) if len(cards) == len(job.devices) else None
+
+
+def _together(parts: Sequence[Ceilings]) -> Ceilings:
+    flops = {unit: sum(part.flops[unit] for part in parts) for unit in parts[0].flops}
+    return Ceilings(", ".join(part.of for part in parts), sum(part.read_bytes_per_second for part in parts), flops)
 
 
 def ceiling_fields(ceilings: Ceilings | None, job: Job, workload: Workload, rate: float) -> dict[str, Any]:
     """A row's fields: both ceilings, the least that is read and computed a second, and the share of the ceiling that
-    bounds such work: of reading for generation, of computing for prompts. Both mixed are set against neither, nor is
-    work on cards, whose ceilings are not measured.
+    bounds such work: of reading for generation, of computing for prompts. Both mixed are set against neither.
 
     Args:
         rate: tokens per second, over all sequences.
     """
     demand = job.demand
-    if ceilings is None or demand is None or job.on_cards or (workload.n_prompt and workload.n_gen):
+    if ceilings is None or demand is None or (workload.n_prompt and workload.n_gen):
         return {}
     least = _generation(demand, workload) if workload.n_gen else _prompt(demand, workload, job.fields["n_ubatch"])
     bytes_read, operations = (amount * rate / workload.n_tokens for amount in least)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,9 +24,9 @@ from rowspan.bench.fields import complete
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job, Runner, Sample
 from rowspan.bench.link_watch import LinkWatch
-from rowspan.bench.pool import Pool, fit_together
+from rowspan.bench.pool import Others, Pool, fit_together
 from rowspan.bench.results import result_fields
-from rowspan.bench.roofline import Ceilings, ceiling_fields
+from rowspan.bench.roofline import Roofs, ceiling_fields
 from rowspan.bench.time_left import TimeLeft
 from rowspan.errors import RowspanError, UsageError
 
@@ -38,13 +38,14 @@ LONGEST_COOLING = 600.0
 class Procedure:
     """How to measure. delay: seconds of rest before every workload. cool_below: degrees Celsius that the hottest sensor
     of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job
-    takes to wake."""
+    takes to wake. pause_others: engines that are loaded do not run while another is measured."""
 
     repetitions: int = 5
     warm_up: bool = True
     delay: float = 0.0
     cool_below: float | None = None
     wake: bool = False
+    pause_others: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Cell:
     after: State
     peak_memory: int | None = None
     links: str | None = None
+    others: Others = field(default_factory=Others)  # the most that were there
     samples: list[Sample] = field(default_factory=list)
     stolen: list[float] = field(default_factory=list)
     joules: float | None = None
@@ -92,19 +94,19 @@ def measure_jobs(
     work: Sequence[Workload],
     procedure: Procedure,
     on_progress: Callable[[Progress], None],
-    ceilings: Mapping[int, Ceilings] | None = None,
+    roofs: Roofs | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
     one, and then KeyboardInterrupt goes on. A job that fails is left out from then on, and its error raised at the end.
 
     Args:
-        ceilings: by number of threads.
+        roofs: the machine's ceilings, where they are known.
 
     Raises:
         UsageError: it should wait for a temperature that cannot be read.
         RowspanError: a job could not be loaded, or failed.
     """
-    with _Bench(jobs, work, procedure, on_progress, ceilings or {}) as bench:
+    with _Bench(jobs, work, procedure, on_progress, roofs or Roofs()) as bench:
         yield from bench.rows()
 
 
@@ -115,9 +117,9 @@ class _Bench:
         work: Sequence[Workload],
         procedure: Procedure,
         on_progress: Callable[[Progress], None],
-        ceilings: Mapping[int, Ceilings],
+        roofs: Roofs,
     ) -> None:
-        self._procedure, self._on_progress, self._ceilings = procedure, on_progress, ceilings
+        self._procedure, self._on_progress, self._roofs = procedure, on_progress, roofs
         self._root, rig = this_machine()
         self._machine = machine_fields(rig, self._root)
         self._cards = rig.compute_cards
@@ -130,7 +132,7 @@ class _Bench:
         self._turns = turns(jobs, work, procedure.repetitions, together := fit_together(jobs))
         self._cells: dict[tuple[int, Workload], _Cell] = {}  # those that have been begun, and have no row yet
         self._left = TimeLeft((id(job), workload) for job, workload in self._turns)
-        self._pool = Pool(together, lambda job: self._tell(f"{job.label}: loading"))
+        self._pool = Pool(together, self._tell, pause_others=procedure.pause_others)
         self._prepared: dict[int, Workload] = {}
         self._done = 0
         self._failures: dict[int, RowspanError] = {}
@@ -157,6 +159,7 @@ class _Bench:
         except RowspanError as error:
             self._failures[id(job)] = error
             self._tell(f"{job.label}: {error.what} It is left out.")
+            self._pool.drop(job)  # else it might be started again, amid another's turn
             return
         if len(cell.samples) == self._procedure.repetitions:
             yield self._row(self._cells.pop((id(job), workload)))
@@ -173,6 +176,7 @@ class _Bench:
         self._tell(f"{job.label}: {workload.name}")
         cell = self._cells.get((id(job), workload)) or self._begin(job, workload, runner)
         cell.runner = runner  # another one, if the job was loaded again
+        cell.others = max(cell.others, self._pool.others)
         if self._procedure.wake and id(job) not in self._wakes:
             self._tell(f"{job.label}: asleep, and waking")
             self._wakes[id(job)] = runner.wake_seconds()
@@ -218,7 +222,6 @@ class _Bench:
         job, workload = cell.job, cell.workload
         results, facts = result_fields(workload, cell.samples), cell.runner.facts
         tokens = workload.n_tokens * len(cell.samples)
-        ceilings = self._ceilings.get(job.fields["n_threads"])
         return complete(
             {
                 **self._machine,
@@ -226,7 +229,7 @@ class _Bench:
                 **asdict(workload),
                 **results,
                 **state_fields(cell.before, cell.after),
-                **ceiling_fields(ceilings, job, workload, results["median_ts"]),
+                **ceiling_fields(self._roofs.of(job), job, workload, results["median_ts"]),
                 "test_time": cell.started,
                 "load_seconds": round(facts.load_seconds, 3),
                 "weight_bytes": facts.weight_bytes,
@@ -235,6 +238,8 @@ class _Bench:
                 "other_load": cell.other_load,
                 "stolen_share": sum(cell.stolen) / len(cell.stolen) if cell.stolen else None,
                 "card_links_loaded": cell.links,
+                "other_engines_paused": cell.others.paused,
+                "other_engines_running": cell.others.running,
                 "energy_meters": self._energy.names,
                 "joules_per_token": None if cell.joules is None else cell.joules / tokens,
                 "wake_seconds": self._wakes.get(id(job)),

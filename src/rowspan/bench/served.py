@@ -11,13 +11,14 @@ from typing import Any
 import psutil
 
 from rowspan.backends import vllm_flags
-from rowspan.backends.choose import open_backend
+from rowspan.backends.choose import open_child
 from rowspan.backends.protocol import BackendName, Model, Setup
 from rowspan.bench.demand import CACHE_VALUE_BYTES, Demand
 from rowspan.bench.job import Job
 from rowspan.bench.model import ModelFacts
 from rowspan.bench.served_runner import ServedRunner
 from rowspan.config import BackendConfig, EngineConfig
+from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 
 SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 2500 << 20}  # beside weights and cache
@@ -65,7 +66,7 @@ def served_job(
     if batch is not None and name == BackendName.LLAMACPP:
         backend = replace(backend, arguments=(*backend.arguments, "--batch-size", str(batch)))
     setup = Setup(known.model, config, ALWAYS | _given(config), backend)
-    opened = open_backend(name, setup)
+    opened = open_child(name, setup)
     position = known.demand.cache_values * CACHE_VALUE_BYTES if known.demand else 0
     cache_bytes = _vllm_cache_bytes() if name == BackendName.VLLM else config.parallel * room * position
     return Job(
@@ -80,7 +81,7 @@ def served_job(
         },
         start=partial(ServedRunner, opened, known.vocabulary),
         memory_bytes=known.facts.size + cache_bytes + SERVER_BYTES[name],
-        on_cards=any(device.kind != "cpu" for device in config.devices),
+        devices=tuple(dict.fromkeys(_used(config))),
         demand=known.demand,
     )
 
@@ -99,7 +100,7 @@ def _given(config: EngineConfig) -> frozenset[str]:
 
 def _option_fields(name: BackendName, config: EngineConfig, flash: str | None) -> dict[str, Any]:
     """What is not said is the engine's own choice, and None."""
-    used = config.devices if config.split_mode != SplitMode.NONE else config.devices[config.main_gpu :][:1]
+    used = _used(config)
     ratios = config.tensor_split or (0.0,)
     said = config.token_budget != EngineConfig.token_budget
     return {
@@ -115,6 +116,10 @@ def _option_fields(name: BackendName, config: EngineConfig, flash: str | None) -
         "tensor_split": "/".join(f"{ratio:.2f}" for ratio in ratios),
         "dtype": config.dtype,
     }
+
+
+def _used(config: EngineConfig) -> tuple[Device, ...]:
+    return config.devices if config.split_mode != SplitMode.NONE else config.devices[config.main_gpu :][:1]
 
 
 def _share(config: EngineConfig) -> int:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from rowspan.backends.protocol import Backend, LoadWatch, SamplingParams
+from rowspan.backends.child_backend import ChildBackend
+from rowspan.backends.protocol import LoadWatch, SamplingParams
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import LoadFacts, Sample
 from rowspan.bench.peak_memory import peak_memory
@@ -44,16 +45,14 @@ class _Answer:
 class ServedRunner:
     """See `rowspan.bench.job.Runner`."""
 
-    def __init__(self, backend: Backend, vocab_size: int) -> None:
+    def __init__(self, backend: ChildBackend, vocab_size: int) -> None:
         """Start it. Raises RowspanError: it could not be started."""
         self._backend = backend
         self._vocab_size = vocab_size
         self._loop = asyncio.Runner()
-        others = set(psutil.Process().children(recursive=True))
         started = time.perf_counter()
         backend.start(LoadWatch())
         self.facts = LoadFacts(time.perf_counter() - started, None, None)
-        self._processes = [one for one in psutil.Process().children(recursive=True) if one not in others]
 
     def prepare(self, workload: Workload, *, warm_up: bool) -> None:
         if warm_up:
@@ -81,7 +80,14 @@ class ServedRunner:
         return Sample(round(seconds * NS), round(waited * NS), round(accounted * NS))
 
     def peak_memory(self) -> int:
-        return peak_memory(self._processes)
+        return peak_memory(one for root in self.processes() for one in _tree(root))
+
+    def processes(self) -> list[int]:
+        return self._backend.processes()
+
+    def rouse(self) -> None:
+        """A short answer."""
+        self._ask(1, 2, 1)
 
     def wake_seconds(self) -> float:
         """From asleep to ready."""
@@ -125,6 +131,14 @@ class ServedRunner:
             started,
             arrivals,
         )
+
+
+def _tree(root: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _first_tokens(answers: Sequence[_Answer]) -> float:

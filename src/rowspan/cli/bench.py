@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rowspan.bench.roofline import Ceilings
+    from rowspan.bench.job import Job
+    from rowspan.bench.roofline import Ceilings, Roofs
 
 Values = list[str] | None
 MANY = "Comma list, or several times."
@@ -82,6 +83,12 @@ def bench(
     cool_below: Annotated[
         float | None, typer.Option("--cool-below", help="Wait before every repetition until all is below so many °C.")
     ] = None,
+    pause_others: Annotated[
+        bool,
+        typer.Option(
+            "--pause-others/--no-pause-others", help="Engines that are loaded do not run while another is measured."
+        ),
+    ] = True,
     wake: Annotated[bool, typer.Option("--wake", help="Also measure how long each engine takes to wake up.")] = False,
     backend_args: Annotated[
         str, typer.Option("--backend-args", help="Options for llama-server, or for vLLM, as these name them.")
@@ -157,15 +164,14 @@ def bench(
     }
     typed |= {"type_v": cache_type_v, "flash_attn": flash_attn, "n_threads": threads}
     typed |= {"n_batch": batch, "n_ubatch": ubatch or batch}
-    threads_used = {job.fields["n_threads"] for job in jobs if not job.on_cards}
-    ceilings = {} if no_ceilings else _ceilings(threads_used)
-    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake)
+    roofs = None if no_ceilings else _roofs(jobs)
+    procedure = Procedure(repetitions, not no_warmup, delay, cool_below, wake, pause_others)
     with _kept(no_store) as keep, BenchProgress() as progress:
         shown = [name for name in OPTIONAL if typed.get(name)]
         expected = Expected(shown, [job.fields for job in jobs], [workload.name for workload in work])
         rows = FORMATS[form](sys.stdout, expected)
         try:
-            for row in measure_jobs(jobs, work, procedure, progress.show, ceilings):
+            for row in measure_jobs(jobs, work, procedure, progress.show, roofs):
                 rows.add(keep(row))
         finally:
             rows.finish()
@@ -177,18 +183,29 @@ def _tell_left_out(what: str) -> None:
     print(f"Left out: {what}", file=sys.stderr, flush=True)
 
 
-def _ceilings(threads: set[int]) -> dict[int, Ceilings]:
+def _roofs(jobs: Sequence[Job]) -> Roofs:
     """Measured and shown, before anything is set against them."""
-    from rowspan.bench import roofline
+    from rowspan.bench import card_ceilings, roofline
+    from rowspan.errors import RowspanError
 
-    found = {}
-    for number in sorted(threads):
+    threads, cards = {}, {}
+    for number in sorted({job.fields["n_threads"] for job in jobs if not job.on_cards}):
         if ceilings := roofline.measure(number):
-            read, best = ceilings.read_bytes_per_second, ceilings.best_flops()
-            unit = f"{ceilings.best_unit}, {best / 1e9:.0f} G operations/s"
-            print(f"Ceilings of {number} threads: {read / 1e9:.1f} GB/s read; {unit}", file=sys.stderr, flush=True)
-            found[number] = ceilings
-    return found
+            threads[number] = ceilings
+            _show(ceilings, "read")
+    for device in sorted({device for job in jobs for device in job.devices if device.kind != "cpu"}):
+        try:
+            cards[device] = card_ceilings.measure(str(device))
+            _show(cards[device], "read and written")
+        except RowspanError as error:  # another engine may run there all the same
+            print(error, file=sys.stderr, flush=True)
+    return roofline.Roofs(threads, cards)
+
+
+def _show(ceilings: Ceilings, moved: str) -> None:
+    read, best = ceilings.read_bytes_per_second, ceilings.best_flops()
+    unit = f"{ceilings.best_unit}, {best / 1e9:.0f} G operations/s"
+    print(f"Ceilings of {ceilings.of}: {read / 1e9:.1f} GB/s {moved}; {unit}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -196,7 +196,8 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
         ridge = compute / read
         xs = sorted({low, min(max(ridge, low), high), high})
         axis.plot(xs, [min(read * x, compute) for x in xs], color="#444444", linewidth=1.4)
-        unit = f"{row['n_threads']} threads: {compute / 1e9:,.0f} G operations/s, {row['operations_unit']}"
+        where = f"{row['n_threads']} threads" if row["backends"] == "CPU" else row["devices"].replace("/", ", ")
+        unit = f"{where}: {compute / 1e9:,.0f} G operations/s, {row['operations_unit']}"
         axis.text(high, compute, unit, ha="right", va="bottom", fontsize=8, in_layout=False)
         axis.text(
             low * 1.15,

@@ -224,6 +224,9 @@ def _warnings(section: Section) -> list[str]:
     stolen = [row["stolen_share"] for _, _, row in rows if (row["stolen_share"] or 0) > 0.02]
     if stolen:
         found.append(f"The machine's host took up to {max(stolen):.0%} of the processor during {len(stolen)} tests.")
+    beside = sum(bool(row["other_engines_running"]) for _, _, row in rows)
+    if beside:
+        found.append(f"Other engines were loaded and not paused during {beside} tests.")
     if any(row["throttle_events"] for _, _, row in rows):
         found.append("The processor slowed down for heat during some tests.")
     for one, workload, row in rows:

@@ -1,8 +1,7 @@
-"""What a device is, and the most that torch gets out of it: a program of its own, whose context ends with it.
+"""What a device is, and the most that torch gets out of it: bytes moved by a copy, operations of a bfloat16 product.
 
-    python benchmarks/gpu/ceilings.py cuda:0
-
-Prints one JSON object.
+A program of its own (`python -m rowspan.kernels.torch.ceilings cuda:0`), whose hold on a card ends with it; it prints
+one JSON object. Started by `bench.card_ceilings`.
 """
 
 from __future__ import annotations
@@ -19,18 +18,23 @@ import torch
 
 RUNS = 10
 BEGINNING = 3  # runs that warm up
+CARD_SIDE, CARD_BYTES = 8192, 4 << 30  # of the product's matrices; of the copy, less where less is free
+CPU_SIDE, CPU_BYTES = 1024, 256 << 20
 
 
 def main() -> None:
     device = torch.device(sys.argv[1])
-    on_card = device.type == "cuda"
-    if on_card:
+    side, copied = CPU_SIDE, CPU_BYTES
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            sys.exit(f"torch {torch.__version__} sees {torch.cuda.device_count()} cards, and no {device}")
         torch.cuda.set_device(device)
-    side, copied = (8192, 4 << 30) if on_card else (1024, 256 << 20)
+        side, copied = CARD_SIDE, min(CARD_BYTES, torch.cuda.mem_get_info()[0] // 4)
     print(json.dumps({**facts(device), **copying(device, copied), **product(device, side)}))
 
 
 def facts(device: torch.device) -> dict[str, Any]:
+    """Its name and size, and the versions of what drives it."""
     try:
         import triton
 
