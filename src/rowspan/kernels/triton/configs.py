@@ -23,6 +23,7 @@ class Narrow:
     units: int  # of columns, one for each thread
     num_warps: int
     num_stages: int = 1
+    split: int = 1  # of the columns over programs
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ WAYS = {"narrow": Narrow, "wide": Wide, "unpacked": Unpacked}
 
 MOST_NARROW = 4  # tokens; beyond, multiply-adds take longer than reading weights
 LEAST_UNPACKED = 512  # tokens; here a vendor's GEMM at 90 % of peak has made up for unpacking, against one at 50 %
+# Bytes that an H200's memory delivers to each processor while one is on its way (some 0.7 µs at 4.3 TB/s), twice.
+UNDER_WAY = 48 << 10
 SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a card, few enough to stay in a large L2
 
 
@@ -69,7 +72,9 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
     if tokens <= 4 * MOST_NARROW:
         narrow = _narrow(card, tokens, rows, columns, bits)
         for block_rows, num_warps in product((1, 2, 4, 8), (1, 2, 4, 8)):
-            yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes)
+            yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes, split=1)
+        for split in (2, 4):
+            yield replace(narrow, split=split)
     if tokens > 1:
         splits = (1,) if tokens > 256 else (1, 2, 4, 8)
         stages = (2,) if card.family in (Family.RDNA, Family.CDNA) else (3, 4)
@@ -94,9 +99,9 @@ TILES = {
 
 
 def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
-    """More rows share what activations cost, fewer leave registers to more threads: together they must have so many
-    loads in flight as arrive until the first does, some 32 KB for each of an H200's processors. And fewer where there
-    would be too few programs to go around."""
+    """More rows share what activations cost, fewer leave registers to more threads. Where there would be too few
+    programs to go around, fewer; then a row's columns are shared out among more warps of its program, and as a last
+    resort among programs, whose sums a second launch of some 2 µs adds up."""
     held = _power_of_two(tokens)
     few_columns = bits in (4, 8)  # of a unit; a thread holds them all, for all tokens
     block_rows = 4 if held == 1 or few_columns else 2
@@ -104,10 +109,21 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
         block_rows = 8
     if card.family is Family.RDNA:  # else the compiler spills registers
         block_rows //= 2
-    while block_rows > 1 and rows < 4 * block_rows * card.processors:
+    while block_rows > 1 and rows < 3 * block_rows * card.processors:
         block_rows //= 2
-    num_warps = 2 if columns > card.lanes * UNIT[bits] else 1
-    return Narrow(held, block_rows, num_warps * card.lanes, num_warps)
+    programs, units = -(-rows // block_rows), -(-columns // UNIT[bits])
+
+    def asked_for(warps: int) -> int:
+        """Bytes under way on each processor."""
+        return programs * warps * card.lanes * 16 * block_rows // card.processors
+
+    num_warps = 2 if units > card.lanes else 1
+    while num_warps < 8 and units > num_warps * card.lanes and asked_for(num_warps) < UNDER_WAY:
+        num_warps *= 2
+    split = 1
+    while split < 8 and units >= 4 * split * num_warps * card.lanes and asked_for(num_warps * split) < UNDER_WAY // 3:
+        split *= 2
+    return Narrow(held, block_rows, num_warps * card.lanes, num_warps, split=split)
 
 
 def _wide(card: Card, tokens: int, rows: int, columns: int) -> Wide:
