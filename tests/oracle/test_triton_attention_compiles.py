@@ -20,7 +20,7 @@ SPILLED_AT_WORST = {"sm_80": 64, "sm_90": 0, "gfx1100": 1024, "gfx942": 0}
 
 
 def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = prefill_tiles(FAMILY[target], head_dim, group)
+    tiles = prefill_tiles(FAMILY[target], head_dim, group, converted=cache == "i8")
     types = {"out": f"*{type}"} | dict.fromkeys(("n_sequences", "out_stride", "table_stride"), "i32")
     constants: dict[str, Constant] = {
         "TOKENS": tiles.rows // group,
@@ -32,7 +32,7 @@ def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", 
 
 
 def decode(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = decode_tiles(FAMILY[target], head_dim)
+    tiles = decode_tiles(FAMILY[target], head_dim, converted=cache == "i8")
     types = {"parts": "*fp32", "logs": "*fp32"} | dict.fromkeys(("table_stride", "max_pieces", "length"), "i32")
     constants: dict[str, Constant] = {"KV_HEADS": 8, "ROWS": 16, "BLOCK_N": tiles.keys}
     return _variant("decode:_attend_pieces", target, tiles, types, constants, head_dim, group, type, cache, window)
@@ -63,6 +63,7 @@ def _variant(
         "GROUP": group,
         "D": head_dim,
         "D_PAD": 1 << (head_dim - 1).bit_length(),
+        "VALUE_PARTS": tiles.value_parts,
         "BLOCK_SIZE": 16,
         "WINDOW": window,
         "MATRIX": TYPES.get(cache, TYPES[type]),

@@ -49,7 +49,7 @@ class Unpacked:
 Config = Narrow | Wide | Unpacked
 WAYS = {"narrow": Narrow, "wide": Wide, "unpacked": Unpacked}
 
-MOST_NARROW = 4  # tokens; beyond, multiply-adds take longer than reading weights
+MOST_NARROW = 2  # tokens; beyond, the matrix units' kernel has fewer instructions to each weight: 7 of 7, 10, 17
 LEAST_UNPACKED = 512  # tokens; here a vendor's GEMM at 90 % of peak has made up for unpacking, against one at 50 %
 # Bytes that an H200's memory delivers to each processor while one is on its way (some 0.7 µs at 4.3 TB/s), twice.
 UNDER_WAY = 48 << 10
@@ -58,8 +58,7 @@ SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a 
 
 def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Config:
     """Sensible without tuning."""
-    # RDNA's compiler spills registers where a thread holds units of 64 columns for four tokens.
-    if tokens <= (2 if card.family is Family.RDNA and UNIT[bits] == 64 else MOST_NARROW):
+    if tokens <= MOST_NARROW:
         return _narrow(card, tokens, rows, columns, bits)
     if tokens >= LEAST_UNPACKED:
         return Unpacked(max(256, SCRATCH // (2 * columns)))
@@ -90,8 +89,8 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
 # rows, tokens and warps of a tile of sums, from few tokens to many; of those for as many tokens, the default is last.
 # Each thread holds rows · tokens / threads sums.
 TILES = {
-    # wgmma takes 64 rows a time from four warps.
-    Family.HOPPER: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
+    # wgmma takes 64 rows a time from four warps; two use the matrix instructions of older cards.
+    Family.HOPPER: ((64, 16, 2), (64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
     Family.AMPERE: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
     Family.RDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 8), (64, 64, 4)),
     Family.CDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
