@@ -3,9 +3,9 @@ command line nor the benchmark that start it import torch:
 
     python -m rowspan.worker.tune cuda:0 bfloat16 512 60 model.gguf…
 
-The dtype of activations, the most tokens of a step and the seconds it may take follow the devices. What it finds is kept
-where the engine looks for it. Each line says what was found, the last one how far it came. An error that the user can
-mend is one line of JSON on stderr.
+The dtype of activations, the most tokens of a step and the seconds it may take follow the devices. What it finds is
+kept where the engine looks for it. Each line says what was found, the last one how far it came. An error that the user
+can mend is one line of JSON on stderr.
 """
 
 from __future__ import annotations

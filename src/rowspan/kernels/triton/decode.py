@@ -41,9 +41,9 @@ def code(words, one, PART: tl.constexpr, BYTE: tl.constexpr, BITS: tl.constexpr,
     """What `load_words` gave → the codes of a part in a byte, less ZERO, as float32.
 
     Cards convert integers at half the rate of a multiplication or less. So codes are not converted but set into the
-    mantissa of a power of two, there where 1 is the lowest bit that they use: with ZERO it is subtracted, which is exact.
+    mantissa of a power of two, there where 1 is the lowest bit that they use: with ZERO it is subtracted, exactly.
 
-    one: ONE, which the compiler must not know, or it takes two instructions instead of one to cut a code out and set it.
+    one: ONE, which the compiler must not know, or it takes two instructions, not one, to cut a code out and set it.
     """
     shift: tl.constexpr = _shift(PART, BYTE, BITS)
     lowest: tl.constexpr = _lowest_bit(PART, BYTE, BITS) - shift

@@ -1,14 +1,14 @@
 """Linear of a few tokens: bound by memory, which reads each weight once.
 
-One program computes BLOCK_ROWS outputs over all columns, for all tokens; nothing is split over programs, since models'
-matrices have rows enough to keep all of a card's memory busy. Products and sums are float32 with the file's exact
-values, and a scale is applied to a thread's sum over all its columns in the group.
+One program computes BLOCK_ROWS outputs over all columns, for all tokens, and its warps share the columns out among
+them. Only where rows are too few for a card, columns are split over programs, too, which costs a second launch.
+Products and sums are float32 with the file's exact values, and a scale is applied to a thread's sum over its columns in
+the group.
 
-An H200's processor can spend some 7 instructions on each byte that it gets from memory, so all that is done to a weight
-is: cut it out of its word, convert it, multiply and add. Codes are not shifted to a word's end: where they stand they
-are multiples of a power of two, which activations are divided by, exactly. Activations are loaded as pairs, of which
-every thread gets just those of its own codes' columns, 16 bytes of either at once: nothing is exchanged between threads
-before the last sum. Instructions per weight of Q8_0, Q4_0, Q4_K and Q6_K for sm_90: 4.4, 4.1, 4.8 and 6.1.
+An H200's processor can spend some 7 instructions on each byte that it gets from memory, half of them on integers, so
+all that is done to a weight is: cut it out of its word into a float32 (decode.py), subtract, multiply and add.
+Activations are loaded as pairs, of which every thread gets just those of its own codes' columns, 16 bytes of either at
+once: nothing is exchanged between threads before the last sum. What that comes to is in docs/gpu.md.
 
 The bits of a token's outputs depend on the configuration only, not on the other tokens.
 """

@@ -1,9 +1,9 @@
 """Linear of many tokens on the matrix units: weights are unpacked in registers, rounded to the activations' type, and
 multiplied there; sums are float32.
 
-The transposed product W · xᵀ is computed, so that unpacked weights are the left operand: Hopper's wgmma takes that one
-from registers, where they are. A tile's scales are loaded one step ahead, since they are too few for Triton to pipeline
-their loads through shared memory as it does those of codes and activations.
+The transposed product W · xᵀ is computed, so that unpacked weights are the left operand, and tokens, which may be few,
+the right one, of which 16 fill a tile. A tile's scales are loaded one step ahead, since they are too few for Triton to
+pipeline their loads through shared memory as it does those of codes and activations.
 
 Where there are too few tiles for a card, the columns are split: each part writes float32 sums, which a second kernel
 adds up in order. The bits of a token's outputs depend on the configuration only, not on the other tokens.
