@@ -123,9 +123,11 @@ class Benchmark:
         self._outputs = check_outputs(self._models.small.path, self._device, self._options.dtype)
 
     def _tune(self) -> None:
-        what = str(self._device), str(self._options.batch), str(self._options.tune_share * self._left)
-        done = run([sys.executable, HERE / "gpu" / "tune.py", *what, *(model.path for model in self._ready)])
-        self._notes.append(f"tuned: {done.strip()}")
+        options = self._options
+        what = str(self._device), options.dtype or "bfloat16", str(options.batch), str(options.tune_share * self._left)
+        paths = [model.path for model in self._ready]
+        done = run([sys.executable, "-m", "rowspan.worker.tune", *what, *paths])
+        self._notes.append(f"tuned: {done.splitlines()[-1]}")
 
     def _measure(self, ours: Rowspan) -> None:
         """Rounds, until the next would not end in time."""

@@ -142,7 +142,7 @@ def small_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several pieces for each program, and several tiles of queries, in the small batches an interpreter can do."""
     monkeypatch.setattr(attention_decode, "PROGRAMS", 8)
     if not HAS_CARD:
-        monkeypatch.setattr(attention_prefill, "prefill_tiles", lambda family, head_dim, group: Tiles(32, 32, 4, 1))
+        monkeypatch.setattr(attention_prefill, "prefill_tiles", lambda *_, **__: Tiles(32, 32, 4, 1))
 
 
 DECODING = [(299, 1), (0, 1), (31, 1), (512, 1)]
@@ -180,6 +180,24 @@ def test_random_batches_agree_with_torch(
     products = FLOATS[q_type if q_type == "float32" or cache_type == "int8" else cache_type]
     assert result.dtype == q.dtype
     assert_close(result, expected(q, cache, shape, chunks, window), cache, products)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shape", "type"), [(MIXED, Shape(2, 3, 80, 16), "int8"), (MIXED, Shape(1, 2, 64, 32), "float16")]
+)
+def test_values_in_parts(
+    chunks: list[tuple[int, int]], shape: Shape, type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where registers do not hold a head's sums; of 80 columns the second part is not full."""
+    monkeypatch.setattr(attention_prefill, "prefill_tiles", lambda *_, **__: Tiles(32, 32, 4, 1, value_parts=2))
+    monkeypatch.setattr(attention_decode, "decode_tiles", lambda *_, **__: Tiles(16, 32, 4, 1, value_parts=2))
+    rng = random.Random(5)
+    torch.manual_seed(5)
+    cache = new_cache(shape, [first + length for first, length in chunks], type, rng)
+    rows = sum(length for _, length in chunks)
+    q = torch.randn(rows, shape.kv_heads * shape.group * shape.head_dim).to(DEVICE, torch.float16)
+    result = run(q, cache, shape, chunks, None)
+    assert_close(result, expected(q, cache, shape, chunks, None), cache, torch.float16)
 
 
 def test_padded_sequences_and_rows_are_harmless() -> None:

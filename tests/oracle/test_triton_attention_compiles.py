@@ -13,14 +13,15 @@ from rowspan.kernels.triton.tiles import Tiles, decode_tiles, prefill_tiles
 ATTENTION = "rowspan.kernels.triton.attention_"
 FAMILY = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx1100": Family.RDNA, "gfx942": Family.CDNA}
 TYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16"}
-# Bytes of a thread's registers that are in memory, at most. Operands of RDNA's matrix units lie in registers twice, and
-# numbers on their way to another type once more: heads of 256, and caches of another type than q, do not fit there.
+# Bytes of a thread's registers that are in memory, at most.
 SPILLED = {"sm_80": 0, "sm_90": 0, "gfx1100": 64, "gfx942": 0}
-SPILLED_AT_WORST = {"sm_80": 64, "sm_90": 0, "gfx1100": 1024, "gfx942": 0}
+SPILLED_OF_OTHER_TYPES = {"sm_80": 64, "sm_90": 0, "gfx1100": 0, "gfx942": 0}
+# Operands of RDNA's matrix units lie in registers twice: 16 rows of q and 16 keys of 256 take all there are.
+SPILLED_OF_256 = {"sm_80": 64, "sm_90": 0, "gfx1100": 512, "gfx942": 0}
 
 
 def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = prefill_tiles(FAMILY[target], head_dim, group)
+    tiles = prefill_tiles(FAMILY[target], head_dim, group, converted=cache == "i8")
     types = {"out": f"*{type}"} | dict.fromkeys(("n_sequences", "out_stride", "table_stride"), "i32")
     constants: dict[str, Constant] = {
         "TOKENS": tiles.rows // group,
@@ -32,7 +33,7 @@ def prefill(target: str, head_dim: int, group: int, type: str, cache: str = "", 
 
 
 def decode(target: str, head_dim: int, group: int, type: str, cache: str = "", window: int = 0) -> Variant:
-    tiles = decode_tiles(FAMILY[target], head_dim)
+    tiles = decode_tiles(FAMILY[target], head_dim, converted=cache == "i8")
     types = {"parts": "*fp32", "logs": "*fp32"} | dict.fromkeys(("table_stride", "max_pieces", "length"), "i32")
     constants: dict[str, Constant] = {"KV_HEADS": 8, "ROWS": 16, "BLOCK_N": tiles.keys}
     return _variant("decode:_attend_pieces", target, tiles, types, constants, head_dim, group, type, cache, window)
@@ -63,6 +64,7 @@ def _variant(
         "GROUP": group,
         "D": head_dim,
         "D_PAD": 1 << (head_dim - 1).bit_length(),
+        "VALUE_PARTS": tiles.value_parts,
         "BLOCK_SIZE": 16,
         "WINDOW": window,
         "MATRIX": TYPES.get(cache, TYPES[type]),
@@ -108,7 +110,7 @@ def test_attention_of_common_models() -> None:
     ],
 )
 def test_attention_of_more_models(head_dim: int, group: int, type: str, cache: str, window: int) -> None:
-    spilled = SPILLED if head_dim <= 128 and not cache else SPILLED_AT_WORST
+    spilled = SPILLED_OF_256 if head_dim > 128 else SPILLED_OF_OTHER_TYPES if cache else SPILLED
     for make in (prefill, decode):
         variants = [make(target, head_dim, group, type, cache, window) for target in TARGETS]
         for target, code in compile_each(variants):

@@ -36,8 +36,9 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
         "rows": "i32",
         "columns": "i32",
         "units": "i32",
+        "one": "i32",
+        "first_row": "i32",
     }
-    types |= {"first_row": "i32"}
     constants: dict[str, Constant] = {"BITS": bits, "UNIT": UNIT[bits], "GROUP": geometry.group}
     constants |= {"ZERO": geometry.zero, "BLOCK_ROWS": getattr(config, "block_rows", 8)}
     if bits != 6:
@@ -50,6 +51,7 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
         constants["sub_minima"] = None
     if isinstance(config, Narrow):
         constants |= {"bias": None, "TOKENS": config.tokens, "UNITS": config.units, "STAGES": config.num_stages}
+        constants |= {"BFLOAT": True, "SPLIT": config.split}
         types["x"] = "*i32"
         kernel, warps, stages = "linear_narrow:narrow_kernel", config.num_warps, config.num_stages
     elif isinstance(config, Wide):

@@ -57,13 +57,13 @@ def tolerance(x: Tensor, matrix: Tensor, weight: PlanarWeight, expected: Tensor,
 
     The last rounding is half a unit of x's type, and rounding a weight to that type half a unit of the weight (of
     float16, at least 2^-25). Sums are float32: of the columns in some order, each addition off by at most 2^-24 of
-    the magnitudes so far; the narrow kernel sums codes with their zero, which are larger by scale · zero.
+    the magnitudes so far; the narrow kernel sums codes and minima apart, each of which may be larger than the weight.
     """
     unit = torch.finfo(x.dtype).eps / 2
     size = x.double().abs()
     magnitude = size @ matrix.abs().T
-    largest_zero = weight.zero * float(matrix.abs().max())
-    sums = weight.columns * 2**-24 * (magnitude + largest_zero * size.sum(1, keepdim=True))
+    largest = 2 * float(matrix.abs().max()) if weight.minima is not None else 0.0
+    sums = weight.columns * 2**-24 * (magnitude + largest * size.sum(1, keepdim=True))
     weights = unit * magnitude + 2**-25 * size.sum(1, keepdim=True) if rounded else 0.0
     return unit * expected.abs() + sums + weights
 
@@ -161,6 +161,13 @@ def test_narrow(scheme: str) -> None:
     check(scheme, 3, 37, columns, torch.bfloat16, Narrow(4, 32, units=16, num_warps=1))
 
 
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("split", [2, 8])  # of 8 parts, the last ones have no columns
+def test_narrow_in_parts(scheme: str, split: int) -> None:
+    columns = SCHEMES[scheme].block_size * (5 if SCHEMES[scheme].has_sub_scales else 37)
+    check(scheme, 2, 37, columns, torch.float16, Narrow(2, 16, 8, 1, split=split), bias=True)
+
+
 @each_scheme
 @pytest.mark.parametrize(("tokens", "dtype"), [(2, torch.float16), (17, torch.bfloat16)])
 def test_wide(scheme: str, tokens: int, dtype: torch.dtype) -> None:
@@ -184,7 +191,10 @@ def test_tiles_in_bands_cover_all_rows_and_tokens() -> None:
     check("Q8_0", 50, 90, 64, torch.bfloat16, Wide(16, 16, 64, split=1, num_warps=4, num_stages=2, band=4))
 
 
-@pytest.mark.parametrize("config", [Narrow(4, 16, units=8, num_warps=1), Wide(16, 16, 64, 2, 4, 2)])
+NARROW = [Narrow(4, 16, units=8, num_warps=1), Narrow(4, 16, 4, 1, split=2)]
+
+
+@pytest.mark.parametrize("config", [*NARROW, Wide(16, 16, 64, 2, 4, 2)])
 def test_bits_of_a_token_do_not_depend_on_others(config: Config) -> None:
     weight, _ = random_weight("Q4_K", 20, 256, seed=3)
     x = torch.randn(4, 256).to(DEVICE, torch.bfloat16)

@@ -134,6 +134,25 @@ def test_small_matrices_are_split_so_that_a_card_is_busy() -> None:
     assert many.split == 1
 
 
+def test_few_rows_have_their_columns_shared_out() -> None:
+    """First among the warps of a program, and only where that is not enough among programs, which costs a launch."""
+    many, few, fewest = (choose(H200, 1, rows, 32768, 8) for rows in (128_000, 1024, 64))
+    assert isinstance(many, Narrow)
+    assert isinstance(few, Narrow)
+    assert isinstance(fewest, Narrow)
+    assert (many.num_warps, few.num_warps, fewest.num_warps) == (2, 8, 8)
+    assert (many.split, few.split) == (1, 1)
+    assert fewest.split > 1
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+@pytest.mark.parametrize("family", Family)
+def test_a_step_of_5_to_16_tokens_is_one_configuration(family: Family, bits: int) -> None:
+    """So a token's bits do not depend on how many others there are."""
+    card = Card("some", family, 100)
+    assert len({choose(card, tuned.bucket(tokens), 4096, 4096, bits) for tokens in range(5, 17)}) == 1
+
+
 def test_tuning_keeps_the_fastest_that_is_right(
     weight: PlanarWeight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ from rowspan.cli.pull import pull
 from rowspan.cli.report import report
 from rowspan.cli.run import run
 from rowspan.cli.serve import serve
+from rowspan.cli.tune import tune
 from rowspan.errors import RowspanError
 
 # Plain help and plain tracebacks: rich's would cost half of the time that `rowspan --help` takes.
@@ -29,6 +30,7 @@ app.command()(pull)
 app.command()(models)
 app.command()(plan)
 app.command()(bench)
+app.command()(tune)
 app.command()(compare)
 app.command()(report)
 app.command()(loadtest)

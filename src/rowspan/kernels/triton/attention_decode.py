@@ -56,9 +56,9 @@ def decode(
     programs = min(max_pieces, max(1, PROGRAMS // (n_sequences * kv_heads)))
     parts = torch.empty((n_sequences, n_heads, max_pieces, head_dim), dtype=torch.float32, device=q.device)
     logs = torch.empty((n_sequences, n_heads, max_pieces), dtype=torch.float32, device=q.device)
-    tiles = decode_tiles(card_of(q.device).family, head_dim)
+    tiles = decode_tiles(card_of(q.device).family, head_dim, converted=k_cache.dtype == torch.int8)
     padded = triton.next_power_of_2(head_dim)
-    _attend_pieces[(programs, kv_heads, n_sequences)](
+    _attend_pieces[(programs, kv_heads * tiles.value_parts, n_sequences)](
         parts,
         logs,
         q,
@@ -82,6 +82,7 @@ def decode(
         ROWS=max(16, triton.next_power_of_2(group)),
         D=head_dim,
         D_PAD=padded,
+        VALUE_PARTS=tiles.value_parts,
         BLOCK_SIZE=block_size,
         WINDOW=window or 0,
         BLOCK_N=tiles.keys,
@@ -131,12 +132,15 @@ def _attend_pieces(
     ROWS: tl.constexpr,
     D: tl.constexpr,
     D_PAD: tl.constexpr,
+    VALUE_PARTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MATRIX: tl.constexpr,
 ):
-    head = tl.program_id(1)
+    V_PAD: tl.constexpr = D_PAD // VALUE_PARTS
+    head = tl.program_id(1) // VALUE_PARTS
+    first_value = tl.program_id(1) % VALUE_PARTS * V_PAD
     sequence = tl.program_id(2)
     row = tl.load(starts + sequence)
     if tl.load(starts + sequence + 1) - row != 1:
@@ -162,7 +166,7 @@ def _attend_pieces(
     for piece in range(low // length + tl.program_id(0), position // length + 1, tl.num_programs(0)):
         highest = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        weighted = tl.zeros([ROWS, D_PAD], tl.float32)
+        weighted = tl.zeros([ROWS, V_PAD], tl.float32)
         stop = tl.minimum((piece + 1) * length, position + 1)
         for first in range(tl.maximum(piece * length, low // BLOCK_N * BLOCK_N), stop, BLOCK_N):
             highest, total, weighted = attend_tile(
@@ -170,6 +174,7 @@ def _attend_pieces(
                 total,
                 weighted,
                 rows,
+                first_value,
                 row_at,
                 first,
                 low,
@@ -186,12 +191,15 @@ def _attend_pieces(
                 WINDOW,
                 D,
                 D_PAD,
+                V_PAD,
                 BLOCK_N,
                 MATRIX,
                 True,
             )
         at = (sequence.to(tl.int64) * KV_HEADS * GROUP + heads) * max_pieces + piece
-        tl.store(parts + at[:, None] * D + d[None, :], weighted / total[:, None], mask=mine)
+        value = first_value + tl.arange(0, V_PAD)
+        written = (g < GROUP)[:, None] & (value < D)[None, :]
+        tl.store(parts + at[:, None] * D + value[None, :], weighted / total[:, None], mask=written)
         tl.store(logs + at, highest + tl.log2(total), mask=g < GROUP)
 
 

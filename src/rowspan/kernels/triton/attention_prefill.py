@@ -8,6 +8,7 @@ longest sequence's tiles for each of 64 sequences would be nearly all idle when 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -36,9 +37,9 @@ def prefill(
     kv_heads, head_dim = k_cache.shape[1:]
     group = q.shape[1] // head_dim // kv_heads
     n_sequences = block_table.shape[0]
-    tiles = prefill_tiles(card_of(q.device).family, head_dim, group)
+    tiles = prefill_tiles(card_of(q.device).family, head_dim, group, converted=k_cache.dtype == torch.int8)
     tokens = tiles.rows // group
-    grid = (q.shape[0] // tokens + n_sequences, kv_heads)
+    grid = (q.shape[0] // tokens + n_sequences, kv_heads * tiles.value_parts)
     _attend_chunks[grid](
         out,
         q,
@@ -61,6 +62,7 @@ def prefill(
         TOKENS=tokens,
         D=head_dim,
         D_PAD=triton.next_power_of_2(head_dim),
+        VALUE_PARTS=tiles.value_parts,
         BLOCK_SIZE=block_size,
         WINDOW=window or 0,
         BLOCK_M=tiles.rows,
@@ -95,6 +97,7 @@ def _attend_chunks(
     TOKENS: tl.constexpr,  # of a tile of queries
     D: tl.constexpr,
     D_PAD: tl.constexpr,
+    VALUE_PARTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -103,7 +106,9 @@ def _attend_chunks(
     SEARCHED: tl.constexpr,
 ):
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # a prompt's last tokens see most: they come first
-    head = tl.program_id(1)
+    V_PAD: tl.constexpr = D_PAD // VALUE_PARTS
+    head = tl.program_id(1) // VALUE_PARTS
+    first_value = tl.program_id(1) % VALUE_PARTS * V_PAD
     sequence = -1
     for searched in range(0, n_sequences, SEARCHED):
         s = searched + tl.arange(0, SEARCHED)
@@ -120,8 +125,8 @@ def _attend_chunks(
     token = row + m // GROUP
     mine = (m < TOKENS * GROUP) & (token < end)
     held = mine[:, None] & (d < D)[None, :]
-    column = (head * GROUP + m % GROUP)[:, None] * D + d[None, :]
-    rows = tl.load(q + token.to(tl.int64)[:, None] * q_stride + column, mask=held, other=0.0).to(MATRIX)
+    column = (head * GROUP + m % GROUP)[:, None] * D
+    rows = tl.load(q + token.to(tl.int64)[:, None] * q_stride + column + d[None, :], mask=held, other=0.0).to(MATRIX)
 
     first_at = tl.load(positions + row).to(tl.int32)
     last_at = first_at + tl.minimum(end - row, TOKENS).to(tl.int32) - 1
@@ -134,7 +139,7 @@ def _attend_chunks(
         v_scales += head
     highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    weighted = tl.zeros([BLOCK_M, D_PAD], tl.float32)
+    weighted = tl.zeros([BLOCK_M, V_PAD], tl.float32)
 
     # Keys from low to last_at, in three stretches: only the middle one is seen as a whole by every row.
     low = 0
@@ -147,19 +152,21 @@ def _attend_chunks(
         whole = tl.minimum(whole, whole_end)
         for first in range(low // BLOCK_N * BLOCK_N, whole, BLOCK_N):
             highest, total, weighted = attend_tile(
-                highest, total, weighted, rows, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
-                slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, BLOCK_N, MATRIX, True,
+                highest, total, weighted, rows, first_value, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
+                slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, V_PAD, BLOCK_N, MATRIX, True,
             )  # fmt: skip
     for first in range(whole, whole_end, BLOCK_N):
         highest, total, weighted = attend_tile(
-            highest, total, weighted, rows, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
-            slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, BLOCK_N, MATRIX, False,
+            highest, total, weighted, rows, first_value, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
+            slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, V_PAD, BLOCK_N, MATRIX, False,
         )  # fmt: skip
     for first in range(whole_end, stop, BLOCK_N):
         highest, total, weighted = attend_tile(
-            highest, total, weighted, rows, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
-            slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, BLOCK_N, MATRIX, True,
+            highest, total, weighted, rows, first_value, row_at, first, low, stop, blocks, k, v, k_scales, v_scales,
+            slot_stride, scale_stride, scale, BLOCK_SIZE, WINDOW, D, D_PAD, V_PAD, BLOCK_N, MATRIX, True,
         )  # fmt: skip
 
     result = (weighted / total[:, None]).to(out.dtype.element_ty)
-    tl.store(out + token.to(tl.int64)[:, None] * out_stride + column, result, mask=held)
+    value = first_value + tl.arange(0, V_PAD)
+    written = mine[:, None] & (value < D)[None, :]
+    tl.store(out + token.to(tl.int64)[:, None] * out_stride + column + value[None, :], result, mask=written)

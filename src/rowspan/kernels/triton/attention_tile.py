@@ -45,8 +45,9 @@ def attend_tile(
     # The running softmax of M rows: highest score, sum of weights, weighted sum of values. Scores are in powers of 2.
     highest,
     total,
-    weighted,
+    weighted,  # of the V_PAD columns of values that begin at first_value
     q,  # (M, D_PAD), of type MATRIX
+    first_value,
     row_at,  # (M,) positions of the rows
     first,  # position of the tile's first key
     low,  # positions from low to stop - 1 are read
@@ -63,6 +64,7 @@ def attend_tile(
     WINDOW: tl.constexpr,  # 0: none
     D: tl.constexpr,
     D_PAD: tl.constexpr,
+    V_PAD: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MATRIX: tl.constexpr,
     MASKED: tl.constexpr,  # False: every row sees every key of this tile
@@ -75,17 +77,17 @@ def attend_tile(
     else:
         block = tl.load(blocks + at // BLOCK_SIZE)
     slot = block.to(tl.int64) * BLOCK_SIZE + at % BLOCK_SIZE
-    offsets = slot[:, None] * slot_stride + d[None, :]
+    value = first_value + tl.arange(0, V_PAD)
+    offsets = slot[:, None] * slot_stride
     if MASKED:
-        held = read[:, None] & (d < D)[None, :]
-        keys = tl.load(k + offsets, mask=held, other=0)
-        values = tl.load(v + offsets, mask=held, other=0)
+        keys = tl.load(k + offsets + d[None, :], mask=read[:, None] & (d < D)[None, :], other=0)
+        values = tl.load(v + offsets + value[None, :], mask=read[:, None] & (value < D)[None, :], other=0)
     elif D_PAD > D:
-        keys = tl.load(k + offsets, mask=(d < D)[None, :], other=0)
-        values = tl.load(v + offsets, mask=(d < D)[None, :], other=0)
+        keys = tl.load(k + offsets + d[None, :], mask=(d < D)[None, :], other=0)
+        values = tl.load(v + offsets + value[None, :], mask=(value < D)[None, :], other=0)
     else:
-        keys = tl.load(k + offsets)
-        values = tl.load(v + offsets)
+        keys = tl.load(k + offsets + d[None, :])
+        values = tl.load(v + offsets + value[None, :])
 
     scores = tl.dot(q, tl.trans(keys.to(MATRIX)), input_precision="ieee") * scale
     if k_scales is not None:

@@ -23,6 +23,7 @@ class Narrow:
     units: int  # of columns, one for each thread
     num_warps: int
     num_stages: int = 1
+    split: int = 1  # of the columns over programs
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,16 @@ class Unpacked:
 Config = Narrow | Wide | Unpacked
 WAYS = {"narrow": Narrow, "wide": Wide, "unpacked": Unpacked}
 
-MOST_NARROW = 4  # tokens; beyond, multiply-adds take longer than reading weights
+MOST_NARROW = 2  # tokens; beyond, the matrix units' kernel has fewer instructions to each weight: 7 of 7, 10, 17
 LEAST_UNPACKED = 512  # tokens; here a vendor's GEMM at 90 % of peak has made up for unpacking, against one at 50 %
+# Bytes that an H200's memory delivers to each processor while one is on its way (some 0.7 µs at 4.3 TB/s), twice.
+UNDER_WAY = 48 << 10
 SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a card, few enough to stay in a large L2
 
 
 def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Config:
     """Sensible without tuning."""
-    # RDNA's compiler spills registers where a thread holds units of 64 columns for four tokens.
-    if tokens <= (2 if card.family is Family.RDNA and UNIT[bits] == 64 else MOST_NARROW):
+    if tokens <= MOST_NARROW:
         return _narrow(card, tokens, rows, columns, bits)
     if tokens >= LEAST_UNPACKED:
         return Unpacked(max(256, SCRATCH // (2 * columns)))
@@ -69,7 +71,9 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
     if tokens <= 4 * MOST_NARROW:
         narrow = _narrow(card, tokens, rows, columns, bits)
         for block_rows, num_warps in product((1, 2, 4, 8), (1, 2, 4, 8)):
-            yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes)
+            yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes, split=1)
+        for split in (2, 4):
+            yield replace(narrow, split=split)
     if tokens > 1:
         splits = (1,) if tokens > 256 else (1, 2, 4, 8)
         stages = (2,) if card.family in (Family.RDNA, Family.CDNA) else (3, 4)
@@ -85,8 +89,8 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
 # rows, tokens and warps of a tile of sums, from few tokens to many; of those for as many tokens, the default is last.
 # Each thread holds rows · tokens / threads sums.
 TILES = {
-    # wgmma takes 64 rows a time from four warps.
-    Family.HOPPER: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
+    # wgmma takes 64 rows a time from four warps; two use the matrix instructions of older cards.
+    Family.HOPPER: ((64, 16, 2), (64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
     Family.AMPERE: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
     Family.RDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 8), (64, 64, 4)),
     Family.CDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
@@ -94,9 +98,9 @@ TILES = {
 
 
 def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
-    """More rows share what activations cost, fewer leave registers to more threads: together they must have so many
-    loads in flight as arrive until the first does, some 32 KB for each of an H200's processors. And fewer where there
-    would be too few programs to go around."""
+    """More rows share what activations cost, fewer leave registers to more threads. Where there would be too few
+    programs to go around, fewer; then a row's columns are shared out among more warps of its program, and as a last
+    resort among programs, whose sums a second launch of some 2 µs adds up."""
     held = _power_of_two(tokens)
     few_columns = bits in (4, 8)  # of a unit; a thread holds them all, for all tokens
     block_rows = 4 if held == 1 or few_columns else 2
@@ -104,10 +108,21 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
         block_rows = 8
     if card.family is Family.RDNA:  # else the compiler spills registers
         block_rows //= 2
-    while block_rows > 1 and rows < 4 * block_rows * card.processors:
+    while block_rows > 1 and rows < 3 * block_rows * card.processors:
         block_rows //= 2
-    num_warps = 2 if columns > card.lanes * UNIT[bits] else 1
-    return Narrow(held, block_rows, num_warps * card.lanes, num_warps)
+    programs, units = -(-rows // block_rows), -(-columns // UNIT[bits])
+
+    def asked_for(warps: int) -> int:
+        """Bytes under way on each processor."""
+        return programs * warps * card.lanes * 16 * block_rows // card.processors
+
+    num_warps = 2 if units > card.lanes else 1
+    while num_warps < 8 and units > num_warps * card.lanes and asked_for(num_warps) < UNDER_WAY:
+        num_warps *= 2
+    split = 1
+    while split < 8 and units >= 4 * split * num_warps * card.lanes and asked_for(num_warps * split) < UNDER_WAY // 3:
+        split *= 2
+    return Narrow(held, block_rows, num_warps * card.lanes, num_warps, split=split)
 
 
 def _wide(card: Card, tokens: int, rows: int, columns: int) -> Wide:

@@ -1,7 +1,7 @@
 """Tiles of a `PlanarWeight`, unpacked in registers: what all kernels that read one begin with.
 
-Words are of 32 bits, four to a unit of layout.py. Codes are taken out of a word four at a time, one to each byte;
-`part` counts these fours. Their columns, in word w's byte b of a unit:
+Words are of 32 bits, four to a unit of layout.py. Codes are named by the byte b that they are in, and where that has
+several, by their part of it, from the lowest bits. Their columns, in a unit's word w:
 
     8 bits       8 (b // 2) + 2 w + b % 2
     4 bits       8 b + 2 w + part
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+ONE = 127 << 23  # the bits of a float32 of 1
 
 
 @triton.jit
@@ -35,26 +37,43 @@ def load_words(codes, high, row, first, units, BITS: tl.constexpr, UNITS: tl.con
 
 
 @triton.jit
-def four_codes(words, PART: tl.constexpr, BITS: tl.constexpr):
-    """What `load_words` gave → words of four codes."""
-    left, right, pairs = words
-    if BITS == 8:
-        return left
-    elif BITS == 4:
-        return (left >> (4 * PART)) & 0x0F0F0F0F
-    else:
-        pairs = (pairs >> (2 * PART)) & 0x03030303
-        if BITS == 2:
-            return pairs
-        else:
-            halves = right if PART // 2 else left
-            return ((halves >> (4 * (PART % 2))) & 0x0F0F0F0F) | (pairs << 4)
+def code(words, one, PART: tl.constexpr, BYTE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr):
+    """What `load_words` gave → the codes of a part in a byte, less ZERO, as float32.
+
+    Cards convert integers at half the rate of a multiplication or less. So codes are not converted but set into the
+    mantissa of a power of two, there where 1 is the lowest bit that they use: with ZERO it is subtracted, exactly.
+
+    one: ONE, which the compiler must not know, or it takes two instructions, not one, to cut a code out and set it.
+    """
+    shift: tl.constexpr = _shift(PART, BYTE, BITS)
+    lowest: tl.constexpr = _lowest_bit(PART, BYTE, BITS) - shift
+    power: tl.constexpr = 1 << (23 - lowest)
+    exponent: tl.constexpr = (23 - lowest) << 23
+    mask: tl.constexpr = ((1 << BITS) - 1) << lowest
+    word, _, _ = words
+    if BITS == 6:
+        word = _four_codes(words, PART)
+    return (((word >> shift) & mask) | (one + exponent)).to(tl.float32, bitcast=True) - (power + ZERO)
+
+
+@triton.constexpr_function
+def _lowest_bit(part: int, byte: int, bits: int) -> int:
+    """Of a code in its word; of 6 bits, in words of `_four_codes`."""
+    return 8 * byte + {8: 0, 6: 0, 4: 4 * part, 2: 2 * part}[bits]
+
+
+@triton.constexpr_function
+def _shift(part: int, byte: int, bits: int) -> int:
+    """A float32 has 23 bits of mantissa: codes beyond are shifted, all alike, so that one shift does for a word."""
+    return 16 if _lowest_bit(part, byte, bits) + bits > 23 else 0
 
 
 @triton.jit
-def code(four, BYTE: tl.constexpr):
-    """One of four codes, as float32."""
-    return ((four >> (8 * BYTE)) & 0xFF).to(tl.float32)
+def _four_codes(words, PART: tl.constexpr):
+    """Of 6 bits: words of four codes, one in each byte."""
+    left, right, pairs = words
+    halves = right if PART // 2 else left
+    return ((halves >> (4 * (PART % 2))) & 0x0F0F0F0F) | (((pairs >> (2 * PART)) & 0x03030303) << 4)
 
 
 @triton.jit
@@ -64,32 +83,42 @@ def tile_of_codes(
     row,
     first,
     units,
+    one,
     BITS: tl.constexpr,
+    ZERO: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Codes of UNITS units, COLUMNS columns in their order: float32 (BLOCK_ROWS, COLUMNS)."""
-    words = load_words(codes, high, row, first, units, BITS, UNITS)
+    """Codes of UNITS units, COLUMNS columns in their order, less ZERO: float32 (BLOCK_ROWS, COLUMNS)."""
+    left, right, pairs = load_words(codes, high, row, first, units, BITS, UNITS)
+    # Reshaped first: so the compiler finds the layout of words in which codes are unpacked where they are multiplied.
+    left = tl.reshape(left, (BLOCK_ROWS, UNITS, 4))
+    right = tl.reshape(right, (BLOCK_ROWS, UNITS, 4))
+    words = left, right, tl.reshape(pairs, (BLOCK_ROWS, UNITS, 4))
     # The indices that columns consist of, from the lowest; each join adds one at the end.
     if BITS == 8:
-        tile = _bytes(words, 0, BITS, BLOCK_ROWS, UNITS)  # …, word, odd, eight
+        tile = _bytes(words, one, 0, BITS, ZERO)  # …, word, odd, eight
         tile = tl.permute(tile, (0, 1, 4, 2, 3))
     elif BITS == 4:
-        tile = tl.join(_bytes(words, 0, BITS, BLOCK_ROWS, UNITS), _bytes(words, 1, BITS, BLOCK_ROWS, UNITS))
+        odd = _bytes(words, one, 1, BITS, ZERO)
+        tile = tl.join(_bytes(words, one, 0, BITS, ZERO), odd)
         tile = tl.permute(tile, (0, 1, 4, 3, 2, 5))  # …, word, eight, sixteen, odd
     else:
-        left = tl.join(_bytes(words, 0, BITS, BLOCK_ROWS, UNITS), _bytes(words, 1, BITS, BLOCK_ROWS, UNITS))
-        right = tl.join(_bytes(words, 2, BITS, BLOCK_ROWS, UNITS), _bytes(words, 3, BITS, BLOCK_ROWS, UNITS))
+        odd = _bytes(words, one, 1, BITS, ZERO)
+        left = tl.join(_bytes(words, one, 0, BITS, ZERO), odd)
+        odd = _bytes(words, one, 3, BITS, ZERO)
+        right = tl.join(_bytes(words, one, 2, BITS, ZERO), odd)
         tile = tl.permute(tl.join(left, right), (0, 1, 6, 4, 3, 2, 5))  # …, word, eight, sixteen, odd, thirty-two
     return tl.reshape(tile, (BLOCK_ROWS, COLUMNS))
 
 
 @triton.jit
-def _bytes(words, PART: tl.constexpr, BITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, UNITS: tl.constexpr):
+def _bytes(words, one, PART: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr):
     """(BLOCK_ROWS, UNITS, 4, lower bit of the byte, higher bit)"""
-    four = tl.reshape(four_codes(words, PART, BITS), (BLOCK_ROWS, UNITS, 4))
-    return tl.join(tl.join(code(four, 0), code(four, 1)), tl.join(code(four, 2), code(four, 3)))
+    even = tl.join(code(words, one, PART, 0, BITS, ZERO), code(words, one, PART, 1, BITS, ZERO))
+    odd = tl.join(code(words, one, PART, 2, BITS, ZERO), code(words, one, PART, 3, BITS, ZERO))
+    return tl.join(even, odd)
 
 
 @triton.jit

@@ -16,8 +16,9 @@ A unit's word w = 0 … 3, of 32 bits, has columns 2w and 2w + 1 out of each eig
     6 bits   64 columns: the low four bits in a plane of 4 bits, the high two in one of 2 bits
 
 because that is how NVIDIA's matrix units have a thread hold the left operand: a word is just one thread's share of a
-row of 16, 32 or 64 columns. So codes are unpacked where they will be multiplied, and Triton's compiler sees it: no
-shuffle, no second way through shared memory. (CDNA's units hold columns otherwise, and there they do take that way.)
+row of 16, 32 or 64 columns: codes could be unpacked where they are multiplied. Triton 3.7 does not see it, and takes
+unpacked ones through shared memory once more. It did for Q8_0 while codes were converted by an instruction of its own,
+but then waited for each product before the next, and spent a fourth more on integers.
 
 A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
 for the group; exact in float32. Bytes per element, against the file's: Q8_0, Q4_0, Q4_1 and Q6_K the same, Q4_K 4.625

@@ -1,14 +1,14 @@
 """Linear of a few tokens: bound by memory, which reads each weight once.
 
-One program computes BLOCK_ROWS outputs over all columns, for all tokens; nothing is split over programs, since models'
-matrices have rows enough to keep all of a card's memory busy. Products and sums are float32 with the file's exact
-values, and a scale is applied to a thread's sum over all its columns in the group.
+One program computes BLOCK_ROWS outputs over all columns, for all tokens, and its warps share the columns out among
+them. Only where rows are too few for a card, columns are split over programs, too, which costs a second launch.
+Products and sums are float32 with the file's exact values, and a scale is applied to a thread's sum over its columns in
+the group.
 
-An H200's processor can spend some 7 instructions on each byte that it gets from memory, so all that is done to a weight
-is: cut it out of its word, convert it, multiply and add. Codes are not shifted to a word's end: where they stand they
-are multiples of a power of two, which activations are divided by, exactly. Activations are loaded as pairs, of which
-every thread gets just those of its own codes' columns, 16 bytes of either at once: nothing is exchanged between threads
-before the last sum. Instructions per weight of Q8_0, Q4_0, Q4_K and Q6_K for sm_90: 4.4, 4.1, 4.8 and 6.1.
+An H200's processor can spend some 7 instructions on each byte that it gets from memory, half of them on integers, so
+all that is done to a weight is: cut it out of its word into a float32 (decode.py), subtract, multiply and add.
+Activations are loaded as pairs, of which every thread gets just those of its own codes' columns, 16 bytes of either at
+once: nothing is exchanged between threads before the last sum. What that comes to is in docs/gpu.md.
 
 The bits of a token's outputs depend on the configuration only, not on the other tokens.
 """
@@ -21,8 +21,9 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Narrow
-from rowspan.kernels.triton.decode import four_codes, load_factors, load_words
+from rowspan.kernels.triton.decode import ONE, code, load_factors, load_words
 from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.linear_parts import add_parts, outputs, units_of_part
 
 
 @triton.jit
@@ -40,6 +41,8 @@ def narrow_kernel(
     rows,
     columns,
     units,
+    one,
+    BFLOAT: tl.constexpr,
     BITS: tl.constexpr,
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
@@ -47,9 +50,10 @@ def narrow_kernel(
     TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     UNITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """x: pairs of columns, int32 (tokens, columns / 2)."""
+    """x: pairs of columns, int32 (tokens, columns / 2). y: (SPLIT, tokens, rows); float32 unless SPLIT is 1."""
     eights: tl.constexpr = (GROUP if GROUP < UNIT else UNIT) // 8  # pairs of words' columns that share a scale
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     inside = tl.minimum(row, rows - 1).to(tl.int64)
@@ -57,28 +61,30 @@ def narrow_kernel(
     unit, word = tl.arange(0, UNITS), tl.arange(0, 4 * UNITS)
     pair = word // 4 * (UNIT // 2) + word % 4
     sums = tl.zeros((TOKENS, BLOCK_ROWS, UNITS), tl.float32)
-    for first in tl.range(0, units, UNITS, num_stages=STAGES):
+    part = tl.program_id(1)
+    begin, end = units_of_part(part, units, UNITS, SPLIT)
+    for first in tl.range(begin, end, UNITS, num_stages=STAGES):
         words = load_words(codes, high, inside, first, units, BITS, UNITS)
         for place in tl.static_range(UNIT // 8 // eights):
             products = tl.zeros((TOKENS, BLOCK_ROWS, 4 * UNITS), tl.float32)
-            plain = tl.zeros((TOKENS, 1, 4 * UNITS), tl.float32)
+            if minima is not None:
+                plain = tl.zeros((TOKENS, 1, 4 * UNITS), tl.float32)
             for eight in tl.static_range(place * eights, (place + 1) * eights):
                 at = first * (UNIT // 2) + pair + 4 * eight
                 given = (token < tokens)[:, None] & (at < columns // 2)[None, :]
                 pairs = tl.load(x + (token * (columns // 2))[:, None] + at[None, :], mask=given, other=0)
                 for odd in tl.static_range(2):
                     # Reshaped, not indexed with None: layouts follow, and nothing is exchanged.
-                    v = tl.reshape(_one_of_pair(pairs, odd, y.dtype.element_ty), (TOKENS, 1, 4 * UNITS))
-                    w = tl.reshape(_code_in_place(words, eight, odd, BITS), (1, BLOCK_ROWS, 4 * UNITS))
-                    products += w * (v / (1 << _shift(eight, odd, BITS)))
-                    plain += v
+                    v = tl.reshape(_one_of_pair(pairs, odd, BFLOAT), (TOKENS, 1, 4 * UNITS))
+                    w = code(words, one, _part(eight, odd, BITS), _byte(eight, odd, BITS), BITS, ZERO)
+                    products += tl.reshape(w, (1, BLOCK_ROWS, 4 * UNITS)) * v
+                    if minima is not None:
+                        plain += v
             group = first * UNIT // GROUP + (unit * UNIT // GROUP + place)
             groups = units * UNIT // GROUP
             scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
-            part = _sum_of_words(products, TOKENS, BLOCK_ROWS, UNITS)
-            if ZERO != 0:
-                part -= ZERO * _sum_of_words(plain, TOKENS, 1, UNITS)
-            sums += part * tl.reshape(scale, (1, BLOCK_ROWS, UNITS))
+            product = _sum_of_words(products, TOKENS, BLOCK_ROWS, UNITS)
+            sums += product * tl.reshape(scale, (1, BLOCK_ROWS, UNITS))
             if minima is not None:
                 minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
                 sums += _sum_of_words(plain, TOKENS, 1, UNITS) * tl.reshape(minimum, (1, BLOCK_ROWS, UNITS))
@@ -86,37 +92,30 @@ def narrow_kernel(
     if bias is not None:
         result += tl.load(bias + inside).to(tl.float32)[None, :]
     written = (token < tokens)[:, None] & (row < rows)[None, :]
-    tl.store(y + (token * rows)[:, None] + row[None, :], result.to(y.dtype.element_ty), mask=written)
+    at = y + ((part.to(tl.int64) * tokens + token) * rows)[:, None] + row[None, :]
+    tl.store(at, result.to(y.dtype.element_ty), mask=written)
 
 
 @triton.constexpr_function
-def _shift(eight: int, odd: int, bits: int) -> int:
-    """Where in a word codes of columns 8 eight + 2 w + odd begin; of 6 bits, in words of `four_codes`."""
-    if bits == 8:
-        return 8 * (2 * eight + odd)
-    fields = {4: 4 * odd, 2: 2 * (eight // 4 * 2 + odd), 6: 0}
-    return 8 * (eight % 4) + fields[bits]
+def _part(eight: int, odd: int, bits: int) -> int:
+    """Of decode.py, where columns 8 eight + 2 w + odd of a unit are."""
+    return {8: 0, 4: odd}.get(bits, eight // 4 * 2 + odd)
+
+
+@triton.constexpr_function
+def _byte(eight: int, odd: int, bits: int) -> int:
+    return 2 * eight + odd if bits == 8 else eight % 4
 
 
 @triton.jit
-def _code_in_place(words, EIGHT: tl.constexpr, ODD: tl.constexpr, BITS: tl.constexpr):
-    """Codes of columns 8 EIGHT + 2 w + ODD of every unit, times 2^shift, as float32."""
-    left, _, _ = words
-    if BITS == 6:
-        left = four_codes(words, EIGHT // 4 * 2 + ODD, BITS)
-    mask: tl.constexpr = ((1 << BITS) - 1) << _shift(EIGHT, ODD, BITS)
-    return (left.to(tl.uint32) & mask).to(tl.float32)
-
-
-@triton.jit
-def _one_of_pair(pairs, ODD: tl.constexpr, TYPE: tl.constexpr):
+def _one_of_pair(pairs, ODD: tl.constexpr, BFLOAT: tl.constexpr):
     """Of two numbers of 16 bits, one as float32."""
-    if TYPE == tl.bfloat16:  # the upper half of a float32
+    if BFLOAT:  # the upper half of a float32
         bits = pairs & -65536 if ODD else pairs << 16
         return bits.to(tl.float32, bitcast=True)
     else:
         half = (pairs >> 16 if ODD else pairs).to(tl.int16)
-        return half.to(TYPE, bitcast=True).to(tl.float32)
+        return half.to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -126,17 +125,19 @@ def _sum_of_words(numbers, TOKENS: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.c
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow) -> Tensor:
     """(tokens, columns), contiguous → (tokens, rows), of at most `config.tokens` tokens."""
-    tokens = x.shape[0]
-    y = torch.empty(tokens, weight.rows, dtype=x.dtype, device=x.device)
-    narrow_kernel[(triton.cdiv(weight.rows, config.block_rows),)](
+    split = config.split
+    y, parts = outputs(x, weight.rows, split)
+    narrow_kernel[(triton.cdiv(weight.rows, config.block_rows), split)](
         x.view(torch.int32),
         *weight.planes,
-        bias,
-        y,
-        tokens,
+        bias if split == 1 else None,
+        parts,
+        x.shape[0],
         weight.rows,
         weight.columns,
         weight.units,
+        ONE,
+        BFLOAT=x.dtype == torch.bfloat16,
         BITS=weight.bits,
         UNIT=weight.unit,
         GROUP=weight.group,
@@ -144,7 +145,10 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow)
         TOKENS=config.tokens,
         BLOCK_ROWS=config.block_rows,
         UNITS=config.units,
+        SPLIT=split,
         STAGES=config.num_stages,
         num_warps=config.num_warps,
     )
+    if split > 1:
+        add_parts(parts, bias, y)
     return y

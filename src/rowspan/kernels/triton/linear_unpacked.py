@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Unpacked
-from rowspan.kernels.triton.decode import load_factors, tile_of_codes
+from rowspan.kernels.triton.decode import ONE, load_factors, tile_of_codes
 from rowspan.kernels.triton.layout import PlanarWeight
 
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of a program that only unpacks: 16 KB of the result, 32 numbers for each thread
@@ -29,6 +29,7 @@ def unpack_kernel(
     rows,
     columns,
     units,
+    one,
     BITS: tl.constexpr,
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
@@ -40,11 +41,11 @@ def unpack_kernel(
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     first = tl.program_id(1) * UNITS
     inside = (first_row + tl.minimum(row, rows - 1)).to(tl.int64)
-    code = tile_of_codes(codes, high, inside, first, units, BITS, BLOCK_ROWS, UNITS, UNITS * UNIT)
+    code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, BLOCK_ROWS, UNITS, UNITS * UNIT)
     groups = units * UNIT // GROUP
     group = first * UNIT // GROUP + tl.arange(0, UNITS * UNIT // GROUP)
     scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
-    w = tl.reshape(code - ZERO, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
+    w = tl.reshape(code, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
     if minima is not None:
         w += load_factors(minima, sub_minima, inside, group, groups, GROUP)[:, :, None]
     column = first * UNIT + tl.arange(0, UNITS * UNIT)
@@ -63,6 +64,7 @@ def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
         rows,
         weight.columns,
         weight.units,
+        ONE,
         BITS=weight.bits,
         UNIT=weight.unit,
         GROUP=weight.group,

@@ -1,9 +1,9 @@
 """Linear of many tokens on the matrix units: weights are unpacked in registers, rounded to the activations' type, and
 multiplied there; sums are float32.
 
-The transposed product W · xᵀ is computed, so that unpacked weights are the left operand: Hopper's wgmma takes that one
-from registers, where they are. A tile's scales are loaded one step ahead, since they are too few for Triton to pipeline
-their loads through shared memory as it does those of codes and activations.
+The transposed product W · xᵀ is computed, so that unpacked weights are the left operand, and tokens, which may be few,
+the right one, of which 16 fill a tile. A tile's scales are loaded one step ahead, since they are too few for Triton to
+pipeline their loads through shared memory as it does those of codes and activations.
 
 Where there are too few tiles for a card, the columns are split: each part writes float32 sums, which a second kernel
 adds up in order. The bits of a token's outputs depend on the configuration only, not on the other tokens.
@@ -11,14 +11,14 @@ adds up in order. The bits of a token's outputs depend on the configuration only
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.triton.configs import Wide
-from rowspan.kernels.triton.decode import load_factors, tile_of_codes
+from rowspan.kernels.triton.decode import ONE, load_factors, tile_of_codes
 from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.linear_parts import add_parts, outputs, units_of_part
 
 
 @triton.jit
@@ -36,6 +36,7 @@ def wide_kernel(
     rows,
     columns,
     units,
+    one,
     BITS: tl.constexpr,
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
@@ -57,8 +58,7 @@ def wide_kernel(
     x_row = x + tl.minimum(token, tokens - 1).to(tl.int64)[None, :] * columns
 
     part = tl.program_id(1)
-    units_each = tl.cdiv(tl.cdiv(units, UNITS), SPLIT) * UNITS
-    begin, end = part * units_each, tl.minimum((part + 1) * units_each, units)
+    begin, end = units_of_part(part, units, UNITS, SPLIT)
 
     sums = tl.zeros((BLOCK_ROWS, BLOCK_TOKENS), tl.float32)
     groups = units * UNIT // GROUP
@@ -67,10 +67,10 @@ def wide_kernel(
     if minima is not None:
         minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
     for first in tl.range(begin, end, UNITS, num_stages=STAGES):
-        code = tile_of_codes(codes, high, inside, first, units, BITS, BLOCK_ROWS, UNITS, UNITS * UNIT)
+        code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, BLOCK_ROWS, UNITS, UNITS * UNIT)
         column = first * UNIT + tl.arange(0, UNITS * UNIT)
         v = tl.load(x_row + column[:, None], mask=(column < columns)[:, None], other=0.0)
-        w = tl.reshape(code - ZERO, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
+        w = tl.reshape(code, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
         if minima is not None:
             w += minimum[:, :, None]
         w = tl.reshape(w, (BLOCK_ROWS, UNITS * UNIT)).to(x.dtype.element_ty)
@@ -96,24 +96,10 @@ def _tile_of_program(row_tiles, token_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_TOK
     return (band * BAND + place % height) * BLOCK_ROWS, (place // height) * BLOCK_TOKENS
 
 
-@triton.jit
-def add_parts_kernel(parts, bias, y, numbers, rows, SPLIT: tl.constexpr, BLOCK: tl.constexpr):
-    """parts: float32 (SPLIT, numbers), of which `rows` are a token's → y (numbers,)."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    given = at < numbers
-    total = tl.zeros((BLOCK,), tl.float32)
-    for part in tl.static_range(SPLIT):
-        total += tl.load(parts + part * numbers + at, mask=given, other=0.0)
-    if bias is not None:
-        total += tl.load(bias + at % rows, mask=given, other=0.0).to(tl.float32)
-    tl.store(y + at, total.to(y.dtype.element_ty), mask=given)
-
-
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide) -> Tensor:
     """(tokens, columns) → (tokens, rows)."""
     tokens, rows, split = x.shape[0], weight.rows, config.split
-    y = torch.empty(tokens, rows, dtype=x.dtype, device=x.device)
-    parts = y if split == 1 else torch.empty(split, tokens, rows, dtype=torch.float32, device=x.device)
+    y, parts = outputs(x, rows, split)
     tiles = triton.cdiv(rows, config.block_rows) * triton.cdiv(tokens, config.block_tokens)
     wide_kernel[(tiles, split)](
         x,
@@ -124,6 +110,7 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide) -
         rows,
         weight.columns,
         weight.units,
+        ONE,
         BITS=weight.bits,
         UNIT=weight.unit,
         GROUP=weight.group,
@@ -137,6 +124,5 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide) -
         num_warps=config.num_warps,
     )
     if split > 1:
-        block = 1024
-        add_parts_kernel[(triton.cdiv(y.numel(), block),)](parts, bias, y, y.numel(), rows, SPLIT=split, BLOCK=block)
+        add_parts(parts, bias, y)
     return y
