@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit.native_isas import NATIVE, TILED
 from kit.run_ops import run_ops
 
 from rowspan.kernels.isa import TORCH, available_isas
@@ -44,10 +45,10 @@ def poison(array: Any) -> None:
         array.view(np.uint8).fill(0xFF)
 
 
-NATIVE = [isa for isa in available_isas() if isa != TORCH]
 CASES = [(TORCH, "float32", "float32")]
 CASES += [(isa, "float32", type) for isa in NATIVE for type in ("float32", "float16", "bfloat16", "q8_0", "int16")]
-CASES += [(isa, "int8", type) for isa in NATIVE for type in ("float32", "float16", "q8_0", "int16")]
+CASES += [(isa, "int8", type) for isa in NATIVE for type in ("float32", "float16", "bfloat16", "q8_0", "int16")]
+CASES += [(isa, "int8", "bfloat16") for isa in TILED if isa not in NATIVE]
 PRECISION = {
     "float32": 2e-6,
     "float16": 3e-3,

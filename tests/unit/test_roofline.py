@@ -26,3 +26,12 @@ def test_the_best_of_one_instruction_set() -> None:
     ceilings = Ceilings(2, 3e10, {"f32 avx2": 1e11, "int8 avx2": 3e11, "int8 amx": 4e12})
     assert ceilings.best_flops() == 4e12
     assert ceilings.best_flops("avx2") == 3e11
+
+
+def test_kernels_on_top_of_avx512_have_its_rates_where_they_have_none() -> None:
+    flops = {"f32 avx2": 1e11, "f32 avx512": 2e11, "int8 avx512": 5e11, "int8 amx": 4e12, "bf16 amx": 2e12}
+    ceilings = Ceilings(2, 3e10, flops)
+    assert ceilings.flops_of("int8", "amx") == 4e12
+    assert ceilings.flops_of("f32", "amx") == ceilings.flops_of("f32", "avx512_bf16") == 2e11
+    assert ceilings.flops_of("int8", "avx512_bf16") == 5e11
+    assert ceilings.flops_of("f32", "avx2") == 1e11
