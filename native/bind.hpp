@@ -15,7 +15,7 @@ T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Of an instruction set this machine has; or "amx_emulated", which only tests ask for.
+// Of an instruction set this machine has; or one that is emulated, which only tests ask for.
 const Kernels& kernels_named(const std::string& isa);
 
 // One rank's kernels and threads. Programs keep it alive.

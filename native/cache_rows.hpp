@@ -77,6 +77,8 @@ struct CachedRows {
             widen_row(row_of(position), to);
         }
     }
+    // The row of a position, of a cache of bf16.
+    const uint16_t* bfloats(size_t position) const { return halves() + row_of(position) * size; }
     // rows, scales (positions) = the rows of these positions as codes, at least n_words(size) of each: of i16 as they
     // lie in the cache, of other types made in `memory` (positions, kMaxHead).
     void read_codes(Range positions, const int16_t** rows, float* scales, int16_t* memory) const {

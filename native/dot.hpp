@@ -36,6 +36,11 @@ struct Ints {
     friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
+    // Of pairs of bfloat16, the upper halves of floats, the first ones and the second ones.
+    Vec first_bfloats() const { return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16))}; }
+    Vec second_bfloats() const {
+        return {_mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))))};
+    }
 };
 
 // sums + the products of (codes - kImplied<Wide>) and activations (signed), added up over each lane's four bytes. Wide:
@@ -79,6 +84,10 @@ struct Ints {
     friend Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
+    Vec first_bfloats() const { return {_mm256_castsi256_ps(_mm256_slli_epi32(v, 16))}; }
+    Vec second_bfloats() const {
+        return {_mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))))};
+    }
 };
 
 // Two products of wide codes may not fit the 16 bits that vpmaddubsw adds them up in. Less 128 they are signed and do, the

@@ -1,6 +1,6 @@
 // What both kinds of attention's arithmetic share: how keys are cut into chunks and tiles and rows into blocks, and how
 // the chunks' sums become one (Dao et al. 2022, FlashAttention). FloatFlash (flash_float.hpp) computes a chunk in
-// float32, Int16Flash (flash_int16.hpp) in 16-bit integers.
+// float32, Int16Flash (flash_int16.hpp) in 16-bit integers, BfloatFlash (flash_bf16.hpp) in tiles of bfloat16.
 #pragma once
 
 #include "cache_rows.hpp"
@@ -92,6 +92,30 @@ inline void by_vectors(Range seen, Visit visit) {
     for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
         visit(first, part_of(seen, {first, first + Vec::width}));
     }
+}
+
+constexpr size_t kTurns = 4;
+
+// Call visit(i, turn, only_seen) for each vector of keys of which some are seen. only_seen(x, other): x for these,
+// other for the rest. Neighbours have different turns, 0 … kTurns - 1, so that none need wait for the one before.
+template <typename Visit>
+inline void by_seen(Range seen, Visit visit) {
+    const auto some = [&](size_t i) {
+        const Range lanes = part_of(seen, {i, i + Vec::width});
+        visit(i, 0, [lanes](Vec x, float other) { return Vec::choose(x, Vec::all(other), lanes.from, lanes.to); });
+    };
+    const auto all = [](Vec x, float) { return x; };
+    size_t i = seen.from / Vec::width * Vec::width;
+    if (i < seen.from) {
+        some(i);
+        i += Vec::width;
+    }
+    for (; i + kTurns * Vec::width <= seen.to; i += kTurns * Vec::width) {
+#pragma GCC unroll 4
+        for (size_t turn = 0; turn < kTurns; ++turn) visit(i + turn * Vec::width, turn, all);
+    }
+    for (; i + Vec::width <= seen.to; i += Vec::width) visit(i, 0, all);
+    if (i < seen.to) some(i);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

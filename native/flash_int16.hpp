@@ -127,30 +127,6 @@ class Int16Flash {
         }
     }
 
-    static constexpr size_t kTurns = 4;
-
-    // Call visit(i, turn, only_seen) for each vector of keys of which some are seen. only_seen(x, other): x for these,
-    // other for the rest. Neighbours have different turns, 0 … kTurns - 1, so that none need wait for the one before.
-    template <typename Visit>
-    static void by_seen(Range seen, Visit visit) {
-        const auto some = [&](size_t i) {
-            const Range lanes = part_of(seen, {i, i + Vec::width});
-            visit(i, 0, [lanes](Vec x, float other) { return Vec::choose(x, Vec::all(other), lanes.from, lanes.to); });
-        };
-        const auto all = [](Vec x, float) { return x; };
-        size_t i = seen.from / Vec::width * Vec::width;
-        if (i < seen.from) {
-            some(i);
-            i += Vec::width;
-        }
-        for (; i + kTurns * Vec::width <= seen.to; i += kTurns * Vec::width) {
-#pragma GCC unroll 4
-            for (size_t turn = 0; turn < kTurns; ++turn) visit(i + turn * Vec::width, turn, all);
-        }
-        for (; i + Vec::width <= seen.to; i += Vec::width) visit(i, 0, all);
-        if (i < seen.to) some(i);
-    }
-
     // Turn a row's scores of the keys of a chunk into weights relative to the highest, and these, each times its
     // value's scale, into codes, 0 for the keys that it does not see. Returns the codes' scale.
     float weigh(size_t r, Range seen, Range loaded, const Sum& sum) {

@@ -18,8 +18,8 @@ namespace rowspan {
 const Kernels& ROWSPAN_JOIN(ROWSPAN_ISA, _kernels)() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
-        ROWSPAN_STRING(ROWSPAN_ISA), kTokenTile, float_tokens_bytes, int8_tokens_bytes, pack_floats, pack_int8,
-        linear_float, linear_int8, rms_norm, gated_silu, sum, rope, write_cache, attention_scratch,
+        ROWSPAN_STRING(ROWSPAN_ISA), kTokenTile, {float_tokens_bytes, pack_floats, linear_float},
+        {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, gated_silu, sum, rope, write_cache, attention_scratch,
         attention<FloatFlash>, attention<Int16Flash>};
     return kernels;
 }

@@ -1,5 +1,5 @@
 #define ROWSPAN_ISA amx
-#include "linear_amx.hpp"
+#include "isa_amx.hpp"
 
 namespace rowspan {
 

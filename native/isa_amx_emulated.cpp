@@ -1,6 +1,6 @@
 #define ROWSPAN_ISA amx_emulated
-#define ROWSPAN_EMULATE_TILES
-#include "linear_amx.hpp"
+#define ROWSPAN_EMULATED
+#include "isa_amx.hpp"
 
 namespace rowspan {
 

@@ -39,23 +39,29 @@ struct Attention {
     size_t kv_heads, group, size, window;
 };
 
+// What products take their tokens as: exact, rounded to int8, rounded to bfloat16.
+enum class Form : int { floats, int8, bfloats };
+
+// Products with tokens of one form.
+struct Products {
+    // Reorder x (tokens, columns): the bytes needed, and the packing, of these tiles.
+    size_t (*bytes)(size_t tokens, size_t columns);
+    void (*pack)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
+    // y (tokens, rows) = tokens · matrix.T + bias (rows) + residual (tokens, rows); bias and residual may be null.
+    void (*linear)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual, float* y,
+                   const Team& team);
+};
+
 struct Kernels {
     const char* name;
 
-    // Reorder x (tokens, columns) for the products below: the bytes needed, and the packing. Work is cut into tiles of
-    // `token_tile` tokens.
-    size_t token_tile;
-    size_t (*float_tokens_bytes)(size_t tokens, size_t columns);
-    size_t (*int8_tokens_bytes)(size_t tokens, size_t columns);
-    void (*pack_floats)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
-    void (*pack_int8)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
-
-    // y (tokens, rows) = tokens · matrix.T + bias (rows) + residual (tokens, rows); bias and residual may be null.
-    // linear_float: exact weights of any kind; linear_int8: quantized ones, and tokens rounded to int8.
-    void (*linear_float)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                         float* y, const Team& team);
-    void (*linear_int8)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                        float* y, const Team& team);
+    size_t token_tile;  // tokens that are not parted when work is cut
+    Products floats;    // with weights of any kind, exactly
+    Products int8;      // with quantized weights
+    Products bfloats;   // with bfloat16 weights; all null where there are no instructions for it
+    ROWSPAN_INLINE const Products& products(Form form) const {
+        return form == Form::floats ? floats : form == Form::int8 ? int8 : bfloats;
+    }
 
     // out (rows, width) = x / rms(x) · weight
     void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
@@ -71,15 +77,19 @@ struct Kernels {
     // Store rows (tokens, kv_heads, size) at slots[token], in the cache's type.
     void (*write_cache)(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
                         Range tokens);
-    // attention_float: exact arithmetic; attention_int16: q, weights, keys and values rounded to 16-bit integers.
+    // attention_float: exact arithmetic; attention_rounded: q, weights, keys and values rounded to 16-bit integers, or, of
+    // bf16 caches where there are tiles, q and weights to bfloat16.
     size_t (*attention_scratch)(const Attention& work);  // floats
     void (*attention_float)(const Attention& work, float* scratch, const Team& team);
-    void (*attention_int16)(const Attention& work, float* scratch, const Team& team);
+    void (*attention_rounded)(const Attention& work, float* scratch, const Team& team);
 };
 
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
-const Kernels& amx_kernels();           // what AVX-512 does, too
-const Kernels& amx_emulated_kernels();  // the same without AMX, for tests
+// What AVX-512 does, and more; and for tests the same, with the added instructions' work in plain C++.
+const Kernels& avx512_bf16_kernels();
+const Kernels& avx512_bf16_emulated_kernels();
+const Kernels& amx_kernels();
+const Kernels& amx_emulated_kernels();
 
 }  // namespace rowspan

@@ -39,13 +39,24 @@ inline void unpack_quantized(const Matrix& w, size_t panel, size_t first, size_t
     }
 }
 
+// Pairs of columns of bfloat16 → out (count, 16). An odd count's last pair, too, is a whole one: `out` has room for it.
+inline void unpack_pairs(const uint16_t* pairs, size_t count, float* out) {
+    for (size_t column = 0; column < count; column += 2, out += 2 * kPanel) {
+        for (size_t i = 0; i < kPanel; i += Vec::width) {
+            const Ints both = Ints::load(pairs + column * kPanel + 2 * i);
+            both.first_bfloats().store(out + i);
+            both.second_bfloats().store(out + kPanel + i);
+        }
+    }
+}
+
 inline void unpack_floats(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
     if (w.kind == Codes::u8 || w.kind == Codes::u4) return unpack_quantized(w, panel, first, count, out);
+    if (w.kind == Codes::bf16) return unpack_pairs(w.bfloats(panel, first), count, out);
     const size_t at = (panel * w.columns + first) * kPanel;
     for (size_t i = 0; i < count * kPanel; i += Vec::width) {
-        const Vec values = w.kind == Codes::f32   ? Vec::load(static_cast<const float*>(w.codes) + at + i)
-                           : w.kind == Codes::f16 ? Vec::halves(static_cast<const uint16_t*>(w.codes) + at + i)
-                                                  : Vec::bfloats(static_cast<const uint16_t*>(w.codes) + at + i);
+        const Vec values = w.kind == Codes::f32 ? Vec::load(static_cast<const float*>(w.codes) + at + i)
+                                                : Vec::halves(static_cast<const uint16_t*>(w.codes) + at + i);
         values.store(out + i);
     }
 }

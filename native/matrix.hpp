@@ -8,12 +8,15 @@ namespace rowspan {
 
 constexpr size_t kPanel = 16;      // rows computed side by side, one per lane
 constexpr size_t kSuperBlock = 256;  // columns that share a scale of scales
+constexpr size_t kBfloatColumns = 32;  // bfloat16 weights come in whole ones of so many columns: a tile of AMX has them
 
 enum class Codes : int { f32, f16, bf16, u8, u4 };
 
 // rows × columns in panels of 16 rows, the last one filled up with zeros.
 //
-// Dense codes (f32, f16, bf16): (panels, columns, 16).
+// Dense codes:
+//   f32, f16: (panels, columns, 16).
+//   bf16: (panels, columns / 2, 16, 2), the last columns up to a multiple of 32 zeros: pairs, as dot products take them.
 // Quantized codes: value = scale · (code - zero) + minimum, one scale and minimum for `group` (16 or 32) columns.
 //   u8: (panels, columns / 4, 16, 4) bytes: byte j of lane r is column 4 i + j of row r.
 //   u4: (panels, columns / 8, 16, 4) bytes: low half of byte j of lane r is column 8 i + j, high half column 8 i + 4 + j.
@@ -33,6 +36,10 @@ struct Matrix {
     int zero;
 
     size_t panels() const { return (rows + kPanel - 1) / kPanel; }
+    const uint16_t* bfloats(size_t panel, size_t column) const {  // column: even
+        const size_t panel_columns = (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
+        return static_cast<const uint16_t*>(codes) + (panel * panel_columns + column) * kPanel;
+    }
 };
 
 }  // namespace rowspan

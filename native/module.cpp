@@ -29,9 +29,16 @@ bool avx512_runs() {
            __builtin_cpu_supports("avx512vnni");
 }
 
+bool avx512_bf16_runs() {
+    return avx512_runs() && __builtin_cpu_supports("avx512bf16") &&
+           same_products(avx512_bf16_kernels(), avx512_kernels(), {Form::bfloats});
+}
+
+// Every processor with tiles has both kinds of products.
 bool amx_runs() {
-    constexpr unsigned kInt8 = 25;
-    return avx512_runs() && amx_allowed(kInt8) && same_int8_products(amx_kernels(), avx512_kernels());
+    constexpr unsigned kBfloat16 = 22, kInt8 = 25;
+    return avx512_runs() && amx_allowed(kBfloat16) && amx_allowed(kInt8) &&
+           same_products(amx_kernels(), avx512_kernels(), {Form::int8, Form::bfloats});
 }
 
 // What this machine can run, best first.
@@ -39,6 +46,7 @@ const std::vector<const Kernels*>& available() {
     static const std::vector<const Kernels*> found = [] {
         std::vector<const Kernels*> all;
         if (amx_runs()) all.push_back(&amx_kernels());
+        if (avx512_bf16_runs()) all.push_back(&avx512_bf16_kernels());
         if (avx512_runs()) all.push_back(&avx512_kernels());
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
             all.push_back(&avx2_kernels());
@@ -56,7 +64,9 @@ std::vector<std::string> isas() {
 const Kernels& kernels_named(const std::string& isa) {
     for (const Kernels* kernels : available())
         if (isa == kernels->name) return *kernels;
-    if (isa == "amx_emulated" && avx512_runs()) return amx_emulated_kernels();
+    if (avx512_runs())
+        for (const Kernels* emulated : {&avx512_bf16_emulated_kernels(), &amx_emulated_kernels()})
+            if (isa == emulated->name) return *emulated;
     throw std::invalid_argument("this machine has no " + isa);
 }
 
@@ -70,8 +80,9 @@ CacheSide cache_side(const Side& side) {
 void bind_program(nb::module_& module) {
     nb::class_<Cpu>(module, "Cpu")
         .def(nb::init<const std::string&, size_t>(), nb::arg("isa"), nb::arg("threads"))
-        .def("packed_bytes", [](const Cpu& cpu, bool int8, size_t tokens, size_t columns) {
-            return (int8 ? cpu.kernels.int8_tokens_bytes : cpu.kernels.float_tokens_bytes)(tokens, columns);
+        .def_prop_ro("has_bfloats", [](const Cpu& cpu) { return cpu.kernels.bfloats.linear != nullptr; })
+        .def("packed_bytes", [](const Cpu& cpu, int form, size_t tokens, size_t columns) {
+            return cpu.kernels.products(static_cast<Form>(form)).bytes(tokens, columns);
         });
 
     nb::class_<Matrix>(module, "Matrix")
@@ -112,14 +123,15 @@ void bind_program(nb::module_& module) {
                                   at<float>(out));
              })
         .def("pack",
-             [](Program& program, int rows, bool int8, uintptr_t x, size_t columns, uintptr_t packed) {
-                 program.pack(static_cast<Rows>(rows), int8, at<float>(x), columns, at<void>(packed));
+             [](Program& program, int rows, int form, uintptr_t x, size_t columns, uintptr_t packed) {
+                 program.pack(static_cast<Rows>(rows), static_cast<Form>(form), at<float>(x), columns,
+                              at<void>(packed));
              })
         .def("linear",
-             [](Program& program, int rows, bool int8, uintptr_t packed, const Matrix& w, uintptr_t bias,
+             [](Program& program, int rows, int form, uintptr_t packed, const Matrix& w, uintptr_t bias,
                 uintptr_t residual, uintptr_t y) {
-                 program.linear(static_cast<Rows>(rows), int8, at<void>(packed), w, at<float>(bias), at<float>(residual),
-                                at<float>(y));
+                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed), w, at<float>(bias),
+                                at<float>(residual), at<float>(y));
              })
         .def("rope",
              [](Program& program, uintptr_t x, uintptr_t cos, uintptr_t sin, size_t heads, size_t size, size_t half,

@@ -23,21 +23,24 @@ float from_half(uint16_t half) {
     return load<float>(&bits);
 }
 
-// Dense types: what an element is in memory, and as a number.
+// Dense types: what an element is in memory, and as a number; whether neighbours stay side by side in a panel.
 struct F32 {
     static constexpr int kType = 0;
+    static constexpr bool kPairs = false;
     using Element = uint32_t;
     static float number(Element element) { return load<float>(&element); }
 };
 
 struct F16 {
     static constexpr int kType = 1;
+    static constexpr bool kPairs = false;
     using Element = uint16_t;
     static float number(Element element) { return from_half(element); }
 };
 
 struct BF16 {
     static constexpr int kType = 30;
+    static constexpr bool kPairs = true;
     using Element = uint16_t;
     static float number(Element element) {
         const uint32_t bits = static_cast<uint32_t>(element) << 16;
@@ -78,19 +81,31 @@ void transpose(const T (&lanes)[kPanel][width], size_t n, T* __restrict out) {
         for (size_t lane = 0; lane < kPanel; ++lane) out[i * kPanel + lane] = lanes[lane][i];
 }
 
+// The columns of a dense panel, those included that only fill it up.
+template <typename Scheme>
+size_t panel_columns(size_t columns) {
+    if constexpr (Scheme::kPairs) return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
+    return columns;
+}
+
 template <typename Scheme>
 void pack_dense_panel(const BlockRows& from, void* codes, size_t panel) {
     using Element = typename Scheme::Element;
-    constexpr size_t piece = kPieceBytes / sizeof(Element);
+    // What is moved as one: an element, or two neighbours.
+    using Unit = std::conditional_t<Scheme::kPairs, uint32_t, Element>;
+    constexpr size_t piece = kPieceBytes / sizeof(Element), per_unit = sizeof(Unit) / sizeof(Element);
     const size_t first_row = panel * kPanel, lanes_used = std::min(kPanel, from.rows - first_row);
-    Element* out = static_cast<Element*>(codes) + first_row * from.columns;
-    alignas(64) Element lanes[kPanel][piece] = {};
+    const size_t columns = panel_columns<Scheme>(from.columns);
+    Unit* out = static_cast<Unit*>(codes) + first_row * columns / per_unit;
+    alignas(64) Unit lanes[kPanel][piece / per_unit] = {};
     for (size_t column = 0; column < from.columns; column += piece) {
-        const size_t n = std::min(piece, from.columns - column);
-        for (size_t lane = 0; lane < lanes_used; ++lane)
-            std::memcpy(lanes[lane], from.data + (first_row + lane) * from.stride + column * sizeof(Element),
-                        n * sizeof(Element));
-        transpose(lanes, n, out + column * kPanel);
+        const size_t n = std::min(piece, from.columns - column), filled = std::min(piece, columns - column);
+        for (size_t lane = 0; lane < lanes_used; ++lane) {
+            auto* to = reinterpret_cast<unsigned char*>(lanes[lane]);
+            std::memcpy(to, from.data + (first_row + lane) * from.stride + column * sizeof(Element), n * sizeof(Element));
+            std::memset(to + n * sizeof(Element), 0, (filled - n) * sizeof(Element));
+        }
+        transpose(lanes, filled / per_unit, out + column / per_unit * kPanel);
     }
 }
 
@@ -181,11 +196,11 @@ size_t columns_of(int ggml_type, size_t row_bytes) {
 }
 
 PackedSizes packed_sizes(int ggml_type, size_t rows, size_t columns) {
-    const size_t elements = (rows + kPanel - 1) / kPanel * kPanel * columns;
+    const size_t lanes = (rows + kPanel - 1) / kPanel * kPanel, elements = lanes * columns;
     return with_scheme(ggml_type, [=](auto scheme) -> PackedSizes {
         using Scheme = decltype(scheme);
         if constexpr (is_dense<Scheme>) {
-            return {elements * sizeof(typename Scheme::Element), 0, 0, 0, 0};
+            return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0};
         } else {
             const size_t codes = Scheme::kKind == Codes::u8 ? elements : elements / 2;
             const size_t blocks = elements / Scheme::kColumns;

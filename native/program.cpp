@@ -67,18 +67,18 @@ void Program::rms_norm(Rows rows, const float* x, const float* weight, float eps
     });
 }
 
-void Program::pack(Rows rows, bool int8, const float* x, size_t columns, void* packed) {
+void Program::pack(Rows rows, Form form, const float* x, size_t columns, void* packed) {
     by_rows(rows, [=](Range part) {
         const size_t tile = kernels_.token_tile;
         const Range tiles = {part.from / tile, (part.to + tile - 1) / tile};
-        (int8 ? kernels_.pack_int8 : kernels_.pack_floats)(x, count(rows), columns, packed, tiles);
+        kernels_.products(form).pack(x, count(rows), columns, packed, tiles);
     });
 }
 
-void Program::linear(Rows rows, bool int8, const void* packed, const Matrix& w, const float* bias,
+void Program::linear(Rows rows, Form form, const void* packed, const Matrix& w, const float* bias,
                      const float* residual, float* y) {
     record([=](const Team& team) {
-        (int8 ? kernels_.linear_int8 : kernels_.linear_float)(packed, count(rows), w, bias, residual, y, team);
+        kernels_.products(form).linear(packed, count(rows), w, bias, residual, y, team);
     });
 }
 
@@ -112,7 +112,7 @@ void Program::attention(Rows rows, const float* q, const CacheSide& k, const Cac
                          heads.window};
     };
     attentions_.push_back(work);
-    const auto kernel = exact ? kernels_.attention_float : kernels_.attention_int16;
+    const auto kernel = exact ? kernels_.attention_float : kernels_.attention_rounded;
     record([=](const Team& team) { kernel(work(), scratch_.data(), team); });
 }
 

@@ -64,8 +64,8 @@ class Program {
     void gated_silu(Rows rows, const float* gate, const float* up, size_t width, float* out);
     // width: of what is normed together; a row may hold several such heads.
     void rms_norm(Rows rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
-    void pack(Rows rows, bool int8, const float* x, size_t columns, void* packed);
-    void linear(Rows rows, bool int8, const void* packed, const Matrix& w, const float* bias, const float* residual,
+    void pack(Rows rows, Form form, const float* x, size_t columns, void* packed);
+    void linear(Rows rows, Form form, const void* packed, const Matrix& w, const float* bias, const float* residual,
                 float* y);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);

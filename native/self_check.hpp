@@ -2,12 +2,14 @@
 // some virtual ones.
 #pragma once
 
+#include <initializer_list>
+
 #include "kernels.hpp"
 
 namespace rowspan {
 
-// Products of a small random matrix and int8 tokens, bit for bit. Computed in a child process with a time-out: an
-// instruction that the machine refuses after all, or hangs in, ends the child alone.
-bool same_int8_products(const Kernels& kernels, const Kernels& proven);
+// Products of small random matrices and tokens of these forms. Computed in a child process with a time-out: an instruction
+// that the machine refuses after all, or hangs in, ends the child alone.
+bool same_products(const Kernels& kernels, const Kernels& proven, std::initializer_list<Form> forms);
 
 }  // namespace rowspan

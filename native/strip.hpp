@@ -30,13 +30,7 @@ struct Strip {
 };
 
 inline size_t code_bytes(const Matrix& w, size_t columns) {
-    switch (w.kind) {
-        case Codes::f32: return columns * kPanel * 4;
-        case Codes::f16:
-        case Codes::bf16: return columns * kPanel * 2;
-        case Codes::u8: return columns * kPanel;
-        default: return columns * kPanel / 2;
-    }
+    return w.kind == Codes::u8 ? columns * kPanel : columns * kPanel / 2;
 }
 
 // The scales, or the minima, of a matrix.

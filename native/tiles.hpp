@@ -1,6 +1,5 @@
-// The tile registers of AMX, 0 to 7, configured as long as a `Tiles` lives. With ROWSPAN_EMULATE_TILES, what they do in
-// plain C++: it reads and writes the same memory, and traps where the instructions would, so tests of its users hold for
-// both.
+// The tile registers of AMX, 0 to 7, configured as long as a `Tiles` lives. With ROWSPAN_EMULATED, what they do in plain C++:
+// it reads and writes the same memory, and traps where the instructions would, so tests of its users hold for both.
 //
 // Assembly, as gcc 12's intrinsics do not say that they read memory, and take nothing but literal numbers of registers.
 #pragma once
@@ -9,10 +8,14 @@
 #include <cstdint>
 
 #include "amx.hpp"
+#include "bfloats.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
-#if !defined(ROWSPAN_EMULATE_TILES)
+constexpr size_t kTileTokens = 16;   // that a register has rows for
+constexpr size_t kTileBytes = 1024;  // of a whole register
+
+#if !defined(ROWSPAN_EMULATED)
 
 class Tiles {
   public:
@@ -38,6 +41,11 @@ class Tiles {
     template <int To, int Signed, int Unsigned>
     void multiply() {
         asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(To), "i"(Signed), "i"(Unsigned));
+    }
+    // To (m, n) += Left (m, 2 k) · Right (k, n · 2), bfloat16 to float32.
+    template <int To, int Left, int Right>
+    void multiply_bfloats() {
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(To), "i"(Left), "i"(Right));
     }
 };
 
@@ -74,11 +82,8 @@ class Tiles {
     }
     template <int To, int Signed, int Unsigned>
     void multiply() {
-        static_assert(To != Signed && To != Unsigned && Signed != Unsigned);
+        require_product<To, Signed, Unsigned>();
         const size_t rows = config_.rows[To], row_bytes = config_.row_bytes[To], depth = config_.rows[Unsigned];
-        require(rows && depth && row_bytes % 4 == 0);
-        require(config_.rows[Signed] == rows && config_.row_bytes[Signed] == depth * 4);
-        require(config_.row_bytes[Unsigned] == row_bytes);
         for (size_t row = 0; row < rows; ++row) {
             int32_t sums[kRowBytes / 4];
             __builtin_memcpy(sums, bytes_[To][row], sizeof sums);
@@ -88,11 +93,36 @@ class Tiles {
             __builtin_memcpy(bytes_[To][row], sums, sizeof sums);
         }
     }
+    // The first products of the pairs are added up from zero, and the second ones; then both to what is there.
+    template <int To, int Left, int Right>
+    void multiply_bfloats() {
+        require_product<To, Left, Right>();
+        for (size_t row = 0; row < config_.rows[To]; ++row) {
+            Vec first = Vec::zero(), second = Vec::zero();
+            for (size_t k = 0; k < config_.rows[Right]; ++k) {
+                int32_t pair;
+                __builtin_memcpy(&pair, bytes_[Left][row] + k * sizeof pair, sizeof pair);
+                const Ints left = Ints::all(pair), right = Ints::load(bytes_[Right][k]);
+                first = fma_flushed(left.first_bfloats(), right.first_bfloats(), first);
+                second = fma_flushed(left.second_bfloats(), right.second_bfloats(), second);
+            }
+            float* const sums = reinterpret_cast<float*>(bytes_[To][row]);
+            flushed(flushed(Vec::load(sums)) + flushed(first + second)).store(sums);
+        }
+    }
 
   private:
     static constexpr int kTiles = 8;
     static constexpr size_t kRows = 16, kRowBytes = 64;
 
+    template <int To, int Left, int Right>
+    void require_product() const {
+        static_assert(To != Left && To != Right && Left != Right);
+        const size_t rows = config_.rows[To], row_bytes = config_.row_bytes[To], depth = config_.rows[Right];
+        require(rows && depth && row_bytes % 4 == 0);
+        require(config_.rows[Left] == rows && config_.row_bytes[Left] == depth * 4);
+        require(config_.row_bytes[Right] == row_bytes);
+    }
     static void require(bool valid) {
         if (!valid) __builtin_trap();
     }

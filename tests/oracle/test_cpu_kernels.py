@@ -14,32 +14,19 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from kit.native_isas import NATIVE, TILED
 from kit.run_ops import Floats, one_sequence, run_ops
 from numpy.typing import NDArray
 
-from rowspan.kernels.cpu import trace
-from rowspan.kernels.cpu.kernels import CpuKernels
+from rowspan.kernels.cpu.kernels import CpuKernels, Form
 from rowspan.kernels.cpu.trace import Rows, Value
-from rowspan.kernels.isa import TORCH, available_isas, native_module
+from rowspan.kernels.isa import native_module
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
-from rowspan.quant.panels import aligned
 
-NATIVE = [isa for isa in available_isas() if isa != TORCH]
-# AMX differs from AVX-512 in integer products alone; where those run, tiles are emulated.
-EMULATED = ["amx_emulated"] if "avx512" in NATIVE else []
 ORACLE = TorchKernels(torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        array: NDArray[Any] = aligned(shape, dtype)
-        array.view(np.uint8).fill(0xFF)  # NaN in every float type
-        return array
-
-    monkeypatch.setattr(trace, "aligned", poisoned)
+pytestmark = pytest.mark.usefixtures("poisoned_buffers")
 
 
 @pytest.fixture(params=NATIVE)
@@ -47,7 +34,7 @@ def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=NATIVE + EMULATED)
+@pytest.fixture(params=list(dict.fromkeys(NATIVE + TILED)))  # other sets add no products of integers to AVX-512
 def linear_isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -161,7 +148,7 @@ def test_bits_do_not_depend_on_company_or_threads(linear_isa: str, scheme: str, 
 @pytest.mark.parametrize("scheme", [*SMALL_BLOCKS, *SUPER_BLOCKS])
 def test_tiles_have_the_bits_of_avx512(scheme: str, int8: bool) -> None:
     rng = np.random.default_rng([3, *scheme.encode()])
-    for tiles in [isa for isa in NATIVE + EMULATED if isa.startswith("amx")]:
+    for tiles in TILED:
         for rows, columns in ((16 * 5 + 7, 512 + 256), shape_of(scheme, rng)):
             raw = quantized(scheme, rows, columns, rng)
             for tokens in (8, 9, 16, 17, 33, 300):
@@ -174,11 +161,11 @@ def test_tiles_have_the_bits_of_avx512(scheme: str, int8: bool) -> None:
                 assert np.array_equal(results[0], results[1])
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_room_for_many_tokens_is_room_for_fewer(linear_isa: str, int8: bool) -> None:
+@pytest.mark.parametrize("form", [Form.FLOATS, Form.INT8])
+def test_room_for_many_tokens_is_room_for_fewer(linear_isa: str, form: Form) -> None:
     cpu = native_module().Cpu(linear_isa, 1)
     for columns in (32, 96, 512):
-        sizes = [cpu.packed_bytes(int8, tokens, columns) for tokens in range(1, 70)]
+        sizes = [cpu.packed_bytes(form, tokens, columns) for tokens in range(1, 70)]
         assert sizes == sorted(sizes)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from kit.gguf_builder import TinyModel
+from kit.native_isas import EMULATED
 from kit.single_rank import SingleRank
 from kit.transformers_reference import reference_logits, reference_model
 
+from rowspan.kernels.cpu.kernels import CpuKernels
 from rowspan.kernels.isa import available_isas
 from rowspan.scheduler.batch import Chunk
 
@@ -85,15 +88,20 @@ def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
     torch.testing.assert_close(engine.logits(tokens), reference_logits(reference, tokens), atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scheme", ["F32", "Q8_0", "Q4_1"])
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize(
+    ("isa", "scheme"), [*product(available_isas(), ["F32", "Q8_0", "Q4_1"]), *product(EMULATED, ["BF16"])]
+)
 @pytest.mark.parametrize("seed", range(2))
 def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int, isa: str, scheme: str) -> None:
     """A token's logits are the same to the last bit whether its prompt is computed alone, in aligned chunks, or amid
     other sequences; so a seed gives the same text whoever shares the batch."""
     rng = random.Random(seed)
     tiny = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=768, seed=seed, scheme=scheme)
-    engine = SingleRank(tiny.write(tmp_path / "tiny.gguf"), n_blocks=64, isa=isa)
+    path = tiny.write(tmp_path / "tiny.gguf")
+    if isa in EMULATED:
+        engine = SingleRank(path, n_blocks=64, kernels=CpuKernels(isa, 2, int8=True), cache="bfloat16")
+    else:
+        engine = SingleRank(path, n_blocks=64, isa=isa)
     block = engine.block_size
     length = rng.choice([300, 97, 530])
     prompt = tuple(rng.choices(range(engine.spec.vocab_size), k=length))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,8 @@ def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
 
 
 def rows_of(panels: np.ndarray) -> np.ndarray:
-    """(panels, n, 16) → (rows with those that fill the last panel, n)."""
-    return panels.transpose(0, 2, 1).reshape(-1, panels.shape[1])
+    """(panels, n, 16, …) → (rows with those that fill the last panel, n · …)."""
+    return panels.swapaxes(1, 2).reshape(-1, panels.shape[1] * prod(panels.shape[3:]))
 
 
 def per_column(packed: PackedMatrix, halves: np.ndarray, eighths: np.ndarray | None) -> np.ndarray:
@@ -97,11 +98,14 @@ def unpacked(packed: PackedMatrix) -> np.ndarray:
     if packed.kind in (Codes.F32, Codes.F16):
         return rows_of(codes).astype(np.float32)
     if packed.kind is Codes.BF16:
-        return (rows_of(codes).astype(np.uint32) << 16).view(np.float32)
+        bits = rows_of(codes)
+        assert bits.shape[1] % 32 == 0
+        assert not bits[:, packed.columns :].any()
+        return (bits[:, : packed.columns].astype(np.uint32) << 16).view(np.float32)
     if packed.kind is Codes.U4:
         codes = np.stack([codes & 15, codes >> 4], axis=2)  # (panels, columns / 8, 2, 16, 4)
         codes = codes.reshape(codes.shape[0], -1, 16, 4)
-    by_row = codes.transpose(0, 2, 1, 3).reshape(-1, packed.columns)
+    by_row = rows_of(codes)
     assert packed.scales is not None
     with np.errstate(all="ignore"):
         values = per_column(packed, packed.scales, packed.sub_scales) * (by_row.astype(np.float32) - packed.zero)
@@ -233,7 +237,8 @@ def test_wrong_sizes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "bits"), [("Q8_0", 8.5), ("Q4_1", 5), ("Q4_K", 4.625), ("Q6_K", 8.5625), ("Q3_K", 4.5625), ("F16", 16)]
+    ("scheme", "bits"),
+    [("Q8_0", 8.5), ("Q4_1", 5), ("Q4_K", 4.625), ("Q6_K", 8.5625), ("Q3_K", 4.5625), ("F16", 16), ("BF16", 16)],
 )
 def test_size_of_packed_weights(scheme: str, bits: float) -> None:
     assert SCHEMES[scheme].panel_bytes(32, 512) * 8 == 32 * 512 * bits

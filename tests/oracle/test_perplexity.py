@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from kit.native_isas import BFLOATS, NATIVE
+from kit.requantize import requantize
 from kit.single_rank import SingleRank
 
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.kernels.isa import TORCH, available_isas
+from rowspan.kernels.cpu.kernels import CpuKernels
 from rowspan.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parent.parent / "data" / "persuasion.txt"
@@ -39,7 +42,22 @@ def exact(smollm2_path: Path, windows: list[list[int]]) -> float:
     return perplexity(SingleRank(smollm2_path, n_blocks=WINDOW // 32, dtype="float32"), windows)
 
 
-NATIVE = [isa for isa in available_isas() if isa != TORCH]
+@pytest.mark.heavy
+@pytest.mark.skipif(not BFLOATS, reason="emulation takes AVX-512")
+def test_rounding_to_bfloat16_costs_less_than_half_a_percent(
+    smollm2_path: Path, windows: list[list[int]], tmp_path: Path
+) -> None:
+    """Tokens, and attention in tiles; of the same weights in bfloat16."""
+    path = requantize(smollm2_path, tmp_path / "bf16.gguf", "BF16")
+    few, n_blocks = windows[::4], WINDOW // 32
+    exact = perplexity(SingleRank(path, n_blocks=n_blocks, dtype="float32"), few)
+    for isa, cache in product(BFLOATS, ("int16", "bfloat16")):
+        kernels = CpuKernels(isa, 2, int8=True)
+        rounded = perplexity(SingleRank(path, n_blocks=n_blocks, kernels=kernels, cache=cache), few)
+        print(f"{isa} {cache}: {rounded:.4f}, exact {exact:.4f}, {rounded / exact - 1:+.3%}")
+        assert abs(rounded / exact - 1) < 0.005
+
+
 OTHERS = [*((isa, "int16") for isa in NATIVE[1:]), *((isa, cache) for isa in NATIVE for cache in ("float16", "q8_0"))]
 
 

@@ -284,7 +284,11 @@ def test_copies_that_are_allowed_are_tried(
 
 @pytest.mark.parametrize(
     ("kernels", "state"),
-    [(None, State.PASS), (("amx", "avx512", "torch"), State.PASS), (("avx512", "torch"), State.FINDING)],
+    [
+        (None, State.PASS),
+        (("amx", "avx512_bf16", "avx512", "torch"), State.PASS),
+        (("avx512_bf16", "avx512", "torch"), State.FINDING),
+    ],
 )
 def test_kernels_that_cannot_run_are_missed(kernels: tuple[str, ...] | None, state: State, tmp_path: Path) -> None:
     root = Root(unpack("cpu-only-server", tmp_path))

@@ -74,3 +74,12 @@ def job(devices: str) -> Job:
         raise NotImplementedError
 
     return Job("a job", {"n_threads": 2}, start, memory_bytes=1, devices=parse_devices(devices), demand=None)  # type: ignore[arg-type]
+
+
+def test_kernels_on_top_of_avx512_have_its_rates_where_they_have_none() -> None:
+    flops = {"f32 avx2": 1e11, "f32 avx512": 2e11, "int8 avx512": 5e11, "int8 amx": 4e12, "bf16 amx": 2e12}
+    ceilings = Ceilings("2 threads", 3e10, flops)
+    assert ceilings.flops_of("int8", "amx") == 4e12
+    assert ceilings.flops_of("f32", "amx") == ceilings.flops_of("f32", "avx512_bf16") == 2e11
+    assert ceilings.flops_of("int8", "avx512_bf16") == 5e11
+    assert ceilings.flops_of("f32", "avx2") == 1e11

@@ -38,6 +38,10 @@ class Ceilings:
         """The highest rate; of one instruction set only, where one is named."""
         return max(rate for unit, rate in self.flops.items() if isa is None or unit.endswith(f" {isa}"))
 
+    def flops_of(self, number: str, isa: str) -> float:
+        """The rate of a number format in the kernels of an instruction set, which has what it lacks from AVX-512."""
+        return self.flops.get(f"{number} {isa}") or self.flops.get(f"{number} avx512") or self.best_flops()
+
     @property
     def best_unit(self) -> str:
         """The name of the fastest."""

@@ -73,9 +73,7 @@ def _forecast(blueprint: Blueprint) -> Forecast:
         )
     facts = read_local(blueprint.config.model_path)
     demand = demand_of(outline(facts.shape, facts.listed, facts.infos, facts.scheme), blueprint.lead.cache_dtypes)
-    floats, int8 = (
-        ceilings.flops.get(f"{unit} {blueprint.lead.cpu_isa}", ceilings.best_flops()) for unit in ("f32", "int8")
-    )
+    floats, int8 = (ceilings.flops_of(number, blueprint.lead.cpu_isa) for number in ("f32", "int8"))
     card = processor(ceilings.read_bytes_per_second, floats, int8 if blueprint.lead.dtype == "int8" else floats)
     room = blueprint.cache.context_size - 1
     return forecast_processor(demand, card, min(PROMPT, room), min(GENERATED, room))

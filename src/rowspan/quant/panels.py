@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from rowspan.quant.scheme import PANEL, SCHEMES, Codes
+from rowspan.quant.scheme import PANEL, SCHEMES, Codes, Scheme
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 CODE_DTYPES = {
@@ -75,7 +75,7 @@ def pack(native: Any, cpu: Any, scheme_name: str, raw: np.ndarray) -> PackedMatr
 
     packed = PackedMatrix(
         kind=scheme.codes,
-        codes=aligned(_codes_shape(scheme.codes, panels, columns), CODE_DTYPES[scheme.codes]),
+        codes=aligned(_codes_shape(scheme, panels, columns), CODE_DTYPES[scheme.codes]),
         scales=factors(quantized, scheme.block_size, np.float16),
         minima=factors(scheme.has_minima, scheme.block_size, np.float16),
         sub_scales=factors(scheme.has_sub_scales, scheme.group, np.int8),
@@ -98,9 +98,12 @@ def pack(native: Any, cpu: Any, scheme_name: str, raw: np.ndarray) -> PackedMatr
     return packed
 
 
-def _codes_shape(kind: Codes, panels: int, columns: int) -> tuple[int, ...]:
-    """Dense elements one by one; quantized ones in words of four bytes."""
+def _codes_shape(scheme: Scheme, panels: int, columns: int) -> tuple[int, ...]:
+    """Dense elements one by one, but bfloat16 in pairs; quantized ones in words of four bytes."""
+    if scheme.codes is Codes.BF16:
+        return panels, scheme.panel_columns(columns) // 2, PANEL, 2
     words = {Codes.U8: 4, Codes.U4: 8}
+    kind = scheme.codes
     return (panels, columns // words[kind], PANEL, 4) if kind in words else (panels, columns, PANEL)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 PANEL = 16  # rows that native kernels compute side by side, one in each lane of a vector
+BFLOAT_COLUMNS = 32  # columns of bfloat16 that they take at once: a panel has whole ones of so many
 
 
 class Codes(IntEnum):
@@ -65,9 +66,13 @@ class Scheme:
             raise ValueError(f"rows of {row_bytes} bytes are not whole {self.name} blocks of {self.block_bytes}")
         return row_bytes // self.block_bytes * self.block_size
 
+    def panel_columns(self, columns: int) -> int:
+        """Columns of a panel in the native kernels' layout, those included that only fill it up."""
+        return -(-columns // BFLOAT_COLUMNS) * BFLOAT_COLUMNS if self.codes is Codes.BF16 else columns
+
     def panel_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a matrix in the native kernels' layout, `rowspan.quant.panels`."""
-        elements = -(-rows // PANEL) * PANEL * columns
+        elements = -(-rows // PANEL) * PANEL * self.panel_columns(columns)
         codes = elements * self.codes.bits // 8
         if self.is_dense:
             return codes

@@ -1,13 +1,15 @@
 """Native CPU kernels. Their ops do not compute: they record a program (`trace.py`) that then runs every step.
 
 Weights stay quantized as in the file, value for value. Activations are float32; for products with quantized weights
-they are rounded to int8 in groups of 32, unless exact products are asked for.
+they are rounded to int8 in groups of 32, for those with bfloat16 weights to bfloat16 where the processor multiplies
+these faster, unless exact products are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +23,7 @@ from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
 from rowspan.model.rope import RopeTable
 from rowspan.quant.panels import PackedMatrix, aligned, pack
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.scheme import SCHEMES, Codes
 
 CACHE_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "q8_0": 3, "int16": 4}  # `CacheType` of native/kernels.hpp
 CACHE_DTYPES = {
@@ -31,8 +33,15 @@ CACHE_DTYPES = {
     "q8_0": np.int8,
     "int16": np.int16,
 }
-INT8, FLOATS = "int8 tokens", "float tokens"  # forms of packed values
 SCALED = 32  # elements of a q8_0 cache that share a scale
+
+
+class Form(IntEnum):
+    """What products take their tokens as: `Form` of native/kernels.hpp."""
+
+    FLOATS = 0
+    INT8 = 1
+    BFLOATS = 2
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class CpuKernels:
     def __init__(self, isa: str, threads: int, *, int8: bool, progress: int = 0) -> None:
         """
         Args:
-            int8: round activations for products with quantized weights.
+            int8: round activations for products with quantized weights to int8, and to bfloat16 for those with bfloat16
+                weights where there are instructions for it.
             progress: address of a 64-bit count of the work done, kept up for others to see; 0: none is kept.
         """
         self.name = isa
@@ -85,7 +95,7 @@ class CpuKernels:
         self._int8 = int8
         self._progress = progress
         self._trace = Trace()
-        self._packed: dict[tuple[Value, str], Value] = {}  # one for all products that share an input
+        self._packed: dict[tuple[Value, Form], Value] = {}  # one for all products that share an input
 
     # What ops work on
 
@@ -128,7 +138,7 @@ class CpuKernels:
         def nbytes(value: Value) -> int:
             if value.packed_as is None:
                 return 4 * max_rows[value.rows] * value.width
-            return int(self._cpu.packed_bytes(value.packed_as == INT8, max_rows[value.rows], value.width))
+            return int(self._cpu.packed_bytes(value.packed_as, max_rows[value.rows], value.width))
 
         return self._trace.compile(self._native.Program(self._cpu, self._progress), result, max_rows, nbytes)
 
@@ -147,14 +157,14 @@ class CpuKernels:
     def linear(self, x: Value, weight: Weight, bias: NDArray[np.float32] | None = None) -> Value:
         if not isinstance(weight, PackedMatrix):
             raise TypeError(f"{type(weight).__name__} is another kernels' layout")
-        form = INT8 if self._int8 and not weight.is_dense else FLOATS
+        form = self._form(weight)
         packed = self._pack(x, form)
         matrix = self._trace.keep(self._native.Matrix(*self._trace.keep(weight).addresses))
         bias_at = 0 if bias is None else self._trace.keep(bias).ctypes.data
         out = Value(x.rows, weight.rows)
         op = self._trace.op(
             lambda program, at: program.linear(
-                x.rows, form == INT8, at(packed), matrix, bias_at, at(op.residual), at(op.writes)
+                x.rows, form, at(packed), matrix, bias_at, at(op.residual), at(op.writes)
             ),
             [packed],
             out,
@@ -247,11 +257,17 @@ class CpuKernels:
             lambda program, at: program.write_cache(at(x), cache.kv_heads, cache.head_dim, side.native), [x], side
         )
 
-    def _pack(self, x: Value, form: str) -> Value:
+    def _form(self, weight: PackedMatrix) -> Form:
+        """Of the tokens that this weight is multiplied with."""
+        if self._int8 and not weight.is_dense:
+            return Form.INT8
+        return Form.BFLOATS if self._int8 and weight.kind is Codes.BF16 and self._cpu.has_bfloats else Form.FLOATS
+
+    def _pack(self, x: Value, form: Form) -> Value:
         if (x, form) not in self._packed:
             packed = Value(x.rows, x.width, packed_as=form)
             self._trace.op(
-                lambda program, at: program.pack(x.rows, form == INT8, at(x), x.width, at(packed)),
+                lambda program, at: program.pack(x.rows, form, at(x), x.width, at(packed)),
                 [x],
                 packed,
                 rows=x.rows,

@@ -30,7 +30,7 @@ class Value:
 
     rows: Rows
     width: int
-    packed_as: str | None = None
+    packed_as: int | None = None
 
 
 Addresses = Callable[[Any], int]

@@ -9,7 +9,12 @@ CPUINFO = "/proc/cpuinfo"
 # What each set of kernels needs, worst first; see native/module.cpp.
 AVX2 = frozenset(("avx2", "fma", "f16c"))
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
-NEEDED = {"avx2": AVX2, "avx512": AVX512, "amx": AVX512 | {"amx_tile", "amx_int8"}}
+NEEDED = {
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_bf16": AVX512 | {"avx512_bf16"},
+    "amx": AVX512 | {"amx_tile", "amx_int8", "amx_bf16"},
+}
 
 
 def look(machine: Machine) -> Outcome:

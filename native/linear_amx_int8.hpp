@@ -1,5 +1,5 @@
 // Products of int8 activations and quantized weights in the tile registers of AMX, for more tokens than one tile of
-// VNNI's: the same integers, scaled and added up in the same order, so the same bits. All else is AVX-512's.
+// VNNI's: the same integers, scaled and added up in the same order, so the same bits.
 #pragma once
 
 #include "kernels.hpp"
@@ -8,19 +8,19 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kTileTokens = 16;  // that a tile register has rows for; the last ones are filled up with zeros
 static_assert(kPanelsOfTile == 2 && kTileTokens == 2 * kTokenTile && kBlockTiles % 2 == 0);
 
 inline size_t tile_tokens(size_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens * kTileTokens; }
 
-// Packed tokens are those of activations.hpp but for the height of a tile, and that codes are (columns / 32, 16, 32).
+// Packed tokens are those of activations.hpp but for the height of a tile, up to which the last one is filled with zeros,
+// and that codes are (columns / 32, 16, 32).
 inline size_t tile_tokens_bytes(size_t tokens, size_t columns) {
-    if (tokens <= kTokenTile) return avx512_kernels().int8_tokens_bytes(tokens, columns);
+    if (tokens <= kTokenTile) return avx512_kernels().int8.bytes(tokens, columns);
     return Int8Tokens::bytes(tile_tokens(tokens), columns);
 }
 
 inline void pack_tiles(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
-    if (tokens <= kTokenTile) return avx512_kernels().pack_int8(x, tokens, columns, packed, tiles);
+    if (tokens <= kTokenTile) return avx512_kernels().int8.pack(x, tokens, columns, packed, tiles);
     const Int8Tokens all(packed, tile_tokens(tokens), columns);
     for (size_t first = tiles.from * kTileTokens; first < tiles.to * kTileTokens; first += kTileTokens) {
         for (size_t t = 0; t < kTileTokens; ++t) {
@@ -34,12 +34,6 @@ inline void pack_tiles(const float* x, size_t tokens, size_t columns, void* pack
             }
         }
     }
-}
-
-// AVX-512's tiles are half as high.
-inline void pack_float_tiles(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
-    const Range halves = {2 * tiles.from, lower(2 * tiles.to, token_tiles(tokens))};
-    avx512_kernels().pack_floats(x, tokens, columns, packed, halves);
 }
 
 // Accumulators 0 and 1, one to a panel; tokens 4; weights 6 and 7.
@@ -141,25 +135,13 @@ struct TileProduct {
 
 inline void linear_tiles(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
                          float* y, const Team& team) {
-    if (tokens <= kTokenTile) return avx512_kernels().linear_int8(packed, tokens, w, bias, residual, y, team);
+    if (tokens <= kTokenTile) return avx512_kernels().int8.linear(packed, tokens, w, bias, residual, y, team);
     const TileConfig config = w.group == 32 ? tile_config<32>() : tile_config<16>();
     Tiles registers(config);
     with_format(w, [&](auto format) {
         const TileProduct<decltype(format)> product(packed, tokens, w, registers);
         block_panels(product, w, tokens, {bias, residual, y}, team);
     });
-}
-
-// AVX-512's, with tiles where they help.
-inline Kernels kernels_with_tiles(const char* name) {
-    Kernels kernels = avx512_kernels();
-    kernels.name = name;
-    kernels.token_tile = kTileTokens;
-    kernels.int8_tokens_bytes = tile_tokens_bytes;
-    kernels.pack_floats = pack_float_tiles;
-    kernels.pack_int8 = pack_tiles;
-    kernels.linear_int8 = linear_tiles;
-    return kernels;
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -1,0 +1,81 @@
+// Products of bfloat16 weights and tokens rounded to bfloat16 with AVX512_BF16. An output's lane adds up its columns in
+// order, whatever the other tokens of the step. All else is AVX-512's.
+#pragma once
+
+#include "bfloats.hpp"
+#include "kernels.hpp"
+#include "linear.hpp"
+
+namespace rowspan::ROWSPAN_ISA {
+
+using PairedTokens = BfloatTokens<kTokenTile, 2>;
+
+// y (Tokens, Panels · 16) += x (pairs, Tokens, 2) · weights (Panels of (pairs, 16, 2)). streaming: the weights come from
+// memory, and what follows them will be next.
+template <size_t Tokens, size_t Panels>
+inline void bfloat_product(const uint16_t* x, const uint16_t* const (&weights)[Panels], size_t pairs, bool streaming,
+                           float* y) {
+    Vec totals[Tokens][Panels];
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t p = 0; p < Panels; ++p) totals[t][p] = Vec::load(y + (t * Panels + p) * kPanel);
+    for (size_t pair = 0; pair < pairs; ++pair) {
+        Ints w[Panels];
+        for (size_t p = 0; p < Panels; ++p) {
+            const uint16_t* at = weights[p] + pair * 2 * kPanel;
+            w[p] = Ints::load(at);
+            if (streaming) __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead);
+        }
+#pragma GCC unroll 8
+        for (size_t t = 0; t < Tokens; ++t) {
+            int32_t both;
+            __builtin_memcpy(&both, x + (pair * Tokens + t) * 2, sizeof both);
+            const Ints a = Ints::all(both);
+#pragma GCC unroll 8
+            for (size_t p = 0; p < Panels; ++p) totals[t][p] = dot_bfloats(w[p], a, totals[t][p]);
+        }
+    }
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t p = 0; p < Panels; ++p) totals[t][p].store(y + (t * Panels + p) * kPanel);
+}
+
+// Matrix · tokens for the driver in linear.hpp.
+struct BfloatProduct {
+    PairedTokens tokens;
+    const Matrix& w;
+
+    template <size_t Panels>
+    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
+        const uint16_t* weights[Panels];
+        for (size_t p = 0; p < Panels; ++p) weights[p] = w.bfloats(panels[p], first);
+        for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
+            const size_t token = tile * kTokenTile, height = tokens.height(token);
+            by_height<Panels == kPanelsOfOne ? 1 : kTokenTile>(height, tokens.tile(token, first), weights,
+                                                               (count + 1) / 2, tile == tiles.from, y);
+            y += height * Panels * kPanel;
+        }
+    }
+
+  private:
+    template <size_t Most, size_t Panels>
+    static void by_height(size_t height, const uint16_t* x, const uint16_t* const (&weights)[Panels], size_t pairs,
+                          bool streaming, float* y) {
+        if constexpr (Most > 1)
+            if (height < Most) return by_height<Most - 1>(height, x, weights, pairs, streaming, y);
+        bfloat_product<Most>(x, weights, pairs, streaming, y);
+    }
+};
+
+inline void linear_bfloats(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
+                           float* y, const Team& team) {
+    const BfloatProduct product = {{const_cast<void*>(packed), tokens, w.columns}, w};
+    linear_of(product, w, tokens, {bias, residual, y}, team);
+}
+
+inline Kernels kernels_with_bfloats(const char* name) {
+    Kernels kernels = avx512_kernels();
+    kernels.name = name;
+    kernels.bfloats = {PairedTokens::bytes, PairedTokens::pack, linear_bfloats};
+    return kernels;
+}
+
+}  // namespace rowspan::ROWSPAN_ISA
