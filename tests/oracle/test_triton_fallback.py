@@ -114,7 +114,7 @@ def from_triton(error: Exception) -> Callable[[], NoReturn]:
     names = {"__name__": "triton.backends.nvidia.compiler", "error": error}
     exec("def compile():\n    raise error", names)
     compiled: Any = names["compile"]
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 CANNOT_BE_HAD = [

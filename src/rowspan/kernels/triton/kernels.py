@@ -237,10 +237,11 @@ class TritonKernels:
         if not k.numel():
             return q
         angles = (table.cos, table.sin, table.interleaved, inputs.positions)
-        places = (inputs.cache_slots, cache.k, cache.v, head_dim, cache.k_scales, cache.v_scales)
+        places = (inputs.cache_slots, cache.k, cache.v, head_dim)
+        scales = (cache.k_scales, cache.v_scales)
         return self._usable.run(
             "rope and cache writes",
-            lambda: rope_and_cache(q, k, v, *angles, *places),
+            lambda: rope_and_cache(q, k, v, *angles, *places, *scales),
             lambda: torch_path.rope_and_cache(q, k, v, table, head_dim, cache, inputs),
         )
 

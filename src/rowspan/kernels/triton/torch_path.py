@@ -33,10 +33,8 @@ def rope_and_cache(
 
 def attention(q: Tensor, cache: Cache, inputs: CardInputs, window: int | None) -> Tensor:
     """Not to be captured in a graph: the host fetches which rows belong together."""
-    starts, positions, blocks = (
-        part.cpu().numpy().astype(kind)
-        for part, kind in ((inputs.starts, np.int64), (inputs.positions, np.int64), (inputs.blocks, np.int32))
-    )
+    starts, positions = (part.cpu().numpy().astype(np.int64) for part in (inputs.starts, inputs.positions))
+    blocks = inputs.blocks.cpu().numpy()
     nothing = np.zeros(0, np.int64)
     step = StepInputs(nothing, positions, nothing, starts, blocks, inputs.block_size, nothing)
     last = len(cache.k) - 1  # of the block for sequences that only fill up a graph only the first slot is there
