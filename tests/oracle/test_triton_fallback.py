@@ -20,7 +20,7 @@ from triton.runtime.errors import InterpreterError, OutOfResources
 from rowspan.kernels.torch.card import CardMemory
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton import kernels as of_triton
-from rowspan.kernels.triton import linear_unpacked
+from rowspan.kernels.triton import linear_unpacked, torch_path
 from rowspan.kernels.triton.kernels import TritonKernels
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
@@ -103,6 +103,21 @@ def test_torchs_attention_is_not_captured(tmp_path: Path, caplog: pytest.LogCapt
     assert "torch's attention cannot be captured" in caplog.text
 
 
+@pytest.mark.usefixtures("none_can_be_had")
+def test_a_rank_that_captures_nothing_keeps_up_with_those_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyModel(n_layers=1).write(tmp_path / "tiny.gguf")
+    kernels = new_kernels(FakeRecorder())
+    rank(path, kernels)
+    widths: list[int] = []
+    attention = torch_path.attention
+    monkeypatch.setattr(torch_path, "attention", lambda q, *rest: (widths.append(len(q)), attention(q, *rest))[1])
+    monkeypatch.setattr(TritonKernels, "connect", lambda self, comm: setattr(self, "_has_peers", True) or comm)
+    rank(path, kernels)
+    assert widths == [4, 2, 1]
+
+
 def test_equal_tokens_are_ranked_alike() -> None:
     logits = torch.randn(3, 2000).round(decimals=1)
     logits[0, :6] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45])
@@ -111,9 +126,9 @@ def test_equal_tokens_are_ranked_alike() -> None:
 
 def from_triton(error: Exception) -> Callable[[], NoReturn]:
     """Raises it where Triton's own code does."""
-    names = {"__name__": "triton.backends.nvidia.compiler", "error": error}
+    names: dict[str, Any] = {"__name__": "triton.backends.nvidia.compiler", "error": error}
     exec("def compile():\n    raise error", names)
-    compiled: Any = names["compile"]
+    compiled: Callable[[], NoReturn] = names["compile"]
     return compiled
 
 
@@ -121,7 +136,7 @@ CANNOT_BE_HAD = [
     from_triton(RuntimeError("PassManager::run failed")),
     from_triton(RuntimeError("Triton Error [CUDA]: no kernel image is available for execution on the device")),
     from_triton(FileNotFoundError("ptxas")),
-    from_triton(CompilationError("x = 1", None, "tl.dot of this type is not supported")),  # type: ignore[arg-type]
+    from_triton(CompilationError("x = 1", None, "tl.dot of this type is not supported")),
     refuse,
 ]
 ANOTHER_MATTER = [

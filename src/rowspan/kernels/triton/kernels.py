@@ -74,6 +74,7 @@ class TritonKernels:
         self._device = device
         self._new_recorder = new_recorder
         self._n_slots = 0  # of the cache
+        self._has_peers = False
         self._usable = UsableKernels(card_of(device).name)
         self._memory = memory
         self.memory = memory if device.type == "cuda" else None
@@ -116,6 +117,7 @@ class TritonKernels:
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         talks = (comm.group, comm.before, comm.after)
+        self._has_peers = not all(talk is None or isinstance(talk, SoloGroup) for talk in talks)
         if self._new_recorder is not None and not all(
             talk is None or isinstance(talk, SoloGroup | NcclGroup | NcclLink) for talk in talks
         ):
@@ -166,16 +168,20 @@ class TritonKernels:
     ) -> DecodeGraphs | None:
         if self._new_recorder is None:
             return None
-        if self._usable.lacks(DECODING):
-            log.warning("Steps are launched op by op: torch's attention cannot be captured in a graph.")
-            return None
         sizes = graph_sizes(limits.outputs)
+
+        def decode(size: int) -> Tensor | None:
+            return logits(buffers.decode_views(size, limits.block_size))
+
         try:
             with torch.inference_mode(), full_memory_told():
                 buffers.fill_decode(no_sequences(limits.block_size), limits.outputs)
-                return DecodeGraphs(
-                    self._new_recorder(), sizes, lambda size: logits(buffers.decode_views(size, limits.block_size))
-                )
+                if not self._usable.lacks(DECODING):
+                    return DecodeGraphs(self._new_recorder(), sizes, decode)
+                log.warning("Steps are launched op by op: torch's attention cannot be captured in a graph.")
+                for size in reversed(sizes if self._has_peers else []):
+                    decode(size)  # as those that capture do before, who would wait for this rank's sums
+                return None
         except RuntimeError as error:
             log.warning("Steps are launched op by op: decoding could not be captured in a graph (%s).", error)
             return None
