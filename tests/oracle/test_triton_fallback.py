@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
+from rowspan.comm.base import Comm
 from rowspan.kernels.torch.card import CardMemory
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton import kernels as of_triton
@@ -111,9 +112,17 @@ def test_a_rank_that_captures_nothing_keeps_up_with_those_that_do(
     kernels = new_kernels(FakeRecorder())
     rank(path, kernels)
     widths: list[int] = []
-    attention = torch_path.attention
-    monkeypatch.setattr(torch_path, "attention", lambda q, *rest: (widths.append(len(q)), attention(q, *rest))[1])
-    monkeypatch.setattr(TritonKernels, "connect", lambda self, comm: setattr(self, "_has_peers", True) or comm)
+
+    def attention(q: Tensor, *rest: Any) -> Tensor:
+        widths.append(len(q))
+        return q
+
+    def connect(self: TritonKernels, comm: Comm[Any]) -> Comm[Any]:
+        self._has_peers = True
+        return comm
+
+    monkeypatch.setattr(torch_path, "attention", attention)
+    monkeypatch.setattr(TritonKernels, "connect", connect)
     rank(path, kernels)
     assert widths == [4, 2, 1]
 
