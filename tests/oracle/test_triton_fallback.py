@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,8 +26,10 @@ from rowspan.kernels.triton.kernels import TritonKernels
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.sample import rank_keys, torch_rank_keys
+from rowspan.kernels.triton.tuned import bucket
 from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.scheduler.batch import Chunk
+from rowspan.worker.cache import all_widths
 
 DTYPE = torch.float16
 STEPS = [
@@ -131,6 +133,19 @@ def test_equal_tokens_are_ranked_alike() -> None:
     logits = torch.randn(3, 2000).round(decimals=1)
     logits[0, :6] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45])
     assert torch.equal(rank_keys(logits), torch_rank_keys(logits))
+
+
+@pytest.mark.parametrize("most", [1, 2, 17, 33, 512, 770, 4095])
+def test_every_width_is_rehearsed(most: int) -> None:
+    """What `linear` chooses a kernel by, and what Triton compiles one anew for."""
+
+    def kinds(widths: Iterable[int]) -> set[tuple[int, bool, bool]]:
+        return {(bucket(width), width == 1, width % 16 == 0) for width in widths}
+
+    rehearsed = all_widths(most)
+    assert kinds(rehearsed) == kinds(range(1, most + 1))
+    assert all(1 <= width <= most for width in rehearsed)
+    assert len(rehearsed) <= 2 * most.bit_length() + 2
 
 
 def from_triton(error: Exception) -> Callable[[], NoReturn]:

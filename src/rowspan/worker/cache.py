@@ -52,7 +52,7 @@ def all_widths(most: int) -> list[int]:
     run on this card, before anyone waits for an answer. Kernels are chosen by the next power of two, and compiled
     anew for 1 and for multiples of 16."""
     powers = [1 << exponent for exponent in range(most.bit_length())]
-    return sorted({*powers, *(power - 1 for power in powers[1:]), most, max(1, most - 1)})
+    return sorted({*powers, *(power - 1 for power in powers), most - 1, most // 16 * 16, most} - {0})
 
 
 def one_prompt(limits: StepLimits, tokens: int) -> StepInputs:
