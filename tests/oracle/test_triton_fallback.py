@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
-from kit import triton_device  # noqa: F401  # before any kernel
+from kit import triton_device  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
 from kit.gguf_builder import TinyModel
 from kit.single_rank import SingleRank
@@ -198,3 +201,35 @@ def test_errors_of_our_own_are_raised() -> None:
     usable = UsableKernels("H200")
     with pytest.raises(RuntimeError, match="shapes"):
         usable.run("linear", lambda: torch.ones(2, 3) @ torch.ones(2, 3), lambda: torch.ones(1))
+
+
+WITHOUT_A_DRIVER = """
+import sys, torch
+from pathlib import Path
+from kit.single_rank import SingleRank
+from rowspan.kernels.torch.card import CardMemory
+from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.kernels.triton.kernels import TritonKernels
+
+cpu, dtype = torch.device("cpu"), torch.float16
+kernels = TritonKernels(dtype, cpu, CardMemory(cpu, dtype), None), TorchKernels(dtype)
+ours, torchs = (SingleRank(Path(sys.argv[1]), kernels=each, cache="float16").logits([1, 2, 3, 4]) for each in kernels)
+torch.testing.assert_close(ours, torchs, rtol=1e-2, atol=1e-2)
+"""
+
+
+@pytest.mark.skipif(triton_device.HAS_CARD, reason="Triton finds a driver here")
+def test_tritons_own_errors_are_understood(tmp_path: Path) -> None:
+    """Not interpreted, and with no card, each kernel is refused by Triton itself."""
+    path = TinyModel("llama", scheme="Q8_0").write(tmp_path / "tiny.gguf")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_DRIVER, str(path)],
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot run Triton's kernel for ") == 7
+    assert "active drivers" in done.stderr
