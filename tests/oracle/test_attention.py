@@ -117,10 +117,10 @@ def test_random_batches_agree_with_the_textbook(
         torch.testing.assert_close(result[start:stop].double(), expected, atol=precision, rtol=2e-5)
 
 
-@pytest.mark.parametrize("isa", available_isas())
-def test_a_rank_without_heads_gets_nothing_back(isa: str) -> None:
+@pytest.mark.parametrize(("isa", "cache_type"), [*((isa, "float32") for isa in available_isas()), (TORCH, "int8")])
+def test_a_rank_without_heads_gets_nothing_back(isa: str, cache_type: str) -> None:
     kernels = new_kernels(isa)
-    cache = kernels.cache(64, 0, 32, ("float32", "float32"))
+    cache = kernels.cache(64, 0, 32, (cache_type, cache_type))
     inputs = step_inputs(StepPlan(0, (Chunk(0, (1, 2, 3), 0, (0,), True),)), 32)
     out = run_ops(
         kernels, lambda q, i: kernels.attention(q, cache, i, None), np.empty((3, 0), np.float32), inputs=inputs

@@ -56,6 +56,6 @@ def quantize(values: Tensor) -> tuple[Tensor, Tensor]:
     """Codes, whole numbers from -127 to 127 in float32, and their scales, one for each last dimension. Rounded as
     `kernels/triton/rope.py` does, so that both write the same."""
     values = values.float()
-    scales = values.abs().amax(-1) / 127.0 if values.shape[-1] else values.new_zeros(values.shape[:-1])
+    scales = values.abs().amax(-1) / 127.0
     codes = torch.floor(values / torch.where(scales > 0.0, scales, 1.0)[..., None] + 0.5)
     return codes.clamp_(-127.0, 127.0), scales
