@@ -13,7 +13,7 @@ import torch
 from kit.triton_device import DEVICE
 
 from rowspan.kernels.sampling import SamplingBatch
-from rowspan.kernels.triton.sample import sample
+from rowspan.kernels.triton.sample import rank_keys, sample
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches
@@ -42,7 +42,7 @@ class Both:
 
         def on_card(batch: SamplingBatch[Any]) -> Any:
             asked.append(batch.ranked)
-            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
+            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE)), rank_keys).cpu().numpy()
 
         answer = answered(on_card, sampling_batch(self.histories, logits.shape[1]), logits.shape[1])
         self.asked_again += len(asked) - 1
@@ -141,7 +141,7 @@ def test_a_row_without_numbers_harms_no_other(temperature: float) -> None:
     both = Both([NewSequence(n, (1,), 1, params) for n in range(3)])
     logits = np.array([[math.nan] * 5, [0, 0, 9, 0, 1], [0, 1, 2, math.nan, 9]], np.float32)
     batch = sampling_batch(both.histories, 5).map(lambda array: torch.from_numpy(array).to(DEVICE))
-    answer = sample(torch.from_numpy(logits).to(DEVICE), batch).cpu().numpy()
+    answer = sample(torch.from_numpy(logits).to(DEVICE), batch, rank_keys).cpu().numpy()
     expected = both.cpu.sample(both.ids, logits)
     ours = sampled_tokens(both.ids, both.histories, answer)
     assert [each.token for each in ours] == [each.token for each in expected] == [0, 2, 3]

@@ -8,6 +8,8 @@ and the step's sampling asked for again with everything ranked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -17,19 +19,24 @@ from rowspan.kernels.sampling import UNKNOWN, Entries, SamplingBatch
 
 BLOCK = 1024  # elements of a program
 
+RankKeys = Callable[[Tensor], Tensor]
+"""Of logits, whole numbers: see `rank_keys`."""
 
-def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
+
+def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys) -> Tensor:
     """What one copy to the host can take: float64 (N, 1), the tokens or UNKNOWN. With log-probabilities (N, 2 + 2 n):
     the token, its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
 
-    logits: float32 (N, vocabulary); left as they are.
+    Args:
+        logits: float32 (N, vocabulary); left as they are.
+        keys_of: `rank_keys`, or what does the same.
     """
     likeliest = logits.argmax(-1, keepdim=True)
     highest = logits.gather(1, likeliest)
     changed = _penalize(logits, batch)
     token = likeliest if changed is logits else changed.argmax(-1, keepdim=True)
     if batch.ranked:
-        token = torch.where(batch.temperature > 0, _draw(changed, batch), token)
+        token = torch.where(batch.temperature > 0, _draw(changed, batch, keys_of), token)
     token = torch.where(highest.isnan(), likeliest, token)  # argmax finds a NaN first: no distribution to draw from
     if batch.alternatives is None:
         return token.double()
@@ -38,7 +45,7 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
     log_sum = highest.double() + total.log()
     columns = [token.double(), logits.gather(1, token.clamp(min=0)).double() - log_sum]
     if batch.alternatives:
-        values, tokens = _most_likely(logits, batch.alternatives)
+        values, tokens = most_likely(logits, batch.alternatives, keys_of)
         columns += [tokens.double(), values.double() - log_sum]
     return torch.cat(columns, dim=1)
 
@@ -62,9 +69,9 @@ def _add(logits: Tensor, entries: Entries[Tensor]) -> Tensor:
     return logits.scatter_add(1, entries.tokens, entries.values)
 
 
-def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
+def _draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys) -> Tensor:
     """One token of each row or UNKNOWN, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
-    values, tokens = _most_likely(logits, batch.ranked)
+    values, tokens = most_likely(logits, batch.ranked, keys_of)
     highest, width = values[:, :1], values.shape[1]
     ranked = values.double() - highest.double()
     rank = torch.arange(width, device=logits.device)
@@ -94,21 +101,33 @@ def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
     return torch.where(unknown, UNKNOWN, tokens.gather(1, drawn.clamp(min=0)))
 
 
-def _most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, Tensor]:
     """Values and ids of so many tokens, best first, lower ids first among equals."""
-    n_rows, vocabulary = logits.shape
+    vocabulary = logits.shape[1]
     if count >= vocabulary:
         return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see _rank_keys
     # Which of equal values torch.topk takes is not defined, so it is given numbers that are all different.
+    tokens = vocabulary - 1 - torch.topk(keys_of(logits), count, dim=-1).values % 2**32
+    return logits.gather(1, tokens), tokens
+
+
+def rank_keys(logits: Tensor) -> Tensor:
+    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
+    n_rows, vocabulary = logits.shape
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
     _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](keys, logits, vocabulary, logits.stride(0), BLOCK=BLOCK)
-    tokens = vocabulary - 1 - torch.topk(keys, count, dim=-1).values % 2**32
-    return logits.gather(1, tokens), tokens
+    return keys
+
+
+def torch_rank_keys(logits: Tensor) -> Tensor:
+    """The same in plain torch."""
+    bits = (logits + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return (ordered << 32) + torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
 
 
 @triton.jit
 def _rank_keys(keys, logits, vocabulary, stride, BLOCK: tl.constexpr):
-    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logits + row * stride + token, mask=token < vocabulary, other=0.0)
