@@ -15,6 +15,7 @@ from kit.single_rank import SingleRank
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.kernels.cpu.kernels import CpuKernels
+from rowspan.kernels.isa import TORCH
 from rowspan.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parent.parent / "data" / "persuasion.txt"
