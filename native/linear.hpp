@@ -49,6 +49,13 @@ inline void linear_panels(const Product& product, const Matrix& w, size_t tokens
     const size_t first = tiles.from * kTokenTile, count = lower(tokens, tiles.to * kTokenTile) - first;
     alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
     for (size_t i = 0; i < count * Panels * kPanel; ++i) y[i] = 0.0f;
+    // Lines of the output come from the third cache or memory before they are written: 10 % of a prompt's products.
+    if (count > kTokenTile) {
+        for (size_t t = 0; t < count; ++t) {
+            for (size_t p = 0; p < Panels; ++p)
+                __builtin_prefetch(out.y + (first + t) * w.rows + panels[p] * kPanel, 1, 2);
+        }
+    }
     for (size_t column = 0; column < w.columns; column += kStripColumns)
         product.add(panels, column, lower(kStripColumns, w.columns - column), tiles, y);
     for (size_t p = 0; p < Panels; ++p) put(out, w, first, count, panels[p], y + p * kPanel, Panels * kPanel);
