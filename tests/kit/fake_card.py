@@ -3,20 +3,25 @@ What raises, and what is done about it, is the real code for cards."""
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from kit import triton_device  # noqa: F401  # before any kernel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rowspan.kernels.ops import Forward, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import Fetch, Forward, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch.attention import Cache
 from rowspan.kernels.torch.card import CardMemory, full_memory_told
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.kernels.triton.sample import sample
 from rowspan.quant.dequantize import dequantize
 
 CPU = torch.device("cpu")
@@ -33,6 +38,8 @@ class FakeCard:
     steps: int = 0  # what the allocator keeps of steps, until it is trimmed
     refused: int = 0  # how often it was full
     full_for: int = 0  # so many steps find it full, whatever there is
+    step_seconds: float = 0.0  # what a step takes longer than it does here
+    broken: bool = False  # steps fail, which is known when they are fetched
     log: list[str] = field(default_factory=list)
 
     def take(self, nbytes: int, free: int) -> None:
@@ -86,25 +93,75 @@ class FakeCardKernels(TorchKernels):
 
     def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         card = self.card
+        compute = super().capture(forward, limits)
 
-        def counted(inputs: object) -> Tensor | None:
-            needed = card.token * len(inputs.tokens)  # type: ignore[attr-defined]
-            card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
-            card.steps = max(card.steps, needed)
-            if card.full_for and not rehearsal:
-                card.full_for -= 1
-                card.take(1, 0)
-            result: Tensor | None = forward(inputs)
-            return result
-
-        step = super().capture(counted, limits)
-
-        def logged(inputs: StepInputs) -> object:
+        @full_memory_told()
+        def step(inputs: StepInputs) -> object:
+            needed = card.token * len(inputs.tokens)
             if not rehearsal:
                 card.log.append(f"{len(inputs.tokens)} tokens")
-            return step(inputs)
+            card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
+            card.steps = max(card.steps, needed)
+            if rehearsal:
+                return compute(inputs)
+            if card.full_for:
+                card.full_for -= 1
+                card.take(1, 0)
+            return self.launch(compute, inputs)
 
-        return logged
+        return step
+
+    def launch(self, compute: Step, inputs: StepInputs) -> object:
+        return compute(inputs)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Logits (N, vocabulary) that are still computed."""
+
+    shape: tuple[int, int]
+    logits: Future[NDArray[np.float32]]
+
+
+class StreamKernels(FakeCardKernels):
+    """The card works by itself, in the order in which it is told, and samples, too."""
+
+    def __init__(self, card: FakeCard, vocabulary: int) -> None:
+        super().__init__(card)
+        self._stream = ThreadPoolExecutor(1)
+        self._vocabulary = vocabulary
+        self._chosen = np.zeros(0, np.int64)
+        self._samples = 0
+
+    def launch(self, compute: Step, inputs: StepInputs) -> Promise:
+        def work() -> NDArray[np.float32]:
+            taken = np.flatnonzero(inputs.tokens < 0)
+            inputs.tokens[taken] = self._chosen[-1 - inputs.tokens[taken]]
+            logits: NDArray[np.float32] = compute(inputs)
+            return logits
+
+        return Promise((len(inputs.output_rows), self._vocabulary), self._stream.submit(work))
+
+    def sample(self, promise: Promise, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:  # type: ignore[override]
+        def work() -> NDArray[np.float64]:
+            time.sleep(self.card.step_seconds)
+            if self.card.broken:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            answer: NDArray[np.float64]
+            answer = sample(torch.from_numpy(promise.logits.result()), batch.map(torch.from_numpy)).numpy()
+            self._chosen = answer[:, 0].astype(np.int64)
+            return answer
+
+        future, self._samples = self._stream.submit(work), self._samples + 1
+        number = self._samples
+        self.card.log.append(f"launched {number}")
+
+        def fetch() -> NDArray[np.float64]:
+            answer = future.result()
+            self.card.log.append(f"fetched {number}")
+            return answer
+
+        return fetch
 
 
 class FakeRecorder:

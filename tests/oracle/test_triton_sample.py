@@ -12,14 +12,15 @@ import pytest
 import torch
 from kit.triton_device import DEVICE
 
-from rowspan.kernels.sampling import SamplingBatch
+from rowspan.kernels.triton import draw
+from rowspan.kernels.triton import sample as on_card
 from rowspan.kernels.triton.sample import sample
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches
 from rowspan.worker.history import History
 from rowspan.worker.sampler import Sampler
-from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
+from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
 VOCABULARY = 500
 
@@ -33,19 +34,14 @@ class Both:
             self.cpu.learn(sequence)
         self.ids = [sequence.seq_id for sequence in sequences]
         self.histories = [History.of(sequence) for sequence in sequences]
-        self.asked_again = 0
 
     def step(self, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> tuple[SampledToken, ...]:
         """The card's tokens, once they are what the CPU says."""
         given = torch.from_numpy(logits.copy()).to(DEVICE)
-        asked: list[int] = []
-
-        def on_card(batch: SamplingBatch[Any]) -> Any:
-            asked.append(batch.ranked)
-            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
-
-        answer = answered(on_card, sampling_batch(self.histories, logits.shape[1]), logits.shape[1])
-        self.asked_again += len(asked) - 1
+        batch = sampling_batch(self.histories, logits.shape[1])
+        answer = sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
+        for history in self.histories:
+            history.expect()
         torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
         ours = sampled_tokens(self.ids, self.histories, answer)
         theirs = self.cpu.sample(self.ids, logits)
@@ -113,16 +109,34 @@ def test_a_large_vocabulary_is_sorted_only_as_far_as_needed(top_k: int) -> None:
         (SamplingParams(temperature=6.0, top_p=0.999999), True),
     ],
 )
-def test_draws_beyond_the_ranked_tokens_are_made_again(
+def test_draws_beyond_the_ranked_tokens_are_found_without_an_order(
     params: SamplingParams, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "MOST_RANKED", 16)
+    drawn_beyond: list[bool] = []
+
+    def draw_beyond(token: torch.Tensor, *rest: Any) -> None:
+        drawn_beyond.append(bool((token < 0).any()))
+        draw.draw_beyond(token, *rest)
+
+    monkeypatch.setattr(on_card, "draw_beyond", draw_beyond)
     both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(9)])
     for step in range(4):
         order = np.random.default_rng(step).permutation(400)
         logits = np.tile(-order.astype(np.float32) * 0.7, (9, 1))
         both.step(logits)
-    assert (both.asked_again > 0) == beyond
+    assert any(drawn_beyond) == beyond
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.97])
+def test_draws_beyond_keep_to_the_order_of_equals(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few values, so that each border falls among many equal ones; more tokens than a program looks at together."""
+    monkeypatch.setattr(batches, "MOST_RANKED", 16)
+    params = SamplingParams(temperature=3.0, top_p=top_p, min_p=0.01)
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(4)])
+    logits = np.random.default_rng(0).integers(-3, 3, (4, draw.BLOCK + 900)).astype(np.float32)
+    tokens = [each.token for _ in range(2) for each in both.step(logits)]
+    assert max(tokens) > draw.BLOCK // 2
 
 
 def test_greedy_steps_need_no_more_than_an_argmax() -> None:

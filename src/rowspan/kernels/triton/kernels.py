@@ -16,7 +16,7 @@ from rowspan.comm.base import Comm, SoloGroup
 from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
-from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import Fetch, Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch.attention import Cache
 from rowspan.kernels.torch.card import CardMemory, full_memory_told
@@ -25,7 +25,7 @@ from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.attention import attention
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
-from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences, to_card
+from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, Staging, no_sequences, to_card
 from rowspan.kernels.triton.join import join
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
@@ -65,6 +65,8 @@ class TritonKernels:
         self._device = device
         self._new_recorder = new_recorder
         self._n_slots = 0  # of the cache
+        self._asked = Staging(device)  # of the sampler
+        self._chosen = torch.empty(0, dtype=torch.int32, device=device)  # tokens of the last step
         self._memory = memory
         self.memory = memory if device.type == "cuda" else None
 
@@ -122,8 +124,10 @@ class TritonKernels:
     def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         with torch.inference_mode(), full_memory_told():
             buffers = InputBuffers(self._device, limits, self._n_slots)
+            self._chosen = buffers.chosen
 
         def logits(inputs: CardInputs) -> Tensor | None:
+            buffers.take_chosen(inputs.tokens)
             result: Tensor | None = forward(inputs)
             return None if result is None else result.float()
 
@@ -143,10 +147,22 @@ class TritonKernels:
 
     @torch.inference_mode()
     @full_memory_told()
-    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> NDArray[np.float64]:
+    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:
         """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
-        chosen: NDArray[np.float64] = sample(logits, to_card(batch, self._device)).cpu().numpy()
-        return chosen
+        answer = sample(logits, to_card(batch, self._asked, self._device))
+        self._chosen[: len(answer)].copy_(answer[:, 0])
+        on_host = answer.to("cpu", non_blocking=True)  # pinned
+        if self._device.type != "cuda":
+            return on_host.numpy
+        there = torch.cuda.Event()
+        there.record()
+
+        def fetch() -> NDArray[np.float64]:
+            there.synchronize()
+            array: NDArray[np.float64] = on_host.numpy()
+            return array
+
+        return fetch
 
     def _record(
         self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]

@@ -2,8 +2,8 @@
 
 Nothing waits for the host, and shapes depend on what `SamplingBatch` says of all rows together. Sorting a vocabulary
 takes as long as a step of a small model, and nearly all draws fall among the most likely thousand. So draws from whole
-vocabularies are made from those, with the mass of all the others known; a draw that falls beyond is told as UNKNOWN,
-and the step's sampling asked for again with everything ranked.
+vocabularies are made from those, with the mass of all the others known; one that falls beyond takes longer
+(`rowspan.kernels.triton.draw`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rowspan.kernels.sampling import UNKNOWN, Entries, SamplingBatch
+from rowspan.kernels.sampling import Entries, SamplingBatch
+from rowspan.kernels.triton.draw import UNKNOWN, draw_beyond, rank_key
 
 BLOCK = 1024  # elements of a program
 
 
 def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
-    """What one copy to the host can take: float64 (N, 1), the tokens or UNKNOWN. With log-probabilities (N, 2 + 2 n):
-    the token, its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
+    """What one copy to the host can take: float64 (N, 1), the tokens. With log-probabilities (N, 2 + 2 n): the token,
+    its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
 
     logits: float32 (N, vocabulary); left as they are.
     """
@@ -36,7 +37,7 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
 
     total = torch.exp(logits - highest).sum(-1, keepdim=True, dtype=torch.float64)
     log_sum = highest.double() + total.log()
-    columns = [token.double(), logits.gather(1, token.clamp(min=0)).double() - log_sum]
+    columns = [token.double(), logits.gather(1, token).double() - log_sum]
     if batch.alternatives:
         values, tokens = _most_likely(logits, batch.alternatives)
         columns += [tokens.double(), values.double() - log_sum]
@@ -63,7 +64,7 @@ def _add(logits: Tensor, entries: Entries[Tensor]) -> Tensor:
 
 
 def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
-    """One token of each row or UNKNOWN, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
+    """One token of each row, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
     values, tokens = _most_likely(logits, batch.ranked)
     highest, width = values[:, :1], values.shape[1]
     ranked = values.double() - highest.double()
@@ -91,14 +92,17 @@ def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
     unknown = beyond & ((drawn >= width) | (batch.top_p < 1.0))
     drawn = torch.minimum(drawn, kept.sum(-1, keepdim=True) - 1)
     # A row of NaN may have kept nothing; it is not drawn from.
-    return torch.where(unknown, UNKNOWN, tokens.gather(1, drawn.clamp(min=0)))
+    token = torch.where(unknown, UNKNOWN, tokens.gather(1, drawn.clamp(min=0)))
+    if width < logits.shape[1]:
+        draw_beyond(token, logits, temperature, batch)
+    return token
 
 
 def _most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Values and ids of so many tokens, best first, lower ids first among equals."""
     n_rows, vocabulary = logits.shape
     if count >= vocabulary:
-        return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see _rank_keys
+        return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see rank_key
     # Which of equal values torch.topk takes is not defined, so it is given numbers that are all different.
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
     _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](keys, logits, vocabulary, logits.stride(0), BLOCK=BLOCK)
@@ -108,11 +112,7 @@ def _most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _rank_keys(keys, logits, vocabulary, stride, BLOCK: tl.constexpr):
-    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logits + row * stride + token, mask=token < vocabulary, other=0.0)
-    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # -0 is 0, but not so as bits
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-    key = (ordered << 32) + (vocabulary - 1 - token)
-    tl.store(keys + row * vocabulary + token, key, mask=token < vocabulary)
+    tl.store(keys + row * vocabulary + token, rank_key(value, token, vocabulary), mask=token < vocabulary)
