@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
 from torch import Tensor
 
