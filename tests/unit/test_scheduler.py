@@ -441,13 +441,13 @@ class Ahead:
             self.scheduler.add(each)
         self.under_way: deque[StepPlan] = deque()
 
-    def plan(self) -> list[tuple[int, tuple[int, ...]] | None]:
+    def plan(self) -> list[list[tuple[int, tuple[int, ...]]]]:
         """What is planned until there are two steps under way, as ids and tokens."""
         planned = []
         while len(self.under_way) < 2 and (plan := self.scheduler.step()) is not None:
             self.under_way.append(plan)
             planned.append([(chunk.seq_id, chunk.tokens) for chunk in plan.chunks])
-        return planned  # type: ignore[return-value]
+        return planned
 
     def finish(self) -> list[TokenEvent]:
         """The older of them."""
@@ -513,8 +513,9 @@ def test_whoever_arrives_waits_for_one_step_more_at_most() -> None:
     ahead.finish()
     assert ahead.plan() == [], "the step ahead was planned before; the next one is planned with the newcomer"
     ahead.finish()
-    ((decoding, arrived),) = ahead.plan()[:1]  # type: ignore[misc]
-    assert (decoding[0], arrived) == (0, (1, (2,)))
+    (_, decoding), arrived = ahead.plan()[0]
+    assert len(decoding) == 1
+    assert arrived == (1, (2,))
 
 
 def test_a_cache_without_room_is_planned_step_by_step() -> None:

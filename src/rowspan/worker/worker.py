@@ -136,8 +136,8 @@ class Worker:
         return Loaded(self._setup.rank)
 
     def _takes_steps_ahead(self) -> bool:
-        """A card works while the engine plans. On a CPU the engine would take the time from those who compute: 16
-        sequences TODO. Of several ranks one alone knows what was sampled."""
+        """A card works while the engine plans; on a CPU the engine would take the time from the threads that compute.
+        Of several ranks one alone knows what was sampled."""
         on_card = self._kernels.memory is not None or self._kernels.sample is not None  # or in Triton's interpreter
         return on_card and len(self._setup.plan.shards) == 1
 
