@@ -120,7 +120,6 @@ def test_draws_beyond_the_ranked_tokens_are_found_without_an_order(
         draw.draw_beyond(token, *rest)
 
     monkeypatch.setattr(on_card, "draw_beyond", draw_beyond)
-    # Drawn beyond: a second in the interpreter for every four.
     both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(5)])
     for step in range(2):
         order = np.random.default_rng(step).permutation(400)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kit.triton_aot import Variant, compile_for_cards
 from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
 
-from rowspan.kernels.triton.draw import BLOCK, KEY_BITS
+from rowspan.kernels.triton.draw import BLOCK, DIGITS, TOKEN_BITS
 from rowspan.kernels.triton.inputs import TAKE_BLOCK
 
 ROOM = "rowspan.kernels.triton."
@@ -19,7 +19,7 @@ def test_tokens_are_taken_and_drawn_without_spilling() -> None:
     draw = Variant(
         ROOM + "draw:_draw",
         {"tokens": "*i64", "logits": "*fp32", "vocabulary": "i32", "stride": "i32"} | dict.fromkeys(NUMBERS, "*fp64"),
-        {"BITS": KEY_BITS, "BLOCK": BLOCK},
+        {"TOKEN_BITS": TOKEN_BITS, "DIGITS": DIGITS, "BLOCK": BLOCK},
         ("vocabulary", "stride"),
         num_warps=8,
     )

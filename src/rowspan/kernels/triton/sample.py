@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.sampling import Entries, SamplingBatch
-from rowspan.kernels.triton.draw import UNKNOWN, draw_beyond, rank_key
+from rowspan.kernels.triton.draw import TOKEN_BITS, UNKNOWN, draw_beyond, rank_key
 
 BLOCK = 1024  # elements of a program
 
@@ -105,14 +105,16 @@ def _most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see rank_key
     # Which of equal values torch.topk takes is not defined, so it is given numbers that are all different.
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
-    _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](keys, logits, vocabulary, logits.stride(0), BLOCK=BLOCK)
-    tokens = vocabulary - 1 - torch.topk(keys, count, dim=-1).values % 2**32
+    _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](
+        keys, logits, vocabulary, logits.stride(0), TOKEN_BITS=TOKEN_BITS, BLOCK=BLOCK
+    )
+    tokens = vocabulary - 1 - torch.topk(keys, count, dim=-1).values % 2**TOKEN_BITS
     return logits.gather(1, tokens), tokens
 
 
 @triton.jit
-def _rank_keys(keys, logits, vocabulary, stride, BLOCK: tl.constexpr):
+def _rank_keys(keys, logits, vocabulary, stride, TOKEN_BITS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logits + row * stride + token, mask=token < vocabulary, other=0.0)
-    tl.store(keys + row * vocabulary + token, rank_key(value, token, vocabulary), mask=token < vocabulary)
+    tl.store(keys + row * vocabulary + token, rank_key(value, token, vocabulary, TOKEN_BITS), mask=token < vocabulary)
