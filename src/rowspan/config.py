@@ -15,6 +15,8 @@ from rowspan.plan.split import SplitMode
 DTYPES = ("int8", "float32", "bfloat16", "float16")
 # What users call the cache's types, as llama.cpp does, and i16: 16-bit integers, a scale for each head of each token.
 CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0", "i16": "int16"}
+# On torch's and Triton's kernels q8_0 is int8 with a scale for each head of a token, not for each 32 elements.
+TENSOR_CACHE_TYPES = CACHE_TYPES | {"q8_0": "int8"}
 
 
 @dataclass(frozen=True)

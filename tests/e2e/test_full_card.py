@@ -186,3 +186,18 @@ def test_what_is_in_the_hosts_memory_cannot_be_parked(path: Path) -> None:
     with Engine.open(EngineConfig(path, block_size=16)) as engine:
         assert not engine.park()
         assert len(run(engine, PROMPTS[0])) == 40
+
+
+def test_an_int8_cache_holds_more_and_is_parked_like_any_other(
+    open_on: Callable[..., Any], expected: list[list[int]]
+) -> None:
+    held = weights(open_on)
+    card = FakeCard(held + 256 * 16 * 4 + 68 * 1000 + 30 * BLOCK)
+    with open_on(card, cache_type_k="q8_0", cache_type_v="q8_0") as engine:
+        ready = engine.ready[0]
+        assert ready.cache_bytes == card.caches == ready.n_blocks * BLOCK * (16 + 4) // (4 * 16)
+        assert ready.n_blocks == 64, "all that four requests of 256 tokens can use; of float32 there are 30"
+        answers = run_all(engine)
+        assert engine.park()
+        assert card.caches == 0
+        assert [run(engine, prompt) for prompt in PROMPTS] == answers

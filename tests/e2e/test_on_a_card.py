@@ -58,9 +58,10 @@ def test_torchs_kernels_answer_as_on_the_processor(path: Path, expected: list[li
         assert answers(engine) == expected
 
 
-def test_tritons_kernels_begin_answers_as_the_processor_does(path: Path, expected: list[list[int]]) -> None:
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+def test_tritons_kernels_begin_answers_as_the_processor_does(path: Path, expected: list[list[int]], cache: str) -> None:
     """Later tokens may differ, in float16: `benchmarks/gpu_vs_llamacpp.py` compares those of a real model."""
-    with opened(path, "cuda:0", dtype="float16") as engine:
+    with opened(path, "cuda:0", dtype="float16", cache_type_k=cache, cache_type_v=cache) as engine:
         assert engine.ready[0].kernels == "triton"
         firsts = answers(engine, SamplingParams(temperature=0, max_tokens=1, ignore_eos=True))
         assert sum(first != answer[:1] for first, answer in zip(firsts, expected, strict=True)) <= 1

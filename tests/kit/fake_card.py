@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.kernels.ops import Forward, Step, StepInputs, StepLimits, Weight
-from rowspan.kernels.torch.attention import Cache
+from rowspan.kernels.torch.cache import Cache
 from rowspan.kernels.torch.card import CardMemory, full_memory_told
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.plan.fit import cache_bytes
 from rowspan.quant.dequantize import dequantize
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ class FakeCardKernels(TorchKernels):
 
     @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
-        card, nbytes = self.card, 2 * 4 * n_slots * kv_heads * head_dim
+        card, nbytes = self.card, n_slots * kv_heads * sum(cache_bytes(head_dim, name) for name in types)
         card.take(nbytes, self.memory.free_and_total()[0])
         cache = super().cache(n_slots, kv_heads, head_dim, types)
         card.caches += nbytes

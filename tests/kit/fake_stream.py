@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rowspan.kernels.ops import Fetch, Step, StepInputs
 from rowspan.kernels.sampling import SamplingBatch
-from rowspan.kernels.triton.sample import sample
+from rowspan.kernels.triton.sample import sample, torch_draw_beyond, torch_rank_keys
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class StreamKernels(FakeCardKernels):
             if self.card.broken:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             answer: NDArray[np.float64]
-            answer = sample(torch.from_numpy(promise.logits.result()), batch.map(torch.from_numpy)).numpy()
+            asked = batch.map(torch.from_numpy)
+            answer = sample(
+                torch.from_numpy(promise.logits.result()), asked, torch_rank_keys, torch_draw_beyond
+            ).numpy()
             self._chosen = answer[:, 0].astype(np.int64)
             return answer
 

@@ -39,13 +39,13 @@ def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, wind
 def poison(array: Any) -> None:
     """What was never written is NaN (of int8 a number, with a scale of NaN): any use of it shows."""
     if isinstance(array, torch.Tensor):
-        array.fill_(float("nan"))
+        array.fill_(float("nan") if array.is_floating_point() else -1)
     elif array is not None:
         array.view(np.uint8).fill(0xFF)
 
 
 NATIVE = [isa for isa in available_isas() if isa != TORCH]
-CASES = [(TORCH, "float32", "float32")]
+CASES = [(TORCH, "float32", type) for type in ("float32", "int8")]
 CASES += [(isa, "float32", type) for isa in NATIVE for type in ("float32", "float16", "bfloat16", "q8_0", "int16")]
 CASES += [(isa, "int8", type) for isa in NATIVE for type in ("float32", "float16", "q8_0", "int16")]
 PRECISION = {
@@ -53,6 +53,7 @@ PRECISION = {
     "float16": 3e-3,
     "bfloat16": 2e-2,
     "q8_0": 3e-2,
+    "int8": 4e-2,
     "int16": 2e-3,
 }  # of values and scores of about 1
 INT8_PRECISION = 2e-3  # of attention in 16-bit integers, whatever it reads
@@ -70,9 +71,9 @@ def test_random_batches_agree_with_the_textbook(
     torch.manual_seed(rng.getrandbits(32))
     block_size, n_blocks = rng.choice([(16, 300), (32, 160), (7, 700)])
     cache: Any = new_kernels(isa).cache(n_blocks * block_size, kv_heads, head_dim, (cache_type, cache_type))
-    for side in (cache.k, cache.v):
-        for array in (side,) if isa == TORCH else (side.data, side.scales):
-            poison(array)
+    of_torch = (cache.k, cache.v, cache.k_scales, cache.v_scales) if isa == TORCH else ()
+    for array in of_torch or (cache.k.data, cache.k.scales, cache.v.data, cache.v.scales):
+        poison(array)
     free = list(range(n_blocks))
     rng.shuffle(free)
 
@@ -116,10 +117,10 @@ def test_random_batches_agree_with_the_textbook(
         torch.testing.assert_close(result[start:stop].double(), expected, atol=precision, rtol=2e-5)
 
 
-@pytest.mark.parametrize("isa", available_isas())
-def test_a_rank_without_heads_gets_nothing_back(isa: str) -> None:
+@pytest.mark.parametrize(("isa", "cache_type"), [*((isa, "float32") for isa in available_isas()), (TORCH, "int8")])
+def test_a_rank_without_heads_gets_nothing_back(isa: str, cache_type: str) -> None:
     kernels = new_kernels(isa)
-    cache = kernels.cache(64, 0, 32, ("float32", "float32"))
+    cache = kernels.cache(64, 0, 32, (cache_type, cache_type))
     inputs = step_inputs(StepPlan(0, (Chunk(0, (1, 2, 3), 0, (0,), True),)), 32)
     out = run_ops(
         kernels, lambda q, i: kernels.attention(q, cache, i, None), np.empty((3, 0), np.float32), inputs=inputs

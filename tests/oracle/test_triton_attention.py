@@ -17,7 +17,7 @@ from kit.triton_device import DEVICE, HAS_CARD
 from torch import Tensor
 
 from rowspan.errors import UsageError
-from rowspan.kernels.torch.attention import Cache
+from rowspan.kernels.torch.cache import Cache
 from rowspan.kernels.torch.inputs import tensor_inputs
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton import attention_decode, attention_prefill

@@ -12,6 +12,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
+from rowspan.engine.open import draw_up
 from rowspan.kernels.isa import TORCH, TRITON
 from rowspan.scheduler.request import SamplingParams
 
@@ -19,12 +20,24 @@ MODEL = TinyModel("llama", hidden_size=64, n_heads=2, n_kv_heads=1, ffn_size=64,
 PROMPT = [1, 2, 3, 4, 5]
 
 
-def answer(path: Path, isa: str, params: SamplingParams) -> list[tuple[int, float | None, list[bytes]]]:
+def answer(
+    path: Path, isa: str, params: SamplingParams, cache: str = "f16"
+) -> list[tuple[int, float | None, list[bytes]]]:
     config = EngineConfig(
-        path, cpu_isa=isa, dtype="float16", parallel=2, block_size=16, context_size=64, token_budget=18
+        path,
+        cpu_isa=isa,
+        dtype="float16",
+        parallel=2,
+        block_size=16,
+        context_size=64,
+        token_budget=18,
+        cache_type_k=cache,
+        cache_type_v=cache,
     )
     with Engine.open(config) as engine:
         assert engine.ready[0].kernels == isa
+        positions = engine.ready[0].n_blocks * 16 + (1 if isa == TRITON else 0)  # one that fills up graphs
+        assert engine.ready[0].cache_bytes == positions * draw_up(config).sizes[0].cache_per_token
         return [
             (token.token, token.logprob, [other for other, _ in token.top])
             for piece in engine.generate(PROMPT, params)
@@ -50,3 +63,16 @@ def test_the_same_tokens(
     assert [top[:1] for _, _, top in found] == [top[:1] for _, _, top in expected]
     for (_, one, _), (_, other, _) in zip(found, expected, strict=True):
         assert one == pytest.approx(other, abs=2e-2)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_an_int8_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a code is 1/254 of a head's largest element: it moves log-probabilities by a few hundredths at most."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    path = replace(MODEL, scheme="Q8_0").write(tmp_path / "tiny.gguf")
+    params = SamplingParams(temperature=0, max_tokens=2, logprobs=3, ignore_eos=True)
+    found, on_torch = (answer(path, isa, params, "q8_0") for isa in (TRITON, TORCH))
+    exact = answer(path, TORCH, params)
+    assert [token for token, _, _ in found] == [token for token, _, _ in on_torch] == [token for token, _, _ in exact]
+    assert [one for _, one, _ in found] == pytest.approx([one for _, one, _ in on_torch], abs=2e-2)
+    assert [one for _, one, _ in found] == pytest.approx([one for _, one, _ in exact], abs=5e-2)

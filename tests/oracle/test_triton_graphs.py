@@ -20,7 +20,8 @@ DTYPE = torch.float16
 
 
 @pytest.mark.heavy  # half a minute in the interpreter
-def test_graphs_give_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["float16", "int8"])
+def test_graphs_give_the_same_bits(tmp_path: Path, cache: str) -> None:
     path = MODEL.write(tmp_path / "tiny.gguf")
     recorder = FakeRecorder()
     plain, graphs = (
@@ -28,7 +29,7 @@ def test_graphs_give_the_same_bits(tmp_path: Path) -> None:
             path,
             n_blocks=6,
             block_size=4,
-            cache="float16",
+            cache=cache,
             kernels=TritonKernels(DTYPE, CPU, CardMemory(CPU, DTYPE), new_recorder),
             outputs=4,
         )

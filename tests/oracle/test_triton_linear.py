@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton import linear_unpacked
+from rowspan.kernels.triton import unpack as of_torch
 from rowspan.kernels.triton.configs import Config, Narrow, Unpacked, Wide
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
@@ -201,3 +202,19 @@ def test_ranks_that_have_nothing(rows: int, columns: int) -> None:
     bias = torch.randn(rows).to(DEVICE, torch.bfloat16)
     assert torch.equal(linear(x, weight, bias), bias.expand(2, rows))
     assert linear(x[:0], weight).shape == (0, rows)
+
+
+@each_scheme
+def test_torch_unpacks_exactly(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = 2 * SCHEMES[scheme].block_size + (256 if SCHEMES[scheme].block_size < 256 else 0)
+    weight, matrix = random_weight(scheme, 7, columns, seed=3)
+    assert torch.equal(of_torch.unpack(weight, slice(2, 6)).double(), matrix[2:6])
+    monkeypatch.setattr(of_torch, "ELEMENTS_AT_ONCE", 3 * columns)
+    x, bias = (torch.randn(size).to(DEVICE, torch.bfloat16) for size in ((5, columns), (7,)))
+    result = of_torch.linear(x, weight, bias)
+    expected = x.double() @ matrix.T + bias.double()
+    error = (result.double() - expected).abs()
+    unit = torch.finfo(torch.bfloat16).eps / 2
+    magnitude = x.double().abs() @ matrix.abs().T
+    # A product is rounded, and the sum with the bias, and every weight.
+    assert (error <= unit * (expected.abs() + 2.1 * magnitude) + unit * (expected - bias.double()).abs()).all()

@@ -13,8 +13,7 @@ import torch
 from kit.triton_device import DEVICE
 
 from rowspan.kernels.triton import draw
-from rowspan.kernels.triton import sample as on_card
-from rowspan.kernels.triton.sample import sample
+from rowspan.kernels.triton.sample import DrawBeyond, rank_keys, sample, torch_draw_beyond
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches
@@ -28,7 +27,8 @@ VOCABULARY = 500
 class Both:
     """The same sequences in the CPU's sampler and on the card."""
 
-    def __init__(self, sequences: list[NewSequence]) -> None:
+    def __init__(self, sequences: list[NewSequence], beyond: DrawBeyond = draw.draw_beyond) -> None:
+        self.beyond = beyond
         self.cpu = Sampler()
         for sequence in sequences:
             self.cpu.learn(sequence)
@@ -39,7 +39,8 @@ class Both:
         """The card's tokens, once they are what the CPU says."""
         given = torch.from_numpy(logits.copy()).to(DEVICE)
         batch = sampling_batch(self.histories, logits.shape[1])
-        answer = sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE))).cpu().numpy()
+        asked = batch.map(lambda array: torch.from_numpy(array).to(DEVICE))
+        answer = sample(given, asked, rank_keys, self.beyond).cpu().numpy()
         for history in self.histories:
             history.expect()
         torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
@@ -119,8 +120,7 @@ def test_draws_beyond_the_ranked_tokens_are_found_without_an_order(
         drawn_beyond.append(bool((token < 0).any()))
         draw.draw_beyond(token, *rest)
 
-    monkeypatch.setattr(on_card, "draw_beyond", draw_beyond)
-    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(5)])
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(5)], draw_beyond)
     for step in range(2):
         order = np.random.default_rng(step).permutation(400)
         logits = np.tile(-order.astype(np.float32) * 0.7, (5, 1))
@@ -128,12 +128,15 @@ def test_draws_beyond_the_ranked_tokens_are_found_without_an_order(
     assert any(drawn_beyond) == beyond
 
 
+@pytest.mark.parametrize("beyond", [draw.draw_beyond, torch_draw_beyond])
 @pytest.mark.parametrize("top_p", [1.0, 0.97])
-def test_draws_beyond_keep_to_the_order_of_equals(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_beyond_keep_to_the_order_of_equals(
+    top_p: float, beyond: DrawBeyond, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few values, so that each border falls among many equal ones; more tokens than a program looks at together."""
     monkeypatch.setattr(batches, "MOST_RANKED", 16)
     params = SamplingParams(temperature=3.0, top_p=top_p, min_p=0.01)
-    both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(3)])
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(3)], beyond)
     logits = np.random.default_rng(0).integers(-3, 3, (3, draw.BLOCK + 900)).astype(np.float32)
     assert max(each.token for each in both.step(logits)) > draw.BLOCK // 2
 
@@ -154,7 +157,7 @@ def test_a_row_without_numbers_harms_no_other(temperature: float) -> None:
     both = Both([NewSequence(n, (1,), 1, params) for n in range(3)])
     logits = np.array([[math.nan] * 5, [0, 0, 9, 0, 1], [0, 1, 2, math.nan, 9]], np.float32)
     batch = sampling_batch(both.histories, 5).map(lambda array: torch.from_numpy(array).to(DEVICE))
-    answer = sample(torch.from_numpy(logits).to(DEVICE), batch).cpu().numpy()
+    answer = sample(torch.from_numpy(logits).to(DEVICE), batch, rank_keys, both.beyond).cpu().numpy()
     expected = both.cpu.sample(both.ids, logits)
     ours = sampled_tokens(both.ids, both.histories, answer)
     assert [each.token for each in ours] == [each.token for each in expected] == [0, 2, 3]

@@ -12,7 +12,8 @@ from kit.triton_device import DEVICE
 from torch import Tensor
 
 from rowspan.kernels.torch.inputs import tensor_inputs
-from rowspan.kernels.torch.kernels import Angles, TorchKernels
+from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.kernels.torch.small_ops import Angles
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.rope import rope, rope_and_cache

@@ -84,8 +84,11 @@ def test_tokens_that_the_step_before_chose_are_put_in_their_places() -> None:
     tokens[[0, 5, TAKE_BLOCK + 3]] = torch.tensor([-1, -3, -LIMITS.tokens], dtype=torch.int32)
     expected = tokens.clone()
     expected[[0, 5, TAKE_BLOCK + 3]] = torch.tensor([100, 102, 99 + LIMITS.tokens], dtype=torch.int32)
+    again = tokens.clone()
     buffers.take_chosen(tokens)
+    buffers.take_chosen_with_torch(again)
     assert torch.equal(tokens, expected)
+    assert torch.equal(again, expected)
 
 
 def test_what_a_card_still_copies_is_not_overwritten() -> None:

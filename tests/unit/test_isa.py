@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kit.gguf_builder import TinyModel
 
+from rowspan.bench.native import _option_fields
 from rowspan.config import EngineConfig
 from rowspan.engine.open import Computing, draw_up
 from rowspan.errors import UsageError
@@ -75,7 +76,21 @@ def test_int8_needs_native_kernels(tmp_path: Path) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     with pytest.raises(UsageError, match="int8"):
         draw_up(EngineConfig(path, dtype="int8", cpu_isa=TORCH))
-    for cache_type in ("q8_0", "i16"):
-        with pytest.raises(UsageError, match=cache_type):
-            draw_up(EngineConfig(path, cache_type_k=cache_type, cpu_isa=TORCH))
+    with pytest.raises(UsageError, match="i16"):
+        draw_up(EngineConfig(path, cache_type_k="i16", cpu_isa=TORCH))
     assert draw_up(EngineConfig(path, cpu_isa=TORCH)).lead.dtype == "float32"
+
+
+def test_tensors_have_q8_0_caches_as_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a scale for each head, so heads may have any size; keys and values alike on Triton's kernels."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    path = TinyModel(hidden_size=80, n_heads=2, n_kv_heads=1, n_layers=3, ffn_size=80).write(tmp_path / "m.gguf")
+    for isa, dtype in ((TORCH, "float32"), (TRITON, "float16")):
+        config = EngineConfig(path, cpu_isa=isa, dtype=dtype, cache_type_k="q8_0", cache_type_v="q8_0")
+        blueprint = draw_up(config)
+        assert blueprint.lead.cache_dtypes == ("int8", "int8")
+        assert blueprint.sizes[0].cache_per_token == 3 * 1 * 2 * (40 + 4)  # layers · KV heads · (K, V) · (codes, scale)
+        assert _option_fields(blueprint)["type_k"] == "q8_0"
+    assert draw_up(EngineConfig(path, cpu_isa=TORCH, cache_type_k="q8_0")).lead.cache_dtypes == ("int8", "float32")
+    with pytest.raises(UsageError, match="--cache-type-k is q8_0 and --cache-type-v float16"):
+        draw_up(EngineConfig(path, cpu_isa=TRITON, dtype="float16", cache_type_k="q8_0"))

@@ -15,7 +15,7 @@ from rowspan.bench.job import Job
 from rowspan.bench.measure import NativeRunner
 from rowspan.bench.model import ModelFacts, model_facts
 from rowspan.checkpoint.open import open_checkpoint
-from rowspan.config import CACHE_TYPES, EngineConfig
+from rowspan.config import CACHE_TYPES, TENSOR_CACHE_TYPES, EngineConfig
 from rowspan.engine.open import Blueprint, draw_up
 from rowspan.errors import ContextOverflowError
 from rowspan.model.spec import ModelSpec
@@ -89,7 +89,7 @@ def _engine_fields(blueprint: Blueprint) -> dict[str, Any]:
 
 def _option_fields(blueprint: Blueprint) -> dict[str, Any]:
     config, plan = blueprint.config, blueprint.plan
-    cache_names = {dtype: name for name, dtype in CACHE_TYPES.items()}
+    cache_names = {dtype: name for types in (CACHE_TYPES, TENSOR_CACHE_TYPES) for name, dtype in types.items()}
     ratios = config.tensor_split or (0.0,)  # llama-bench's way to say that none was given
     return {
         "backends": ",".join(sorted({shard.device.kind.upper() for shard in plan.shards})),

@@ -54,7 +54,7 @@ class Checkpoint(Protocol):
         ...
 
     def prefetch(self, key: TensorKey) -> None:
-        """A tensor will be read soon: its pages may be fetched from the disk meanwhile."""
+        """A tensor will be read soon: have its pages fetched from the disk. Waits for a slow one: for a thread."""
         ...
 
     def release(self, key: TensorKey) -> None:

@@ -18,6 +18,10 @@ from rowspan.checkpoint.names import TensorKey, key_from_gguf
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
 from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES, Scheme
 
+# Bytes that Linux reads ahead at a time, where nobody has set it otherwise. Of a longer stretch that is advised in one
+# call it drops the rest without a word: of 268 MB, with a window of 8 MiB, 8.4 MB were read (6.18; mincore counts).
+READ_AHEAD = 128 << 10
+
 PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -101,20 +105,24 @@ class GgufCheckpoint:
         return blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
 
     def prefetch(self, key: TensorKey) -> None:
-        self._advise(key, mmap.MADV_WILLNEED)
+        data, start, end = self._pages(key)
+        for at in range(start, end, READ_AHEAD):
+            data.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, end - at))
 
     def release(self, key: TensorKey) -> None:
-        self._advise(key, mmap.MADV_DONTNEED)
+        data, start, end = self._pages(key)
+        if end > start:
+            data.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def close(self) -> None:
         """Let go of the files. What `read` returned stays valid; the mapping ends with the last of it."""
         self._places.clear()
 
-    def _advise(self, key: TensorKey, advice: int) -> None:
+    def _pages(self, key: TensorKey) -> tuple[mmap.mmap, int, int]:
+        """A part's mapping, and from where to where in it a tensor's pages lie."""
         place, nbytes = self._places[key], self._tensors[key].nbytes
         start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
-        if nbytes:
-            place.data.madvise(advice, start, place.start + nbytes - start)
+        return place.data, start, place.start + nbytes if nbytes else start
 
     def _check_part(self, part: Path, number: int, header: Header) -> None:
         count = _integer(part, header.metadata, "split.count", 0) or len(self.paths)  # tools that do not split write 0

@@ -11,7 +11,7 @@ import psutil
 from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.trust import known_routes, trusted_routes
-from rowspan.config import CACHE_TYPES, EngineConfig
+from rowspan.config import CACHE_TYPES, TENSOR_CACHE_TYPES, EngineConfig
 from rowspan.engine.cores import share_cores
 from rowspan.errors import OutOfMemoryError, UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TRITON, is_native, kernels_used, native_module
@@ -43,9 +43,9 @@ class Computing:
         )
         if cpu_isa == TRITON and cache_dtypes[0] != cache_dtypes[1]:
             raise UsageError(
-                f"--cache-type-k and --cache-type-v differ: {cache_dtypes[0]} and {cache_dtypes[1]}.",
+                f"--cache-type-k is {config.cache_type_k or dtype} and --cache-type-v {config.cache_type_v or dtype}.",
                 why="The kernels for cards read both in one type.",
-                fix="Give both the same type.",
+                fix="Give both the same type: --cache-type-k q8_0 --cache-type-v q8_0 is the smallest.",
             )
         return cls(cpu_isa, dtype, cache_dtypes)
 
@@ -160,7 +160,7 @@ def check_room(cache_tokens: int, config: EngineConfig) -> None:
         raise OutOfMemoryError(
             f"The cards have room for a cache of {cache_tokens} tokens only.",
             why=f"One request may have {asked}.",
-            fix="Use a smaller --ctx-size, --cache-type-k f16 --cache-type-v f16, more cards, or a larger "
+            fix="Use a smaller --ctx-size, --cache-type-k q8_0 --cache-type-v q8_0, more cards, or a larger "
             "--gpu-memory-utilization.",
         )
 
@@ -171,7 +171,7 @@ def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option
         return beside_int8 if dtype == "int8" else dtype
     if name not in CACHE_TYPES:
         raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
-    cache_dtype = CACHE_TYPES[name]
+    cache_dtype = (CACHE_TYPES if is_native(isa) else TENSOR_CACHE_TYPES)[name]
     grain = CACHE_GRAINS.get(cache_dtype)
     if grain is not None and (not is_native(isa) or spec.head_dim % grain):
         raise UsageError(

@@ -176,8 +176,8 @@ class Kernels(Protocol[Array]):
     def rope_table(self, table: RopeTable) -> Any: ...
 
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> LayerCache:
-        """Room for one layer's keys and values, of these types (`rowspan.config.CACHE_TYPES`). Not touched: on CPUs the
-        system hands out pages only as they are first written."""
+        """Room for one layer's keys and values, of these types (native kernels: `rowspan.config.CACHE_TYPES`, others:
+        `TENSOR_CACHE_TYPES`). Not touched: on CPUs the system hands out pages only as they are first written."""
         ...
 
     def connect(self, comm: Comm[Any]) -> Comm[Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,11 @@ def load_weights(
     on_tensor: Callable[[int], None] = lambda nbytes: None,
 ) -> ModelWeights:
     """Read and pack what `shard` holds. `on_tensor` is told the file bytes of each tensor read."""
-    return _Loader(checkpoint, plan, shard, kernels, on_tensor).load()
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="rowspan-read-ahead")
+    try:
+        return _Loader(checkpoint, plan, shard, kernels, on_tensor, ahead).load()
+    finally:
+        ahead.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass
@@ -80,9 +85,11 @@ class _Loader:
     shard: Shard
     kernels: Kernels[Any]
     on_tensor: Callable[[int], None]
+    ahead: ThreadPoolExecutor
     nbytes: int = 0
 
     def load(self) -> ModelWeights:
+        self._read_ahead(self.shard.layers.start)
         layers = tuple(self._layer(index) for index in range(self.shard.layers.start, self.shard.layers.stop))
         is_first, is_last = self.shard.stage == 0, self.shard.stage == self.plan.n_stages - 1
         head_role = Role.EMBEDDING if self.plan.spec.tied_embeddings else Role.HEAD
@@ -96,7 +103,7 @@ class _Loader:
         )
 
     def _layer(self, index: int) -> LayerWeights:
-        self._prefetch(index + 1)
+        self._read_ahead(index + 1)
 
         def project(role: Role) -> Projection:
             return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
@@ -120,12 +127,14 @@ class _Loader:
         joined = self.kernels.join([part.weight for part in parts], [part.bias for part in parts])
         return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
 
-    def _prefetch(self, layer: int) -> None:
-        """Have a layer read from the disk in one go while the one before is packed, not page by page."""
-        if layer < self.shard.layers.stop:
-            for key in self.checkpoint.tensors:
-                if key.layer == layer:
-                    self.checkpoint.prefetch(key)
+    def _read_ahead(self, layer: int) -> None:
+        """Have a layer read from the disk while the one before is packed, and after the last one what is packed then.
+        An embedding that stays in the file is left there."""
+        part = layer if layer < self.shard.layers.stop else None
+        for key in self.checkpoint.tensors:
+            stays = key.role is Role.EMBEDDING and self.kernels.memory is None and not self.plan.spec.tied_embeddings
+            if key.layer == part and not stays and self.plan.cut(key, self.shard) is not None:
+                self.ahead.submit(self.checkpoint.prefetch, key)
 
     def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)

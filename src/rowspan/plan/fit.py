@@ -106,11 +106,12 @@ def shard_bytes(
 
 
 def cache_bytes(elements: int, dtype: str) -> int:
-    """Of one head's key or value: of q8_0 with a float16 scale of each 32 elements, of int16 with a float32 of all."""
+    """Of one head's key or value: of q8_0 with a float16 scale of each 32 elements, of int16 and of int8, which cards
+    have, with a float32 of all."""
     if dtype == "q8_0":
         return elements + 2 * (elements // CACHE_GRAINS[dtype])
-    if dtype == "int16":
-        return 2 * elements + (4 if elements else 0)
+    if dtype in ("int8", "int16"):
+        return elements * (1 if dtype == "int8" else 2) + (4 if elements else 0)
     return elements * DTYPE_BYTES[dtype]
 
 

@@ -21,6 +21,7 @@ from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import LATEST, Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
 from rowspan.scheduler.request import FinishReason, Request, block_table
+from rowspan.scheduler.step_size import StepSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,9 @@ class Scheduler:
                 fix=f"Allow at least one parallel request and at least {least} tokens a step.",
             )
         self._context_limit = context_length
-        self._least_budget = least
         self._use(blocks)
         self._max_sequences = max_sequences
-        self._token_budget = token_budget
+        self._step_size = StepSize(token_budget, least)
         self._prefix_reuse = prefix_reuse
         self._depth = depth
         self._ahead = ahead
@@ -126,7 +126,7 @@ class Scheduler:
 
     def step(self) -> StepPlan | None:
         """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""
-        draft = _Draft(self._token_budget, self._blocks)
+        draft = _Draft(self._step_size.tokens, self._blocks)
         if self._ahead and self._in_flight:
             self._plan_ahead(draft)
         else:
@@ -135,6 +135,8 @@ class Scheduler:
             self._admit(draft)
         if not draft.chunks:
             return None
+        if draft.budget < self._blocks.block_size:
+            self._step_size.take_full_step()
         plan = StepPlan(self._next_number, tuple(draft.chunks), tuple(draft.new), tuple(self._forget))
         self._next_number += 1
         self._in_flight[plan.number] = draft.ends
@@ -188,8 +190,8 @@ class Scheduler:
         self._blocks.clear()
 
     def shrink_steps(self) -> None:
-        """Compute half as many tokens in a step from now on, or as few as can be."""
-        self._token_budget = max(self._least_budget, self._token_budget // 2)
+        """Compute half as many tokens in a step from now on, or as few as can be, until larger ones are worth a try."""
+        self._step_size.shrink()
 
     def resize(self, n_blocks: int) -> list[int]:
         """Use a new cache, while no request is running.

@@ -32,7 +32,11 @@ def cache_blocks(setup: WorkerSetup, model: Transformer[Any], limits: StepLimits
         return setup.n_blocks  # the engine has counted the host's memory
     rehearsal = replace(model, caches=make_caches(setup, model, 1), comm=memory.silent(model.comm))
     step = model.kernels.capture(rehearsal.forward, limits, rehearsal=True)
-    room = memory.room([lambda: step(one_prompt(limits)), lambda: step(all_decode(limits))], setup.memory_share)
+    for tokens in all_widths(limits.tokens):
+        step(one_prompt(limits, tokens))
+    room = memory.room(
+        [lambda: step(one_prompt(limits, limits.tokens)), lambda: step(all_decode(limits))], setup.memory_share
+    )
     heads = len(model.weights.layers) * len(model.shard.kv_heads)
     each = setup.block_size * heads * sum(cache_bytes(model.plan.spec.head_dim, name) for name in setup.cache_dtypes)
     blocks = room // setup.sharers // each if each else setup.n_blocks
@@ -43,12 +47,20 @@ def cache_blocks(setup: WorkerSetup, model: Transformer[Any], limits: StepLimits
     return min(setup.n_blocks, blocks)
 
 
-def one_prompt(limits: StepLimits) -> StepInputs:
-    """As many tokens as a step may have, of one sequence, or as few as can be; all in the cache's first block."""
-    n, longest = limits.tokens, limits.blocks * limits.block_size
-    starts = np.append(np.arange(0, n, longest), n)
+def all_widths(most: int) -> list[int]:
+    """Numbers of tokens, one for each kernel that steps of up to so many may need: it is then compiled, or found not to
+    run on this card, before anyone waits for an answer. Kernels are chosen by the next power of two, and compiled
+    anew for 1 and for multiples of 16."""
+    powers = [1 << exponent for exponent in range(most.bit_length())]
+    return sorted({*powers, *(power - 1 for power in powers), most - 1, most // 16 * 16, most} - {0})
+
+
+def one_prompt(limits: StepLimits, tokens: int) -> StepInputs:
+    """So many tokens of one sequence, or of as few as can be; all in the cache's first block."""
+    longest = limits.blocks * limits.block_size
+    starts = np.append(np.arange(0, tokens, longest), tokens)
     blocks = np.zeros((len(starts) - 1, limits.blocks), np.int32)
-    at = np.arange(n)
+    at = np.arange(tokens)
     outputs = at[: limits.outputs]
     return StepInputs(0 * at, at % longest, at % limits.block_size, starts, blocks, limits.block_size, outputs)
 

@@ -8,34 +8,17 @@ rows of weights·v from 4 on, as long as the sum is over at most 256 keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rowspan.kernels.ops import KEY_TILE
+from rowspan.kernels.torch.cache import Cache, read_cache
 from rowspan.kernels.torch.inputs import AttentionGroup
 
 MIN_SCORE_ROWS = 16  # rows of a product q·k
 MIN_VALUE_ROWS = 4  # rows of a product weights·v
 LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
-
-
-@dataclass(frozen=True)
-class Cache:
-    """One layer's keys and values, each (slots, KV heads, head size)."""
-
-    k: Tensor
-    v: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes
-
-
-def write_cache(cache: Cache, slots: Tensor, k: Tensor, v: Tensor) -> None:
-    cache.k.index_copy_(0, slots, k.view(len(slots), *cache.k.shape[1:]).to(cache.k.dtype))
-    cache.v.index_copy_(0, slots, v.view(len(slots), *cache.v.shape[1:]).to(cache.v.dtype))
 
 
 def attention(q: Tensor, cache: Cache, groups: Sequence[AttentionGroup], window: int | None) -> Tensor:
@@ -85,12 +68,12 @@ def _attend(q: Tensor, cache: Cache, group: AttentionGroup, window: int | None) 
 
 def _gather(cache: Cache, group: AttentionGroup, start: int) -> tuple[Tensor, Tensor]:
     """One tile of keys and values, each (B·H, tile, D)."""
-    slots = group.slots[:, start : start + KEY_TILE]
-    n_sequences, kv_heads, head_dim = len(group.lengths), *cache.k.shape[1:]
+    slots = group.slots[:, start : start + KEY_TILE].flatten()
+    n_sequences, kv_heads, head_dim = len(group.slots), *cache.k.shape[1:]
     shape = (n_sequences, KEY_TILE, kv_heads, head_dim)
     by_head = (n_sequences * kv_heads, KEY_TILE, head_dim)
-    keys = cache.k.index_select(0, slots.flatten()).view(shape).float()
-    values = cache.v.index_select(0, slots.flatten()).view(shape).float()
+    keys = read_cache(cache.k, cache.k_scales, slots).view(shape)
+    values = read_cache(cache.v, cache.v_scales, slots).view(shape)
     # Weights of hidden keys are next to nothing, but what nobody has written yet may hold NaN, and 0 · NaN is NaN.
     for sequence, length in enumerate(group.lengths):
         if length < start + KEY_TILE:

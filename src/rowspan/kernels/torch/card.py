@@ -96,9 +96,14 @@ def full_memory_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL):
+        if is_full(error):
             raise DeviceMemoryError(str(error).splitlines()[0].rstrip(".")) from error
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """A card's memory is: as torch, the driver or a library says it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
 
 
 def _bytes(storage: torch.UntypedStorage, device: torch.device) -> Tensor:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,21 +17,15 @@ from rowspan.kernels.isa import TORCH
 from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
+from rowspan.kernels.torch import small_ops
+from rowspan.kernels.torch.cache import Cache, new_cache, write_cache
 from rowspan.kernels.torch.card import CardMemory, Held, full_memory_told
 from rowspan.kernels.torch.inputs import TensorInputs, tensor_inputs
+from rowspan.kernels.torch.small_ops import Angles
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Angles:
-    """cos and sin, float32 (positions, dim / 2)."""
-
-    cos: Tensor
-    sin: Tensor
-    interleaved: bool
 
 
 class TorchKernels:
@@ -73,10 +65,8 @@ class TorchKernels:
         return self._held(Angles(cos.to(self._device, copy=True), sin.to(self._device, copy=True), table.interleaved))
 
     @full_memory_told()
-    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> paged.Cache:
-        shape = (n_slots, kv_heads, head_dim)
-        k, v = (torch.empty(shape, dtype=getattr(torch, name), device=self._device) for name in types)
-        return paged.Cache(k, v)
+    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
+        return new_cache(n_slots, kv_heads, head_dim, types, self._device)
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         return comm_of_tensors(comm, self._device, self._dtype)
@@ -119,8 +109,7 @@ class TorchKernels:
         return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # also of no rows
-        return F.rms_norm(heads.float(), weight.shape, weight, eps).to(x.dtype).view(x.shape)
+        return small_ops.rms_norm(x, weight, eps)
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         total = x + y
@@ -133,7 +122,7 @@ class TorchKernels:
         v: Tensor,
         table: Angles,
         head_dim: int,
-        cache: paged.Cache,
+        cache: Cache,
         inputs: TensorInputs,
     ) -> Tensor:
         q = self.rope(q, table, head_dim, inputs)
@@ -141,26 +130,16 @@ class TorchKernels:
         return q
 
     def rope(self, x: Tensor, table: Angles, head_dim: int, inputs: TensorInputs) -> Tensor:
-        half = table.cos.shape[1]
-        cos, sin = table.cos[inputs.positions][:, None], table.sin[inputs.positions][:, None]
-        heads = x.view(x.shape[0], -1, head_dim)
-        turned, rest = heads[..., : 2 * half].float(), heads[..., 2 * half :]
-        if table.interleaved:
-            a, b = turned[..., 0::2], turned[..., 1::2]
-            turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
-        else:
-            a, b = turned[..., :half], turned[..., half:]
-            turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-        return torch.cat((turned.to(x.dtype), rest), dim=-1).view(x.shape)
+        return small_ops.rope(x, table, head_dim, inputs.positions)
 
-    def write_cache(self, cache: paged.Cache, k: Tensor, v: Tensor, inputs: TensorInputs) -> None:
-        paged.write_cache(cache, inputs.cache_slots, k, v)
+    def write_cache(self, cache: Cache, k: Tensor, v: Tensor, inputs: TensorInputs) -> None:
+        write_cache(cache, inputs.cache_slots, k, v)
 
-    def attention(self, q: Tensor, cache: paged.Cache, inputs: TensorInputs, window: int | None) -> Tensor:
+    def attention(self, q: Tensor, cache: Cache, inputs: TensorInputs, window: int | None) -> Tensor:
         return paged.attention(q, cache, inputs.groups, window)
 
     def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
-        return F.silu(gate).mul_(up)
+        return small_ops.gated_silu(gate, up)
 
     def outputs(self, x: Tensor, inputs: TensorInputs) -> Tensor:
         return x[inputs.output_rows]

@@ -59,8 +59,13 @@ def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Confi
     if tokens <= (2 if card.family is Family.RDNA and UNIT[bits] == 64 else MOST_NARROW):
         return _narrow(card, tokens, rows, columns, bits)
     if tokens >= LEAST_UNPACKED:
-        return Unpacked(max(256, SCRATCH // (2 * columns)))
+        return unpacked(columns)
     return _wide(card, tokens, rows, columns)
+
+
+def unpacked(columns: int) -> Unpacked:
+    """Which any number of tokens can be computed by."""
+    return Unpacked(max(256, SCRATCH // (2 * columns)))
 
 
 def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:

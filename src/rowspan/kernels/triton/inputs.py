@@ -116,6 +116,10 @@ class InputBuffers:
         n = tokens.numel()
         _take_chosen[(triton.cdiv(n, TAKE_BLOCK),)](tokens, self.chosen, n, BLOCK=TAKE_BLOCK)
 
+    def take_chosen_with_torch(self, tokens: Tensor) -> None:
+        places = (-1 - tokens).clamp(min=0, max=len(self.chosen) - 1)
+        tokens.copy_(torch.where(tokens < 0, self.chosen.index_select(0, places), tokens))
+
     def decode_views(self, size: int, block_size: int) -> CardInputs:
         """What a graph of so many sequences reads: all of each table, since it does not know how long they get."""
         return self._views(size, size, self._limits.blocks, None, block_size, 1)

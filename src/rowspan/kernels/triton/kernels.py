@@ -18,24 +18,34 @@ from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
 from rowspan.kernels.ops import Fetch, Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.sampling import SamplingBatch
-from rowspan.kernels.torch.attention import Cache
+from rowspan.kernels.torch import small_ops
+from rowspan.kernels.torch.cache import Cache, new_cache
 from rowspan.kernels.torch.card import CardMemory, full_memory_told
-from rowspan.kernels.torch.kernels import Angles
 from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.kernels.torch.small_ops import Angles
+from rowspan.kernels.triton import linear_unpacked, torch_path, unpack
 from rowspan.kernels.triton.attention import attention
+from rowspan.kernels.triton.card import card_of
+from rowspan.kernels.triton.configs import Unpacked, unpacked
+from rowspan.kernels.triton.draw import draw_beyond
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
 from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, Staging, no_sequences, to_card
 from rowspan.kernels.triton.join import join
+from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.pack import pack
 from rowspan.kernels.triton.rope import rope_and_cache
-from rowspan.kernels.triton.sample import sample
+from rowspan.kernels.triton.sample import rank_keys, rehearse, sample, torch_draw_beyond, torch_rank_keys
+from rowspan.kernels.triton.tuned import config_for
+from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 log = logging.getLogger(__name__)
+
+DECODING, PREFILL = "attention of single tokens", "attention of prompts"  # as `UsableKernels` knows them
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class TritonKernels:
         self._n_slots = 0  # of the cache
         self._asked = Staging(device)  # of the sampler
         self._chosen = torch.empty(0, dtype=torch.int32, device=device)  # tokens of the last step
+        self._has_peers = False
+        self._usable = UsableKernels(card_of(device).name)
         self._memory = memory
         self.memory = memory if device.type == "cuda" else None
 
@@ -103,12 +115,12 @@ class TritonKernels:
     @full_memory_told()
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
         self._n_slots = n_slots
-        shape = (n_slots + 1, kv_heads, head_dim)  # one for sequences that only fill up a graph
-        k, v = (torch.empty(shape, dtype=getattr(torch, name), device=self._device) for name in types)
-        return Cache(k, v)
+        more = n_slots + 1  # one for sequences that only fill up a graph
+        return new_cache(more, kv_heads, head_dim, types, self._device)
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         talks = (comm.group, comm.before, comm.after)
+        self._has_peers = not all(talk is None or isinstance(talk, SoloGroup) for talk in talks)
         if self._new_recorder is not None and not all(
             talk is None or isinstance(talk, SoloGroup | NcclGroup | NcclLink) for talk in talks
         ):
@@ -127,9 +139,17 @@ class TritonKernels:
             self._chosen = buffers.chosen
 
         def logits(inputs: CardInputs) -> Tensor | None:
-            buffers.take_chosen(inputs.tokens)
+            self._usable.run(
+                "taking chosen tokens",
+                lambda: buffers.take_chosen(inputs.tokens),
+                lambda: buffers.take_chosen_with_torch(inputs.tokens),
+            )
             result: Tensor | None = forward(inputs)
-            return None if result is None else result.float()
+            if result is None:
+                return None
+            if rehearsal:
+                rehearse(result.float(), self._rank_keys, self._draw_beyond)
+            return result.float()
 
         @torch.inference_mode()
         @full_memory_told()
@@ -149,7 +169,7 @@ class TritonKernels:
     @full_memory_told()
     def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:
         """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
-        answer = sample(logits, to_card(batch, self._asked, self._device))
+        answer = sample(logits, to_card(batch, self._asked, self._device), self._rank_keys, self._draw_beyond)
         self._chosen[: len(answer)].copy_(answer[:, 0])
         on_host = answer.to("cpu", non_blocking=True)  # pinned
         if self._device.type != "cuda":
@@ -170,12 +190,19 @@ class TritonKernels:
         if self._new_recorder is None:
             return None
         sizes = graph_sizes(limits.outputs)
+
+        def decode(size: int) -> Tensor | None:
+            return logits(buffers.decode_views(size, limits.block_size))
+
         try:
             with torch.inference_mode(), full_memory_told():
                 buffers.fill_decode(no_sequences(limits.block_size), limits.outputs)
-                return DecodeGraphs(
-                    self._new_recorder(), sizes, lambda size: logits(buffers.decode_views(size, limits.block_size))
-                )
+                if not self._usable.lacks(DECODING):
+                    return DecodeGraphs(self._new_recorder(), sizes, decode)
+                log.warning("Steps are launched op by op: torch's attention cannot be captured in a graph.")
+                for size in reversed(sizes if self._has_peers else []):
+                    decode(size)  # as those that capture do before, who would wait for this rank's sums
+                return None
         except RuntimeError as error:
             log.warning("Steps are launched op by op: decoding could not be captured in a graph (%s).", error)
             return None
@@ -192,7 +219,26 @@ class TritonKernels:
         return torch.where(inside[:, None], rows, 0.0).to(self._dtype)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        return linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
+        tokens = x.shape[0]
+        if not isinstance(weight, PlanarWeight) or not (tokens and weight.rows and weight.columns):
+            return linear(x, weight, bias) if tokens else x.new_empty(0, weight.rows)
+        config = config_for(weight.scheme, tokens, weight.rows, weight.columns, x.dtype, x.device)
+        if isinstance(config, Unpacked):
+            return self._linear_unpacked(x, weight, bias, config)
+        return self._usable.run(
+            f"{type(config).__name__.lower()} linear of {weight.scheme}",
+            lambda: linear(x, weight, bias, config),
+            lambda: self._linear_unpacked(x, weight, bias, unpacked(weight.columns)),
+            variant=config,
+        )
+
+    def _linear_unpacked(self, x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked) -> Tensor:
+        """Torch's product, with what Triton unpacks in one launch: torch takes some twenty."""
+        return self._usable.run(
+            f"unpacking {weight.scheme}",
+            lambda: linear_unpacked.linear(x, weight, bias, config),
+            lambda: unpack.linear(x, weight, bias),
+        )
 
     def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
         return torch.split(x, list(widths), dim=1)
@@ -201,25 +247,55 @@ class TritonKernels:
         return x + y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return rms_norm(x, weight, eps)
+        return self._usable.run(
+            "rms_norm", lambda: rms_norm(x, weight, eps), lambda: small_ops.rms_norm(x, weight, eps)
+        )
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return add_rms_norm(y, x, weight, eps)
+        return self._usable.run(
+            "rms_norm of a sum",
+            lambda: add_rms_norm(y, x, weight, eps),
+            lambda: torch_path.add_rms_norm(x, y, weight, eps),
+        )
 
     def rope_and_cache(
         self, q: Tensor, k: Tensor, v: Tensor, table: Angles, head_dim: int, cache: Cache, inputs: CardInputs
     ) -> Tensor:
         if not k.numel():
             return q
-        places = (inputs.positions, inputs.cache_slots, cache.k, cache.v, head_dim)
-        return rope_and_cache(q, k, v, table.cos, table.sin, table.interleaved, *places)
+        angles = (table.cos, table.sin, table.interleaved, inputs.positions)
+        places = (inputs.cache_slots, cache.k, cache.v, head_dim)
+        scales = (cache.k_scales, cache.v_scales)
+        return self._usable.run(
+            "rope and cache writes",
+            lambda: rope_and_cache(q, k, v, *angles, *places, *scales),
+            lambda: torch_path.rope_and_cache(q, k, v, table, head_dim, cache, inputs),
+        )
 
     def attention(self, q: Tensor, cache: Cache, inputs: CardInputs, window: int | None) -> Tensor:
+        if not q.numel():
+            return q
         table = (inputs.blocks, inputs.starts, inputs.positions, inputs.block_size, inputs.max_query)
-        return attention(q, cache.k, cache.v, *table, window) if q.numel() else q
+        return self._usable.run(
+            PREFILL if inputs.max_query > 1 else DECODING,
+            lambda: attention(q, cache.k, cache.v, *table, window, cache.k_scales, cache.v_scales),
+            lambda: torch_path.attention(q, cache, inputs, window),
+        )
 
     def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
-        return gated_silu(gate, up) if gate.numel() else gate
+        if not gate.numel():
+            return gate
+        return self._usable.run("gated_silu", lambda: gated_silu(gate, up), lambda: small_ops.gated_silu(gate, up))
+
+    def _draw_beyond(self, token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
+        self._usable.run(
+            "draws from whole vocabularies",
+            lambda: draw_beyond(token, logits, temperature, batch),
+            lambda: torch_draw_beyond(token, logits, temperature, batch),
+        )
+
+    def _rank_keys(self, logits: Tensor) -> Tensor:
+        return self._usable.run("sampling", lambda: rank_keys(logits), lambda: torch_rank_keys(logits))
 
     def outputs(self, x: Tensor, inputs: CardInputs) -> Tensor:
         return x if inputs.output_rows is None else x.index_select(0, inputs.output_rows)

@@ -13,6 +13,7 @@ from rowspan.quant.scheme import SCHEMES, Scheme
 
 # A GPU wants large pieces: one takes some 20 launches. Of each element, up to 16 bytes are held while it is repacked.
 ELEMENTS_AT_ONCE = 1 << 23
+FIELDS = {8: (1, 2), 4: (1, 4), 2: (2, 4)}  # by bits of a code: parts of a unit's columns, and bytes of a word for each
 
 
 def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | DenseWeight:
@@ -83,7 +84,7 @@ def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: Unpacked) -> None:
 
 def _words(codes: Tensor, bits: int) -> Tensor:
     """Codes of so many bits (rows, columns) → int32 (rows, words), in the order of layout.py."""
-    parts, bytes_ = {8: (1, 2), 4: (1, 4), 2: (2, 4)}[bits]
+    parts, bytes_ = FIELDS[bits]
     # rows, units, part, byte (of 8 bits, two of them), word, odd → bytes of a word side by side, what shares one behind
     ordered = codes.view(codes.shape[0], -1, parts, bytes_, 4, 2).permute(0, 1, 4, 3, 2, 5)
     fields = ordered.reshape(codes.shape[0], -1, 8 // bits)

@@ -8,29 +8,40 @@ vocabularies are made from those, with the mass of all the others known; one tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rowspan.kernels.sampling import Entries, SamplingBatch
-from rowspan.kernels.triton.draw import TOKEN_BITS, UNKNOWN, draw_beyond, rank_key
+from rowspan.kernels.triton.draw import TOKEN_BITS, UNKNOWN, rank_key
 
 BLOCK = 1024  # elements of a program
 
+RankKeys = Callable[[Tensor], Tensor]
+"""Of logits, whole numbers: see `rank_keys`."""
 
-def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
+DrawBeyond = Callable[[Tensor, Tensor, Tensor, SamplingBatch[Tensor]], None]
+"""See `rowspan.kernels.triton.draw.draw_beyond`."""
+
+
+def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
     """What one copy to the host can take: float64 (N, 1), the tokens. With log-probabilities (N, 2 + 2 n): the token,
     its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
 
-    logits: float32 (N, vocabulary); left as they are.
+    Args:
+        logits: float32 (N, vocabulary); left as they are.
+        keys_of, draw_beyond: `rank_keys` and `draw_beyond`, or what does the same.
     """
     likeliest = logits.argmax(-1, keepdim=True)
     highest = logits.gather(1, likeliest)
     changed = _penalize(logits, batch)
     token = likeliest if changed is logits else changed.argmax(-1, keepdim=True)
     if batch.ranked:
-        token = torch.where(batch.temperature > 0, _draw(changed, batch), token)
+        token = torch.where(batch.temperature > 0, draw(changed, batch, keys_of, draw_beyond), token)
     token = torch.where(highest.isnan(), likeliest, token)  # argmax finds a NaN first: no distribution to draw from
     if batch.alternatives is None:
         return token.double()
@@ -39,9 +50,17 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
     log_sum = highest.double() + total.log()
     columns = [token.double(), logits.gather(1, token).double() - log_sum]
     if batch.alternatives:
-        values, tokens = _most_likely(logits, batch.alternatives)
+        values, tokens = most_likely(logits, batch.alternatives, keys_of)
         columns += [tokens.double(), values.double() - log_sum]
     return torch.cat(columns, dim=1)
+
+
+def rehearse(logits: Tensor, keys_of: RankKeys, draw_beyond: DrawBeyond) -> None:
+    """Sampling's part of what a step takes, with all kernels that it may need."""
+    one = torch.ones((len(logits), 1), dtype=torch.float64, device=logits.device)
+    filters = (one, one * logits.shape[1], one, -one, 0 * one, one)
+    batch = SamplingBatch(*filters, bias=None, seen=None, change=None, ranked=1, alternatives=None)
+    draw(logits, batch, keys_of, draw_beyond)
 
 
 def _penalize(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
@@ -63,9 +82,9 @@ def _add(logits: Tensor, entries: Entries[Tensor]) -> Tensor:
     return logits.scatter_add(1, entries.tokens, entries.values)
 
 
-def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
+def draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
     """One token of each row, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
-    values, tokens = _most_likely(logits, batch.ranked)
+    values, tokens = most_likely(logits, batch.ranked, keys_of)
     highest, width = values[:, :1], values.shape[1]
     ranked = values.double() - highest.double()
     rank = torch.arange(width, device=logits.device)
@@ -98,18 +117,37 @@ def _draw(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
     return token
 
 
-def _most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, Tensor]:
     """Values and ids of so many tokens, best first, lower ids first among equals."""
-    n_rows, vocabulary = logits.shape
+    vocabulary = logits.shape[1]
     if count >= vocabulary:
         return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see rank_key
     # Which of equal values torch.topk takes is not defined, so it is given numbers that are all different.
+    tokens = vocabulary - 1 - torch.topk(keys_of(logits), count, dim=-1).values % 2**TOKEN_BITS
+    return logits.gather(1, tokens), tokens
+
+
+def rank_keys(logits: Tensor) -> Tensor:
+    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
+    n_rows, vocabulary = logits.shape
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
     _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](
         keys, logits, vocabulary, logits.stride(0), TOKEN_BITS=TOKEN_BITS, BLOCK=BLOCK
     )
-    tokens = vocabulary - 1 - torch.topk(keys, count, dim=-1).values % 2**TOKEN_BITS
-    return logits.gather(1, tokens), tokens
+    return keys
+
+
+def torch_rank_keys(logits: Tensor) -> Tensor:
+    """The same in plain torch."""
+    bits = (logits + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() + 2**31
+    return (ordered << TOKEN_BITS) + torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
+
+
+def torch_draw_beyond(token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
+    """As `draw_beyond`, in plain torch: all rows' tokens are put in order, whether that is needed or not."""
+    ordered = draw(logits, replace(batch, ranked=logits.shape[1]), torch_rank_keys, torch_draw_beyond)
+    token.copy_(torch.where(token < 0, ordered, token))
 
 
 @triton.jit
