@@ -34,6 +34,8 @@ class FakeCard:
     steps: int = 0  # what the allocator keeps of steps, until it is trimmed
     refused: int = 0  # how often it was full
     full_for: int = 0  # so many steps find it full, whatever there is
+    step_seconds: float = 0.0  # what a step takes longer than it does here
+    broken: bool = False  # steps fail, which is known when they are fetched
     log: list[str] = field(default_factory=list)
 
     def take(self, nbytes: int, free: int) -> None:
@@ -87,25 +89,26 @@ class FakeCardKernels(TorchKernels):
 
     def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         card = self.card
+        compute = super().capture(forward, limits)
 
-        def counted(inputs: object) -> Tensor | None:
-            needed = card.token * len(inputs.tokens)  # type: ignore[attr-defined]
-            card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
-            card.steps = max(card.steps, needed)
-            if card.full_for and not rehearsal:
-                card.full_for -= 1
-                card.take(1, 0)
-            result: Tensor | None = forward(inputs)
-            return result
-
-        step = super().capture(counted, limits)
-
-        def logged(inputs: StepInputs) -> object:
+        @full_memory_told()
+        def step(inputs: StepInputs) -> object:
+            needed = card.token * len(inputs.tokens)
             if not rehearsal:
                 card.log.append(f"{len(inputs.tokens)} tokens")
-            return step(inputs)
+            card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
+            card.steps = max(card.steps, needed)
+            if rehearsal:
+                return compute(inputs)
+            if card.full_for:
+                card.full_for -= 1
+                card.take(1, 0)
+            return self.launch(compute, inputs)
 
-        return logged
+        return step
+
+    def launch(self, compute: Step, inputs: StepInputs) -> object:
+        return compute(inputs)
 
 
 class FakeRecorder:

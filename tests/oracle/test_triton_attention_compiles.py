@@ -160,7 +160,7 @@ def test_small_kernels() -> None:
     keys = Variant(
         module + "sample:_rank_keys",
         {"keys": "*i64", "logits": "*fp32", "vocabulary": "i32", "stride": "i32"},
-        {"BLOCK": 1024},
+        {"TOKEN_BITS": 20, "BLOCK": 1024},
         ("vocabulary", "stride"),
     )
     kernels = [replace(kernel, targets=("sm_80", "gfx1100")) for kernel in (norm, gate, rope, pieces, keys)]

@@ -49,8 +49,8 @@ def answer(
 @pytest.mark.parametrize(
     ("arch", "scheme", "params"),
     [
-        ("llama", "Q4_0", SamplingParams(temperature=0, max_tokens=2, logprobs=3)),
-        ("qwen3", "Q8_0", SamplingParams(seed=7, top_k=20, top_p=0.9, repeat_penalty=1.1, max_tokens=2, logprobs=2)),
+        ("llama", "Q4_0", SamplingParams(temperature=0, max_tokens=3, logprobs=3)),
+        ("qwen3", "Q8_0", SamplingParams(seed=7, top_k=20, top_p=0.9, repeat_penalty=1.1, max_tokens=3, logprobs=2)),
     ],
 )
 def test_the_same_tokens(

@@ -12,14 +12,14 @@ import pytest
 import torch
 from kit.triton_device import DEVICE
 
-from rowspan.kernels.sampling import SamplingBatch
-from rowspan.kernels.triton.sample import rank_keys, sample
+from rowspan.kernels.triton import draw
+from rowspan.kernels.triton.sample import DrawBeyond, rank_keys, sample, torch_draw_beyond
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches
 from rowspan.worker.history import History
 from rowspan.worker.sampler import Sampler
-from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
+from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
 VOCABULARY = 500
 
@@ -27,25 +27,22 @@ VOCABULARY = 500
 class Both:
     """The same sequences in the CPU's sampler and on the card."""
 
-    def __init__(self, sequences: list[NewSequence]) -> None:
+    def __init__(self, sequences: list[NewSequence], beyond: DrawBeyond = draw.draw_beyond) -> None:
+        self.beyond = beyond
         self.cpu = Sampler()
         for sequence in sequences:
             self.cpu.learn(sequence)
         self.ids = [sequence.seq_id for sequence in sequences]
         self.histories = [History.of(sequence) for sequence in sequences]
-        self.asked_again = 0
 
     def step(self, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> tuple[SampledToken, ...]:
         """The card's tokens, once they are what the CPU says."""
         given = torch.from_numpy(logits.copy()).to(DEVICE)
-        asked: list[int] = []
-
-        def on_card(batch: SamplingBatch[Any]) -> Any:
-            asked.append(batch.ranked)
-            return sample(given, batch.map(lambda array: torch.from_numpy(array).to(DEVICE)), rank_keys).cpu().numpy()
-
-        answer = answered(on_card, sampling_batch(self.histories, logits.shape[1]), logits.shape[1])
-        self.asked_again += len(asked) - 1
+        batch = sampling_batch(self.histories, logits.shape[1])
+        asked = batch.map(lambda array: torch.from_numpy(array).to(DEVICE))
+        answer = sample(given, asked, rank_keys, self.beyond).cpu().numpy()
+        for history in self.histories:
+            history.expect()
         torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
         ours = sampled_tokens(self.ids, self.histories, answer)
         theirs = self.cpu.sample(self.ids, logits)
@@ -113,16 +110,35 @@ def test_a_large_vocabulary_is_sorted_only_as_far_as_needed(top_k: int) -> None:
         (SamplingParams(temperature=6.0, top_p=0.999999), True),
     ],
 )
-def test_draws_beyond_the_ranked_tokens_are_made_again(
+def test_draws_beyond_the_ranked_tokens_are_found_without_an_order(
     params: SamplingParams, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "MOST_RANKED", 16)
-    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(9)])
-    for step in range(4):
+    drawn_beyond: list[bool] = []
+
+    def draw_beyond(token: torch.Tensor, *rest: Any) -> None:
+        drawn_beyond.append(bool((token < 0).any()))
+        draw.draw_beyond(token, *rest)
+
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n, logprobs=2)) for n in range(5)], draw_beyond)
+    for step in range(2):
         order = np.random.default_rng(step).permutation(400)
-        logits = np.tile(-order.astype(np.float32) * 0.7, (9, 1))
+        logits = np.tile(-order.astype(np.float32) * 0.7, (5, 1))
         both.step(logits)
-    assert (both.asked_again > 0) == beyond
+    assert any(drawn_beyond) == beyond
+
+
+@pytest.mark.parametrize("beyond", [draw.draw_beyond, torch_draw_beyond])
+@pytest.mark.parametrize("top_p", [1.0, 0.97])
+def test_draws_beyond_keep_to_the_order_of_equals(
+    top_p: float, beyond: DrawBeyond, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few values, so that each border falls among many equal ones; more tokens than a program looks at together."""
+    monkeypatch.setattr(batches, "MOST_RANKED", 16)
+    params = SamplingParams(temperature=3.0, top_p=top_p, min_p=0.01)
+    both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(3)], beyond)
+    logits = np.random.default_rng(0).integers(-3, 3, (3, draw.BLOCK + 900)).astype(np.float32)
+    assert max(each.token for each in both.step(logits)) > draw.BLOCK // 2
 
 
 def test_greedy_steps_need_no_more_than_an_argmax() -> None:
@@ -141,7 +157,7 @@ def test_a_row_without_numbers_harms_no_other(temperature: float) -> None:
     both = Both([NewSequence(n, (1,), 1, params) for n in range(3)])
     logits = np.array([[math.nan] * 5, [0, 0, 9, 0, 1], [0, 1, 2, math.nan, 9]], np.float32)
     batch = sampling_batch(both.histories, 5).map(lambda array: torch.from_numpy(array).to(DEVICE))
-    answer = sample(torch.from_numpy(logits).to(DEVICE), batch, rank_keys).cpu().numpy()
+    answer = sample(torch.from_numpy(logits).to(DEVICE), batch, rank_keys, both.beyond).cpu().numpy()
     expected = both.cpu.sample(both.ids, logits)
     ours = sampled_tokens(both.ids, both.histories, answer)
     assert [each.token for each in ours] == [each.token for each in expected] == [0, 2, 3]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
 from torch import Tensor
 
 from rowspan.kernels.ops import StepInputs, StepLimits
 from rowspan.kernels.triton.graphs import DecodeGraphs, graph_sizes
-from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences
+from rowspan.kernels.triton.inputs import TAKE_BLOCK, CardInputs, InputBuffers, Staging, no_sequences
 from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.inputs import step_inputs
 
@@ -75,6 +77,31 @@ def test_sequences_that_fill_up_a_graph_touch_the_spare_slot_only(seed: int) -> 
         assert read == inputs.slots[sequence, : len(read)].tolist()
 
 
+def test_tokens_that_the_step_before_chose_are_put_in_their_places() -> None:
+    buffers = InputBuffers(CPU, replace(LIMITS, tokens=2 * TAKE_BLOCK, outputs=LIMITS.tokens), N_SLOTS)
+    buffers.chosen.copy_(torch.arange(100, 100 + LIMITS.tokens))
+    tokens = torch.arange(TAKE_BLOCK + 9, dtype=torch.int32)
+    tokens[[0, 5, TAKE_BLOCK + 3]] = torch.tensor([-1, -3, -LIMITS.tokens], dtype=torch.int32)
+    expected = tokens.clone()
+    expected[[0, 5, TAKE_BLOCK + 3]] = torch.tensor([100, 102, 99 + LIMITS.tokens], dtype=torch.int32)
+    again = tokens.clone()
+    buffers.take_chosen(tokens)
+    buffers.take_chosen_with_torch(again)
+    assert torch.equal(tokens, expected)
+    assert torch.equal(again, expected)
+
+
+def test_what_a_card_still_copies_is_not_overwritten() -> None:
+    staging = Staging(CPU)
+    first, second = staging.take(8), staging.take(8)
+    assert first.data_ptr() != second.data_ptr()
+    first.fill_(1)
+    second.fill_(2)
+    assert staging.take(100).nbytes == 100
+    assert second.eq(2).all()
+    assert staging.take(8).data_ptr() == second.data_ptr()
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 16, 17, 64, 100, 512])
 def test_there_is_a_graph_for_every_number_and_few_rows_are_idle(most: int) -> None:
     sizes = graph_sizes(most)
@@ -88,8 +115,9 @@ def test_there_is_a_graph_for_every_number_and_few_rows_are_idle(most: int) -> N
 def test_graphs_compute_what_the_plain_way_does() -> None:
     cache = torch.zeros(N_SLOTS + 1)
 
-    def model(inputs: CardInputs) -> Tensor:
+    def model(inputs: CardInputs, buffers: InputBuffers) -> Tensor:
         """A running sum over what each sequence's positions hold, written to its own slot first."""
+        buffers.take_chosen(inputs.tokens)
         cache[inputs.cache_slots] = inputs.tokens.float()
         return torch.tensor([cache[slots_read(inputs, s)].sum() for s in range(len(inputs.blocks))])[:, None]
 
@@ -97,12 +125,16 @@ def test_graphs_compute_what_the_plain_way_does() -> None:
     buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
     buffers.fill_decode(no_sequences(BLOCK_SIZE), LIMITS.outputs)
     graphs = DecodeGraphs(
-        recorder, graph_sizes(LIMITS.outputs), lambda size: model(buffers.decode_views(size, BLOCK_SIZE))
+        recorder, graph_sizes(LIMITS.outputs), lambda size: model(buffers.decode_views(size, BLOCK_SIZE), buffers)
     )
+    other = InputBuffers(CPU, LIMITS, N_SLOTS)
     assert recorder.rows == [9, 8, 4, 2, 1], "the largest first"
     assert not cache[:-1].any(), "recording writes nothing that anyone reads"
     for seed in range(30):
         inputs = random_step(seed, decode=True)
+        inputs.tokens[seed % 2 :: 2] = -1 - np.arange(len(inputs.tokens))[seed % 2 :: 2]
+        buffers.chosen.random_(100)
+        other.chosen.copy_(buffers.chosen)
         size = graphs.size_for(len(inputs.tokens))
         assert size is not None
         before = cache.clone()
@@ -111,6 +143,6 @@ def test_graphs_compute_what_the_plain_way_does() -> None:
         assert result is not None
         replayed, after = result.clone(), cache[:-1].clone()
         cache.copy_(before)
-        assert torch.equal(replayed, model(InputBuffers(CPU, LIMITS, N_SLOTS).fill(inputs)))
+        assert torch.equal(replayed, model(other.fill(inputs), other))
         assert torch.equal(after, cache[:-1])
     assert graphs.size_for(10) is None

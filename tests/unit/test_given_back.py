@@ -71,7 +71,7 @@ class ScriptedRanks:
                 except (EOFError, OSError):
                     return
                 if isinstance(order, OpenCache):
-                    link.send(WorkerReady(rank, "script", True, self._n_blocks, 0, 0, 0.0))
+                    link.send(WorkerReady(rank, "script", True, False, self._n_blocks, 0, 0, 0.0))
                 elif isinstance(order, StepPlan) and not self._has_room(rank, order):
                     link.send(GivenBack(rank, order.number))
                 elif isinstance(order, StepPlan) and rank == 0 and self._has_room(1, order):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.kvcache.blocks import BlockManager
-from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.batch import LATEST, SampledToken, StepPlan, StepResult, TokenEvent
 from rowspan.scheduler.request import FinishReason, Request, SamplingParams
 from rowspan.scheduler.scheduler import Scheduler
 
@@ -45,6 +45,7 @@ class Known:
     """What a worker remembers of a sequence."""
 
     tokens: list[int]
+    prompt_length: int
     seed: int | None
     computed: int | None = None
     blocks: Sequence[int] = ()
@@ -70,7 +71,7 @@ class Workers:
             del self.known[seq_id]
         for new in plan.new:
             assert new.seq_id not in self.known
-            self.known[new.seq_id] = Known(list(new.tokens), new.params.seed)
+            self.known[new.seq_id] = Known(list(new.tokens), new.prompt_length, new.params.seed)
 
         assert plan.chunks
         assert len({chunk.seq_id for chunk in plan.chunks}) == len(plan.chunks)
@@ -93,7 +94,11 @@ class Workers:
                 assert chunk.position == known.computed
             known.computed = end
             assert chunk.tokens
-            assert list(chunk.tokens) == known.tokens[chunk.position : end]
+            if chunk.tokens == (LATEST,):
+                assert end == len(known.tokens)
+                assert end > known.prompt_length
+            else:
+                assert list(chunk.tokens) == known.tokens[chunk.position : end]
             assert chunk.samples == (end == len(known.tokens))
             assert chunk.samples or end % size == 0
             # The table covers the positions, with blocks of its own wherever it writes.
@@ -121,6 +126,7 @@ def rig(
     token_budget: int = 16,
     context_length: int = 100,
     prefix_reuse: bool = True,
+    ahead: bool = False,
 ) -> tuple[Scheduler, Workers]:
     blocks = BlockManager(n_blocks, block_size)
     scheduler = Scheduler(
@@ -129,6 +135,7 @@ def rig(
         token_budget=token_budget,
         context_length=context_length,
         prefix_reuse=prefix_reuse,
+        ahead=ahead,
     )
     return scheduler, Workers(blocks, max_sequences, token_budget, prefix_reuse)
 
@@ -165,6 +172,7 @@ def random_rig(rng: random.Random) -> tuple[Scheduler, Workers]:
         token_budget=max_sequences + block_size + rng.choice([0, 1, 5, 20]),
         context_length=rng.randint(2, 2 * n_blocks * block_size),
         prefix_reuse=rng.random() < 0.8,
+        ahead=rng.random() < 0.6,
     )
 
 
@@ -177,6 +185,7 @@ def random_request(rng: random.Random, seq_id: int, longest_prompt: int) -> Requ
         seed=rng.randrange(2),
         stop_tokens=frozenset({STOP_TOKEN} if rng.random() < 0.5 else ()),
         ignore_eos=rng.random() < 0.3,
+        repeat_penalty=rng.choice([1.0, 1.0, 1.0, 1.3]),
     )
     return Request(seq_id, prompt, params)
 
@@ -421,6 +430,125 @@ def test_idle_means_no_plan() -> None:
     scheduler.finish_step(workers.run(plan))
     finish_all(scheduler, workers)
     assert scheduler.step() is None  # something to forget, nothing to compute
+
+
+class Ahead:
+    """A scheduler that plans ahead and its workers, of whom a step is under way all the time."""
+
+    def __init__(self, *requests: Request, **limits: int) -> None:
+        self.scheduler, self.workers = rig(**limits, ahead=True)  # type: ignore[arg-type]
+        for each in requests:
+            self.scheduler.add(each)
+        self.under_way: deque[StepPlan] = deque()
+
+    def plan(self) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """What is planned until there are two steps under way, as ids and tokens."""
+        planned = []
+        while len(self.under_way) < 2 and (plan := self.scheduler.step()) is not None:
+            self.under_way.append(plan)
+            planned.append([(chunk.seq_id, chunk.tokens) for chunk in plan.chunks])
+        return planned
+
+    def finish(self) -> list[TokenEvent]:
+        """The older of them."""
+        return self.scheduler.finish_step(self.workers.run(self.under_way.popleft()))
+
+
+def test_decoding_is_planned_one_step_ahead() -> None:
+    ahead = Ahead(request(0, [1, 2], max_tokens=5), request(1, [3], max_tokens=4))
+    assert ahead.plan() == [[(0, (1, 2)), (1, (3,))], [(0, (LATEST,)), (1, (LATEST,))]]
+    assert ahead.scheduler.step() is None, "one step ahead, no more"
+    ahead.finish()
+    assert ahead.plan() == [[(0, (LATEST,)), (1, (LATEST,))]]
+    ahead.finish()
+    assert ahead.plan() == [[(0, (LATEST,)), (1, (LATEST,))]]
+    ahead.finish()
+    assert ahead.plan() == [[(0, (LATEST,))]], "the other one has its four tokens by then"
+    assert [event.finish for event in ahead.finish()] == [None, FinishReason.LENGTH]
+    assert ahead.plan() == []
+    assert [event.finish for event in ahead.finish()] == [FinishReason.LENGTH]
+    assert not ahead.scheduler.busy
+    assert not ahead.under_way, "nothing was computed in vain"
+
+
+def test_what_was_computed_behind_a_stop_token_is_dropped() -> None:
+    prompt = next([0, n] for n in range(100) if next_token([0, n], 0) == STOP_TOKEN)
+    params = SamplingParams(max_tokens=9, seed=0, stop_tokens=frozenset({STOP_TOKEN}))
+    ahead = Ahead(Request(0, list(prompt), params), request(1, [1]), n_blocks=12)
+    ahead.plan()
+    assert [event.finish for event in ahead.finish()] == [FinishReason.STOP, None]
+    assert ahead.scheduler.stats().blocks_used == 1
+    ahead.scheduler.add(again := request(2, [*prompt, 0, 1, 2], max_tokens=3))
+    ahead.plan()
+    assert [event.seq_id for event in ahead.finish()] == [1]
+    while ahead.scheduler.busy:
+        ahead.plan()
+        ahead.finish()
+    assert again.cached == 0, "nothing of it is offered to others"
+    assert again.tokens[5:] == alone(request(2, [*prompt, 0, 1, 2], max_tokens=3), 100)[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Request(1, [2], SamplingParams(max_tokens=9, seed=0, repeat_penalty=1.1)),
+        Request(1, [2], SamplingParams(max_tokens=9, seed=0, presence_penalty=0.1)),
+        Request(1, [2], SamplingParams(max_tokens=9, seed=0, frequency_penalty=-0.1)),
+        request(1, [0, 1, 2, 3] * 15),  # its prompt takes more steps
+    ],
+)
+def test_nobody_is_left_behind(other: Request) -> None:
+    ahead = Ahead(request(0, [1]), other)
+    for _ in range(3):
+        assert len(ahead.plan()) == 1
+        assert not ahead.under_way[0].ahead
+        assert {chunk.seq_id for chunk in ahead.under_way[0].chunks} == {0, 1}
+        ahead.finish()
+
+
+def test_whoever_arrives_waits_for_one_step_more_at_most() -> None:
+    ahead = Ahead(request(0, [1], max_tokens=50))
+    ahead.plan()
+    ahead.scheduler.add(request(1, [2]))
+    ahead.finish()
+    assert ahead.plan() == [], "the step ahead was planned before; the next one is planned with the newcomer"
+    ahead.finish()
+    (_, decoding), arrived = ahead.plan()[0]
+    assert len(decoding) == 1
+    assert arrived == (1, (2,))
+
+
+def test_a_cache_without_room_is_planned_step_by_step() -> None:
+    asked = [request(0, [1] * 7, max_tokens=9), request(1, [2] * 4, max_tokens=9)]
+    expected = [each.tokens + alone(each, 16)[0] for each in asked]
+    ahead = Ahead(*asked, n_blocks=4)
+    plans_ahead = 0
+    while ahead.scheduler.busy:
+        ahead.plan()
+        plans_ahead += ahead.under_way[-1].ahead
+        ahead.finish()
+    assert [each.tokens for each in asked] == expected
+    assert ahead.scheduler.stats().preemptions > 0
+    assert plans_ahead > 0
+
+
+def test_steps_given_back_are_computed_again_the_one_ahead_too() -> None:
+    asked = [request(0, [1, 2, 3]), request(1, [2])]
+    expected = [each.tokens + alone(each, 80)[0] for each in asked]
+    ahead = Ahead(*asked)
+    ahead.plan()
+    ahead.finish()
+    ahead.plan()
+    lost = [ahead.under_way.popleft() for _ in range(2)]
+    assert [plan.ahead for plan in lost] == [True, True]
+    ahead.scheduler.give_back()
+    ahead.scheduler.resize(20)
+    known, number = ahead.workers.known, lost[-1].number
+    ahead.workers = Workers(BlockManager(20, 4), 4, 16, known=known, number=number)
+    while ahead.scheduler.busy:
+        ahead.plan()
+        ahead.finish()
+    assert [each.tokens for each in asked] == expected
 
 
 @pytest.mark.parametrize(

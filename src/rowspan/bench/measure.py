@@ -107,11 +107,12 @@ class NativeRunner:
 
     def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
         """A pipeline's stages work at different steps at the same time, as they do for the engine: chunks of prompts
-        follow each other; of what is generated, a sequence's next token waits for its last one."""
+        follow each other; of what is generated, a sequence's next token waits for its last one, but where the engine
+        plans a step ahead."""
         assert self._steps is not None, "prepared before"
         parts = min(self._stages, sequences)
         self._run(self._steps.prompt(start, n_prompt, sequences), self._stages)
-        self._run(self._steps.generation(start + n_prompt, n_gen, sequences, parts), parts)
+        self._run(self._steps.generation(start + n_prompt, n_gen, sequences, parts), parts + self._group.ahead)
 
     def _run(self, plans: Sequence[StepPlan], at_once: int) -> None:
         """Args: at_once: steps that are under way at the same time."""

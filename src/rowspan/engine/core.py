@@ -93,10 +93,12 @@ class EngineCore:
             context_length=blueprint.cache.context_size,
             prefix_reuse=config.prefix_reuse,
             depth=blueprint.plan.n_stages,
+            ahead=self._group.ahead,
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
         self.ready = self._group.ready
+        self._most_under_way = blueprint.plan.n_stages + self._group.ahead
         self._under_way = 0  # steps
         self._given_back = 0  # steps, one after the other
         self._proven = False  # this group of workers has done a step
@@ -181,7 +183,7 @@ class EngineCore:
             if self._draining and not self._scheduler.busy:
                 return False
             try:
-                command = self._inbox.get(block=not self._scheduler.busy)
+                command = self._inbox.get(block=not self._scheduler.busy and not self._under_way)
             except queue.Empty:
                 return True
             match command:
@@ -205,6 +207,8 @@ class EngineCore:
         if self._scheduler.busy or self._group is None or not on_cards or not room:
             return False
         try:
+            while self._under_way:  # steps whose requests are gone
+                self._take_result(self._group)
             self._group.park()
         except RowspanError as error:
             self._lose_workers(error)
@@ -220,22 +224,25 @@ class EngineCore:
             self._sinks[request.seq_id] = sink
 
     def _step(self) -> None:
-        """Have every stage of the pipeline at work, then take in the oldest step's result."""
+        """Have every stage of the pipeline at work, or the next step ready for when this one is done; then take in the
+        oldest step's result."""
         try:
             self._see_to_workers()
             assert self._group is not None, "or there was an error"
-            while self._under_way < self._blueprint.plan.n_stages and (plan := self._scheduler.step()) is not None:
+            while self._under_way < self._most_under_way and (plan := self._scheduler.step()) is not None:
                 self._group.send(plan)
                 self._under_way += 1
-            if not self._under_way:
-                return
-            result = self._group.receive()
-            self._under_way -= 1
-            if isinstance(result, GivenBack):
-                self._compute_again(result)
-                return
+            if self._under_way:
+                self._take_result(self._group)
         except RowspanError as error:
             self._lose_workers(error)
+
+    def _take_result(self, group: WorkerGroup) -> None:
+        """Wait for the oldest step's result, and hand out its tokens. Raises RowspanError: a worker died or failed."""
+        result = group.receive()
+        self._under_way -= 1
+        if isinstance(result, GivenBack):
+            self._compute_again(result)
             return
         self._proven = True
         self._given_back = 0
@@ -248,7 +255,8 @@ class EngineCore:
     def _see_to_workers(self) -> None:
         """Have a whole group. Between requests a rank may end unnoticed, killed by the system for its memory, say: no
         request needs to fail for that."""
-        if self._group is not None and not self._scheduler.running and not self._group.is_whole:
+        idle = not self._under_way and not self._scheduler.running
+        if self._group is not None and idle and not self._group.is_whole:
             log.warning("A worker ended while nothing ran; all are started anew.")
             self._group.close()
             self._group = None

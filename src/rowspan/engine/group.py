@@ -70,6 +70,11 @@ class WorkerGroup:
         """Of the cache: the rank with the least room decides."""
         return min(rank.n_blocks for rank in self.ready)
 
+    @property
+    def ahead(self) -> bool:
+        """Steps may be planned ahead: see `rowspan.scheduler.scheduler.Scheduler`."""
+        return all(rank.ahead for rank in self.ready)
+
     def open_cache(self) -> None:
         """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died."""
         self._tell(OpenCache())

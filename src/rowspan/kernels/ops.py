@@ -54,7 +54,7 @@ class StepInputs:
     Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions.
     """
 
-    tokens: NDArray[np.int64]  # (T,)
+    tokens: NDArray[np.int64]  # (T,); of kernels that sample, -1 - n is the n-th token chosen by the last `sample`
     positions: NDArray[np.int64]  # (T,)
     cache_slots: NDArray[np.int64]  # (T,) where each token's key and value go
     starts: NDArray[np.int64]  # (sequences + 1,)
@@ -148,9 +148,12 @@ Step = Callable[[StepInputs], Any]
 """From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none. They
 are NumPy arrays, or, of kernels that sample, what they sample from. Raises DeviceMemoryError."""
 
-Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], NDArray[np.float64]]
-"""Chooses tokens from logits on the card: see `rowspan.kernels.triton.sample`. Nothing of the vocabulary's size leaves
-the card."""
+Fetch = Callable[[], NDArray[np.float64]]
+"""Waits for what the card was told to compute."""
+
+Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], Fetch]
+"""Has tokens chosen from logits on the card: see `rowspan.kernels.triton.sample`. Returns at once; the next step may be
+launched before they are fetched, and have them as its tokens. Nothing of the vocabulary's size leaves the card."""
 
 
 class Kernels(Protocol[Array]):

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-UNKNOWN = -1  # in place of a token: the draw fell beyond those that were ranked
-
 Array = TypeVar("Array")
 Other = TypeVar("Other")
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from rowspan.scheduler.request import FinishReason, SamplingParams
 
+LATEST = -1
+"""In place of a token: the one that the step before chose for this sequence, which the scheduler does not know yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewSequence:
@@ -26,7 +29,7 @@ class Chunk(NamedTuple):
     """Consecutive tokens of one sequence, computed in one step."""
 
     seq_id: int
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # or LATEST alone
     position: int  # of tokens[0] in its sequence
     blocks: Sequence[int]  # cache blocks that hold positions 0 … position + len(tokens) - 1, in order
     samples: bool  # the last token's logits choose the sequence's next token
@@ -41,6 +44,11 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     new: tuple[NewSequence, ...] = ()
     forget: tuple[int, ...] = ()  # sequences that ended or were preempted; forgotten before `new` is learned
+
+    @property
+    def ahead(self) -> bool:
+        """It goes on from tokens that the step before chooses."""
+        return any(chunk.tokens == (LATEST,) for chunk in self.chunks)
 
 
 class SampledToken(NamedTuple):

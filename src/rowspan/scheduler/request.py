@@ -30,6 +30,11 @@ class SamplingParams:
     ignore_eos: bool = False  # do not stop at stop_tokens
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
 
+    @property
+    def penalizes(self) -> bool:
+        """What may be chosen next depends on the tokens chosen before, beside what the model makes of them."""
+        return self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
 
 class FinishReason(StrEnum):
     STOP = "stop"  # a stop token or stop string
@@ -71,7 +76,7 @@ class Request:
 
     @property
     def missing(self) -> int:
-        """Tokens that no step has been planned for."""
+        """Known tokens that no step has been planned for."""
         return len(self.tokens) - self.planned
 
     @property

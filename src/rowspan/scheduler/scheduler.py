@@ -6,6 +6,10 @@ catching up; when it has caught up, a token is sampled, and it is one behind aga
 All requests form one queue in order of arrival. Its first part is running (owns cache blocks), the rest is waiting, and
 the border moves both ways: admission takes the first of the waiting, preemption gives back the last of the running.
 So no request is ever overtaken, the oldest always gets what it needs, and every request finishes.
+
+Where workers can, decoding is planned one step ahead: the plan says "the token that the step before chooses". If that
+one ends its request, the step ahead has computed one row for nothing, and its result is dropped. The row was written
+behind what any block was committed for, and whoever gets the block next writes it in a later step.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 
 from rowspan.errors import ContextOverflowError, UsageError
 from rowspan.kvcache.blocks import BlockManager
-from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.batch import LATEST, Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
 from rowspan.scheduler.request import FinishReason, Request, block_table
 from rowspan.scheduler.step_size import StepSize
 
@@ -36,7 +40,8 @@ class SchedulerStats:
 
 
 class Scheduler:
-    """Plans steps and digests their results. Several plans may be in flight; a request is part of one at a time."""
+    """Plans steps and digests their results. Several plans may be in flight. A request is part of several of them with
+    its prompt, and where steps are planned ahead; else each of its tokens waits for the one before."""
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Scheduler:
         context_length: int,
         prefix_reuse: bool = True,
         depth: int = 1,
+        ahead: bool = False,
     ) -> None:
         """
         Args:
@@ -57,6 +63,8 @@ class Scheduler:
             prefix_reuse: let requests share the cache entries of equal beginnings.
             depth: steps under way at the same time, one in each stage of a pipeline. Requests that decode are dealt out
                 to so many steps, or all stages but one would be idle.
+            ahead: plan a step while the one before is under way, for workers that know what LATEST is. Not for
+                pipelines, whose stages are busy with the steps of others meanwhile.
 
         Raises:
             UsageError: the limits contradict each other.
@@ -75,6 +83,7 @@ class Scheduler:
         self._step_size = StepSize(token_budget, least)
         self._prefix_reuse = prefix_reuse
         self._depth = depth
+        self._ahead = ahead
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -118,9 +127,12 @@ class Scheduler:
     def step(self) -> StepPlan | None:
         """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""
         draft = _Draft(self._step_size.tokens, self._blocks)
-        self._plan_decodes(draft)
-        self._plan_prefills(draft)
-        self._admit(draft)
+        if self._ahead and self._in_flight:
+            self._plan_ahead(draft)
+        else:
+            self._plan_decodes(draft)
+            self._plan_prefills(draft)
+            self._admit(draft)
         if not draft.chunks:
             return None
         if draft.budget < self._blocks.block_size:
@@ -234,8 +246,26 @@ class Scheduler:
         for request in self._running:  # preemption shortens this list at its end, never up to the current request
             if len(draft.chunks) == share:
                 return
-            if request.missing == 1 and self._grow(request):
+            if request.missing == 1 and self._grow(request, len(request.tokens)):
                 draft.add(request, len(request.tokens))
+
+    def _plan_ahead(self, draft: _Draft) -> None:
+        """Plan the step after the one under way, if all decode in it who are not at their end by then.
+
+        Else it waits for the result. Who was left behind would keep to steps of its own, for which the weights are read
+        once more: what penalties need is known only then. A prompt's chunk takes so long that the round trip does not
+        matter, and whoever arrives meanwhile would wait for it.
+        """
+        if len(self._in_flight) > 1 or (self._waiting and self._has_room()):
+            return
+        if any(request.missing for request in self._running):
+            return
+        going_on = [request for request in self._running if not self._is_complete(request, request.planned + 1)]
+        if any(request.params.penalizes for request in going_on):
+            return
+        if all(self._grow(request, request.planned + 1) for request in going_on):
+            for request in going_on:
+                draft.add(request, request.planned + 1)
 
     def _plan_prefills(self, draft: _Draft) -> None:
         """Plan the requests with more to go, as far as the budget lasts."""
@@ -247,9 +277,9 @@ class Scheduler:
 
     def _admit(self, draft: _Draft) -> None:
         """Let waiting requests run, in order, while the budget and the blocks last."""
-        while self._waiting and len(self._running) < self._max_sequences:
+        while self._waiting and self._has_room():
             request = self._waiting[0]
-            if not draft.budget or self._blocks.free_blocks <= len(self._running):
+            if not draft.budget:
                 return
             matched = self._blocks.match(request.tokens, request.identities) if self._prefix_reuse else []
             start = len(matched) * self._blocks.block_size
@@ -273,6 +303,10 @@ class Scheduler:
                 self._prefix_hits += start
             draft.add(request, end)
 
+    def _has_room(self) -> bool:
+        """For one more request to run."""
+        return len(self._running) < min(self._max_sequences, self._blocks.free_blocks)
+
     def _chunk_end(self, start: int, request: Request, budget: int) -> int:
         """Where a chunk from `start` ends: at the last known token, or else on a block border, so that a prompt is cut
         at the same places whatever shares its steps, and its work is always resumed at a border."""
@@ -280,14 +314,14 @@ class Scheduler:
         known = len(request.tokens)
         return known if end >= known else end - end % self._blocks.block_size
 
-    def _grow(self, request: Request) -> bool:
-        """See that there is a block for the last known token; preempt the youngest if need be.
+    def _grow(self, request: Request, end: int) -> bool:
+        """See that there are blocks for positions up to `end`; preempt the youngest if need be.
 
         False if even that does not help now, because the youngest is in flight, or is this request itself. Then it
         waits with what it has: the older ones finish some day, or take its blocks.
         """
-        missing = self._blocks.blocks_for(len(request.tokens)) - len(request.blocks)
-        if not missing:
+        missing = self._blocks.blocks_for(end) - len(request.blocks)
+        if missing <= 0:
             return True
         while (fresh := self._blocks.allocate(missing)) is None:
             youngest = self._running[-1]
@@ -312,12 +346,16 @@ class Scheduler:
         finish = None
         if sampled.token in params.stop_tokens and not params.ignore_eos:
             finish = FinishReason.STOP
-        elif request.generated >= params.max_tokens or len(request.tokens) >= self.context_length:
+        elif self._is_complete(request, len(request.tokens)):
             finish = FinishReason.LENGTH
         if finish is not None:
             self._running.remove(request)
             self._end(request)
         return TokenEvent(request.seq_id, sampled, finish, request.cached)
+
+    def _is_complete(self, request: Request, tokens: int) -> bool:
+        """Whether it gets no more once it has so many."""
+        return tokens - request.prompt_length >= request.params.max_tokens or tokens >= self.context_length
 
     def _end(self, request: Request) -> None:
         del self._requests[request.seq_id]
@@ -344,13 +382,14 @@ class _Draft:
         self._blocks = blocks
 
     def add(self, request: Request, end: int) -> None:
-        """Compute a request's tokens up to position `end`."""
+        """Compute a request's tokens up to position `end`: the known ones, or the one that comes next."""
         start, known = request.planned, len(request.tokens)
         if not request.introduced:
             request.introduced = True
             self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
         table = request.blocks[: self._blocks.blocks_for(end)]  # a copy: the request's own grows
-        self.chunks.append(Chunk(request.seq_id, tuple(request.tokens[start:end]), start, table, end == known))
+        tokens = tuple(request.tokens[start:end]) or (LATEST,)
+        self.chunks.append(Chunk(request.seq_id, tokens, start, table, end >= known))
         self.ends.append((request, end))
         self.budget -= end - start
         request.planned = end

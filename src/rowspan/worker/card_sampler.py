@@ -1,14 +1,14 @@
-"""As `rowspan.worker.sampler`, where the logits stay on the card."""
+"""As `rowspan.worker.sampler`, where the logits stay on the card, and so do the tokens until they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowspan.kernels.ops import Sample
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.worker.history import History
-from rowspan.worker.sampling_batch import answered, sampled_tokens, sampling_batch
+from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
 
 class CardSampler:
@@ -17,6 +17,7 @@ class CardSampler:
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._histories: dict[int, History] = {}
+        self._rows: dict[int, int] = {}  # of the last call, by sequence
 
     def learn(self, sequence: NewSequence) -> None:
         self._histories[sequence.seq_id] = History.of(sequence)
@@ -24,12 +25,18 @@ class CardSampler:
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
 
-    def sample(self, seq_ids: Sequence[int], logits: Any) -> tuple[SampledToken, ...]:
-        """One token for each sequence from logits (len(seq_ids), vocabulary). Raises DeviceMemoryError."""
+    def latest(self, seq_id: int) -> int:
+        """As `StepInputs.tokens` has it: where the card finds the token that the last call chose for a sequence."""
+        return -1 - self._rows[seq_id]
+
+    def sample(self, seq_ids: Sequence[int], logits: Any) -> Callable[[], tuple[SampledToken, ...]]:
+        """Have one token chosen for each sequence from logits (len(seq_ids), vocabulary); returns what waits for them.
+        Raises DeviceMemoryError."""
         if not seq_ids:
-            return ()
+            return tuple  # part of a prompt: nothing to wait for, the next part can be launched behind it
+        self._rows = {seq_id: row for row, seq_id in enumerate(seq_ids)}
         histories = [self._histories[seq_id] for seq_id in seq_ids]
-        vocabulary = logits.shape[1]
-        batch = sampling_batch(histories, vocabulary)
-        answer = answered(lambda batch: self._sample(logits, batch), batch, vocabulary)
-        return sampled_tokens(seq_ids, histories, answer)
+        fetch = self._sample(logits, sampling_batch(histories, logits.shape[1]))
+        for history in histories:
+            history.expect()
+        return lambda: sampled_tokens(seq_ids, histories, fetch())

@@ -20,13 +20,19 @@ class History:
     params: SamplingParams
     tokens: list[int]
     generated: Counter[int]
+    length: int  # of the sequence, with tokens that have been chosen on a card and are not known here yet
 
     @classmethod
     def of(cls, sequence: NewSequence) -> History:
         tokens = list(sequence.tokens)
-        return cls(sequence.params, tokens, Counter(tokens[sequence.prompt_length :]))
+        return cls(sequence.params, tokens, Counter(tokens[sequence.prompt_length :]), len(tokens))
+
+    def expect(self) -> None:
+        """One more token is being chosen."""
+        self.length += 1
 
     def add(self, token: int) -> None:
+        """It is known now, the oldest of those expected."""
         self.tokens.append(token)
         self.generated[token] += 1
 
@@ -58,10 +64,11 @@ class History:
         return _ids(self.generated), -(params.frequency_penalty * counts + params.presence_penalty)
 
     def uniform(self) -> float:
-        """The random number in [0, 1) of the next token: a counter-based generator needs no state."""
+        """The random number in [0, 1) of the next token: a counter-based generator needs no state. This alone may be
+        asked for while tokens are expected."""
         seed = self.params.seed
         assert seed is not None, "the engine gives every request a seed"
-        return float(np.random.Generator(np.random.Philox(key=seed % 2**64, counter=len(self.tokens))).random())
+        return float(np.random.Generator(np.random.Philox(key=seed % 2**64, counter=self.length)).random())
 
 
 def _ids(tokens: set[int] | dict[int, float] | Counter[int]) -> Tokens:

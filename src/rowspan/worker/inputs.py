@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from rowspan.kernels.ops import StepInputs
-from rowspan.scheduler.batch import StepPlan
+from rowspan.scheduler.batch import LATEST, StepPlan
 
 
-def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
-    """Tokens of all chunks in the plan's order."""
+def step_inputs(plan: StepPlan, block_size: int, latest: Callable[[int], int] | None = None) -> StepInputs:
+    """Tokens of all chunks in the plan's order.
+
+    Args:
+        latest: what stands for LATEST of a sequence, of which it is given the id. None: there is none in this plan.
+    """
     chunks = plan.chunks
     lengths = np.array([len(chunk.tokens) for chunk in chunks], np.int64)
     starts = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
@@ -21,8 +27,13 @@ def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
     for row, chunk in enumerate(chunks):
         blocks[row, : len(chunk.blocks)] = chunk.blocks
 
+    tokens = np.array([token for chunk in chunks for token in chunk.tokens], np.int64)
+    for row in np.flatnonzero(tokens == LATEST).tolist():
+        assert latest is not None, "this rank does not know what was sampled"
+        tokens[row] = latest(chunks[sequence[row]].seq_id)
+
     return StepInputs(
-        tokens=np.array([token for chunk in chunks for token in chunk.tokens], np.int64),
+        tokens=tokens,
         positions=positions,
         cache_slots=blocks[sequence, positions // block_size].astype(np.int64) * block_size + positions % block_size,
         starts=starts,

@@ -15,6 +15,7 @@ from rowspan.comm.hangup import end_with
 from rowspan.comm.peer_lost import PeerLostError
 from rowspan.errors import RowspanError
 from rowspan.kernels.ops import DeviceMemoryError
+from rowspan.worker.answers import Answers
 from rowspan.worker.messages import PEER_LOST, Loaded, LoadProgress, WorkerFailure, WorkerSetup
 
 PROGRESS_BYTES = 8 << 20  # report loading in steps of this size
@@ -52,10 +53,11 @@ def serve(engine: Connection, setup: WorkerSetup) -> None:
     worker = Worker(setup, report)
     engine.send(LoadProgress(unreported))
     engine.send(Loaded(setup.rank))
-    while True:
-        answer = worker.obey(engine.recv())
-        if answer is not None:
-            engine.send(answer)
+    with Answers(engine, lambda error: _failure(setup.rank, error)) as answers:
+        while True:
+            answer = worker.obey(engine.recv())
+            if answer is not None:
+                answers.put(answer)
 
 
 def _failure(rank: int, error: Exception) -> WorkerFailure:

@@ -58,12 +58,13 @@ class OpenCache:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Steps may come. kernels: that compute. on_card: weights and cache are in a card's memory. n_blocks: of the
-    cache."""
+    """Steps may come. kernels: that compute. on_card: weights and cache are in a card's memory. ahead: it takes a step
+    that goes on from tokens that the one before has yet to choose. n_blocks: of the cache."""
 
     rank: int
     kernels: str
     on_card: bool
+    ahead: bool
     n_blocks: int
     weight_bytes: int
     cache_bytes: int

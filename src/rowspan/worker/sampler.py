@@ -33,6 +33,10 @@ class Sampler:
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
 
+    def latest(self, seq_id: int) -> int:
+        """The token that was chosen last for a sequence."""
+        return self._histories[seq_id].tokens[-1]
+
     def sample(self, seq_ids: Sequence[int], logits: NDArray[np.float32]) -> tuple[SampledToken, ...]:
         """One token for each sequence from logits (len(seq_ids), vocabulary)."""
         best = logits.argmax(axis=-1).tolist() if len(seq_ids) else []
@@ -48,6 +52,7 @@ class Sampler:
             token = _draw(changed, params, history.uniform())
         else:
             token = likeliest if changed is logits else int(changed.argmax())
+        history.expect()
         history.add(token)
         if params.logprobs is None:
             return SampledToken(seq_id, token)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.kernels.sampling import UNKNOWN, Entries, SamplingBatch
+from rowspan.kernels.sampling import Entries, SamplingBatch
 from rowspan.scheduler.batch import SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import Changes, History, Tokens
 
-MOST_RANKED = 1024  # of draws from all tokens; the others are sorted only if a draw falls there
+MOST_RANKED = 1024  # of draws from all tokens; one that falls beyond is found without an order
 
 
 def sampling_batch(histories: Sequence[History], vocabulary: int) -> SamplingBatch[NDArray[np.generic]]:
@@ -42,20 +41,6 @@ def sampling_batch(histories: Sequence[History], vocabulary: int) -> SamplingBat
         ranked=_ranked([_top_k(each, vocabulary) for each in draws], vocabulary),
         alternatives=min(max(wanted), vocabulary) if wanted else None,
     )
-
-
-def answered(
-    sample: Callable[[SamplingBatch[NDArray[np.generic]]], NDArray[np.float64]],
-    batch: SamplingBatch[NDArray[np.generic]],
-    vocabulary: int,
-) -> NDArray[np.float64]:
-    """What `sample` returns of this batch, asked a second time, with all of the vocabulary ranked, if a draw fell
-    beyond the tokens that were. Other rows keep their first answer: it does not depend on their company."""
-    answer = sample(batch)
-    unknown = answer[:, 0] == UNKNOWN
-    if not unknown.any():
-        return answer
-    return np.where(unknown[:, None], sample(replace(batch, ranked=vocabulary)), answer)
 
 
 def sampled_tokens(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.connect import Computes, connect
@@ -18,6 +19,7 @@ from rowspan.model.rope import rope_table
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
+from rowspan.worker.answers import Later
 from rowspan.worker.cache import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
 from rowspan.worker.inputs import step_inputs
@@ -57,6 +59,7 @@ class Worker:
         self._setup = setup
         self._kernels = kernels
         self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
+        self._gave_back = False  # the last step
         self._model = Transformer(plan, shard, weights, (), rope, kernels, kernels.connect(self._comm))
         self._limits = StepLimits(setup.max_tokens, setup.max_outputs, n_blocks, setup.block_size)
         self._forward: Step | None = None
@@ -92,7 +95,7 @@ class Worker:
                 if not n_blocks:
                     raise
 
-    def step(self, plan: StepPlan) -> StepResult | GivenBack | None:
+    def step(self, plan: StepPlan) -> StepResult | Later | GivenBack | None:
         """Run one plan. The output rank returns what was sampled, the others None."""
         for seq_id in plan.forget:
             self._sampler.forget(seq_id)
@@ -100,16 +103,25 @@ class Worker:
             for sequence in plan.new:
                 self._sampler.learn(sequence)
 
+        if self._gave_back and plan.ahead:
+            return None  # what it goes on from was given back: the engine does not wait for it any more
+
         assert self._forward is not None, "steps come when this rank is ready"
+        self._gave_back = False
         try:
-            logits = self._forward(step_inputs(plan, self._setup.block_size))
-            if not self._is_output:
-                return None
-            seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
-            return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
+            logits = self._forward(step_inputs(plan, self._setup.block_size, self._sampler.latest))
+            return self._sample(plan, logits) if self._is_output else None
         except DeviceMemoryError as error:
             log.warning("Rank %d: %s", self._setup.rank, str(error))  # not the error, which holds what failed
+            self._gave_back = True
             return GivenBack(self._setup.rank, plan.number)
+
+    def _sample(self, plan: StepPlan, logits: Any) -> StepResult | Later:
+        seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
+        if isinstance(self._sampler, Sampler):
+            return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
+        fetch = self._sampler.sample(seq_ids, logits)
+        return Later(lambda: StepResult(plan.number, fetch()))
 
     def park(self) -> Parked:
         """Weights to the host's memory; those of a CPU rank are there."""
@@ -123,6 +135,12 @@ class Worker:
             self._kernels.memory.fetch()
         return Loaded(self._setup.rank)
 
+    def _takes_steps_ahead(self) -> bool:
+        """A card works while the engine plans; on a CPU the engine would take the time from the threads that compute.
+        Of several ranks one alone knows what was sampled."""
+        on_card = self._kernels.memory is not None or self._kernels.sample is not None  # or in Triton's interpreter
+        return on_card and len(self._setup.plan.shards) == 1
+
     def _open_cache(self, n_blocks: int) -> WorkerReady:
         if self._forward is None:
             model = replace(self._model, caches=make_caches(self._setup, self._model, n_blocks))
@@ -132,6 +150,7 @@ class Worker:
             rank=self._setup.rank,
             kernels=self._kernels.name,
             on_card=self._kernels.memory is not None,
+            ahead=self._takes_steps_ahead(),
             n_blocks=n_blocks,
             weight_bytes=self._model.weights.nbytes,
             cache_bytes=self._cache_bytes,

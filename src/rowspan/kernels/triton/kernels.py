@@ -16,7 +16,7 @@ from rowspan.comm.base import Comm, SoloGroup
 from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
-from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import Fetch, Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.cache import Cache, new_cache
@@ -27,16 +27,17 @@ from rowspan.kernels.triton import linear_unpacked, torch_path, unpack
 from rowspan.kernels.triton.attention import attention
 from rowspan.kernels.triton.card import card_of
 from rowspan.kernels.triton.configs import Unpacked, unpacked
+from rowspan.kernels.triton.draw import draw_beyond
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
-from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, no_sequences, to_card
+from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, Staging, no_sequences, to_card
 from rowspan.kernels.triton.join import join
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.pack import pack
 from rowspan.kernels.triton.rope import rope_and_cache
-from rowspan.kernels.triton.sample import most_likely, rank_keys, sample, torch_rank_keys
+from rowspan.kernels.triton.sample import rank_keys, rehearse, sample, torch_draw_beyond, torch_rank_keys
 from rowspan.kernels.triton.tuned import config_for
 from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.model.rope import RopeTable
@@ -74,6 +75,8 @@ class TritonKernels:
         self._device = device
         self._new_recorder = new_recorder
         self._n_slots = 0  # of the cache
+        self._asked = Staging(device)  # of the sampler
+        self._chosen = torch.empty(0, dtype=torch.int32, device=device)  # tokens of the last step
         self._has_peers = False
         self._usable = UsableKernels(card_of(device).name)
         self._memory = memory
@@ -133,13 +136,19 @@ class TritonKernels:
     def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         with torch.inference_mode(), full_memory_told():
             buffers = InputBuffers(self._device, limits, self._n_slots)
+            self._chosen = buffers.chosen
 
         def logits(inputs: CardInputs) -> Tensor | None:
+            self._usable.run(
+                "taking chosen tokens",
+                lambda: buffers.take_chosen(inputs.tokens),
+                lambda: buffers.take_chosen_with_torch(inputs.tokens),
+            )
             result: Tensor | None = forward(inputs)
             if result is None:
                 return None
             if rehearsal:
-                most_likely(result.float(), 1, self._rank_keys)  # sampling's part of what a step takes
+                rehearse(result.float(), self._rank_keys, self._draw_beyond)
             return result.float()
 
         @torch.inference_mode()
@@ -158,10 +167,22 @@ class TritonKernels:
 
     @torch.inference_mode()
     @full_memory_told()
-    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> NDArray[np.float64]:
+    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:
         """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
-        chosen: NDArray[np.float64] = sample(logits, to_card(batch, self._device), self._rank_keys).cpu().numpy()
-        return chosen
+        answer = sample(logits, to_card(batch, self._asked, self._device), self._rank_keys, self._draw_beyond)
+        self._chosen[: len(answer)].copy_(answer[:, 0])
+        on_host = answer.to("cpu", non_blocking=True)  # pinned
+        if self._device.type != "cuda":
+            return on_host.numpy
+        there = torch.cuda.Event()
+        there.record()
+
+        def fetch() -> NDArray[np.float64]:
+            there.synchronize()
+            array: NDArray[np.float64] = on_host.numpy()
+            return array
+
+        return fetch
 
     def _record(
         self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]
@@ -265,6 +286,13 @@ class TritonKernels:
         if not gate.numel():
             return gate
         return self._usable.run("gated_silu", lambda: gated_silu(gate, up), lambda: small_ops.gated_silu(gate, up))
+
+    def _draw_beyond(self, token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
+        self._usable.run(
+            "draws from whole vocabularies",
+            lambda: draw_beyond(token, logits, temperature, batch),
+            lambda: torch_draw_beyond(token, logits, temperature, batch),
+        )
 
     def _rank_keys(self, logits: Tensor) -> Tensor:
         return self._usable.run("sampling", lambda: rank_keys(logits), lambda: torch_rank_keys(logits))

@@ -2,52 +2,65 @@
 
 Nothing waits for the host, and shapes depend on what `SamplingBatch` says of all rows together. Sorting a vocabulary
 takes as long as a step of a small model, and nearly all draws fall among the most likely thousand. So draws from whole
-vocabularies are made from those, with the mass of all the others known; a draw that falls beyond is told as UNKNOWN,
-and the step's sampling asked for again with everything ranked.
+vocabularies are made from those, with the mass of all the others known; one that falls beyond takes longer
+(`rowspan.kernels.triton.draw`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rowspan.kernels.sampling import UNKNOWN, Entries, SamplingBatch
+from rowspan.kernels.sampling import Entries, SamplingBatch
+from rowspan.kernels.triton.draw import TOKEN_BITS, UNKNOWN, rank_key
 
 BLOCK = 1024  # elements of a program
 
 RankKeys = Callable[[Tensor], Tensor]
 """Of logits, whole numbers: see `rank_keys`."""
 
+DrawBeyond = Callable[[Tensor, Tensor, Tensor, SamplingBatch[Tensor]], None]
+"""See `rowspan.kernels.triton.draw.draw_beyond`."""
 
-def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys) -> Tensor:
-    """What one copy to the host can take: float64 (N, 1), the tokens or UNKNOWN. With log-probabilities (N, 2 + 2 n):
-    the token, its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
+
+def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
+    """What one copy to the host can take: float64 (N, 1), the tokens. With log-probabilities (N, 2 + 2 n): the token,
+    its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
 
     Args:
         logits: float32 (N, vocabulary); left as they are.
-        keys_of: `rank_keys`, or what does the same.
+        keys_of, draw_beyond: `rank_keys` and `draw_beyond`, or what does the same.
     """
     likeliest = logits.argmax(-1, keepdim=True)
     highest = logits.gather(1, likeliest)
     changed = _penalize(logits, batch)
     token = likeliest if changed is logits else changed.argmax(-1, keepdim=True)
     if batch.ranked:
-        token = torch.where(batch.temperature > 0, _draw(changed, batch, keys_of), token)
+        token = torch.where(batch.temperature > 0, draw(changed, batch, keys_of, draw_beyond), token)
     token = torch.where(highest.isnan(), likeliest, token)  # argmax finds a NaN first: no distribution to draw from
     if batch.alternatives is None:
         return token.double()
 
     total = torch.exp(logits - highest).sum(-1, keepdim=True, dtype=torch.float64)
     log_sum = highest.double() + total.log()
-    columns = [token.double(), logits.gather(1, token.clamp(min=0)).double() - log_sum]
+    columns = [token.double(), logits.gather(1, token).double() - log_sum]
     if batch.alternatives:
         values, tokens = most_likely(logits, batch.alternatives, keys_of)
         columns += [tokens.double(), values.double() - log_sum]
     return torch.cat(columns, dim=1)
+
+
+def rehearse(logits: Tensor, keys_of: RankKeys, draw_beyond: DrawBeyond) -> None:
+    """Sampling's part of what a step takes, with all kernels that it may need."""
+    one = torch.ones((len(logits), 1), dtype=torch.float64, device=logits.device)
+    filters = (one, one * logits.shape[1], one, -one, 0 * one, one)
+    batch = SamplingBatch(*filters, bias=None, seen=None, change=None, ranked=1, alternatives=None)
+    draw(logits, batch, keys_of, draw_beyond)
 
 
 def _penalize(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
@@ -69,8 +82,8 @@ def _add(logits: Tensor, entries: Entries[Tensor]) -> Tensor:
     return logits.scatter_add(1, entries.tokens, entries.values)
 
 
-def _draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys) -> Tensor:
-    """One token of each row or UNKNOWN, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
+def draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
+    """One token of each row, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
     values, tokens = most_likely(logits, batch.ranked, keys_of)
     highest, width = values[:, :1], values.shape[1]
     ranked = values.double() - highest.double()
@@ -98,16 +111,19 @@ def _draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys) -> Te
     unknown = beyond & ((drawn >= width) | (batch.top_p < 1.0))
     drawn = torch.minimum(drawn, kept.sum(-1, keepdim=True) - 1)
     # A row of NaN may have kept nothing; it is not drawn from.
-    return torch.where(unknown, UNKNOWN, tokens.gather(1, drawn.clamp(min=0)))
+    token = torch.where(unknown, UNKNOWN, tokens.gather(1, drawn.clamp(min=0)))
+    if width < logits.shape[1]:
+        draw_beyond(token, logits, temperature, batch)
+    return token
 
 
 def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, Tensor]:
     """Values and ids of so many tokens, best first, lower ids first among equals."""
     vocabulary = logits.shape[1]
     if count >= vocabulary:
-        return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see _rank_keys
+        return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see rank_key
     # Which of equal values torch.topk takes is not defined, so it is given numbers that are all different.
-    tokens = vocabulary - 1 - torch.topk(keys_of(logits), count, dim=-1).values % 2**32
+    tokens = vocabulary - 1 - torch.topk(keys_of(logits), count, dim=-1).values % 2**TOKEN_BITS
     return logits.gather(1, tokens), tokens
 
 
@@ -115,23 +131,28 @@ def rank_keys(logits: Tensor) -> Tensor:
     """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
     n_rows, vocabulary = logits.shape
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
-    _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](keys, logits, vocabulary, logits.stride(0), BLOCK=BLOCK)
+    _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](
+        keys, logits, vocabulary, logits.stride(0), TOKEN_BITS=TOKEN_BITS, BLOCK=BLOCK
+    )
     return keys
 
 
 def torch_rank_keys(logits: Tensor) -> Tensor:
     """The same in plain torch."""
     bits = (logits + 0.0).view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    return (ordered << 32) + torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() + 2**31
+    return (ordered << TOKEN_BITS) + torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
+
+
+def torch_draw_beyond(token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
+    """As `draw_beyond`, in plain torch: all rows' tokens are put in order, whether that is needed or not."""
+    ordered = draw(logits, replace(batch, ranked=logits.shape[1]), torch_rank_keys, torch_draw_beyond)
+    token.copy_(torch.where(token < 0, ordered, token))
 
 
 @triton.jit
-def _rank_keys(keys, logits, vocabulary, stride, BLOCK: tl.constexpr):
+def _rank_keys(keys, logits, vocabulary, stride, TOKEN_BITS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logits + row * stride + token, mask=token < vocabulary, other=0.0)
-    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # -0 is 0, but not so as bits
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-    key = (ordered << 32) + (vocabulary - 1 - token)
-    tl.store(keys + row * vocabulary + token, key, mask=token < vocabulary)
+    tl.store(keys + row * vocabulary + token, rank_key(value, token, vocabulary, TOKEN_BITS), mask=token < vocabulary)

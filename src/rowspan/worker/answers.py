@@ -1,0 +1,57 @@
+"""What a rank has to say to the engine, in order. A card's results are waited for by a thread of its own: the rank
+takes up the next plan meanwhile, and each result leaves as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An answer that a card is still at work for."""
+
+    wait: Callable[[], object]
+
+
+class Answers:
+    """Where there is nothing to wait for, no thread is started: handing over to it takes longer than sending."""
+
+    def __init__(self, engine: Connection, failure: Callable[[Exception], object]) -> None:
+        """Args: failure: what to tell the engine of an error while something was waited for."""
+        self._engine = engine
+        self._failure = failure
+        self._queue: SimpleQueue[object] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def put(self, answer: object) -> None:
+        if self._thread is None and isinstance(answer, Later):
+            self._thread = Thread(target=self._send_all, name="rowspan-answers", daemon=True)
+            self._thread.start()
+        if self._thread is None:
+            self._engine.send(answer)
+        else:
+            self._queue.put(answer)
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def _send_all(self) -> None:
+        try:
+            while (answer := self._queue.get()) is not None:
+                self._engine.send(answer.wait() if isinstance(answer, Later) else answer)
+        except OSError:
+            pass  # the engine is gone
+        except Exception as error:
+            with suppress(OSError):
+                self._engine.send(self._failure(error))  # it hangs up then, which ends this rank

@@ -1,0 +1,69 @@
+"""A card that is not there and works by itself, in the order in which it is told, as real ones do."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from kit import triton_device  # noqa: F401  # before any kernel
+from kit.fake_card import FakeCard, FakeCardKernels
+from numpy.typing import NDArray
+
+from rowspan.kernels.ops import Fetch, Step, StepInputs
+from rowspan.kernels.sampling import SamplingBatch
+from rowspan.kernels.triton.sample import sample, torch_draw_beyond, torch_rank_keys
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Logits (N, vocabulary) that are still computed."""
+
+    shape: tuple[int, int]
+    logits: Future[NDArray[np.float32]]
+
+
+class StreamKernels(FakeCardKernels):
+    """Torch's kernels on such a card, which samples, too."""
+
+    def __init__(self, card: FakeCard, vocabulary: int) -> None:
+        super().__init__(card)
+        self._stream = ThreadPoolExecutor(1)
+        self._vocabulary = vocabulary
+        self._chosen = np.zeros(0, np.int64)
+        self._samples = 0
+
+    def launch(self, compute: Step, inputs: StepInputs) -> Promise:
+        def work() -> NDArray[np.float32]:
+            taken = np.flatnonzero(inputs.tokens < 0)
+            inputs.tokens[taken] = self._chosen[-1 - inputs.tokens[taken]]
+            logits: NDArray[np.float32] = compute(inputs)
+            return logits
+
+        return Promise((len(inputs.output_rows), self._vocabulary), self._stream.submit(work))
+
+    def sample(self, promise: Promise, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:  # type: ignore[override]
+        def work() -> NDArray[np.float64]:
+            time.sleep(self.card.step_seconds)
+            if self.card.broken:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            answer: NDArray[np.float64]
+            asked = batch.map(torch.from_numpy)
+            answer = sample(
+                torch.from_numpy(promise.logits.result()), asked, torch_rank_keys, torch_draw_beyond
+            ).numpy()
+            self._chosen = answer[:, 0].astype(np.int64)
+            return answer
+
+        future, self._samples = self._stream.submit(work), self._samples + 1
+        number = self._samples
+        self.card.log.append(f"launched {number}")
+
+        def fetch() -> NDArray[np.float64]:
+            answer = future.result()
+            self.card.log.append(f"fetched {number}")
+            return answer
+
+        return fetch
