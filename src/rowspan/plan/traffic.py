@@ -15,15 +15,17 @@ FLOAT = 4  # every transport but NCCL carries float32, whatever is computed with
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one rank, in bytes. sums, hand_over: of each token; logits: of each token that is sampled."""
+    """Of one rank, in bytes. sums, hand_over: of each token; output_sums, logits: of each token that is sampled, as no
+    other has them: those of the model's last layer, and of its head."""
 
     sums: int = 0
     hand_over: int = 0
+    output_sums: int = 0
     logits: int = 0
 
     def sent(self, tokens: int, outputs: int = 1) -> int:
         """In steps of so many tokens altogether, of which so many are sampled."""
-        return tokens * (self.sums + self.hand_over) + outputs * self.logits
+        return tokens * (self.sums + self.hand_over) + outputs * (self.output_sums + self.logits)
 
 
 def traffic(plan: Plan, routes: Routes, tensors: Container[TensorKey], dtype: str) -> tuple[Traffic, ...]:
@@ -44,22 +46,26 @@ def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey],
     group = routes.groups[shard.stage]
     hidden = plan.spec.hidden_size
     last = shard.stage == plan.n_stages - 1
-    sums = logits = hand_over = 0
+    sums = output_sums = logits = hand_over = 0
     if group is not None:
         # NCCL sums what two cards have as it is, and what more have as float32: comm/nccl.py.
         wide = FLOAT if len(plan.stage(shard.stage)) > 2 else _element(group, dtype)
         shares = shard.stage > 0 and not shard.row and routes.links[shard.stage - 1].transport is Transport.GLOO
-        sums = (_contributions(plan, shard, tensors) + shares) * hidden * wide
+        layers = shard.layers
+        first_output = layers.stop - 1 if last else layers.stop  # layer
+        start = shard.stage == 0 and len(shard.vocab) > 0
+        sums = (start + shares + _contributions(plan, shard, tensors, layers.start, first_output)) * hidden * wide
+        output_sums = _contributions(plan, shard, tensors, first_output, layers.stop) * hidden * wide
         logits = len(shard.vocab) * _element(group, dtype) if last and shard.row else 0
     if not last and not shard.row:
         hand_over = hidden * _element(routes.links[shard.stage], dtype)
-    return Traffic(sums, hand_over, logits)
+    return Traffic(sums, hand_over, output_sums, logits)
 
 
-def _contributions(plan: Plan, shard: Shard, tensors: Container[TensorKey]) -> int:
-    """Sums per token that a rank adds something to."""
-    count = int(shard.stage == 0 and len(shard.vocab) > 0)
-    for layer in range(shard.layers.start, shard.layers.stop):
+def _contributions(plan: Plan, shard: Shard, tensors: Container[TensorKey], start: int, stop: int) -> int:
+    """Sums of these layers that a rank adds something to."""
+    count = 0
+    for layer in range(start, stop):
         for role, held in ((Role.O, shard.kv_heads), (Role.DOWN, shard.ffn)):
             bias = TensorKey(role, layer, "bias")
             count += len(held) > 0 or (bias in tensors and plan.cut(bias, shard) is not None)
