@@ -31,23 +31,21 @@ class TensorInputs:
     cache_slots: Tensor
     groups: Sequence[AttentionGroup]
     output_rows: Tensor
-    groups_of_outputs: Sequence[AttentionGroup]  # of the output rows alone
+    step: StepInputs  # what all this was made of
 
 
 def tensor_inputs(inputs: StepInputs, device: torch.device) -> TensorInputs:
-    every_row = len(inputs.output_rows) == len(inputs.tokens)
-    groups = _groups(inputs, device)
     return TensorInputs(
         tokens=torch.from_numpy(inputs.tokens).to(device),
         positions=torch.from_numpy(inputs.positions).to(device),
         cache_slots=torch.from_numpy(inputs.cache_slots).to(device),
-        groups=groups,
+        groups=attention_groups(inputs, device),
         output_rows=torch.from_numpy(inputs.output_rows).to(device),
-        groups_of_outputs=groups if every_row else _groups(inputs.of_outputs, device),
+        step=inputs,
     )
 
 
-def _groups(inputs: StepInputs, device: torch.device) -> list[AttentionGroup]:
+def attention_groups(inputs: StepInputs, device: torch.device) -> list[AttentionGroup]:
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for sequence, length in enumerate((inputs.starts[1:] - inputs.starts[:-1]).tolist()):
         if length:

@@ -21,7 +21,7 @@ from rowspan.kernels.torch import linear as dense
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.cache import Cache, new_cache, write_cache
 from rowspan.kernels.torch.card import CardMemory, Held, full_memory_told
-from rowspan.kernels.torch.inputs import TensorInputs, tensor_inputs
+from rowspan.kernels.torch.inputs import TensorInputs, attention_groups, tensor_inputs
 from rowspan.kernels.torch.small_ops import Angles
 from rowspan.model.rope import RopeTable
 from rowspan.quant.dequantize import dequantize
@@ -146,7 +146,9 @@ class TorchKernels:
         return x[inputs.output_rows]
 
     def of_outputs(self, inputs: TensorInputs) -> TensorInputs:
-        return replace(inputs, groups=inputs.groups_of_outputs)
+        if len(inputs.output_rows) == len(inputs.tokens):
+            return inputs
+        return replace(inputs, groups=attention_groups(inputs.step.of_outputs, self._device))
 
 
 def _tensor(raw: NDArray[np.uint8]) -> Tensor:

@@ -147,9 +147,10 @@ class TritonKernels:
             result: Tensor | None = forward(inputs)
             if result is None:
                 return None
+            scores = result.float()
             if rehearsal:
-                rehearse(result.float(), self._rank_keys, self._draw_beyond)
-            return result.float()
+                rehearse(scores, self._rank_keys, self._draw_beyond)
+            return scores
 
         @torch.inference_mode()
         @full_memory_told()

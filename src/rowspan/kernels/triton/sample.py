@@ -128,7 +128,7 @@ def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, 
 
 
 def rank_keys(logits: Tensor) -> Tensor:
-    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their lower halves."""
+    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their last bits."""
     n_rows, vocabulary = logits.shape
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
     _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](

@@ -11,7 +11,7 @@ from torch import Tensor
 from rowspan.kernels.ops import StepInputs
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch.cache import Cache, write_cache
-from rowspan.kernels.torch.inputs import tensor_inputs
+from rowspan.kernels.torch.inputs import attention_groups
 from rowspan.kernels.torch.small_ops import Angles, rms_norm, rope
 from rowspan.kernels.triton.inputs import CardInputs
 
@@ -38,5 +38,5 @@ def attention(q: Tensor, cache: Cache, inputs: CardInputs, window: int | None) -
     nothing = np.zeros(0, np.int64)
     step = StepInputs(nothing, positions, nothing, starts, blocks, inputs.block_size, nothing)
     last = len(cache.k) - 1  # of the block for sequences that only fill up a graph only the first slot is there
-    groups = [replace(group, slots=group.slots.clamp(max=last)) for group in tensor_inputs(step, q.device).groups]
+    groups = [replace(group, slots=group.slots.clamp(max=last)) for group in attention_groups(step, q.device)]
     return paged.attention(q, cache, groups, window)
