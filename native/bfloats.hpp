@@ -42,11 +42,10 @@ struct BfloatTokens {
     uint16_t* codes;
     size_t tokens, columns;
 
-    static size_t whole(size_t columns) { return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns; }
-    static size_t bytes(size_t tokens, size_t columns) { return tokens * whole(columns) * sizeof(uint16_t); }
+    static size_t bytes(size_t tokens, size_t columns) { return tokens * whole_bfloats(columns) * sizeof(uint16_t); }
 
     BfloatTokens(void* memory, size_t n_tokens, size_t n_columns)
-        : codes(static_cast<uint16_t*>(memory)), tokens(n_tokens), columns(whole(n_columns)) {}
+        : codes(static_cast<uint16_t*>(memory)), tokens(n_tokens), columns(whole_bfloats(n_columns)) {}
 
     size_t height(size_t first) const { return lower(Tile, tokens - first); }
     // The tile that begins with a token, a multiple of Tile, from a column on.

@@ -1,6 +1,8 @@
-// A loop whose counter is known to the compiler: tile registers are chosen by number when it compiles.
+// Numbers made known to the compiler: that of a loop, as tile registers are chosen when it compiles; that of rows, of
+// which as many are computed together as registers have room for.
 #pragma once
 
+#include <cstddef>
 #include <utility>
 
 namespace rowspan::ROWSPAN_ISA {
@@ -14,6 +16,18 @@ inline void visit_each(std::integer_sequence<int, Index...>, const Visit& visit)
 template <int Count, typename Visit>
 inline void each(const Visit& visit) {
     visit_each(std::make_integer_sequence<int, Count>{}, visit);
+}
+
+// Rows that are computed together.
+template <size_t Rows>
+struct Block {
+    static constexpr size_t rows = Rows;
+};
+
+template <size_t Most, typename Visit>
+inline void visit_block(size_t n_rows, size_t r, Visit visit) {
+    if (n_rows >= Most) return visit(Block<Most>(), r);
+    if constexpr (Most > 1) visit_block<Most - 1>(n_rows, r, visit);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cache_rows.hpp"
+#include "each.hpp"
 #include "kernels.hpp"
 #include "vector_math.hpp"
 
@@ -56,18 +57,6 @@ inline void add_chunk(const Sum& sum, const Sum& chunk, size_t size) {
     *sum.highest = highest;
 }
 
-// Rows that are computed together.
-template <size_t Rows>
-struct Block {
-    static constexpr size_t rows = Rows;
-};
-
-template <size_t Most, typename Visit>
-inline void visit_block(size_t n_rows, size_t r, Visit visit) {
-    if (n_rows >= Most) return visit(Block<Most>(), r);
-    if constexpr (Most > 1) visit_block<Most - 1>(n_rows, r, visit);
-}
-
 // Call visit(Block<n>, r) for rows r … r + n - 1, at most so many at a time, until all are done.
 template <size_t Most, typename Visit>
 inline void by_blocks(size_t n_rows, Visit visit) {
@@ -94,6 +83,19 @@ inline void by_vectors(Range seen, Visit visit) {
     }
 }
 
+// pairs (Vec::width / 2, stride) of 16-bit elements = neighbouring rows, at least `stride` long, side by side.
+template <typename Element>
+inline void interleave(const Element* const (&rows)[Vec::width], size_t stride, int32_t* pairs) {
+    static_assert(sizeof(Element) == sizeof(int16_t));
+    for (size_t r = 0; r < Vec::width; r += 2, pairs += stride) {
+        for (size_t d = 0; d < stride; d += Vec::width) {
+            Ints::interleaved(reinterpret_cast<const int16_t*>(rows[r] + d),
+                              reinterpret_cast<const int16_t*>(rows[r + 1] + d))
+                .store(pairs + d);
+        }
+    }
+}
+
 constexpr size_t kTurns = 4;
 
 // Call visit(i, turn, only_seen) for each vector of keys of which some are seen. only_seen(x, other): x for these,
@@ -116,6 +118,16 @@ inline void by_seen(Range seen, Visit visit) {
     }
     for (; i + Vec::width <= seen.to; i += Vec::width) visit(i, 0, all);
     if (i < seen.to) some(i);
+}
+
+// Of the scores of the keys that are seen.
+inline float highest_seen(const float* scores, Range seen) {
+    Vec tops[kTurns];
+    for (Vec& top : tops) top = Vec::all(-__builtin_inff());
+    by_seen(seen, [&](size_t i, size_t turn, auto only_seen) {
+        tops[turn] = Vec::max(tops[turn], only_seen(Vec::load(scores + i), -__builtin_inff()));
+    });
+    return Vec::max(Vec::max(tops[0], tops[1]), Vec::max(tops[2], tops[3])).largest();
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

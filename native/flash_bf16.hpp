@@ -50,7 +50,7 @@ class BfloatFlash {
     }
 
   private:
-    static size_t depth(size_t size) { return (size + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns; }
+    static size_t depth(size_t size) { return whole_bfloats(size); }
 
     // keys (pairs of dimensions, kKeyTile) = the rows of these positions of the tile, transposed; what stands for the
     // others means nothing.
@@ -68,16 +68,6 @@ class BfloatFlash {
     // the steps that they are part of.
     void load_values(const CachedRows& v, Range tile, Range seen, size_t at) {
         const size_t stride = padded(v.size);
-        const auto store = [&](size_t first, const uint16_t* const* rows) {
-            int32_t* pairs = values_ + (at + first) / 2 * stride;
-            for (size_t r = 0; r < Vec::width; r += 2, pairs += stride) {
-                for (size_t d = 0; d < stride; d += Vec::width) {
-                    Ints::interleaved(reinterpret_cast<const int16_t*>(rows[r] + d),
-                                      reinterpret_cast<const int16_t*>(rows[r + 1] + d))
-                        .store(pairs + d);
-                }
-            }
-        };
         by_vectors({seen.from / kBfloatColumns * kBfloatColumns, depth(seen.to)}, [&](size_t first, Range) {
             const Range rows = part_of(seen, {first, first + Vec::width});
             const uint16_t* cached[Vec::width];
@@ -86,7 +76,7 @@ class BfloatFlash {
             } else {
                 read(v, tile.from + first, rows, cached);
             }
-            store(first, cached);
+            interleave(cached, stride, values_ + (at + first) / 2 * stride);
         });
     }
 
@@ -128,12 +118,7 @@ class BfloatFlash {
     // in the steps that are summed.
     void weigh(size_t r, Range seen, Range steps, const Sum& sum) {
         const float* row = weights_ + r * kWeightStride;
-        Vec tops[kTurns];
-        for (Vec& top : tops) top = Vec::all(-__builtin_inff());
-        by_seen(seen, [&](size_t i, size_t turn, auto only_seen) {
-            tops[turn] = Vec::max(tops[turn], only_seen(Vec::load(row + i), -__builtin_inff()));
-        });
-        *sum.highest = Vec::max(Vec::max(tops[0], tops[1]), Vec::max(tops[2], tops[3])).largest();
+        *sum.highest = highest_seen(row, seen);
 
         uint16_t* weights = bfloats_ + r * kBfloatStride;
         for (size_t i = steps.from * kBfloatColumns; i < steps.to * kBfloatColumns; ++i) weights[i] = 0;

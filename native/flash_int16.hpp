@@ -83,12 +83,7 @@ class Int16Flash {
         by_vectors(seen, [&](size_t first, Range rows) {
             const int16_t* codes[Vec::width];
             read(v, tile.from + first, rows, codes, value_scales_ + at + first);
-            int32_t* pairs = values_ + (at + first) / 2 * stride;
-            for (size_t r = 0; r < Vec::width; r += 2, pairs += stride) {
-                for (size_t d = 0; d < stride; d += Vec::width) {
-                    Ints::interleaved(codes[r] + d, codes[r + 1] + d).store(pairs + d);
-                }
-            }
+            interleave(codes, stride, values_ + (at + first) / 2 * stride);
         });
     }
 
@@ -131,13 +126,7 @@ class Int16Flash {
     // value's scale, into codes, 0 for the keys that it does not see. Returns the codes' scale.
     float weigh(size_t r, Range seen, Range loaded, const Sum& sum) {
         float* row = weights_ + r * kWeightStride;
-        Vec tops[kTurns];
-        for (Vec& top : tops) top = Vec::all(-__builtin_inff());
-        by_seen(seen, [&](size_t i, size_t turn, auto only_seen) {
-            tops[turn] = Vec::max(tops[turn], only_seen(Vec::load(row + i), -__builtin_inff()));
-        });
-        const Vec top = Vec::max(Vec::max(tops[0], tops[1]), Vec::max(tops[2], tops[3]));
-        *sum.highest = top.largest() * score_scales_[r];
+        *sum.highest = highest_seen(row, seen) * score_scales_[r];
 
         const Vec scale = Vec::all(score_scales_[r]), lowered = Vec::all(-*sum.highest);
         Vec totals = Vec::zero(), largest = Vec::zero(), sums = Vec::zero();

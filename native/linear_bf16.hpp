@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bfloats.hpp"
+#include "each.hpp"
 #include "kernels.hpp"
 #include "linear.hpp"
 
@@ -49,19 +50,11 @@ struct BfloatProduct {
         for (size_t p = 0; p < Panels; ++p) weights[p] = w.bfloats(panels[p], first);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t token = tile * kTokenTile, height = tokens.height(token);
-            by_height<Panels == kPanelsOfOne ? 1 : kTokenTile>(height, tokens.tile(token, first), weights,
-                                                               (count + 1) / 2, tile == tiles.from, y);
+            visit_block<Panels == kPanelsOfOne ? 1 : kTokenTile>(height, token, [&](auto block, size_t) {
+                bfloat_product<block.rows>(tokens.tile(token, first), weights, (count + 1) / 2, tile == tiles.from, y);
+            });
             y += height * Panels * kPanel;
         }
-    }
-
-  private:
-    template <size_t Most, size_t Panels>
-    static void by_height(size_t height, const uint16_t* x, const uint16_t* const (&weights)[Panels], size_t pairs,
-                          bool streaming, float* y) {
-        if constexpr (Most > 1)
-            if (height < Most) return by_height<Most - 1>(height, x, weights, pairs, streaming, y);
-        bfloat_product<Most>(x, weights, pairs, streaming, y);
     }
 };
 

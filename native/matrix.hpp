@@ -10,6 +10,11 @@ constexpr size_t kPanel = 16;      // rows computed side by side, one per lane
 constexpr size_t kSuperBlock = 256;  // columns that share a scale of scales
 constexpr size_t kBfloatColumns = 32;  // bfloat16 weights come in whole ones of so many columns: a tile of AMX has them
 
+// So many columns or more, in whole ones of kBfloatColumns.
+constexpr size_t whole_bfloats(size_t columns) {
+    return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
+}
+
 enum class Codes : int { f32, f16, bf16, u8, u4 };
 
 // rows × columns in panels of 16 rows, the last one filled up with zeros.
@@ -37,8 +42,7 @@ struct Matrix {
 
     size_t panels() const { return (rows + kPanel - 1) / kPanel; }
     const uint16_t* bfloats(size_t panel, size_t column) const {  // column: even
-        const size_t panel_columns = (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
-        return static_cast<const uint16_t*>(codes) + (panel * panel_columns + column) * kPanel;
+        return static_cast<const uint16_t*>(codes) + (panel * whole_bfloats(columns) + column) * kPanel;
     }
 };
 

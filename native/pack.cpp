@@ -84,7 +84,7 @@ void transpose(const T (&lanes)[kPanel][width], size_t n, T* __restrict out) {
 // The columns of a dense panel, those included that only fill it up.
 template <typename Scheme>
 size_t panel_columns(size_t columns) {
-    if constexpr (Scheme::kPairs) return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
+    if constexpr (Scheme::kPairs) return whole_bfloats(columns);
     return columns;
 }
 

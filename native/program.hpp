@@ -69,7 +69,8 @@ class Program {
                 float* y);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
-    void attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact, float* out);
+    void attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
+                   float* out);
 
     // With other ranks. A program has one row group at most, and one link to each side.
     void all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes, const float* residual,
