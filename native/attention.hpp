@@ -161,18 +161,23 @@ inline void join_chunks(const Attention& work, float* scratch, const Team& team)
 }
 
 template <typename Flash>
-inline void attention(const Attention& work, float* scratch, const Team& team) {
+inline void attention(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {
     size_t total = 0;
     by_tasks(work, scratch, [&](const Task& task) { total += task.cost(); });
 
-    // Shares of equal cost: a task is the thread's in whose share its middle lies.
+    // Shares of equal cost: a task is the thread's in whose share its middle lies. Who is done helps the others.
     AttentionBuffers<Flash> buffers;
-    size_t done = 0;
-    by_tasks(work, scratch, [&](const Task& task) {
-        const size_t middle = done + task.cost() / 2;
-        if (middle * team.count / total == team.index) run_task(work, task, buffers);
-        done += task.cost();
-    });
+    for (size_t turn = 0; turn < team.count; ++turn) {
+        const size_t whose = (team.index + turn) % team.count;
+        size_t done = 0, number = 0, taken = tasks.take(whose);
+        by_tasks(work, scratch, [&](const Task& task) {
+            const size_t middle = done + task.cost() / 2;
+            done += task.cost();
+            if (middle * team.count / total != whose || number++ != taken) return;
+            run_task(work, task, buffers);
+            taken = tasks.take(whose);
+        });
+    }
     if (attention_scratch(work) == 0) return;
     team.wait();
     join_chunks(work, scratch, team);

@@ -4,21 +4,17 @@
 #include "activations.hpp"
 #include "attention.hpp"
 #include "cache_rows.hpp"
+#include "isa_name.hpp"
 #include "kernels.hpp"
 #include "linear.hpp"
 #include "small_ops.hpp"
 
-#define ROWSPAN_JOIN_(a, b) a##b
-#define ROWSPAN_JOIN(a, b) ROWSPAN_JOIN_(a, b)
-#define ROWSPAN_STRING_(a) #a
-#define ROWSPAN_STRING(a) ROWSPAN_STRING_(a)
-
 namespace rowspan {
 
-const Kernels& ROWSPAN_JOIN(ROWSPAN_ISA, _kernels)() {
+const Kernels& ROWSPAN_KERNELS() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
-        ROWSPAN_STRING(ROWSPAN_ISA), kTokenTile, {float_tokens_bytes, pack_floats, linear_float},
+        ROWSPAN_NAME, kTokenTile, {float_tokens_bytes, pack_floats, linear_float},
         {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, gated_silu, sum, rope, write_cache, attention_scratch,
         attention<FloatFlash>, attention<Int16Flash>};
     return kernels;

@@ -1,8 +1,10 @@
-// AVX-512's kernels, with products in tiles, and attention to caches of bfloat16. Included by isa_amx*.cpp, which name the instruction set.
+// AVX-512's kernels, with products in tiles, and attention to caches of bfloat16. Included by isa_amx*.cpp, which name
+// the instruction set.
 #pragma once
 
 #include "attention.hpp"
 #include "flash_bf16.hpp"
+#include "isa_name.hpp"
 #include "linear_amx_bf16.hpp"
 #include "linear_amx_int8.hpp"
 
@@ -14,21 +16,29 @@ inline void pack_float_tiles(const float* x, size_t tokens, size_t columns, void
     avx512_kernels().floats.pack(x, tokens, columns, packed, halves);
 }
 
-inline void attention_in_tiles(const Attention& work, float* scratch, const Team& team) {
+inline void attention_in_tiles(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {
     if (work.k.type == CacheType::bf16 && work.v.type == CacheType::bf16)
-        return attention<BfloatFlash>(work, scratch, team);
-    avx512_kernels().attention_rounded(work, scratch, team);
-}
-
-inline Kernels kernels_with_tiles(const char* name) {
-    Kernels kernels = avx512_kernels();
-    kernels.name = name;
-    kernels.token_tile = kTileTokens;
-    kernels.floats.pack = pack_float_tiles;
-    kernels.int8 = {tile_tokens_bytes, pack_tiles, linear_tiles};
-    kernels.attention_rounded = attention_in_tiles;
-    kernels.bfloats = {TiledTokens::bytes, TiledTokens::pack, linear_bfloat_tiles};
-    return kernels;
+        return attention<BfloatFlash>(work, scratch, team, tasks);
+    avx512_kernels().attention_rounded(work, scratch, team, tasks);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA
+
+namespace rowspan {
+
+const Kernels& ROWSPAN_KERNELS() {
+    using namespace ROWSPAN_ISA;
+    static const Kernels kernels = [] {
+        Kernels kernels = avx512_kernels();
+        kernels.name = ROWSPAN_NAME;
+        kernels.token_tile = kTileTokens;
+        kernels.floats.pack = pack_float_tiles;
+        kernels.int8 = {tile_tokens_bytes, pack_tiles, linear_tiles};
+        kernels.attention_rounded = attention_in_tiles;
+        kernels.bfloats = {TiledTokens::bytes, TiledTokens::pack, linear_bfloat_tiles};
+        return kernels;
+    }();
+    return kernels;
+}
+
+}  // namespace rowspan

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "matrix.hpp"
+#include "tasks.hpp"
 #include "team.hpp"
 
 namespace rowspan {
@@ -42,14 +43,22 @@ struct Attention {
 // What products take their tokens as: exact, rounded to int8, rounded to bfloat16.
 enum class Form : int { floats, int8, bfloats };
 
+// y (tokens, rows) = tokens · w.T + bias (rows) + residual (tokens, rows); bias and residual may be null. With `up`, a
+// matrix of w's shape and kind: silu(tokens · w.T) · (tokens · up.T) instead.
+struct Linear {
+    const Matrix& w;
+    const Matrix* up;
+    const float* bias;
+    const float* residual;
+    float* y;
+};
+
 // Products with tokens of one form.
 struct Products {
     // Reorder x (tokens, columns): the bytes needed, and the packing, of these tiles.
     size_t (*bytes)(size_t tokens, size_t columns);
     void (*pack)(const float* x, size_t tokens, size_t columns, void* packed, Range tiles);
-    // y (tokens, rows) = tokens · matrix.T + bias (rows) + residual (tokens, rows); bias and residual may be null.
-    void (*linear)(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual, float* y,
-                   const Team& team);
+    void (*linear)(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks);
 };
 
 struct Kernels {
@@ -80,8 +89,8 @@ struct Kernels {
     // attention_float: exact arithmetic; attention_rounded: q, weights, keys and values rounded to 16-bit integers, or, of
     // bf16 caches where there are tiles, q and weights to bfloat16.
     size_t (*attention_scratch)(const Attention& work);  // floats
-    void (*attention_float)(const Attention& work, float* scratch, const Team& team);
-    void (*attention_rounded)(const Attention& work, float* scratch, const Team& team);
+    void (*attention_float)(const Attention& work, float* scratch, const Team& team, Tasks& tasks);
+    void (*attention_rounded)(const Attention& work, float* scratch, const Team& team, Tasks& tasks);
 };
 
 const Kernels& avx2_kernels();

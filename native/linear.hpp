@@ -1,8 +1,10 @@
-// y = x · W.T (+ bias, + residual): how the work is cut, for integer and for float products alike.
+// Products of tokens and weights, and what becomes of them (`Linear`): how the work is cut, whatever they are made of.
 #pragma once
 
+#include "kernels.hpp"
 #include "linear_float.hpp"
 #include "linear_int8.hpp"
+#include "small_ops.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
@@ -10,105 +12,177 @@ namespace rowspan::ROWSPAN_ISA {
 constexpr size_t kTokenBlock = 256;
 constexpr size_t kBlockTiles = kTokenBlock / kTokenTile;
 
-// What becomes of a product: y (tokens, rows) = product + bias + residual; both may be null.
-struct Output {
-    const float* bias;
-    const float* residual;
-    float* y;
+// Some tiles of tokens.
+struct Stretch {
+    Range tiles;
+    size_t first, count;  // tokens
+
+    Stretch(Range of, size_t tokens)
+        : tiles(of), first(of.from * kTokenTile), count(lower(tokens, of.to * kTokenTile) - first) {}
 };
 
-// product (tokens, stride) of one panel, for tokens from `token` on.
-inline void put(const Output& out, const Matrix& w, size_t token, size_t tokens, size_t panel, const float* product,
-                size_t stride) {
-    const size_t row = panel * kPanel;
-    const size_t rows = lower(kPanel, w.rows - row);
-    for (size_t t = 0; t < tokens; ++t) {
-        const float* from = product + t * stride;
-        const size_t at = (token + t) * w.rows + row;
-        if (rows == kPanel) {
-            for (size_t r = 0; r < kPanel; r += Vec::width) {
-                Vec value = Vec::load(from + r);
-                if (out.bias) value = value + Vec::load(out.bias + row + r);
-                if (out.residual) value = value + Vec::load(out.residual + at + r);
-                value.store(out.y + at + r);
-            }
-            continue;
-        }
-        for (size_t r = 0; r < rows; ++r) {
-            float value = from[r];
-            if (out.bias) value += out.bias[row + r];
-            if (out.residual) value += out.residual[at + r];
-            out.y[at + r] = value;
-        }
+// Write value(token of the stretch, row of the panel, loading) where they belong; loading(from) reads as many of a row's
+// elements from memory as there are.
+template <typename Value>
+inline void put(const Linear& op, const Stretch& stretch, size_t panel, Value value) {
+    const size_t row = panel * kPanel, rows = lower(kPanel, op.w.rows - row);
+    for (size_t t = 0; t < stretch.count; ++t) {
+        const size_t at = (stretch.first + t) * op.w.rows + row;
+        size_t r = 0;
+        for (; r + Vec::width <= rows; r += Vec::width)
+            value(t, r, at + r, [](const float* from) { return Vec::load(from); }).store(op.y + at + r);
+        if (const size_t rest = rows - r)
+            store_part(value(t, r, at + r, [=](const float* from) { return load_part(from, rest); }), op.y + at + r, rest);
     }
 }
 
+// Lines of the output come from the third cache or memory before they are written: 10 % of a prompt's products.
+inline void fetch_output(const Linear& op, const Stretch& stretch, size_t panel) {
+    if (stretch.count <= kTokenTile) return;
+    for (size_t t = 0; t < stretch.count; ++t)
+        __builtin_prefetch(op.y + (stretch.first + t) * op.w.rows + panel * kPanel, 1, 2);
+}
+
+// y (stretch, Panels · 16) = tokens · panels.
 template <size_t Panels, typename Product>
-inline void linear_panels(const Product& product, const Matrix& w, size_t tokens, Range tiles,
-                          const size_t (&panels)[Panels], const Output& out) {
-    const size_t first = tiles.from * kTokenTile, count = lower(tokens, tiles.to * kTokenTile) - first;
-    alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
-    for (size_t i = 0; i < count * Panels * kPanel; ++i) y[i] = 0.0f;
-    // Lines of the output come from the third cache or memory before they are written: 10 % of a prompt's products.
-    if (count > kTokenTile) {
-        for (size_t t = 0; t < count; ++t) {
-            for (size_t p = 0; p < Panels; ++p)
-                __builtin_prefetch(out.y + (first + t) * w.rows + panels[p] * kPanel, 1, 2);
-        }
-    }
-    for (size_t column = 0; column < w.columns; column += kStripColumns)
-        product.add(panels, column, lower(kStripColumns, w.columns - column), tiles, y);
-    for (size_t p = 0; p < Panels; ++p) put(out, w, first, count, panels[p], y + p * kPanel, Panels * kPanel);
+inline void multiply(const Product& product, size_t columns, const Stretch& stretch, const Panel (&panels)[Panels],
+                     float* y) {
+    for (size_t i = 0; i < stretch.count * Panels * kPanel; ++i) y[i] = 0.0f;
+    for (size_t column = 0; column < columns; column += kStripColumns)
+        product.add(panels, column, lower(kStripColumns, columns - column), stretch.tiles, y);
 }
 
-// Few tokens: the weights are read once, as fast as memory gives them. A thread's panels are read in as many streams as
-// it computes side by side, each from beginning to end: so what is prefetched is always what comes next.
-template <size_t Streams, typename Product>
-inline void stream_panels(const Product& product, const Matrix& w, size_t tokens, Range mine, const Output& out) {
-    const size_t length = (mine.to - mine.from) / Streams;
-    const Range tiles = {0, token_tiles(tokens)};
-    for (size_t i = 0; i < length; ++i) {
-        size_t panels[Streams];
-        for (size_t s = 0; s < Streams; ++s) panels[s] = mine.from + s * length + i;
-        linear_panels<Streams>(product, w, tokens, tiles, panels, out);
+// Product + bias + residual.
+template <typename Product>
+struct Sums {
+    const Product& product;
+    const Linear& op;
+
+    static constexpr size_t together(size_t panels) { return panels; }
+
+    template <size_t Panels>
+    void compute(const Stretch& stretch, const size_t (&indices)[Panels]) const {
+        alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
+        Panel panels[Panels];
+        for (size_t p = 0; p < Panels; ++p) {
+            panels[p] = {&op.w, indices[p]};
+            fetch_output(op, stretch, indices[p]);
+        }
+        multiply(product, op.w.columns, stretch, panels, y);
+        for (size_t p = 0; p < Panels; ++p) {
+            put(op, stretch, indices[p], [&](size_t t, size_t r, size_t at, auto loading) {
+                Vec value = Vec::load(y + (t * Panels + p) * kPanel + r);
+                if (op.bias) value = value + loading(op.bias + indices[p] * kPanel + r);
+                return op.residual ? value + loading(op.residual + at) : value;
+            });
+        }
     }
-    for (size_t panel = mine.from + Streams * length; panel < mine.to; ++panel)
-        linear_panels<1>(product, w, tokens, tiles, {panel}, out);
+};
+
+// silu(product) · the other matrix's product.
+template <typename Product>
+struct Gated {
+    const Product& product;
+    const Linear& op;
+
+    static constexpr size_t together(size_t panels) { return panels > 1 ? panels / 2 : 1; }
+
+    template <size_t Pairs>
+    void compute(const Stretch& stretch, const size_t (&indices)[Pairs]) const {
+        alignas(64) float y[(Pairs > together(kPanelsOfTile) ? 1 : kTokenBlock) * 2 * Pairs * kPanel];
+        Panel gates[Pairs], ups[Pairs], both[2 * Pairs];
+        for (size_t p = 0; p < Pairs; ++p) {
+            gates[p] = both[p] = {&op.w, indices[p]};
+            ups[p] = both[Pairs + p] = {op.up, indices[p]};
+            fetch_output(op, stretch, indices[p]);
+        }
+        const bool apart = 2 * Pairs > kPanelsOfTile && stretch.count > 1;  // so many have no room side by side
+        const size_t width = apart ? Pairs * kPanel : 2 * Pairs * kPanel;
+        const size_t to_up = apart ? stretch.count * width : Pairs * kPanel;
+        if (apart) {
+            multiply(product, op.w.columns, stretch, gates, y);
+            multiply(product, op.w.columns, stretch, ups, y + to_up);
+        } else {
+            multiply(product, op.w.columns, stretch, both, y);
+        }
+        for (size_t p = 0; p < Pairs; ++p) {
+            put(op, stretch, indices[p], [&](size_t t, size_t r, size_t, auto) {
+                const float* gate = y + t * width + p * kPanel + r;
+                return silu(Vec::load(gate)) * Vec::load(gate + to_up);
+            });
+        }
+    }
+};
+
+// Few tokens: the weights are read once, as fast as memory gives them. Some neighbouring panels are read in as many
+// streams as are computed side by side, each from beginning to end: so what is prefetched is always what comes next.
+template <size_t Streams, typename Work>
+inline void stream_panels(const Work& work, const Stretch& tokens, Range panels) {
+    const size_t length = (panels.to - panels.from) / Streams;
+    for (size_t i = 0; i < length; ++i) {
+        size_t indices[Streams];
+        for (size_t s = 0; s < Streams; ++s) indices[s] = panels.from + s * length + i;
+        work.compute(tokens, indices);
+    }
+    for (size_t panel = panels.from + Streams * length; panel < panels.to; ++panel)
+        work.template compute<1>(tokens, {panel});
+}
+
+// A thread's share of the panels is several tasks, of streams not too short.
+template <typename Work>
+inline void share_panels(const Work& work, size_t tokens, const Team& team, Tasks& tasks) {
+    constexpr size_t kStreams = Work::together(kPanelsOfTile);
+    const size_t panels = work.op.w.panels(), most = panels / team.count / (2 * kStreams);
+    const size_t count = team.count * (most ? lower(8, most) : 1);
+    const Stretch all({0, token_tiles(tokens)}, tokens);
+    tasks.run(team, count, [&](size_t task) {
+        stream_panels<kStreams>(work, all, {panels * task / count, panels * (task + 1) / count});
+    });
 }
 
 // Many tokens: they are computed in blocks, each with a few neighbouring panels at a time, whose weights stay in the
-// first cache. A unit of work is one block times those panels.
-template <typename Product>
-inline void block_panels(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
+// first cache.
+template <typename Work>
+inline void block_panels(const Work& work, size_t tokens, const Team& team, Tasks& tasks) {
+    constexpr size_t kNeighbours = Work::together(kPanelsOfTile);
     const size_t tiles = token_tiles(tokens), blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
-    const size_t panels = w.panels(), per_block = (panels + kPanelsOfTile - 1) / kPanelsOfTile;
-    const Range mine = team.share(blocks * per_block);
-    for (size_t unit = mine.from; unit < mine.to; ++unit) {
-        const size_t block = unit / per_block, panel = unit % per_block * kPanelsOfTile;
-        const Range part = {block * kBlockTiles, lower(tiles, (block + 1) * kBlockTiles)};
-        if (panel + kPanelsOfTile <= panels) {
-            size_t neighbours[kPanelsOfTile];
-            for (size_t p = 0; p < kPanelsOfTile; ++p) neighbours[p] = panel + p;
-            linear_panels<kPanelsOfTile>(product, w, tokens, part, neighbours, out);
+    const size_t panels = work.op.w.panels(), per_block = (panels + kNeighbours - 1) / kNeighbours;
+    tasks.run(team, blocks * per_block, [&](size_t task) {
+        const size_t block = task / per_block, panel = task % per_block * kNeighbours;
+        const Stretch stretch({block * kBlockTiles, lower(tiles, (block + 1) * kBlockTiles)}, tokens);
+        if (panel + kNeighbours <= panels) {
+            size_t neighbours[kNeighbours];
+            for (size_t p = 0; p < kNeighbours; ++p) neighbours[p] = panel + p;
+            work.compute(stretch, neighbours);
         } else {
-            linear_panels<1>(product, w, tokens, part, {panel}, out);
+            work.template compute<1>(stretch, {panel});
         }
-    }
+    });
+}
+
+template <typename Work>
+inline void any_panels(const Work& work, size_t tokens, const Team& team, Tasks& tasks) {
+    if (tokens > kTokenBlock)
+        block_panels(work, tokens, team, tasks);
+    else if (tokens > 1)
+        share_panels(work, tokens, team, tasks);
+    else if (tokens == 1)  // asking for tasks, and short streams, would cost 3 % of decode
+        stream_panels<Work::together(kPanelsOfOne)>(work, Stretch({0, 1}, 1), team.share(work.op.w.panels()));
+}
+
+// run(what is to become of the product).
+template <typename Product, typename Run>
+inline void with_output(const Product& product, const Linear& op, Run run) {
+    op.up ? run(Gated<Product>{product, op}) : run(Sums<Product>{product, op});
 }
 
 template <typename Product>
-inline void linear_of(const Product& product, const Matrix& w, size_t tokens, const Output& out, const Team& team) {
-    if (tokens > kTokenBlock)
-        block_panels(product, w, tokens, out, team);
-    else if (tokens > 1)
-        stream_panels<kPanelsOfTile>(product, w, tokens, team.share(w.panels()), out);
-    else if (tokens == 1)
-        stream_panels<kPanelsOfOne>(product, w, tokens, team.share(w.panels()), out);
+inline void linear_of(const Product& product, const Linear& op, size_t tokens, const Team& team, Tasks& tasks) {
+    with_output(product, op, [&](const auto& work) { any_panels(work, tokens, team, tasks); });
 }
 
-inline void linear_float(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                         float* y, const Team& team) {
-    linear_of(FloatProduct(packed, tokens, w), w, tokens, {bias, residual, y}, team);
+inline void linear_float(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
+    linear_of(FloatProduct(packed, tokens, op.w.columns), op, tokens, team, tasks);
 }
 
 // run(the format of a quantized matrix).
@@ -130,10 +204,9 @@ inline void with_format(const Matrix& w, Run run) {
     }
 }
 
-inline void linear_int8(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                        float* y, const Team& team) {
-    with_format(w, [&](auto format) {
-        linear_of(Int8Product<decltype(format)>(packed, tokens, w), w, tokens, {bias, residual, y}, team);
+inline void linear_int8(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
+    with_format(op.w, [&](auto format) {
+        linear_of(Int8Product<decltype(format)>(packed, tokens, op.w), op, tokens, team, tasks);
     });
 }
 

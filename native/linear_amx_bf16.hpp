@@ -56,12 +56,11 @@ inline void bfloat_tiles(Tiles& registers, const uint16_t* tokens, size_t tile_s
 // Matrix · tokens for the driver in linear.hpp, which counts in tiles of kTokenTile.
 struct BfloatTileProduct {
     TiledTokens tokens;
-    const Matrix& w;
 
     template <size_t Panels>
-    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
+    void add(const Panel (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         const uint16_t* weights[Panels];
-        for (size_t p = 0; p < Panels; ++p) weights[p] = w.bfloats(panels[p], first);
+        for (size_t p = 0; p < Panels; ++p) weights[p] = panels[p].bfloats(first);
         const size_t steps = (count + kBfloatColumns - 1) / kBfloatColumns;
         const size_t start = tiles.from * kTokenTile, end = lower(tokens.tokens, tiles.to * kTokenTile);
         size_t token = start;
@@ -79,10 +78,9 @@ struct BfloatTileProduct {
     }
 };
 
-inline void linear_bfloat_tiles(const void* packed, size_t tokens, const Matrix& w, const float* bias,
-                                const float* residual, float* y, const Team& team) {
-    const BfloatTileProduct product = {{const_cast<void*>(packed), tokens, w.columns}, w};
-    linear_of(product, w, tokens, {bias, residual, y}, team);
+inline void linear_bfloat_tiles(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
+    const BfloatTileProduct product = {{const_cast<void*>(packed), tokens, op.w.columns}};
+    linear_of(product, op, tokens, team, tasks);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -109,38 +109,37 @@ template <typename F>
 struct TileProduct {
     Int8Tokens tokens;
     size_t count;  // of tokens; there are more in whole tiles
-    const Matrix& w;
+    int zero;
     Tiles& registers;
 
     TileProduct(const void* packed, size_t n_tokens, const Matrix& matrix, Tiles& configured)
         : tokens(const_cast<void*>(packed), tile_tokens(n_tokens), matrix.columns),
           count(n_tokens),
-          w(matrix),
+          zero(matrix.zero),
           registers(configured) {}
 
     template <size_t Panels>
-    void add(const size_t (&panels)[Panels], size_t first, size_t columns, Range tiles, float* y) const {
+    void add(const Panel (&panels)[Panels], size_t first, size_t columns, Range tiles, float* y) const {
         Strip<Panels> strip;
-        load_strip(w, panels, first, columns, strip);
+        load_strip(panels, first, columns, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
         if constexpr (F::four_bit) widen(strip, bytes);
         const size_t end = lower(count, tiles.to * kTokenTile);
         for (size_t token = tiles.from * kTokenTile; token < end; token += kTileTokens) {
             const Int8Tile tile = tokens.part(token, kTileTokens, first);
-            tile_product<F, Panels>(registers, tile, lower(kTileTokens, end - token), strip, w.zero, y);
+            tile_product<F, Panels>(registers, tile, lower(kTileTokens, end - token), strip, zero, y);
             y += kTileTokens * Panels * kPanel;
         }
     }
 };
 
-inline void linear_tiles(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                         float* y, const Team& team) {
-    if (tokens <= kTokenTile) return avx512_kernels().int8.linear(packed, tokens, w, bias, residual, y, team);
-    const TileConfig config = w.group == 32 ? tile_config<32>() : tile_config<16>();
+inline void linear_tiles(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
+    if (tokens <= kTokenTile) return avx512_kernels().int8.linear(packed, tokens, op, team, tasks);
+    const TileConfig config = op.w.group == 32 ? tile_config<32>() : tile_config<16>();
     Tiles registers(config);
-    with_format(w, [&](auto format) {
-        const TileProduct<decltype(format)> product(packed, tokens, w, registers);
-        block_panels(product, w, tokens, {bias, residual, y}, team);
+    with_format(op.w, [&](auto format) {
+        const TileProduct<decltype(format)> product(packed, tokens, op.w, registers);
+        with_output(product, op, [&](const auto& work) { block_panels(work, tokens, team, tasks); });
     });
 }
 

@@ -1,5 +1,5 @@
 // Products of bfloat16 weights and tokens rounded to bfloat16 with AVX512_BF16. An output's lane adds up its columns in
-// order, whatever the other tokens of the step. All else is AVX-512's.
+// order, whatever the other tokens of the step.
 #pragma once
 
 #include "bfloats.hpp"
@@ -42,12 +42,11 @@ inline void bfloat_product(const uint16_t* x, const uint16_t* const (&weights)[P
 // Matrix · tokens for the driver in linear.hpp.
 struct BfloatProduct {
     PairedTokens tokens;
-    const Matrix& w;
 
     template <size_t Panels>
-    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
+    void add(const Panel (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         const uint16_t* weights[Panels];
-        for (size_t p = 0; p < Panels; ++p) weights[p] = w.bfloats(panels[p], first);
+        for (size_t p = 0; p < Panels; ++p) weights[p] = panels[p].bfloats(first);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t token = tile * kTokenTile, height = tokens.height(token);
             visit_block<Panels == kPanelsOfOne ? 1 : kTokenTile>(height, token, [&](auto block, size_t) {
@@ -58,17 +57,9 @@ struct BfloatProduct {
     }
 };
 
-inline void linear_bfloats(const void* packed, size_t tokens, const Matrix& w, const float* bias, const float* residual,
-                           float* y, const Team& team) {
-    const BfloatProduct product = {{const_cast<void*>(packed), tokens, w.columns}, w};
-    linear_of(product, w, tokens, {bias, residual, y}, team);
-}
-
-inline Kernels kernels_with_bfloats(const char* name) {
-    Kernels kernels = avx512_kernels();
-    kernels.name = name;
-    kernels.bfloats = {PairedTokens::bytes, PairedTokens::pack, linear_bfloats};
-    return kernels;
+inline void linear_bfloats(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
+    const BfloatProduct product = {{const_cast<void*>(packed), tokens, op.w.columns}};
+    linear_of(product, op, tokens, team, tasks);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

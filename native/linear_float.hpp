@@ -20,9 +20,10 @@ inline Vec byte_of(Ints x, size_t index) {
 }
 
 // Columns of a quantized panel → out (count, 16).
-inline void unpack_quantized(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
+inline void unpack_quantized(const Panel& panel, size_t first, size_t count, float* out) {
+    const Matrix& w = *panel.of;
     Strip<1> strip;
-    load_strip(w, {panel}, first, count, strip);
+    load_strip({panel}, first, count, strip);
     const size_t step = w.kind == Codes::u4 ? 8 : 4;
     const Vec zero = Vec::all(static_cast<float>(w.zero));
     for (size_t column = 0; column < count; column += step) {
@@ -50,10 +51,11 @@ inline void unpack_pairs(const uint16_t* pairs, size_t count, float* out) {
     }
 }
 
-inline void unpack_floats(const Matrix& w, size_t panel, size_t first, size_t count, float* out) {
-    if (w.kind == Codes::u8 || w.kind == Codes::u4) return unpack_quantized(w, panel, first, count, out);
-    if (w.kind == Codes::bf16) return unpack_pairs(w.bfloats(panel, first), count, out);
-    const size_t at = (panel * w.columns + first) * kPanel;
+inline void unpack_floats(const Panel& panel, size_t first, size_t count, float* out) {
+    const Matrix& w = *panel.of;
+    if (w.kind == Codes::u8 || w.kind == Codes::u4) return unpack_quantized(panel, first, count, out);
+    if (w.kind == Codes::bf16) return unpack_pairs(panel.bfloats(first), count, out);
+    const size_t at = (panel.index * w.columns + first) * kPanel;
     for (size_t i = 0; i < count * kPanel; i += Vec::width) {
         const Vec values = w.kind == Codes::f32 ? Vec::load(static_cast<const float*>(w.codes) + at + i)
                                                 : Vec::halves(static_cast<const uint16_t*>(w.codes) + at + i);
@@ -85,23 +87,22 @@ inline void float_product(const float* x, const float (*weights)[kFloatColumns *
 
 struct FloatProduct {
     const float* packed;
-    size_t tokens;
-    const Matrix& w;
+    size_t tokens, all_columns;
 
-    FloatProduct(const void* from, size_t n_tokens, const Matrix& matrix)
-        : packed(static_cast<const float*>(from)), tokens(n_tokens), w(matrix) {}
+    FloatProduct(const void* from, size_t n_tokens, size_t columns)
+        : packed(static_cast<const float*>(from)), tokens(n_tokens), all_columns(columns) {}
 
     template <size_t Panels>
-    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
+    void add(const Panel (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         alignas(64) float weights[Panels][kFloatColumns * kPanel];
         const size_t width = kPanel * Panels;
         for (size_t from = first; from < first + count; from += kFloatColumns) {
             const size_t columns = lower(kFloatColumns, first + count - from);
-            for (size_t p = 0; p < Panels; ++p) unpack_floats(w, panels[p], from, columns, weights[p]);
+            for (size_t p = 0; p < Panels; ++p) unpack_floats(panels[p], from, columns, weights[p]);
             float* out = y;
             for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
                 const size_t height = tile_height(tokens, tile);
-                const float* x = packed + tile * kTokenTile * w.columns + from * height;
+                const float* x = packed + tile * kTokenTile * all_columns + from * height;
                 by_height<Panels>(height, x, weights, columns, out);
                 out += height * width;
             }

@@ -154,17 +154,17 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
 template <typename F>
 struct Int8Product {
     Int8Tokens tokens;
-    const Matrix& w;
+    int zero;
     using Bytes = Format<false, F::wide, F::has_minima, F::group>;  // of widened codes
 
     Int8Product(const void* packed, size_t n_tokens, const Matrix& matrix)
-        : tokens(const_cast<void*>(packed), n_tokens, matrix.columns), w(matrix) {}
+        : tokens(const_cast<void*>(packed), n_tokens, matrix.columns), zero(matrix.zero) {}
 
     // y: for each tile one after the other (h, Panels · 16).
     template <size_t Panels>
-    void add(const size_t (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
+    void add(const Panel (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         Strip<Panels> strip;
-        load_strip(w, panels, first, count, strip);
+        load_strip(panels, first, count, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
         const bool widened = F::four_bit && tiles.to - tiles.from > 1;
         if (widened) widen(strip, bytes);
@@ -182,19 +182,19 @@ struct Int8Product {
   private:
     template <typename G, size_t Panels>
     void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, bool streaming, float* y) const {
-        if constexpr (Panels > kPanelsOfTile) return int8_product<G, 1>(from, strip, w.zero, streaming, y);
+        if constexpr (Panels > kPanelsOfTile) return int8_product<G, 1>(from, strip, zero, streaming, y);
         switch (height) {
-            case 1: return int8_product<G, 1>(from, strip, w.zero, streaming, y);
-            case 2: return int8_product<G, 2>(from, strip, w.zero, streaming, y);
-            case 3: return int8_product<G, 3>(from, strip, w.zero, streaming, y);
-            case 4: return int8_product<G, 4>(from, strip, w.zero, streaming, y);
+            case 1: return int8_product<G, 1>(from, strip, zero, streaming, y);
+            case 2: return int8_product<G, 2>(from, strip, zero, streaming, y);
+            case 3: return int8_product<G, 3>(from, strip, zero, streaming, y);
+            case 4: return int8_product<G, 4>(from, strip, zero, streaming, y);
         }
         if constexpr (kTokenTile == 8) {
             switch (height) {
-                case 5: return int8_product<G, 5>(from, strip, w.zero, streaming, y);
-                case 6: return int8_product<G, 6>(from, strip, w.zero, streaming, y);
-                case 7: return int8_product<G, 7>(from, strip, w.zero, streaming, y);
-                default: return int8_product<G, 8>(from, strip, w.zero, streaming, y);
+                case 5: return int8_product<G, 5>(from, strip, zero, streaming, y);
+                case 6: return int8_product<G, 6>(from, strip, zero, streaming, y);
+                case 7: return int8_product<G, 7>(from, strip, zero, streaming, y);
+                default: return int8_product<G, 8>(from, strip, zero, streaming, y);
             }
         }
     }

@@ -41,8 +41,15 @@ struct Matrix {
     int zero;
 
     size_t panels() const { return (rows + kPanel - 1) / kPanel; }
-    const uint16_t* bfloats(size_t panel, size_t column) const {  // column: even
-        return static_cast<const uint16_t*>(codes) + (panel * whole_bfloats(columns) + column) * kPanel;
+};
+
+// One of a matrix's panels.
+struct Panel {
+    const Matrix* of;
+    size_t index;
+
+    const uint16_t* bfloats(size_t column) const {  // column: even
+        return static_cast<const uint16_t*>(of->codes) + (index * whole_bfloats(of->columns) + column) * kPanel;
     }
 };
 

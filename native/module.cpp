@@ -130,9 +130,17 @@ void bind_program(nb::module_& module) {
         .def("linear",
              [](Program& program, int rows, int form, uintptr_t packed, const Matrix& w, uintptr_t bias,
                 uintptr_t residual, uintptr_t y) {
-                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed), w, at<float>(bias),
-                                at<float>(residual), at<float>(y));
-             })
+                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed),
+                                {w, nullptr, at<float>(bias), at<float>(residual), at<float>(y)});
+             },
+             nb::keep_alive<1, 5>())
+        .def("gated_linear",
+             [](Program& program, int rows, int form, uintptr_t packed, const Matrix& gate, const Matrix& up,
+                uintptr_t y) {
+                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed),
+                                {gate, &up, nullptr, nullptr, at<float>(y)});
+             },
+             nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>())
         .def("rope",
              [](Program& program, uintptr_t x, uintptr_t cos, uintptr_t sin, size_t heads, size_t size, size_t half,
                 bool interleaved, uintptr_t out) {

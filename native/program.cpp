@@ -75,11 +75,9 @@ void Program::pack(Rows rows, Form form, const float* x, size_t columns, void* p
     });
 }
 
-void Program::linear(Rows rows, Form form, const void* packed, const Matrix& w, const float* bias,
-                     const float* residual, float* y) {
-    record([=](const Team& team) {
-        kernels_.products(form).linear(packed, count(rows), w, bias, residual, y, team);
-    });
+void Program::linear(Rows rows, Form form, const void* packed, const Linear& op) {
+    Tasks& tasks = tasks_.emplace_back(pool_.threads(), begun_);
+    record([=, &tasks](const Team& team) { kernels_.products(form).linear(packed, count(rows), op, team, tasks); });
 }
 
 void Program::rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out) {
@@ -113,7 +111,8 @@ void Program::attention(Rows rows, const float* q, const CacheSide& k, const Cac
     };
     attentions_.push_back(work);
     const auto kernel = exact ? kernels_.attention_float : kernels_.attention_rounded;
-    record([=](const Team& team) { kernel(work(), scratch_.data(), team); });
+    Tasks& tasks = tasks_.emplace_back(pool_.threads(), begun_);
+    record([=, &tasks](const Team& team) { kernel(work(), scratch_.data(), team, tasks); });
 }
 
 size_t Program::exchange(std::function<uint32_t()> acts) {
@@ -153,6 +152,7 @@ void Program::receive(StageLink& link, size_t receiver, size_t width, float* out
 
 void Program::begin(const Step& step) {
     step_ = step;
+    ++begun_;
     output_starts_.clear();
     output_positions_.clear();
     for (size_t sequence = 0, row = 0;; ++sequence) {

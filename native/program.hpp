@@ -2,6 +2,7 @@
 // costs 10 µs with what surrounds it, and a step of a small model has hundreds of them.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <vector>
 
@@ -54,6 +55,7 @@ class Program {
     // progress, if there is one, counts the calls done: whoever watches sees whether this rank is still at work.
     Program(const Kernels& kernels, Pool& pool, std::atomic<uint64_t>* progress)
         : kernels_(kernels), pool_(pool), progress_(progress) {}
+    Program(const Program&) = delete;
 
     // Recording.
     void barrier();
@@ -65,8 +67,8 @@ class Program {
     // width: of what is normed together; a row may hold several such heads.
     void rms_norm(Rows rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
     void pack(Rows rows, Form form, const float* x, size_t columns, void* packed);
-    void linear(Rows rows, Form form, const void* packed, const Matrix& w, const float* bias, const float* residual,
-                float* y);
+    // The matrices must live as long as the program.
+    void linear(Rows rows, Form form, const void* packed, const Linear& op);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
     void attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
@@ -101,10 +103,12 @@ class Program {
     std::atomic<uint64_t>* const progress_;
     Step step_{};
     std::vector<int64_t> output_starts_, output_positions_;  // the step's, as if it had its output rows only
+    uint32_t begun_ = 0;  // steps, this one and those that were broken off included
     uint32_t steps_ = 0;  // before this one
     uint32_t acts_ = 0;   // of the row group, before this step
     std::vector<std::function<uint32_t()>> exchanges_;  // how many acts each takes in this step
     std::vector<uint32_t> first_acts_;                  // of each
+    std::deque<Tasks> tasks_;  // of the calls that share their work by them
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;
     std::vector<float> scratch_;  // of attention

@@ -21,6 +21,8 @@ constexpr size_t kTokens = 43, kRows = 45, kColumns = 544;  // no whole tiles, p
 std::vector<float> products(const Kernels& kernels, Form form, const Matrix& w, const std::vector<float>& x) {
     Barrier barrier;
     const Team alone = {0, 1, barrier};
+    const uint32_t step = 0;
+    Tasks tasks(alone.count, step);
     constexpr std::align_val_t kAlign{64};
     const auto release = [](void* memory) { operator delete(memory, kAlign); };
     const Products& of_form = kernels.products(form);
@@ -29,7 +31,7 @@ std::vector<float> products(const Kernels& kernels, Form form, const Matrix& w, 
     std::vector<float> y(kTokens * kRows);
     of_form.pack(x.data(), kTokens, kColumns, packed.get(),
                  {0, (kTokens + kernels.token_tile - 1) / kernels.token_tile});
-    of_form.linear(packed.get(), kTokens, w, nullptr, nullptr, y.data(), alone);
+    of_form.linear(packed.get(), kTokens, {w, nullptr, nullptr, nullptr, y.data()}, alone, tasks);
     return y;
 }
 

@@ -64,16 +64,16 @@ struct Factors {
 };
 
 template <size_t Panels>
-inline void load_strip(const Matrix& w, const size_t (&panels)[Panels], size_t first, size_t count,
-                       Strip<Panels>& strip) {
-    const Factors scales(w, w.scales, w.sub_scales), minima(w, w.minima, w.sub_minima);
-    const size_t group = first / w.group, groups = count / w.group;
+inline void load_strip(const Panel (&panels)[Panels], size_t first, size_t count, Strip<Panels>& strip) {
     strip.count = count;
     for (size_t p = 0; p < Panels; ++p) {
-        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + panels[p] * code_bytes(w, w.columns);
+        const auto [of, index] = panels[p];
+        const Matrix& w = *of;
+        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + index * code_bytes(w, w.columns);
         strip.codes[p] = codes + code_bytes(w, first);
-        scales.load(panels[p], group, groups, strip.scales[p]);
-        if (w.minima) minima.load(panels[p], group, groups, strip.minima[p]);
+        const size_t group = first / w.group, groups = count / w.group;
+        Factors(w, w.scales, w.sub_scales).load(index, group, groups, strip.scales[p]);
+        if (w.minima) Factors(w, w.minima, w.sub_minima).load(index, group, groups, strip.minima[p]);
     }
 }
 

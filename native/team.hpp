@@ -47,7 +47,10 @@ struct Team {
     Barrier& barrier;
 
     // This thread's part of tasks 0 … tasks - 1, the same one whenever the number is the same.
-    ROWSPAN_INLINE Range share(size_t tasks) const { return {tasks * index / count, tasks * (index + 1) / count}; }
+    ROWSPAN_INLINE Range share(size_t tasks) const { return share_of(index, tasks); }
+    ROWSPAN_INLINE Range share_of(size_t whose, size_t tasks) const {
+        return {tasks * whose / count, tasks * (whose + 1) / count};
+    }
     ROWSPAN_INLINE void wait() const {
         if (count > 1) barrier.wait(count);
     }

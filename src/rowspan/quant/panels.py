@@ -41,6 +41,12 @@ class PackedMatrix:
         return self.scales is None
 
     @property
+    def layout(self) -> tuple[object, ...]:
+        """Matrices with the same one differ in their values only."""
+        sizes = tuple(None if array is None else array.shape for array in self._arrays)
+        return (self.kind, *sizes, self.rows, self.columns, self.group, self.zero)
+
+    @property
     def addresses(self) -> tuple[int, ...]:
         """The arguments of the native module's `Matrix`."""
         places = (0 if array is None else array.ctypes.data for array in self._arrays)

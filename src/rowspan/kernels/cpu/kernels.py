@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.cpu.recorded_comm import record_comm
-from rowspan.kernels.cpu.trace import Rows, Trace, Value
+from rowspan.kernels.cpu.trace import Op, Rows, Trace, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
 from rowspan.model.rope import RopeTable
@@ -96,6 +96,7 @@ class CpuKernels:
         self._progress = progress
         self._trace = Trace()
         self._packed: dict[tuple[Value, Form], Value] = {}  # one for all products that share an input
+        self._products: dict[Value, _Product] = {}  # that values are, without bias
 
     # What ops work on
 
@@ -159,7 +160,7 @@ class CpuKernels:
             raise TypeError(f"{type(weight).__name__} is another kernels' layout")
         form = self._form(weight)
         packed = self._pack(x, form)
-        matrix = self._trace.keep(self._native.Matrix(*self._trace.keep(weight).addresses))
+        matrix = self._matrix(weight)
         bias_at = 0 if bias is None else self._trace.keep(bias).ctypes.data
         out = Value(x.rows, weight.rows)
         op = self._trace.op(
@@ -172,6 +173,8 @@ class CpuKernels:
             by_rows=False,
             adds=True,
         )
+        if bias is None:
+            self._products[out] = _Product(op, packed, form, weight)
         return out
 
     def split_columns(self, x: Value, widths: Sequence[int]) -> Sequence[Value]:
@@ -235,6 +238,10 @@ class CpuKernels:
         return out
 
     def gated_silu(self, gate: Value, up: Value) -> Value:
+        """Products that were recorded last are worked out side by side, and never written to memory."""
+        first, second = self._products.get(gate), self._products.get(up)
+        if first and second and first.goes_with(second) and self._trace.take_back(first.op, second.op):
+            return self._gated_linear(first, second)
         out = Value(gate.rows, gate.width)
         self._trace.op(
             lambda program, at: program.gated_silu(gate.rows, at(gate), at(up), gate.width, at(out)),
@@ -251,6 +258,21 @@ class CpuKernels:
 
     def of_outputs(self, inputs: Any) -> Any:
         return inputs  # a value tells what it has rows for
+
+    def _gated_linear(self, gate: _Product, up: _Product) -> Value:
+        packed, form, matrices = gate.packed, gate.form, (self._matrix(gate.weight), self._matrix(up.weight))
+        out = Value(packed.rows, gate.weight.rows)
+        self._trace.op(
+            lambda program, at: program.gated_linear(packed.rows, form, at(packed), *matrices, at(out)),
+            [packed],
+            out,
+            rows=packed.rows,
+            by_rows=False,
+        )
+        return out
+
+    def _matrix(self, weight: PackedMatrix) -> Any:
+        return self._native.Matrix(*self._trace.keep(weight).addresses)
 
     def _write(self, x: Value, cache: Cache, side: CacheSide) -> None:
         self._trace.op(
@@ -274,6 +296,18 @@ class CpuKernels:
             )
             self._packed[x, form] = packed
         return self._packed[x, form]
+
+
+@dataclass(frozen=True)
+class _Product:
+    op: Op
+    packed: Value
+    form: Form
+    weight: PackedMatrix
+
+    def goes_with(self, other: _Product) -> bool:
+        """Both can be worked out side by side: of the same tokens, and weights of the same shape and kind."""
+        return self.packed is other.packed and self.weight.layout == other.weight.layout
 
 
 class _Tokens:

@@ -105,6 +105,14 @@ class Trace:
         last.writes = total
         return total
 
+    def take_back(self, *ops: Op) -> bool:
+        """Forget these ops, in the order of recording, if they are the last ones, so that nothing has read what they
+        write. Nothing can any more."""
+        if [id(op) for op in self.steps[-len(ops) :]] != [id(op) for op in ops]:
+            return False
+        del self.steps[-len(ops) :]
+        return True
+
     def compile(
         self, program: Any, result: Value | None, max_rows: dict[Rows, int], nbytes: Callable[[Value], int]
     ) -> RecordedStep:
