@@ -1,14 +1,17 @@
 """What Rowspan costs in front of llama-server: throughput of 16 streams and time to the first token, both ways in turn.
 
-    python benchmarks/gateway_overhead.py model.gguf [ROUNDS]
+    python benchmarks/gateway_overhead.py model.gguf [--rounds 15] [--apart]
 
 Both servers share the machine with this client, so it wants to be quiet. Prints every round, then how much is lost, and
-how sure that is.
+how sure that is. `--apart` gives llama-server one half of the cores, and the other half to all else: as where a card
+computes, what the gateway costs is not taken from the model.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 import random
 import statistics
 import subprocess
@@ -32,10 +35,12 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 @contextmanager
-def serving(model: str) -> Iterator[tuple[Address, Address]]:
+def serving(model: str, *, apart: bool) -> Iterator[tuple[Address, Address]]:
     """llama-server's own address, and that of Rowspan in front of it."""
-    port = free_port()
+    port, cores = free_port(), sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
     options = ["--backend", "llamacpp", "-c", "1024", "-np", str(STREAMS), "--port", str(port)]
+    options += ["--threads", str(half)] if apart else []
     with subprocess.Popen([*ROWSPAN, "serve", model, *options], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -44,11 +49,24 @@ def serving(model: str) -> Iterator[tuple[Address, Address]]:
                     sys.exit("rowspan serve ended")
             (guardian,) = psutil.Process(process.pid).children()
             (server,) = guardian.children()
+            if apart:
+                for process_id, own in (
+                    (server.pid, cores[:half]),
+                    (process.pid, cores[half:]),
+                    (os.getpid(), cores[half:]),
+                ):
+                    keep_to(own, process_id)
             command = server.cmdline()
             own_port = int(command[command.index("--port") + 1])
             yield Address(own_port, server.environ()["LLAMA_API_KEY"]), Address(port, "none")
         finally:
             process.terminate()
+
+
+def keep_to(cores: list[int], process_id: int) -> None:
+    """All threads that there are, and those that they start."""
+    for thread in psutil.Process(process_id).threads():
+        os.sched_setaffinity(thread.id, cores)
 
 
 def text(count: int) -> str:
@@ -105,5 +123,10 @@ async def measure(direct: Address, through: Address, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    with serving(sys.argv[1]) as found:
-        uvloop.run(measure(*found, int(sys.argv[2]) if len(sys.argv) > 2 else 15))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--apart", action="store_true")
+    given = parser.parse_args()
+    with serving(given.model, apart=given.apart) as found:
+        uvloop.run(measure(*found, given.rounds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def _own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def smollm2_path() -> Path:
-    """SmolLM2-135M-Instruct, Q4_1, as GGUF: fetched into the ordinary cache if it is not there yet."""
-    return hub.resolve("smollm2:135m").path
+def smollm2_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, as GGUF: fetched into the ordinary cache if it is not there yet, once for all of the
+    processes that tests run in."""
+    with (tmp_path_factory.getbasetemp().parent / "fetching").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return hub.resolve("smollm2:135m").path

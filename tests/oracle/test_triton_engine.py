@@ -49,7 +49,9 @@ def answer(
 @pytest.mark.parametrize(
     ("arch", "scheme", "params"),
     [
-        ("llama", "Q4_0", SamplingParams(temperature=0, max_tokens=3, logprobs=3)),
+        pytest.param(
+            *("llama", "Q4_0", SamplingParams(temperature=0, max_tokens=3, logprobs=3)), marks=pytest.mark.heavy
+        ),
         ("qwen3", "Q8_0", SamplingParams(seed=7, top_k=20, top_p=0.9, repeat_penalty=1.1, max_tokens=3, logprobs=2)),
     ],
 )
@@ -65,6 +67,7 @@ def test_the_same_tokens(
         assert one == pytest.approx(other, abs=2e-2)
 
 
+@pytest.mark.heavy  # of all that is in it, tests of the kernels are run always
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_an_int8_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a code is 1/254 of a head's largest element: it moves log-probabilities by a few hundredths at most."""
