@@ -19,6 +19,7 @@ import psutil
 import pytest
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
+from kit.leftovers import leftovers
 
 from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
@@ -254,3 +255,12 @@ def test_an_impossible_split_is_refused_before_anything_starts(model_path: Path)
     with pytest.raises(SplitError):
         open_engine(model_path, "cpu:0,cpu:1,cpu:2,cpu:3", "layer")
     assert not new_children(before)
+
+
+def test_a_model_whose_text_cannot_be_read_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    """Its vocabulary is read while its weights are loaded."""
+    path = TinyModel(extra={"tokenizer.ggml.pre": "from-mars"}).write(tmp_path / "tiny.gguf")
+    with leftovers() as left:
+        with pytest.raises(UnsupportedModelError, match="from-mars"):
+            Engine.open(EngineConfig(path, context_size=64))
+        assert not left()

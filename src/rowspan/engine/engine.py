@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -40,11 +41,21 @@ class Engine:
         Raises:
             RowspanError: the model cannot be loaded.
         """
-        metadata = blueprint.checkpoint.metadata
         self.blueprint = blueprint
-        self.tokenizer = Tokenizer.from_metadata(metadata)
-        self.template = ChatTemplate.from_metadata(metadata, self.tokenizer)
-        self._core = EngineCore(blueprint, on_progress, start)
+        with ThreadPoolExecutor(1) as beside:  # a vocabulary takes 0.3 s, in which the workers start
+            text = beside.submit(_read_text, blueprint.checkpoint.metadata)
+
+            def progress(nbytes: int) -> None:
+                if text.done():
+                    text.result()  # one that cannot be read ends the loading
+                on_progress(nbytes)
+
+            self._core = EngineCore(blueprint, progress, start)
+            try:
+                self.tokenizer, self.template = text.result()
+            except BaseException:
+                self._core.close()
+                raise
         self.ready = self._core.ready
         self.context_size = self._core.context_size
 
@@ -130,6 +141,11 @@ class Engine:
         if not params.stop_tokens:
             params = replace(params, stop_tokens=self.tokenizer.end_ids)
         return params, Generation(self.tokenizer, params, stops, continuation=continuation)
+
+
+def _read_text(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
+    tokenizer = Tokenizer.from_metadata(metadata)
+    return tokenizer, ChatTemplate.from_metadata(metadata, tokenizer)
 
 
 def _event(event: TokenEvent | RowspanError) -> TokenEvent:
