@@ -75,8 +75,8 @@ def has_ended(worker: psutil.Process) -> bool:
 
 
 def test_company_and_preemption_change_nothing(engine: Engine) -> None:
-    prompts = random_prompts(1, 9)
-    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
+    prompts = random_prompts(1, 7)
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
     alone = [run(engine, prompt, params) for prompt in prompts]
     before = engine.stats().preemptions
     with ThreadPoolExecutor(len(prompts)) as pool:

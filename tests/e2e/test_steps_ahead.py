@@ -145,7 +145,7 @@ def test_stop_tokens_and_strings_and_leaving_end_requests_while_a_step_is_under_
         assert [token for token, _ in run(engine, [7] * 20)] == expected
 
 
-@pytest.mark.parametrize("when", [0, 1, 5])
+@pytest.mark.parametrize("when", [1, *(pytest.param(when, marks=pytest.mark.heavy) for when in (0, 5))])
 def test_a_card_that_is_full_in_the_midst_of_two_steps(open_on: Callable[..., Any], plain: Engine, when: int) -> None:
     card = FakeCard(1 << 30, step_seconds=0.002)
     asked = jobs(3, [GREEDY, KINDS[1]])

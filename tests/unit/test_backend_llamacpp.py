@@ -186,6 +186,8 @@ def test_what_is_asked(model: Path, features: Features) -> None:
     assert 0 <= asked["seed"] < 2**32 - 1
     assert asked["n_probs"] == 1, "0 would be none, of the chosen token neither"
     assert asked["stop"] == ["\n"]
+    greedy = orjson.loads(dialect.ask([5], SamplingParams(temperature=0.0, top_k=40), [])[1])
+    assert greedy["top_k"] == 1, "the others would only take time"
     with pytest.raises(UnsupportedOptionError, match="stop_tokens"):
         dialect.ask([5], SamplingParams(stop_tokens=frozenset({3})), [])
 

@@ -124,7 +124,8 @@ class LlamaCpp:
             "cache_prompt": self._reuse,
             "samplers": SAMPLERS,
             "temperature": params.temperature,
-            "top_k": params.top_k,
+            # The likeliest token alone: else the whole vocabulary goes through every sampler, for the same token.
+            "top_k": params.top_k if params.temperature else 1,
             "top_p": params.top_p,
             "min_p": params.min_p,
             "repeat_penalty": params.repeat_penalty,

@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
+from rowspan.backends.own_text import encode
 from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
@@ -100,7 +101,7 @@ class NativeBackend:
         self._asleep = False  # parked weights are fetched by the first step
 
     async def encode(self, text: str) -> list[int]:
-        return await asyncio.to_thread(self.engine.tokenizer.encode, text)
+        return await encode(self.engine.tokenizer, text)
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return await asyncio.to_thread(self.engine.encode_chat, messages)

@@ -14,6 +14,13 @@ from rowspan.text.chat_template import ChatTemplate
 from rowspan.text.prompt import encode_chat
 from rowspan.text.tokenizer import Tokenizer
 
+SHORT = 500  # characters
+
+
+async def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A long text in a thread, that other answers go on meanwhile; its start and end take longer than a short one."""
+    return tokenizer.encode(text) if len(text) <= SHORT else await asyncio.to_thread(tokenizer.encode, text)
+
 
 class OwnText:
     """One model's."""
@@ -35,7 +42,7 @@ class OwnText:
             return None
 
     async def encode(self, text: str) -> list[int]:
-        return await asyncio.to_thread(self.tokenizer.encode, text)
+        return await encode(self.tokenizer, text)
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return await asyncio.to_thread(encode_chat, self._template, self.tokenizer, messages)
