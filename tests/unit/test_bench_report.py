@@ -97,6 +97,19 @@ def test_charts_are_those_that_there_are_rows_for() -> None:
     assert references <= set(re.findall(r'id="([^"]+)"', svg))
 
 
+def test_a_place_has_one_roof_the_highest_of_its_runs() -> None:
+    rows = grid()
+    names = ("bytes_per_second", "operations_per_second", "operations_unit")
+    known = {name: rows[1][name] for name in names} | {"backends": "CPU"}
+    rows[1] |= known
+    rows[3] |= {**known, "read_ceiling": 3e10, "operations_ceiling": 0.5e12}
+    rows[4] |= {**known, "read_ceiling": 1e10, "operations_ceiling": 0.5e12, "n_threads": 1}
+    drawn = [charts(section)[-1].svg() for section in sections(rows)]
+    texts = re.findall(r">([^<>]*(?:GB/s|operations/s, )[^<>]*)<", "".join(drawn))
+    two, one = "2 threads: 1,000 G operations/s, int8 avx2", "1 thread: 500 G operations/s, int8 avx2"
+    assert texts == [two, "30.0 GB/s", one, "10.0 GB/s"]
+
+
 class _Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

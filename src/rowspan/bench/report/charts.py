@@ -99,9 +99,9 @@ def _charts(section: Section, palette: _Palette, prefix: str) -> Iterator[Chart]
         yield Chart(f"{prefix}concurrency", "With concurrency", caption, figure)
     if any(row["operations_per_second"] for one in section.configurations for row in one.rows.values()):
         caption = (
-            "The roof is what this machine was measured to read and to compute; a point is the least that a result "
-            "must have read and computed. Generation (open) hangs below the slope of reading, prompts (filled) below "
-            "the flat of computing; several sequences move to the right."
+            "The roof is the most that this machine was measured to read and to compute; a point is the least that a "
+            "result must have read and computed. Generation (open) hangs below the slope of reading, prompts "
+            "(filled) below the flat of computing; several sequences move to the right."
         )
         yield Chart(f"{prefix}roofline", "Roofline", caption, _roofline(section, palette))
 
@@ -191,14 +191,19 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
     rows = [(one, row) for one in section.configurations for row in one.rows.values() if row["operations_per_second"]]
     intensities = [row["operations_per_second"] / row["bytes_per_second"] for _, row in rows]
     low, high = min(intensities) / 3, max(intensities) * 3
-    roofs = {(row["read_ceiling"], row["operations_ceiling"]): row for _, row in rows}
-    for (read, compute), row in sorted(roofs.items()):
+    for (where, unit), (read, compute) in _roofs([row for _, row in rows]).items():
         ridge = compute / read
         xs = sorted({low, min(max(ridge, low), high), high})
         axis.plot(xs, [min(read * x, compute) for x in xs], color="#444444", linewidth=1.4)
-        where = f"{row['n_threads']} threads" if row["backends"] == "CPU" else row["devices"].replace("/", ", ")
-        unit = f"{where}: {compute / 1e9:,.0f} G operations/s, {row['operations_unit']}"
-        axis.text(high, compute, unit, ha="right", va="bottom", fontsize=8, in_layout=False)
+        axis.text(
+            high,
+            compute,
+            f"{where}: {compute / 1e9:,.0f} G operations/s, {unit}",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            in_layout=False,
+        )
         axis.text(
             low * 1.15,
             read * low * 1.5,
@@ -218,6 +223,18 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
     axis.set_ylabel("operations/s")
     _legend(figure)
     return figure
+
+
+def _roofs(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """By place and unit the highest of the ceilings that each run measured: bytes and operations per second."""
+    roofs: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in rows:
+        threads = "1 thread" if row["n_threads"] == 1 else f"{row['n_threads']} threads"
+        where = threads if row["backends"] == "CPU" else row["devices"].replace("/", ", ")
+        read, compute = roofs.get((where, row["operations_unit"]), (0.0, 0.0))
+        ceilings = max(read, row["read_ceiling"]), max(compute, row["operations_ceiling"])
+        roofs[where, row["operations_unit"]] = ceilings
+    return roofs
 
 
 def _legend(figure: Figure) -> None:
