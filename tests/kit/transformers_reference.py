@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import gguf
 import numpy as np
 import torch
 import transformers
@@ -89,10 +92,15 @@ def reference_logits(model: Any, tokens: list[int]) -> Tensor:
 
 
 def real_reference(path: Path) -> Any:
-    """A GGUF file as transformers itself reads and dequantizes it."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    """A GGUF file as transformers itself reads and dequantizes it. It would parse the file twice, and list the names of
+    tensors once for each module: half a minute."""
+    with (
+        patch("gguf.GGUFReader", cache(gguf.GGUFReader)),
+        patch("gguf.get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+    ):
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=torch.float32
+        ).eval()
 
 
 def _unpermute(array: np.ndarray, n_heads: int) -> np.ndarray:
