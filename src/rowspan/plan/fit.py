@@ -115,7 +115,9 @@ def cache_bytes(elements: int, dtype: str) -> int:
     return elements * DTYPE_BYTES[dtype]
 
 
-def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_width: int) -> int:
+def activation_bytes(
+    plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_width: int, *, gate_is_written: bool = True
+) -> int:
     """Buffers of one rank's step: float32, but for what is packed for products. Scores are never held.
 
     Beside the residual, its sum and its normed and packed forms lie, one after the other, queries, keys, values and
@@ -124,12 +126,13 @@ def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_wi
 
     Args:
         mlp_width: rows of a layer's gate that one token meets.
+        gate_is_written: so is up; native kernels work out both at once, and keep the product only.
     """
     spec = plan.spec
     attention = 2 * (spec.group + 1) * len(shard.kv_heads) * spec.head_dim
-    mlp = 3 * mlp_width * len(shard.ffn) // max(1, spec.ffn_size)
-    width = 4 * spec.hidden_size + max(attention, mlp)
-    packed = max(spec.hidden_size, mlp // 3) * PACKED_BITS // 32
+    mlp = mlp_width * len(shard.ffn) // max(1, spec.ffn_size)
+    width = 4 * spec.hidden_size + max(attention, (3 if gate_is_written else 1) * mlp)
+    packed = max(spec.hidden_size, mlp) * PACKED_BITS // 32
     is_last = shard.stage == plan.n_stages - 1
     logits = len(shard.vocab) + (
         spec.vocab_size if shard.rank == plan.output_rank and len(shard.vocab) < spec.vocab_size else 0

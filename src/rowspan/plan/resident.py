@@ -56,7 +56,7 @@ def worker_memory(
         roles = (Role.Q, Role.O, Role.GATE, Role.DOWN)
         packing = max(_file_bytes(plan, shard, tensors, TensorKey(role, layer)) for role in roles)
     embedding = _file_bytes(plan, shard, tensors, TensorKey(Role.EMBEDDING)) if shard.stage == 0 else 0
-    used = activation_bytes(plan, shard, step_tokens, outputs, plan.spec.ffn_size)
+    used = activation_bytes(plan, shard, step_tokens, outputs, plan.spec.ffn_size, gate_is_written=False)
     full = held + cache_tokens * size.cache_per_token + used + embedding
     return WorkerMemory(held + packing, max(held + packing, full))
 
