@@ -50,12 +50,9 @@ def serving(model: str, *, apart: bool) -> Iterator[tuple[Address, Address]]:
             (guardian,) = psutil.Process(process.pid).children()
             (server,) = guardian.children()
             if apart:
-                for process_id, own in (
-                    (server.pid, cores[:half]),
-                    (process.pid, cores[half:]),
-                    (os.getpid(), cores[half:]),
-                ):
-                    keep_to(own, process_id)
+                keep_to(cores[:half], server.pid)
+                for process_id in (process.pid, os.getpid()):
+                    keep_to(cores[half:], process_id)
             command = server.cmdline()
             own_port = int(command[command.index("--port") + 1])
             yield Address(own_port, server.environ()["LLAMA_API_KEY"]), Address(port, "none")

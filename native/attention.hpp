@@ -167,13 +167,18 @@ inline void attention(const Attention& work, float* scratch, const Team& team, T
 
     // Shares of equal cost: a task is the thread's in whose share its middle lies. Who is done helps the others.
     AttentionBuffers<Flash> buffers;
-    for (size_t turn = 0; turn < team.count; ++turn) {
-        const size_t whose = (team.index + turn) % team.count;
-        size_t done = 0, number = 0, taken = tasks.take(whose);
+    for (const bool own : {true, false}) {
+        size_t done = 0, share = team.count, number = 0, taken = 0;
         by_tasks(work, scratch, [&](const Task& task) {
-            const size_t middle = done + task.cost() / 2;
+            const size_t middle = done + task.cost() / 2, whose = middle * team.count / total;
             done += task.cost();
-            if (middle * team.count / total != whose || number++ != taken) return;
+            if ((whose == team.index) != own) return;
+            if (whose != share) {
+                share = whose;
+                number = 0;
+                taken = tasks.take(whose);
+            }
+            if (number++ != taken) return;
             run_task(work, task, buffers);
             taken = tasks.take(whose);
         });

@@ -27,8 +27,8 @@ class BfloatFlash {
         alignas(64) float scaled[kMaxHead] = {};
         const float scale = score_scale(size);
         for (size_t d = 0; d < size; ++d) scaled[d] = q[d] * scale;
-        uint16_t* to = q_ + r * depth(size);
-        for (size_t d = 0; d < depth(size); d += Vec::width) Vec::load(scaled + d).store_bfloats(to + d);
+        uint16_t* to = q_ + r * whole_bfloats(size);
+        for (size_t d = 0; d < whole_bfloats(size); d += Vec::width) Vec::load(scaled + d).store_bfloats(to + d);
     }
 
     // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees:
@@ -37,7 +37,7 @@ class BfloatFlash {
         const size_t size = k.size, start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {
             load_keys(k, tile, seen);
-            score(depth(size), weights_ + (tile.from - start));
+            score(whole_bfloats(size), weights_ + (tile.from - start));
         });
         by_tiles(chunk, [&](Range tile, Range seen) { load_values(v, tile, seen, tile.from - start); });
 
@@ -50,8 +50,6 @@ class BfloatFlash {
     }
 
   private:
-    static size_t depth(size_t size) { return whole_bfloats(size); }
-
     // keys (pairs of dimensions, kKeyTile) = the rows of these positions of the tile, transposed; what stands for the
     // others means nothing.
     void load_keys(const CachedRows& k, Range tile, Range seen) {
@@ -60,7 +58,7 @@ class BfloatFlash {
             read(k, tile.from + first, rows, cached);
             const float* pairs[Vec::width];
             for (size_t r = 0; r < Vec::width; ++r) pairs[r] = reinterpret_cast<const float*>(cached[r]);
-            transpose(pairs, depth(k.size) / 2, reinterpret_cast<float*>(keys_ + first), kKeyTile);
+            transpose(pairs, whole_bfloats(k.size) / 2, reinterpret_cast<float*>(keys_ + first), kKeyTile);
         });
     }
 
@@ -68,7 +66,7 @@ class BfloatFlash {
     // the steps that they are part of.
     void load_values(const CachedRows& v, Range tile, Range seen, size_t at) {
         const size_t stride = padded(v.size);
-        by_vectors({seen.from / kBfloatColumns * kBfloatColumns, depth(seen.to)}, [&](size_t first, Range) {
+        by_vectors({seen.from / kBfloatColumns * kBfloatColumns, whole_bfloats(seen.to)}, [&](size_t first, Range) {
             const Range rows = part_of(seen, {first, first + Vec::width});
             const uint16_t* cached[Vec::width];
             if (rows.from == rows.to) {
@@ -88,7 +86,7 @@ class BfloatFlash {
             if (size % kBfloatColumns == 0) continue;
             uint16_t* copy = rows_ + r * kMaxHead;
             __builtin_memcpy(copy, to[r], size * sizeof *copy);
-            for (size_t d = size; d < depth(size); ++d) copy[d] = 0;
+            for (size_t d = size; d < whole_bfloats(size); ++d) copy[d] = 0;
             to[r] = copy;
         }
         for (size_t r = 0; r < rows.from; ++r) to[r] = to[rows.from];

@@ -4,7 +4,7 @@
 
 #include "attention.hpp"
 #include "flash_bf16.hpp"
-#include "isa_name.hpp"
+#include "isa_extended.hpp"
 #include "linear_amx_bf16.hpp"
 #include "linear_amx_int8.hpp"
 
@@ -28,17 +28,13 @@ namespace rowspan {
 
 const Kernels& ROWSPAN_KERNELS() {
     using namespace ROWSPAN_ISA;
-    static const Kernels kernels = [] {
-        Kernels kernels = avx512_kernels();
-        kernels.name = ROWSPAN_NAME;
+    return extended([](Kernels& kernels) {
         kernels.token_tile = kTileTokens;
         kernels.floats.pack = pack_float_tiles;
         kernels.int8 = {tile_tokens_bytes, pack_tiles, linear_tiles};
         kernels.attention_rounded = attention_in_tiles;
         kernels.bfloats = {TiledTokens::bytes, TiledTokens::pack, linear_bfloat_tiles};
-        return kernels;
-    }();
-    return kernels;
+    });
 }
 
 }  // namespace rowspan

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from kit.native_isas import EMULATED, NATIVE
+from kit.quantized import quantized
 from kit.run_ops import Floats, run_ops
-from numpy.typing import NDArray
 
 from rowspan.kernels.cpu.kernels import CpuKernels
 from rowspan.quant.panels import PackedMatrix
@@ -18,13 +17,11 @@ from rowspan.quant.panels import PackedMatrix
 pytestmark = pytest.mark.usefixtures("poisoned_buffers")
 
 TOKENS = (1, 2, 7, 8, 9, 33, 257, 300)
-Apart = Callable[[CpuKernels, Any, PackedMatrix, PackedMatrix], Any]
+Model = Callable[[CpuKernels, Any, PackedMatrix, PackedMatrix], Any]
 
 
 def matrix(kernels: CpuKernels, scheme: str, shape: tuple[int, int], rng: np.random.Generator) -> PackedMatrix:
-    weight = rng.standard_normal(shape).astype(np.float32)
-    raw: NDArray[Any] = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[scheme])
-    return kernels.matrix(scheme, raw.view(np.uint8).reshape(shape[0], -1), shape)
+    return kernels.matrix(scheme, quantized(scheme, *shape, rng), shape)
 
 
 def with_biases(kernels: CpuKernels, x: Any, gate: PackedMatrix, up: PackedMatrix) -> Any:
@@ -38,7 +35,7 @@ def plain(kernels: CpuKernels, x: Any, gate: PackedMatrix, up: PackedMatrix) -> 
 
 
 def ops_and_result(
-    isa: str, threads: int, int8: bool, kinds: tuple[str, str], shape: tuple[int, int], x: Floats, model: Apart
+    isa: str, threads: int, int8: bool, kinds: tuple[str, str], shape: tuple[int, int], x: Floats, model: Model
 ) -> tuple[int, Floats]:
     kernels = CpuKernels(isa, threads, int8=int8)
     rng = np.random.default_rng(shape)
@@ -63,7 +60,7 @@ def test_products_side_by_side(isa: str, kind: str) -> None:
 
 
 def test_what_else_there_is_stays_apart() -> None:
-    """Products of other kinds, or not recorded last, are multiplied as they were."""
+    """Products of other kinds are multiplied as they were."""
     x = np.random.default_rng(0).standard_normal((9, 64)).astype(np.float32)
     shape = (48, 64)
     steps, y = ops_and_result(NATIVE[0], 2, True, ("Q8_0", "Q4_0"), shape, x, plain)

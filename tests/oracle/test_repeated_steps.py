@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from kit.native_isas import NATIVE
+from kit.quantized import quantized
 from kit.run_ops import Floats, one_sequence
 
 from rowspan.comm.base import Comm, SoloGroup
@@ -21,14 +21,14 @@ class Neighbours:
     """The stages before and after: gives the arrays one by one, and takes hidden states, but for the n-th time."""
 
     def __init__(self, arrays: list[Floats], refused: int) -> None:
-        self._left, self._refused, self.taken = arrays, refused, 0
+        self._left, self._refused, self._taken = arrays, refused, 0
 
     def receive(self, shape: tuple[int, ...]) -> Any:
         return self._left.pop(0)
 
     def send(self, x: Any) -> None:
-        self.taken += 1
-        if self.taken == self._refused:
+        self._taken += 1
+        if self._taken == self._refused:
             raise ConnectionError("the next stage is away")
 
 
@@ -36,26 +36,27 @@ class Neighbours:
 @pytest.mark.parametrize("isa", NATIVE)
 def test_a_step_after_one_that_was_broken_off_is_whole(isa: str, tokens: int) -> None:
     rng = np.random.default_rng(tokens)
-    raw = gguf.quants.quantize(rng.standard_normal((WIDTH, WIDTH)).astype("f4"), gguf.GGMLQuantizationType.Q8_0)
+    raw = quantized("Q8_0", WIDTH, WIDTH, rng)
     arrays = [rng.standard_normal((tokens, WIDTH)).astype(np.float32) for _ in range(3)]
 
     def results(arrays: list[Floats], refused: int) -> list[Floats]:
         kernels = CpuKernels(isa, 3, int8=True)
-        weight = kernels.matrix("Q8_0", raw.view(np.uint8), (WIDTH, WIDTH))
-        neighbours, count = Neighbours(list(arrays), refused), len(arrays)
+        weight = kernels.matrix("Q8_0", raw, (WIDTH, WIDTH))
+        neighbours = Neighbours(list(arrays), refused)
         comm = kernels.connect(Comm(SoloGroup(), before=neighbours, after=neighbours))
-        assert comm.before is not None
-        assert comm.after is not None
+        before, after = comm.before, comm.after
+        assert before is not None
+        assert after is not None
 
         def forward(inputs: Any) -> Any:
-            first = kernels.linear(comm.before.receive((tokens, WIDTH)), weight)  # type: ignore[union-attr]
-            comm.after.send(first)  # type: ignore[union-attr]
+            first = kernels.linear(before.receive((tokens, WIDTH)), weight)
+            after.send(first)
             return kernels.linear(first, weight)
 
         inputs = one_sequence(tokens)
         step = kernels.capture(forward, StepLimits(tokens, tokens, inputs.blocks.shape[1], inputs.block_size))
         found = []
-        for number in range(1, count + 1):
+        for number in range(1, len(arrays) + 1):
             if number == refused:
                 with pytest.raises(ConnectionError):
                     step(inputs)

@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from rowspan.backends.own_text import encode
+from rowspan.backends.own_text import OwnText
 from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
@@ -59,6 +59,10 @@ class NativeBackend:
         return self._engine
 
     @property
+    def _text(self) -> OwnText:
+        return OwnText(self.engine.tokenizer, self.engine.template)
+
+    @property
     def limits(self) -> Limits:
         return Limits(self.engine.context_size, self.blueprint.config.parallel, self.blueprint.spec.vocab_size)
 
@@ -101,13 +105,13 @@ class NativeBackend:
         self._asleep = False  # parked weights are fetched by the first step
 
     async def encode(self, text: str) -> list[int]:
-        return await encode(self.engine.tokenizer, text)
+        return await self._text.encode(text)
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return await asyncio.to_thread(self.engine.encode_chat, messages)
+        return await self._text.encode_chat(messages)
 
     async def decode(self, tokens: Sequence[int]) -> str:
-        return self.engine.tokenizer.decode(tokens, skip_special=False, continuation=True)
+        return self._text.decode(tokens)
 
     def stream(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False

@@ -18,9 +18,7 @@ from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats
-from rowspan.text.chat_template import ChatTemplate
-from rowspan.text.prompt import encode_chat
-from rowspan.text.tokenizer import Tokenizer
+from rowspan.text.prompt import encode_chat, tokenizer_and_template
 
 
 class Engine:
@@ -43,7 +41,7 @@ class Engine:
         """
         self.blueprint = blueprint
         with ThreadPoolExecutor(1) as beside:  # a vocabulary takes 0.3 s, in which the workers start
-            text = beside.submit(_read_text, blueprint.checkpoint.metadata)
+            text = beside.submit(tokenizer_and_template, blueprint.checkpoint.metadata)
 
             def progress(nbytes: int) -> None:
                 if text.done():
@@ -141,11 +139,6 @@ class Engine:
         if not params.stop_tokens:
             params = replace(params, stop_tokens=self.tokenizer.end_ids)
         return params, Generation(self.tokenizer, params, stops, continuation=continuation)
-
-
-def _read_text(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
-    tokenizer = Tokenizer.from_metadata(metadata)
-    return tokenizer, ChatTemplate.from_metadata(metadata, tokenizer)
 
 
 def _event(event: TokenEvent | RowspanError) -> TokenEvent:

@@ -10,6 +10,12 @@ from rowspan.text.chat_template import ChatTemplate
 from rowspan.text.tokenizer import Tokenizer
 
 
+def tokenizer_and_template(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Those of a GGUF file; no template where it has none. Raises UnsupportedModelError: as they do."""
+    tokenizer = Tokenizer.from_metadata(metadata)
+    return tokenizer, ChatTemplate.from_metadata(metadata, tokenizer)
+
+
 def encode_chat(
     template: ChatTemplate | None, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], **options: Any
 ) -> list[int]:
