@@ -10,6 +10,7 @@ namespace rowspan::ROWSPAN_ISA {
 constexpr size_t kMaxHead = 256;      // elements per head that buffers have room for: callers refuse more
 static_assert(kMaxHead <= kMaxRow);
 constexpr size_t kCodesPerScale = 32;  // of q8_0
+constexpr size_t kTileRows = 16;       // neighbouring slots of an i16 cache
 
 // Elements of a row in a buffer: whole vectors, the rest of the last one zero.
 inline size_t padded(size_t size) { return (size + Vec::width - 1) / Vec::width * Vec::width; }
@@ -79,22 +80,22 @@ struct CachedRows {
     }
     // The row of a position, of a cache of bf16.
     const uint16_t* bfloats(size_t position) const { return halves() + row_of(position) * size; }
-    // rows, scales (positions) = the rows of these positions as codes, at least n_words(size) of each: of i16 as they
-    // lie in the cache, of other types made in `memory` (positions, kMaxHead).
-    void read_codes(Range positions, const int16_t** rows, float* scales, int16_t* memory) const {
-        for (size_t position = positions.from; position < positions.to; ++position, memory += kMaxHead) {
-            const size_t row = row_of(position);
-            if (side.type == CacheType::i16) {
-                *rows++ = words() + row * size;
-                *scales++ = row_scales()[row];
-            } else {
-                alignas(64) float floats[kMaxHead];
-                widen_row(row, floats);
-                *rows++ = memory;
-                *scales++ = encode(floats, size, kCachedCodes, memory);
-            }
+    // codes (positions, kMaxHead), n_words(size) of each, and scales (positions) = the rows of these positions.
+    void encode_rows(Range positions, int16_t* codes, float* scales) const {
+        for (size_t position = positions.from; position < positions.to; ++position, codes += kMaxHead) {
+            alignas(64) float floats[kMaxHead];
+            widen_row(row_of(position), floats);
+            *scales++ = encode(floats, size, kCachedCodes, codes);
         }
     }
+
+    // Whether rows are cached as tiles of codes; and the tile that begins with a position, a multiple of kTileRows, and
+    // the scales of its rows.
+    bool has_tiles() const { return side.type == CacheType::i16_keys || side.type == CacheType::i16_values; }
+    const int32_t* tile(size_t position) const {
+        return reinterpret_cast<const int32_t*>(words() + row_of(position) * size);
+    }
+    const float* tile_scales(size_t position) const { return row_scales() + row_of(position); }
 
     void write(const float* from, size_t slot) const {
         const size_t row = kv_head * side.slots + slot, at = row * size;
@@ -107,10 +108,11 @@ struct CachedRows {
                 return narrow(from, size, halves() + at, [](Vec x, uint16_t* to) { x.store_bfloats(to); });
             case CacheType::q8_0:
                 return narrow_q8(from, size, bytes() + at, block_scales() + at / kCodesPerScale);
-            case CacheType::i16:
+            case CacheType::i16_keys:
+            case CacheType::i16_values:
                 int16_t codes[kMaxHead];
                 row_scales()[row] = encode(from, size, kCachedCodes, codes);
-                __builtin_memcpy(words() + at, codes, size * sizeof *codes);
+                by_places(row, [&](size_t d, int16_t& code) { code = codes[d]; });
         }
     }
 
@@ -123,6 +125,18 @@ struct CachedRows {
     uint16_t* block_scales() const { return static_cast<uint16_t*>(side.scales); }
     float* row_scales() const { return static_cast<float*>(side.scales); }
 
+    // Call visit(d, code) for each element of a row that is kept in a tile.
+    template <typename Visit>
+    void by_places(size_t row, Visit visit) const {
+        int16_t* const tile = words() + row / kTileRows * kTileRows * size;
+        const size_t lane = row % kTileRows;
+        if (side.type == CacheType::i16_keys) {
+            for (size_t d = 0; d < size; ++d) visit(d, tile[(d / 2 * kTileRows + lane) * 2 + d % 2]);
+        } else {
+            for (size_t d = 0; d < size; ++d) visit(d, tile[(lane / 2 * size + d) * 2 + lane % 2]);
+        }
+    }
+
     void widen_row(size_t row, float* to) const {
         const size_t at = row * size;
         switch (side.type) {
@@ -130,9 +144,9 @@ struct CachedRows {
             case CacheType::f16: return widen(halves() + at, size, to, Vec::halves);
             case CacheType::bf16: return widen(halves() + at, size, to, Vec::bfloats);
             case CacheType::q8_0: return widen_q8(bytes() + at, block_scales() + at / kCodesPerScale, size, to);
-            case CacheType::i16:
-                const Vec scale = Vec::all(row_scales()[row]);
-                widen(words() + at, size, to, [&](const int16_t* from) { return Vec::words(from) * scale; });
+            case CacheType::i16_keys:
+            case CacheType::i16_values:
+                by_places(row, [&](size_t d, int16_t code) { to[d] = static_cast<float>(code) * row_scales()[row]; });
         }
     }
 };

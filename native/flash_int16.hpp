@@ -36,15 +36,19 @@ class Int16Flash {
         }
     }
 
-    // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees:
-    // nothing else is read, as an unwritten slot may hold NaN.
+    // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees: of
+    // nothing else a scale is used, as an unwritten slot may hold NaN.
     void attend(const CachedRows& k, const CachedRows& v, Range chunk, float* memory) {
         const size_t size = k.size, words = n_words(size), start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {
             const size_t at = tile.from - start;
-            load_keys(k, tile, seen, key_scales_ + at);
+            const int32_t* keys[kSubtiles];
+            load_keys(k, tile, seen, keys, key_scales_ + at);
+            const Range next = {tile.to, tile.to + kKeyTile};
+            fetch(k, next, part_of(chunk, next));
+            fetch(v, tile, seen);
             by_blocks<kIntRows>(count_, [&](auto block, size_t r) {
-                score<block.rows>(q_ + r * words, key_scales_ + at, words / 2, weights_ + r * kWeightStride + at);
+                score<block.rows>(q_ + r * words, keys, key_scales_ + at, words / 2, weights_ + r * kWeightStride + at);
             });
         });
         by_tiles(chunk, [&](Range tile, Range seen) { load_values(v, tile, seen, tile.from - start); });
@@ -65,47 +69,100 @@ class Int16Flash {
     }
 
   private:
-    // keys (pairs, kKeyTile) and their scales (kKeyTile) = the rows of these positions of the tile, transposed; what
-    // stands for the others means nothing, here and below.
-    void load_keys(const CachedRows& k, Range tile, Range seen, float* scales) {
-        by_vectors(seen, [&](size_t first, Range rows) {
-            const int16_t* codes[Vec::width];
-            read(k, tile.from + first, rows, codes, scales + first);
-            const float* pairs[Vec::width];
-            for (size_t r = 0; r < Vec::width; ++r) pairs[r] = reinterpret_cast<const float*>(codes[r]);
-            transpose(pairs, n_words(k.size) / 2, reinterpret_cast<float*>(keys_ + first), kKeyTile);
+    static constexpr size_t kSubtiles = kKeyTile / kTileRows, kTilePairs = kTileRows / 2;
+
+    // Call visit(index, rows) for each kTileRows rows of a tile of which `rows` are seen.
+    template <typename Visit>
+    static void by_subtiles(Range seen, Visit visit) {
+        for (size_t first = seen.from / kTileRows * kTileRows; first < seen.to; first += kTileRows) {
+            visit(first / kTileRows, part_of(seen, {first, first + kTileRows}));
+        }
+    }
+
+    // Have these positions of the tile brought from memory while others are computed with.
+    static void fetch(const CachedRows& cached, Range tile, Range seen) {
+        if (!cached.has_tiles()) return;
+        by_subtiles(seen, [&](size_t index, Range) {
+            const int32_t* codes = cached.tile(tile.from + index * kTileRows);
+            for (size_t i = 0; i < kTilePairs * cached.size; i += 64 / sizeof *codes) __builtin_prefetch(codes + i, 0, 2);
         });
     }
 
-    // values (pairs of keys, padded) and scales (keys) of the chunk, from `at` on = the rows of these positions.
+    // Where the keys (pairs, kTileRows) of each subtile are, and scales (kKeyTile), of these positions of the tile; what
+    // stands for the others means nothing, here and below.
+    void load_keys(const CachedRows& k, Range tile, Range seen, const int32_t* (&keys)[kSubtiles], float* scales) {
+        const size_t pairs = n_words(k.size) / 2;
+        for (const int32_t*& subtile : keys) subtile = keys_;
+        by_subtiles(seen, [&](size_t index, Range rows) {
+            const size_t first = tile.from + index * kTileRows;
+            float* const to = scales + index * kTileRows;
+            if (k.has_tiles()) {
+                keys[index] = k.tile(first);
+                __builtin_memcpy(to, k.tile_scales(first), kTileRows * sizeof *to);
+                return;
+            }
+            const int16_t* codes[kTileRows];
+            encode_subtile(k, first, rows, codes, to);
+            int32_t* const made = keys_ + index * pairs * kTileRows;
+            keys[index] = made;
+            for (size_t r = 0; r < kTileRows; r += Vec::width) {
+                const float* lines[Vec::width];
+                for (size_t i = 0; i < Vec::width; ++i) lines[i] = reinterpret_cast<const float*>(codes[r + i]);
+                transpose(lines, pairs, reinterpret_cast<float*>(made + r), kTileRows);
+            }
+        });
+    }
+
+    // Where the values (pairs of keys, padded) of each subtile of the chunk are, and scales (keys), from `at` on, of these
+    // positions.
     void load_values(const CachedRows& v, Range tile, Range seen, size_t at) {
         const size_t stride = padded(v.size);
-        by_vectors(seen, [&](size_t first, Range rows) {
-            const int16_t* codes[Vec::width];
-            read(v, tile.from + first, rows, codes, value_scales_ + at + first);
-            interleave(codes, stride, values_ + (at + first) / 2 * stride);
+        by_subtiles(seen, [&](size_t index, Range rows) {
+            const size_t first = tile.from + index * kTileRows, key = at + index * kTileRows;
+            float* const to = value_scales_ + key;
+            if (v.has_tiles()) {
+                subtiles_[key / kTileRows] = v.tile(first);
+                __builtin_memcpy(to, v.tile_scales(first), kTileRows * sizeof *to);
+                return;
+            }
+            const int16_t* codes[kTileRows];
+            encode_subtile(v, first, rows, codes, to);
+            int32_t* made = values_ + key / 2 * stride;
+            subtiles_[key / kTileRows] = made;
+            for (size_t r = 0; r < kTileRows; r += Vec::width, made += Vec::width / 2 * stride) {
+                const int16_t* lines[Vec::width];
+                for (size_t i = 0; i < Vec::width; ++i) lines[i] = codes[r + i];
+                interleave(lines, stride, made);
+            }
         });
     }
 
-    // codes (width) and scales = of these rows, at positions from `first` on; in place of the others, one of them.
-    void read(const CachedRows& cached, size_t first, Range rows, const int16_t** codes, float* scales) {
-        cached.read_codes({first + rows.from, first + rows.to}, codes + rows.from, scales + rows.from, rows_);
-        for (size_t r = 0; r < rows.from; ++r) codes[r] = codes[rows.from];
-        for (size_t r = rows.to; r < Vec::width; ++r) codes[r] = codes[rows.from];
+    // codes (kTileRows) and scales = of these rows, at positions from `first` on; in place of the others, one of them.
+    void encode_subtile(const CachedRows& cached, size_t first, Range rows, const int16_t** codes, float* scales) {
+        cached.encode_rows({first + rows.from, first + rows.to}, rows_ + rows.from * kMaxHead, scales + rows.from);
+        for (size_t r = 0; r < kTileRows; ++r) {
+            codes[r] = rows_ + (rows.from <= r && r < rows.to ? r : rows.from) * kMaxHead;
+        }
     }
 
     // scores (Rows, kWeightStride) of a tile, but for the scale of q: q (pairs, Rows, 2) · keys
     template <size_t Rows>
-    void score(const int16_t* q, const float* scales, size_t pairs, float* scores) const {
+    static void score(const int16_t* q, const int32_t* const (&keys)[kSubtiles], const float* scales, size_t pairs,
+                      float* scores) {
         constexpr size_t kVectors = kIntVectors<Rows>;
         for (size_t at = 0; at < kKeyTile; at += kVectors * Vec::width) {
             Ints sums[Rows][kVectors];
             for (auto& row : sums) {
                 for (Ints& sum : row) sum = Ints::zero();
             }
+            const int32_t* from[kVectors];
+            for (size_t c = 0; c < kVectors; ++c) {
+                const size_t key = at + c * Vec::width;
+                from[c] = keys[key / kTileRows] + key % kTileRows;
+            }
             for (size_t p = 0; p < pairs; ++p) {
                 Ints key[kVectors];
-                for (size_t c = 0; c < kVectors; ++c) key[c] = Ints::load(keys_ + p * kKeyTile + at + c * Vec::width);
+                for (size_t c = 0; c < kVectors; ++c) key[c] = Ints::load(from[c] + p * kTileRows);
 #pragma GCC unroll 8
                 for (size_t r = 0; r < Rows; ++r) {
                     const Ints element = pair_at(q + 2 * (p * Rows + r));
@@ -161,14 +218,18 @@ class Int16Flash {
             for (auto& row : totals) {
                 for (Ints& total : row) total = Ints::zero();
             }
-            for (size_t p = pairs.from; p < pairs.to; ++p) {
-                Ints value[Vectors];
-                for (size_t c = 0; c < Vectors; ++c) value[c] = Ints::load(values_ + p * size + d + c * Vec::width);
+            for (size_t p = pairs.from; p < pairs.to;) {
+                const size_t subtile = p / kTilePairs, end = lower((subtile + 1) * kTilePairs, pairs.to);
+                const int32_t* from = subtiles_[subtile] + p % kTilePairs * size + d;
+                for (; p < end; ++p, from += size) {
+                    Ints value[Vectors];
+                    for (size_t c = 0; c < Vectors; ++c) value[c] = Ints::load(from + c * Vec::width);
 #pragma GCC unroll 8
-                for (size_t r = 0; r < Rows; ++r) {
-                    const Ints weight = pair_at(weights + r * kCodeStride + 2 * p);
+                    for (size_t r = 0; r < Rows; ++r) {
+                        const Ints weight = pair_at(weights + r * kCodeStride + 2 * p);
 #pragma GCC unroll 8
-                    for (size_t c = 0; c < Vectors; ++c) totals[r][c] = dot_pairs(weight, value[c], totals[r][c]);
+                        for (size_t c = 0; c < Vectors; ++c) totals[r][c] = dot_pairs(weight, value[c], totals[r][c]);
+                    }
                 }
             }
             for (size_t r = 0; r < Rows; ++r) {
@@ -186,7 +247,8 @@ class Int16Flash {
     Range sees_[kQueryTile];  // positions
     float score_scales_[kQueryTile];
     alignas(64) int16_t q_[kQueryTile * kMaxHead];      // (pairs, n, 2) for each block of n
-    alignas(64) int16_t rows_[Vec::width * kMaxHead];   // keys or values as they are cached
+    const int32_t* subtiles_[kKeyChunk / kTileRows];    // of values
+    alignas(64) int16_t rows_[kTileRows * kMaxHead];    // codes of keys or values whose cache has none
     alignas(64) int32_t keys_[kMaxHead / 2 * kKeyTile];
     alignas(64) int32_t values_[kKeyChunk / 2 * kMaxHead];
     alignas(64) float key_scales_[kKeyChunk], value_scales_[kKeyChunk];

@@ -12,11 +12,13 @@
 
 namespace rowspan {
 
-enum class CacheType : int { f32, f16, bf16, q8_0, i16 };
+enum class CacheType : int { f32, f16, bf16, q8_0, i16_keys, i16_values };
 
 // The keys, or the values, of one layer: (kv_heads, slots, size) of the type, so that a head's lie together. value =
 // scale · code for q8_0, int8 codes with float16 scales (kv_heads, slots, size / 32), and for i16, int16 codes with
-// float32 scales (kv_heads, slots).
+// float32 scales (kv_heads, slots). Codes of i16 lie as attention multiplies them, in tiles of 16 slots: of keys
+// (size / 2, 16, 2), of values (8, size, 2), so that what a pair of codes is multiplied with is a pair, too. Blocks of
+// the cache are whole tiles.
 struct CacheSide {
     CacheType type;
     void* data;

@@ -25,7 +25,13 @@ from rowspan.model.rope import RopeTable
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES, Codes
 
-CACHE_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "q8_0": 3, "int16": 4}  # `CacheType` of native/kernels.hpp
+CACHE_CODES = {  # of keys and of values: `CacheType` of native/kernels.hpp
+    "float32": (0, 0),
+    "float16": (1, 1),
+    "bfloat16": (2, 2),
+    "q8_0": (3, 3),
+    "int16": (4, 5),
+}
 CACHE_DTYPES = {
     "float32": np.float32,
     "float16": np.float16,
@@ -34,6 +40,7 @@ CACHE_DTYPES = {
     "int16": np.int16,
 }
 SCALED = 32  # elements of a q8_0 cache that share a scale
+TILE_SLOTS = 16  # neighbouring slots of an int16 cache, whose codes lie as attention multiplies them
 
 
 class Form(IntEnum):
@@ -47,9 +54,10 @@ class Form(IntEnum):
 @dataclass(frozen=True)
 class CacheSide:
     """Keys or values of one layer: (KV heads, slots, head size); of q8_0 float16 scales of each 32, of int16 a float32
-    scale of each row."""
+    scale of each row, and codes in tiles (native/kernels.hpp)."""
 
     type: str
+    code: int  # `CacheType`
     data: NDArray[Any]
     scales: NDArray[Any] | None
 
@@ -57,7 +65,7 @@ class CacheSide:
     def native(self) -> tuple[int, int, int, int]:
         """As the native module takes it: type, addresses, slots."""
         scales = 0 if self.scales is None else self.scales.ctypes.data
-        return CACHE_CODES[self.type], self.data.ctypes.data, scales, self.data.shape[1]
+        return self.code, self.data.ctypes.data, scales, self.data.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -97,6 +105,7 @@ class CpuKernels:
         self._trace = Trace()
         self._packed: dict[tuple[Value, Form], Value] = {}  # one for all products that share an input
         self._products: dict[Value, _Product] = {}  # that values are, without bias
+        self._needs_tiles = False
 
     # What ops work on
 
@@ -115,16 +124,16 @@ class CpuKernels:
         return table
 
     def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
-        def side(type: str) -> CacheSide:
+        def side(type: str, which: int) -> CacheSide:
             rows = (kv_heads, n_slots)
             scales = None
             if type == "q8_0":
                 scales = aligned((*rows, head_dim // SCALED), np.float16)
             elif type == "int16":
                 scales = aligned(rows, np.float32)
-            return CacheSide(type, aligned((*rows, head_dim), CACHE_DTYPES[type]), scales)
+            return CacheSide(type, CACHE_CODES[type][which], aligned((*rows, head_dim), CACHE_DTYPES[type]), scales)
 
-        return Cache(side(types[0]), side(types[1]), kv_heads, head_dim)
+        return Cache(side(types[0], 0), side(types[1], 1), kv_heads, head_dim)
 
     def connect(self, comm: Comm[Any]) -> Comm[Value]:
         return record_comm(comm, self._trace)
@@ -134,6 +143,8 @@ class CpuKernels:
 
     def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
         result = forward(SimpleNamespace(tokens=_Tokens()))
+        if self._needs_tiles and limits.block_size % TILE_SLOTS:
+            raise ValueError(f"blocks of an int16 cache are whole tiles of {TILE_SLOTS} slots, not {limits.block_size}")
         max_rows = {Rows.TOKENS: limits.tokens, Rows.OUTPUTS: limits.outputs}
 
         def nbytes(value: Value) -> int:
@@ -275,6 +286,7 @@ class CpuKernels:
         return self._native.Matrix(*self._trace.keep(weight).addresses)
 
     def _write(self, x: Value, cache: Cache, side: CacheSide) -> None:
+        self._needs_tiles |= side.type == "int16"
         self._trace.op(
             lambda program, at: program.write_cache(at(x), cache.kv_heads, cache.head_dim, side.native), [x], side
         )
