@@ -8,6 +8,7 @@
 #include "dot.hpp"
 #include "simd.hpp"
 #include "team.hpp"
+#include "transpose.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
@@ -65,6 +66,8 @@ inline void pack_floats(const float* x, size_t tokens, size_t columns, void* pac
     }
 }
 
+constexpr float kLeastScale = 1e-37f;  // whose inverse is finite
+
 // kScaled activations, rounded.
 struct Rounded {
     float scale;
@@ -82,7 +85,8 @@ inline Rounded rounded(const float* x) {
     }
     Rounded out;
     out.scale = largest.largest() / 127.0f;
-    const Vec inverse = Vec::all(out.scale > 0.0f ? 1.0f / out.scale : 0.0f);
+    if (out.scale < kLeastScale) out.scale = kLeastScale;
+    const Vec inverse = Vec::all(1.0f / out.scale);
     for (size_t i = 0; i < kVecs; ++i) {
         part[i] = Vec::round(part[i] * inverse);
         part[i].store_codes(out.codes + i * Vec::width);
@@ -95,20 +99,74 @@ inline Rounded rounded(const float* x) {
     return out;
 }
 
+// A tile of any height, token after token.
+inline void pack_int8_rows(const float* x, const Int8Tokens& all, size_t tile) {
+    const size_t height = tile_height(all.tokens, tile);
+    for (size_t t = 0; t < height; ++t) {
+        const float* from = x + (tile * kTokenTile + t) * all.columns;
+        for (size_t column = 0; column < all.columns; column += kScaled) {
+            const Int8Tile to = all.tile(tile, column);
+            const Rounded group = rounded(from + column);
+            to.scales[t] = group.scale;
+            for (size_t half = 0; half < kScaled / kSummed; ++half) to.sums[half * height + t] = group.sums[half];
+            for (size_t i = 0; i < kScaled / 4; ++i)
+                __builtin_memcpy(to.codes + (i * height + t) * 4, group.codes + i * 4, 4);
+        }
+    }
+}
+
+// A whole tile, so many groups of kScaled columns at a time as a vector has lanes for its tokens': the same numbers, without
+// reductions within vectors. Returns the column that comes next.
+template <size_t Groups>
+inline size_t pack_int8_groups(const float* x, const Int8Tokens& all, size_t tile, size_t column) {
+    constexpr size_t kLanes = Groups * kTokenTile;
+    const float* rows[Vec::width];
+    for (size_t lane = 0; lane < Vec::width; ++lane) {
+        const size_t group = lane % kLanes / kTokenTile, token = tile * kTokenTile + lane % kTokenTile;
+        rows[lane] = x + token * all.columns + column + group * kScaled;
+    }
+    // Each group's lanes, of 4 bytes, to where it has its tokens'.
+    const auto put = [](auto vector, void* to, size_t stride) {
+        alignas(64) char lanes[Vec::width * 4];
+        vector.store(reinterpret_cast<float*>(lanes));
+        for (size_t i = 0; i < Groups; ++i)
+            __builtin_memcpy(static_cast<char*>(to) + i * stride, lanes + i * kTokenTile * 4, kTokenTile * 4);
+    };
+    alignas(64) float lines[kScaled * Vec::width];
+    for (; column + Groups * kScaled <= all.columns; column += Groups * kScaled) {
+        transpose(rows, kScaled, lines, Vec::width);
+        for (const float*& row : rows) row += Groups * kScaled;
+        Vec largest = Vec::zero();
+        for (size_t c = 0; c < kScaled; ++c) largest = Vec::max(largest, magnitudes(Vec::load(lines + c * Vec::width)));
+        const Vec scale = Vec::max(Vec::all(kLeastScale), largest / Vec::all(127.0f)), inverse = Vec::all(1.0f) / scale;
+        const Int8Tile to = all.tile(tile, column);
+        put(scale, to.scales, kTokenTile * sizeof *to.scales);
+        for (size_t half = 0; half < kScaled; half += kSummed) {
+            Ints sum = Ints::zero();
+#pragma GCC unroll 4
+            for (size_t c = half; c < half + kSummed; c += 4) {
+                Ints codes[4];
+#pragma GCC unroll 4
+                for (size_t i = 0; i < 4; ++i) {
+                    codes[i] = Ints::rounded(Vec::load(lines + (c + i) * Vec::width) * inverse);
+                    sum = sum + codes[i];
+                }
+                put(Ints::bytes(codes), to.codes + c * kTokenTile, kScaled * kTokenTile);
+            }
+            put(sum, to.sums + half / kSummed * kTokenTile, kScaled / kSummed * kTokenTile * sizeof *to.sums);
+        }
+    }
+    return column;
+}
+
 inline void pack_int8(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
     const Int8Tokens all(packed, tokens, columns);
     for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
-        const size_t height = tile_height(tokens, tile);
-        for (size_t t = 0; t < height; ++t) {
-            const float* from = x + (tile * kTokenTile + t) * columns;
-            for (size_t column = 0; column < columns; column += kScaled) {
-                const Int8Tile to = all.tile(tile, column);
-                const Rounded group = rounded(from + column);
-                to.scales[t] = group.scale;
-                for (size_t half = 0; half < kScaled / kSummed; ++half) to.sums[half * height + t] = group.sums[half];
-                for (size_t i = 0; i < kScaled / 4; ++i)
-                    __builtin_memcpy(to.codes + (i * height + t) * 4, group.codes + i * 4, 4);
-            }
+        if (tile_height(tokens, tile) < kTokenTile) {
+            pack_int8_rows(x, all, tile);
+        } else {
+            const size_t rest = pack_int8_groups<Vec::width / kTokenTile>(x, all, tile, 0);
+            pack_int8_groups<1>(x, all, tile, rest);
         }
     }
 }

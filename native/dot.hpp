@@ -33,6 +33,12 @@ struct Ints {
     void store_words(int16_t* p) const {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
     }
+    // Lanes of four bytes: of each of four vectors, whose elements are in -128 … 127.
+    static Ints bytes(const Ints (&of)[4]) {
+        const auto byte = [&](int i) { return _mm512_and_si512(of[i].v, _mm512_set1_epi32(255)); };
+        const auto low = _mm512_or_si512(byte(0), _mm512_slli_epi32(byte(1), 8));
+        return {_mm512_or_si512(low, _mm512_or_si512(_mm512_slli_epi32(byte(2), 16), _mm512_slli_epi32(of[3].v, 24)))};
+    }
     friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
@@ -80,6 +86,11 @@ struct Ints {
     void store_words(int16_t* p) const {
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+    }
+    static Ints bytes(const Ints (&of)[4]) {
+        const auto byte = [&](int i) { return _mm256_and_si256(of[i].v, _mm256_set1_epi32(255)); };
+        const auto low = _mm256_or_si256(byte(0), _mm256_slli_epi32(byte(1), 8));
+        return {_mm256_or_si256(low, _mm256_or_si256(_mm256_slli_epi32(byte(2), 16), _mm256_slli_epi32(of[3].v, 24)))};
     }
     friend Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
