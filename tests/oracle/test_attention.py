@@ -132,7 +132,7 @@ def test_a_rank_without_heads_gets_nothing_back(isa: str, cache_type: str) -> No
 
 @pytest.mark.parametrize("isa", NATIVE)
 def test_blocks_of_an_int16_cache_are_whole_tiles(isa: str) -> None:
-    kernels = new_kernels(isa, "int8")
+    kernels: Any = new_kernels(isa, "int8")
     cache = kernels.cache(7 * 16, 1, 32, ("float16", "int16"))
     inputs = step_inputs(StepPlan(0, (Chunk(0, (1, 2), 0, (0,), True),)), block_size=7)
     rows = np.zeros((2, 32), np.float32)
