@@ -28,6 +28,8 @@ from rowspan.worker.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
+SHORT_STEP_BYTES = 2 << 30  # of weights: a desktop reads them in 50 ms, and what the engine does between steps takes 2 ms
+
 
 class Worker:
     """Holds a shard, its part of the KV cache, and (on the output rank) the sampler."""
@@ -136,10 +138,11 @@ class Worker:
         return Loaded(self._setup.rank)
 
     def _takes_steps_ahead(self) -> bool:
-        """A card works while the engine plans; on a CPU the engine would take the time from the threads that compute.
-        Of several ranks one alone knows what was sampled."""
+        """Workers compute while the engine plans. A step ahead may be for nothing, when a stop token ends the answer,
+        and whoever arrives waits for it: on CPUs it should be short. Of several ranks one alone knows what was sampled."""
         on_card = self._kernels.memory is not None or self._kernels.sample is not None  # or in Triton's interpreter
-        return on_card and len(self._setup.plan.shards) == 1
+        short = is_native(self._setup.cpu_isa) and self._model.weights.nbytes < SHORT_STEP_BYTES
+        return (on_card or short) and len(self._setup.plan.shards) == 1
 
     def _open_cache(self, n_blocks: int) -> WorkerReady:
         if self._forward is None:
