@@ -13,6 +13,7 @@ from rowspan.config import EngineConfig
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
 from rowspan.engine.open import Blueprint, draw_up
+from rowspan.engine.post import Post
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
@@ -56,6 +57,7 @@ class Engine:
                 raise
         self.ready = self._core.ready
         self.context_size = self._core.context_size
+        self._post: Post | None = None
 
     @classmethod
     def open(cls, config: EngineConfig, on_progress: Callable[[int], None] = lambda nbytes: None) -> Engine:
@@ -100,13 +102,11 @@ class Engine:
         """As `generate`, for asyncio. Closing the iterator, or cancelling the task, cancels the request."""
         params, generation = self._prepare(params, stops, continuation)
         loop = asyncio.get_running_loop()
+        if self._post is None or self._post.loop is not loop:
+            self._post = Post(loop)
+        post = self._post
         events: asyncio.Queue[TokenEvent | RowspanError] = asyncio.Queue()
-
-        def hand_over(event: TokenEvent | RowspanError) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        seq_id = self._core.submit(tokens, params, hand_over)
+        seq_id = self._core.submit(tokens, params, lambda event: post.put(events, event))
         try:
             while True:
                 piece = generation.advance(_event(await events.get()))

@@ -40,9 +40,10 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, hangup):
-            each.cancel()
-        await asyncio.gather(task, hangup, return_exceptions=True)
+        hangup.cancel()
+        if not task.done():  # what is done needs no further turn of the loop, for which a first token would wait
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 class EventStream(Response):

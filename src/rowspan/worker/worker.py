@@ -28,7 +28,7 @@ from rowspan.worker.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
-SHORT_STEP_BYTES = 2 << 30  # of weights: a desktop reads them in 50 ms, and what the engine does between steps takes 2 ms
+SHORT_STEP_BYTES = 2 << 30  # of weights: read in 50 ms or so, and the engine takes 2 ms between steps
 
 
 class Worker:
@@ -138,8 +138,9 @@ class Worker:
         return Loaded(self._setup.rank)
 
     def _takes_steps_ahead(self) -> bool:
-        """Workers compute while the engine plans. A step ahead may be for nothing, when a stop token ends the answer,
-        and whoever arrives waits for it: on CPUs it should be short. Of several ranks one alone knows what was sampled."""
+        """A worker computes while the engine plans. A step ahead may be for nothing, when a stop token ends the answer,
+        and whoever arrives waits for it: on CPUs it should be short. Of several ranks one alone knows what was
+        sampled."""
         on_card = self._kernels.memory is not None or self._kernels.sample is not None  # or in Triton's interpreter
         short = is_native(self._setup.cpu_isa) and self._model.weights.nbytes < SHORT_STEP_BYTES
         return (on_card or short) and len(self._setup.plan.shards) == 1
