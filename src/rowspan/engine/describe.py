@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rowspan.comm.shared import SharedLayout
 from rowspan.engine.open import Blueprint
-from rowspan.kernels.isa import native_module
+from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.explain import Explanation, explain
 from rowspan.plan.fit import activation_bytes
 from rowspan.plan.routes import Transport
@@ -37,7 +37,12 @@ def _buffers(blueprint: Blueprint) -> list[int]:
     not known."""
     plan, native = blueprint.plan, native_module()
     tokens, outputs = blueprint.config.token_budget, min(blueprint.config.token_budget, blueprint.config.parallel)
-    used = [activation_bytes(plan, shard, tokens, outputs, plan.spec.ffn_size) for shard in plan.shards]
+    used = [
+        activation_bytes(
+            plan, shard, tokens, outputs, plan.spec.ffn_size, gate_is_written=not is_native(computing.cpu_isa)
+        )
+        for shard, computing in zip(plan.shards, blueprint.computing, strict=True)
+    ]
     if native is None or not {Transport.SHARED, Transport.HOST} & set(blueprint.routes.transports):
         return used
     layout = SharedLayout.of(native, plan, tokens)
