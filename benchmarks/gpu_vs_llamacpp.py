@@ -37,7 +37,7 @@ from gpu.options import parse_options  # noqa: E402
 from gpu.outputs import Outputs, check_outputs  # noqa: E402
 from gpu.rows import PROMISED, TINY, Row, rows_of  # noqa: E402
 from gpu.sides import LlamaCpp, Rowspan, Side  # noqa: E402
-from peers.engine import run  # noqa: E402
+from peers.engine import EngineFailed, run  # noqa: E402
 from peers.figures import Figure  # noqa: E402
 
 from rowspan.bench import card_ceilings  # noqa: E402
@@ -107,7 +107,9 @@ class Benchmark:
         self._ceilings = card_ceilings.ask(str(self._device))
 
     def _begin_build(self) -> Build:
-        return Build(self._options.llamacpp_source, self._options.folder / "llamacpp", self._ceilings or {})
+        if self._ceilings is None:  # a build for the processor would be timed as one for the card
+            raise EngineFailed(f"what to build it for is not known: {self._failures['ceilings']}")
+        return Build(self._options.llamacpp_source, self._options.folder / "llamacpp", self._ceilings)
 
     def _await_build(self, build: Build) -> None:
         build.wait(min(60 * self._options.build_minutes - self._clock.seconds, self._left - 1))

@@ -1,6 +1,7 @@
 """llama.cpp out of its sources: for CUDA, HIP, or processors alone.
 
-A build that is broken off goes on from there the next time; one that is done is found in its folder again.
+A build that is broken off goes on from there the next time; one that is done is found in its folder again, of which
+every kind of device has its own.
 """
 
 from __future__ import annotations
@@ -43,18 +44,19 @@ class Build:
 
         Args:
             source: llama.cpp's folder, an archive, or either of a package that holds it.
-            folder: for sources and results; kept.
+            folder: for sources and, by kinds of devices, results; kept.
             device: what `rowspan.bench.card_ceilings` says of the device.
 
         Raises:
             EngineFailed: there are no sources there.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        of_kind = folder / kind_of(device)
+        of_kind.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = folder / "build.log"
-        out = folder / "build"
+        self._log = of_kind / "build.log"
+        out = of_kind / "build"
         self.binaries = out / "bin"
-        finished = folder / "finished"
+        finished = of_kind / "finished"
         if finished.exists():
             return
         sources = find_sources(source, folder)
@@ -118,6 +120,14 @@ def find_sources(source: Path, folder: Path) -> Path:
         if (cmake.parent / "ggml" / "CMakeLists.txt").exists() and (cmake.parent / "tools" / "llama-bench").exists():
             return cmake.parent.resolve()
     raise EngineFailed(f"{source} holds no sources of llama.cpp with tools/llama-bench")
+
+
+def kind_of(device: dict[str, Any]) -> str:
+    """What programs are built for, as the name of a folder: "cpu", or such as "hip-gfx1100"."""
+    for api in ("hip", "cuda"):
+        if device.get(api):
+            return f"{api}-" + re.sub(r"[^\w.-]+", "-", device["architecture"].split(":")[0])
+    return "cpu"
 
 
 def options(device: dict[str, Any], source: Path, folder: Path) -> Iterator[str]:

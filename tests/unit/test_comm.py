@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import combinations
@@ -186,6 +186,69 @@ def test_tensors_between_stages_keep_their_dtype(links: Transport | None) -> Non
 
     for received in on_all_ranks(Transport.SOCKETS, plan_of(1, 3), work, links)[1:]:
         assert torch.equal(received, x)
+
+
+class _Doubles:
+    """A group of two ranks that say the same; sums are in place, as those of shared memory are."""
+
+    rows, leads = 2, True
+
+    def all_reduce(self, x: Any, contributes: bool) -> Any:
+        x *= 2
+        return x
+
+    def gather_columns(self, x: Any, widths: Sequence[int]) -> Any:
+        return np.concatenate((x, x), axis=1)
+
+
+class _Keeps:
+    """A link to oneself."""
+
+    def send(self, x: Any) -> None:
+        self._sent = x.copy()
+
+    def receive(self, shape: tuple[int, ...]) -> Any:
+        return self._sent.reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_card_copies_from_and_to_pinned_memory_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a stand-in for one: whatever goes to it is copied."""
+    card = torch.device("cuda")
+    pinned: dict[int, torch.Tensor] = {}
+    empty, to = torch.empty, torch.Tensor.to
+
+    def pin(*shape: Any, pin_memory: bool = False, **more: Any) -> torch.Tensor:
+        made = empty(*shape, **more)
+        if pin_memory:
+            pinned[made.data_ptr()] = made
+        return made
+
+    def to_card(x: torch.Tensor, where: Any) -> torch.Tensor:
+        if where != card:
+            return to(x, where)
+        assert x.dtype == torch.float32, "its type would change on the processor"
+        assert x.is_pinned() or not x.numel()
+        return x.clone()
+
+    monkeypatch.setattr(torch, "empty", pin)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda x: x.data_ptr() in pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to_card)
+    comm = comm_of_tensors(Comm(_Doubles(), _Keeps()), card, dtype)
+    assert comm.before is not None
+    messages = [torch.randn(rows, 8).bfloat16().type(dtype) for rows in (5, 3, 9, 0)]
+    sums = [comm.group.all_reduce(x, contributes=True) for x in messages]
+    joined = [comm.group.gather_columns(x.t().contiguous().t(), [8, 8]) for x in messages]
+    received = []
+    for x in messages:
+        comm.before.send(x)
+        received.append(comm.before.receive(tuple(x.shape)))
+    for x, total, both, same in zip(messages, sums, joined, received, strict=True):  # and none lies where others went
+        assert both is not None
+        assert all(result.dtype == dtype for result in (total, both, same))
+        assert torch.equal(total, x + x)
+        assert torch.equal(both, torch.cat((x, x), dim=1))
+        assert torch.equal(same, x)
 
 
 def test_a_peer_that_hangs_up_is_noticed() -> None:

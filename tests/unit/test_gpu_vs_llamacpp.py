@@ -16,6 +16,8 @@ from types import ModuleType
 import pytest
 from kit import fake_llama_bench
 
+from rowspan.errors import EngineError
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -23,7 +25,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("gpu", "peers")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("gpu", "gpu_vs_llamacpp", "peers")]:
         del sys.modules[name]
 
 
@@ -79,6 +81,23 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert all(f"failed: {name}: " in printed for name in failures)
     assert "TINY Q8_0 4 × tg16 after pp8" in printed
     assert "not measured" in printed
+
+
+def test_nothing_is_built_for_a_card_that_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs for the processor would be timed as if they were on the card."""
+    options = ["--llamacpp-source", str(tmp_path), "--folder", str(tmp_path / "kept"), "--models", "tiny"]
+    monkeypatch.setattr(sys, "argv", ["gpu_vs_llamacpp.py", *options])
+    program = part("gpu_vs_llamacpp")
+
+    def fail(device: str) -> None:
+        raise EngineError(f"no {device} here")
+
+    monkeypatch.setattr(program.card_ceilings, "ask", fail)
+    benchmark = program.Benchmark(part("gpu.options").parse_options(""))
+    benchmark._step("ceilings", benchmark._measure_ceilings)
+    assert not benchmark._step("llama.cpp", benchmark._begin_build)
+    assert benchmark.result()["failures"]["llama.cpp"].endswith("is not known: EngineError: no cuda:0 here")
+    assert not (tmp_path / "kept" / "llamacpp").exists()
 
 
 def test_verdicts() -> None:
@@ -140,6 +159,21 @@ def test_llamacpp_is_built_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_cmake")
+def test_every_kind_of_device_has_a_build_of_its_own(tmp_path: Path) -> None:
+    build = part("gpu.build")
+    archive = sources(tmp_path)
+    cuda, hip = {"cuda": "13.0", "hip": None}, {"cuda": None, "hip": "6.4"}
+    kinds = [{"hip": None}, {**cuda, "architecture": "NVIDIA H200"}, {**hip, "architecture": "gfx90a:xnack-"}]
+    folders = set()
+    for kind in kinds:
+        begun = build.Build(archive, tmp_path / "kept", kind)
+        begun.wait(60)
+        folders.add(begun.binaries.relative_to(tmp_path / "kept").parts[0])
+    assert folders == {"cpu", "cuda-NVIDIA-H200", "hip-gfx90a"}
+    assert len(list((tmp_path / "kept").rglob("built"))) == len(kinds)
+
+
+@pytest.mark.usefixtures("_cmake")
 def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
     build, engine = part("gpu.build"), part("peers.engine")
     with pytest.raises(engine.EngineFailed, match="is not there"):
@@ -149,12 +183,11 @@ def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
     archive = sources(tmp_path)
     begun = build.Build(archive, tmp_path / "kept", {"hip": "6.4", "architecture": "gfx1100:sramecc-"})
     begun.wait(60)
-    options = (tmp_path / "kept" / "build" / "CMakeCache.txt").read_text()
+    options = (tmp_path / "kept" / "hip-gfx1100" / "build" / "CMakeCache.txt").read_text()
     assert "GGML_HIP:UNINITIALIZED=ON" in options
     assert "GPU_TARGETS:UNINITIALIZED=gfx1100" in options
     cmake = next((tmp_path / "kept" / "source").rglob("vendor/llama.cpp/CMakeLists.txt"))
     cmake.write_text('message(FATAL_ERROR "out of luck")')
-    (tmp_path / "kept" / "finished").unlink()
     with pytest.raises(engine.EngineFailed, match="out of luck"):
         build.Build(archive, tmp_path / "kept", {}).wait(60)
 

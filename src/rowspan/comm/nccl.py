@@ -15,34 +15,43 @@ from rowspan.plan.split import Plan
 PEER_TIMEOUT = timedelta(seconds=120)
 """How long a rank waits for its peers within a step. The engine notices a dead rank at once and kills the others; this
 only bounds what happens when the engine itself is gone."""
+WARM_UP = (1, 8 << 20)
+"""Lengths of the first sums. Long messages may take other ways between cards, which NCCL opens when it needs them."""
 
 
 class Nccl:
-    """All cards of a plan. Groups and links of tensors are made from it."""
+    """All cards of a plan. Groups and links of tensors are made from it.
+
+    NCCL takes memory, some 100 MB, when cards first talk, and again for each pair that sends and receives. It is to be
+    taken when the cache is sized: groups and links make each of their calls once when they are made. That ranks make
+    them in the order of the stages lets none wait in a circle. They await the end: what hangs is not to hold up, and
+    seem the fault of, another transport.
+    """
 
     def __init__(self, plan: Plan, rank: int, store: Store, torch_dtype: str) -> None:
         """Args: store: where all cards meet; torch_dtype: of the hidden states."""
         cards = [shard.rank for shard in plan.shards if shard.device.kind == "cuda"]
         device = plan.shards[rank].device
+        self.device = torch.device(device.kind, device.index)
+        self.dtype: torch.dtype = getattr(torch, torch_dtype)
+        self.card = cards.index(rank)  # NCCL counts cards, not ranks of the plan
+        torch.cuda.set_device(self.device)  # else NCCL opens the first card, too
         dist.init_process_group(
             backend="nccl",
             store=store,
-            rank=cards.index(rank),
+            rank=self.card,
             world_size=len(cards),
             timeout=PEER_TIMEOUT,
         )
-        self.device = torch.device(device.kind, device.index)
-        self.dtype: torch.dtype = getattr(torch, torch_dtype)
-        # Every rank must take part in making every group. NCCL counts cards, not ranks of the plan.
+        # Every rank must take part in making every group.
         self.stages = [
             [cards.index(shard.rank) for shard in plan.stage(stage) if shard.device.kind == "cuda"]
             for stage in range(plan.n_stages)
         ]
         self.groups = [dist.new_group(members) if len(members) > 1 else None for members in self.stages]
-        for members, group in zip(self.stages, self.groups, strict=True):
-            if group is not None and dist.get_rank() in members:
-                # The first sum takes NCCL's buffers: they are to be there when the cache is sized.
-                dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def close(self) -> None:
         dist.destroy_process_group()
@@ -56,6 +65,11 @@ class NcclGroup:
         self._members = nccl.stages[stage]
         self.rows = len(self._members)
         self.leads = row == 0
+        for size in WARM_UP:
+            self.all_reduce(nccl.zeros(size), contributes=True)
+        if stage == len(nccl.stages) - 1:  # no other gathers: it has the head
+            self.gather_columns(nccl.zeros(1, 1), [1] * self.rows)
+        torch.cuda.synchronize(nccl.device)
 
     def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
         if not contributes:
@@ -86,10 +100,15 @@ class NcclLink:
         self._sender, self._receiver = nccl.stages[earlier][0], nccl.stages[earlier + 1][0]
         self._group = nccl.groups[earlier + 1]
         self._leads = leads
+        if nccl.card in nccl.stages[earlier]:
+            self.send(nccl.zeros(1))
+        else:
+            self.receive((1,))
+        torch.cuda.synchronize(nccl.device)
 
     def send(self, x: Tensor) -> None:
         if self._leads:
-            dist.send(x.contiguous(), self._receiver)
+            dist.send(x.to(self._nccl.dtype).contiguous(), self._receiver)
 
     def receive(self, shape: tuple[int, ...]) -> Tensor:
         x = torch.empty(shape, dtype=self._nccl.dtype, device=self._nccl.device)

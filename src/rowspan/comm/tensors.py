@@ -103,22 +103,35 @@ class TensorLink:
 
 
 class _Staging:
-    """Between a device and arrays in the host's memory."""
+    """Between a device and arrays in the host's memory. Types change on the device: a copy that also changes them
+    goes through memory that is not pinned."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._buffer = torch.empty(0)
+        self._outward, self._inward = _Pinned(), _Pinned()
 
     def floats(self, x: Tensor) -> NDArray[np.float32]:
         """A tensor as float32: in its own memory where that is what it is, else valid until the next call."""
-        if self._device.type == "cpu":
-            array: NDArray[np.float32] = x.float().contiguous().numpy()
-            return array
-        if self._buffer.numel() < x.numel():
-            self._buffer = torch.empty(x.numel(), pin_memory=True)
-        staged = self._buffer[: x.numel()].view(x.shape)
-        staged.copy_(x)
-        return staged.numpy()
+        x = x.float()
+        x = x.contiguous() if self._device.type == "cpu" else self._outward.copy_of(x)
+        array: NDArray[np.float32] = x.numpy()
+        return array
 
     def tensor(self, array: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(array).to(self._device, dtype)
+        x = torch.from_numpy(array)
+        if self._device.type != "cpu" and not x.is_pinned():  # a sum is: it is where its part was staged
+            x = self._inward.copy_of(x)
+        return x.to(self._device).to(dtype)
+
+
+class _Pinned:
+    """Memory of the host, as much as the largest message takes."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def copy_of(self, x: Tensor) -> Tensor:
+        """Of a tensor of float32; valid until the next call."""
+        if self._memory.numel() < x.numel():
+            self._memory = torch.empty(x.numel(), pin_memory=True)
+        return self._memory[: x.numel()].view(x.shape).copy_(x)
