@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 
@@ -123,7 +121,10 @@ def test_small_kernels() -> None:
     strides = dict.fromkeys(("x_stride", "residual_stride", "out_stride", "n_stretches"), "i32")
     norm = Variant(
         module + "norm:_normalize",
-        dict.fromkeys(("x", "residual", "added", "out"), "*bf16") | {"weight": "*fp32", "eps": "fp32"} | strides,
+        dict.fromkeys(("x", "out"), "*bf16")
+        | dict.fromkeys(("residual", "added", "weight"), "*fp32")
+        | {"eps": "fp32"}
+        | strides,
         {"PER_TOKEN": 1, "WIDTH": 4096, "PADDED": 4096, "TOGETHER": 1},
         tuple(strides),
         num_warps=8,
@@ -163,8 +164,19 @@ def test_small_kernels() -> None:
         {"TOKEN_BITS": 20, "BLOCK": 1024},
         ("vocabulary", "stride"),
     )
-    kernels = [replace(kernel, targets=("sm_80", "gfx1100")) for kernel in (norm, gate, rope, pieces, keys)]
-    for result in compile_for_cards(kernels):
+    parts = Variant(
+        module + "linear_parts:add_parts_kernel",
+        {"parts": "*fp32", "bias": "*bf16", "y": "*bf16", "numbers": "i32", "rows": "i32"},
+        {"SPLIT": 4, "BLOCK": 1024},
+        ("numbers", "rows"),
+    )
+    logits = Variant(
+        parts.kernel,
+        {"parts": "*fp32", "y": "*fp32", "numbers": "i32", "rows": "i32"},
+        {**parts.constants, "bias": None},
+        parts.divisible,
+    )
+    for result in compile_for_cards([norm, gate, rope, pieces, keys, parts, logits]):
         for code in result.values():
             assert code.spilled == 0
             assert code.shared <= 16 << 10

@@ -46,8 +46,8 @@ def refuse(*args: Any) -> NoReturn:
     raise OutOfResources(262144, 101376, "shared memory")
 
 
-def refuse_quantized(x: Tensor, weight: Any, *rest: Any) -> Tensor:
-    return refuse() if isinstance(weight, PlanarWeight) else linear(x, weight, *rest)
+def refuse_quantized(x: Tensor, weight: Any, *rest: Any, **more: Any) -> Tensor:
+    return refuse() if isinstance(weight, PlanarWeight) else linear(x, weight, *rest, **more)
 
 
 @pytest.fixture

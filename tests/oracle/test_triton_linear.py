@@ -204,6 +204,29 @@ def test_bits_of_a_token_do_not_depend_on_others(config: Config) -> None:
         assert torch.equal(linear(x[token : token + 1], weight, None, config), together[token : token + 1])
 
 
+@pytest.mark.parametrize("config", [*NARROW, Wide(16, 16, 64, 1, 4, 2), Wide(16, 16, 64, 2, 4, 2), Unpacked(16)])
+def test_logits_are_not_rounded(config: Config) -> None:
+    weight, matrix = random_weight("Q8_0", 20, 256, seed=3)
+    x = torch.randn(3, 256).to(DEVICE, torch.bfloat16)
+    result = linear(x, weight, None, config, torch.float32)
+    assert result.dtype == torch.float32
+    assert not torch.equal(result, result.bfloat16().float())
+    # Of what rounding the weights leaves, where they are rounded; outputs' own rounding would be 4e-3 of each.
+    expected, exact = x.double() @ matrix.T, isinstance(config, Narrow)
+    magnitude = x.double().abs() @ matrix.abs().T
+    assert ((result.double() - expected).abs() <= (1e-6 if exact else 2**-9) * magnitude).all()
+    if not isinstance(config, Unpacked):
+        assert torch.equal(result.bfloat16(), linear(x, weight, None, config))
+
+
+def test_logits_of_dense_weights_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, x = torch.randn(50, 96).bfloat16(), torch.randn(3, 96).bfloat16()
+    weight = pack("BF16", matrix.view(torch.uint8).to(DEVICE), torch.bfloat16)
+    monkeypatch.setattr("rowspan.kernels.torch.linear.ELEMENTS_AT_ONCE", 7 * 96)  # pieces of rows
+    result = linear(x.to(DEVICE), weight, dtype=torch.float32).cpu()
+    torch.testing.assert_close(result.double(), x.double() @ matrix.double().T, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(0, 64), (8, 0), (0, 0)])
 def test_ranks_that_have_nothing(rows: int, columns: int) -> None:
     weight = pack("Q8_0", random_blocks("Q8_0", rows, columns, seed=0), torch.bfloat16)
@@ -221,7 +244,7 @@ def test_torch_unpacks_exactly(scheme: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(of_torch.unpack(weight, slice(2, 6)).double(), matrix[2:6])
     monkeypatch.setattr(of_torch, "ELEMENTS_AT_ONCE", 3 * columns)
     x, bias = (torch.randn(size).to(DEVICE, torch.bfloat16) for size in ((5, columns), (7,)))
-    result = of_torch.linear(x, weight, bias)
+    result = of_torch.linear(x, weight, bias, x.dtype)
     expected = x.double() @ matrix.T + bias.double()
     error = (result.double() - expected).abs()
     unit = torch.finfo(torch.bfloat16).eps / 2

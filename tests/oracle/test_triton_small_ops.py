@@ -59,16 +59,20 @@ def test_norms(tokens: int, width: int, stretches: int, dtype: torch.dtype) -> N
     torch.manual_seed(width)
     x = columns_of_wider(randn(tokens, stretches * width, dtype=dtype))
     weight = randn(width) + 1
-    assert_rounded(rms_norm(x, weight, 1e-5), ORACLE.rms_norm(x.float(), weight, 1e-5), ulps=8)
-    more = columns_of_wider(randn(tokens, stretches * width, dtype=dtype))
-    normed, added = add_rms_norm(x, more, weight, 1e-5)
-    assert_rounded(added, x.float() + more.float())
-    assert_rounded(normed, ORACLE.rms_norm(added.float(), weight, 1e-5), ulps=8)
+    assert_rounded(rms_norm(x, weight, 1e-5, dtype), ORACLE.rms_norm(x.float(), weight, 1e-5), ulps=8)
+    assert_rounded(rms_norm(x.float(), weight, 1e-5, dtype), ORACLE.rms_norm(x.float(), weight, 1e-5), ulps=8)
+    for type_of_residual in (dtype, torch.float32):
+        more = columns_of_wider(randn(tokens, stretches * width, dtype=type_of_residual))
+        normed, added = add_rms_norm(x, more, weight, 1e-5)
+        assert torch.equal(added, x.float() + more.float())
+        assert normed.dtype == dtype
+        assert_rounded(normed, ORACLE.rms_norm(added, weight, 1e-5), ulps=8)
 
 
 def test_a_row_of_zeros_has_a_norm() -> None:
     assert torch.equal(
-        rms_norm(torch.zeros(2, 64, device=DEVICE), torch.ones(64, device=DEVICE), 1e-5).cpu(), torch.zeros(2, 64)
+        rms_norm(torch.zeros(2, 64, device=DEVICE), torch.ones(64, device=DEVICE), 1e-5, torch.float32).cpu(),
+        torch.zeros(2, 64),
     )
 
 
@@ -170,4 +174,4 @@ def test_ranks_without_heads(tokens: int) -> None:
     result = rope_and_cache(nothing, nothing, nothing, angles, angles, False, at, at, cache, cache, 32)
     assert result.shape == (tokens, 0)
     assert gated_silu(nothing, nothing).shape == (tokens, 0)
-    assert rms_norm(nothing, torch.ones(32, device=DEVICE), 1e-5).shape == (tokens, 0)
+    assert rms_norm(nothing, torch.ones(32, device=DEVICE), 1e-5, torch.float32).shape == (tokens, 0)

@@ -72,7 +72,7 @@ class Transformer(Generic[Array]):
 
     def _logits(self, x: Array) -> Array | None:
         assert self.weights.final_norm is not None, "only the last stage has a head"
-        part = self.kernels.linear(self._norm(x, self.weights.final_norm), self.weights.head)
+        part = self.kernels.logits(self._norm(x, self.weights.final_norm), self.weights.head)
         return self.comm.group.gather_columns(part, [len(peer.vocab) for peer in self.plan.stage(self.shard.stage)])
 
     def _add_up(self, x: Array, projection: Projection, held: Span) -> Array:

@@ -188,6 +188,9 @@ class CpuKernels:
             self._products[out] = _Product(op, packed, form, weight)
         return out
 
+    def logits(self, x: Value, weight: Weight) -> Value:
+        return self.linear(x, weight)
+
     def split_columns(self, x: Value, widths: Sequence[int]) -> Sequence[Value]:
         raise NotImplementedError("nothing is joined here")
 

@@ -81,7 +81,7 @@ class TorchKernels:
         @full_memory_told()
         def step(inputs: StepInputs) -> NDArray[np.float32] | None:
             logits: Tensor | None = forward(tensor_inputs(inputs, self._device))
-            return None if logits is None else logits.float().cpu().numpy()
+            return None if logits is None else logits.cpu().numpy()
 
         return step
 
@@ -103,17 +103,20 @@ class TorchKernels:
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return dense.linear(x, weight, bias) if x.shape[0] else x.new_empty(0, weight.rows)
 
+    def logits(self, x: Tensor, weight: Weight) -> Tensor:
+        return dense.logits(x, weight) if x.shape[0] else x.new_empty(0, weight.rows, dtype=torch.float32)
+
     def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
         raise NotImplementedError("nothing is joined here")
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+        return x.float() + y.float()
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return small_ops.rms_norm(x, weight, eps)
+        return small_ops.rms_norm(x, weight, eps).to(self._dtype)
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        total = x + y
+        total = self.add(x, y)
         return self.rms_norm(total, weight, eps), total
 
     def rope_and_cache(

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from rowspan.kernels.ops import Weight
 
+ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is converted piece by piece
+
 
 @dataclass(frozen=True)
 class DenseWeight:
@@ -56,6 +58,22 @@ def pack(weight: Tensor) -> DenseWeight | OnednnWeight:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         return OnednnWeight(packed, weight.shape[0], weight.shape[1])
     return DenseWeight(weight.contiguous())
+
+
+def logits(x: Tensor, weight: Weight) -> Tensor:
+    """As `linear`, the sums in float32 kept as they are."""
+    if x.dtype == torch.float32 or not isinstance(weight, DenseWeight):
+        return linear(x, weight)
+    return float_product(x, weight.matrix)
+
+
+def float_product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix.T of 16-bit floats as float32."""
+    if x.is_cuda and torch.version.hip is None:
+        return torch.mm(x, matrix.T, out_dtype=torch.float32)
+    # Neither processors nor, as its sources say, ROCm have such a product.
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, matrix.shape[1]))
+    return torch.cat([F.linear(x.float(), part.float()) for part in torch.split(matrix, rows_at_once)], dim=1)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

@@ -67,7 +67,12 @@ def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Confi
 
 def unpacked(columns: int) -> Unpacked:
     """Which any number of tokens can be computed by."""
-    return Unpacked(max(256, SCRATCH // (2 * columns)))
+    return _unpacked(columns, SCRATCH)
+
+
+def _unpacked(columns: int, scratch: int) -> Unpacked:
+    """Pieces of whole tiles of a vendor's GEMM: the next piece's outputs begin where it may write them at once."""
+    return Unpacked(max(256, scratch // (2 * columns) // 256 * 256))
 
 
 def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:
@@ -88,7 +93,7 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
             yield Wide(block_tokens, block_rows, block_columns, split, num_warps, num_stages)
     if tokens >= LEAST_UNPACKED // 4:
         for scratch in (SCRATCH // 4, SCRATCH, 4 * SCRATCH):
-            yield Unpacked(max(256, scratch // (2 * columns)))
+            yield _unpacked(columns, scratch)
 
 
 # rows, tokens and warps of a tile of sums, from few tokens to many; of those for as many tokens, the default is last.

@@ -147,10 +147,9 @@ class TritonKernels:
             result: Tensor | None = forward(inputs)
             if result is None:
                 return None
-            scores = result.float()
             if rehearsal:
-                rehearse(scores, self._rank_keys, self._draw_beyond)
-            return scores
+                rehearse(result, self._rank_keys, self._draw_beyond)
+            return result
 
         @torch.inference_mode()
         @full_memory_told()
@@ -220,36 +219,46 @@ class TritonKernels:
         return torch.where(inside[:, None], rows, 0.0).to(self._dtype)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        return self._linear(x, weight, bias, x.dtype)
+
+    def logits(self, x: Tensor, weight: Weight) -> Tensor:
+        return self._linear(x, weight, None, torch.float32)
+
+    def _linear(self, x: Tensor, weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         tokens = x.shape[0]
         if not isinstance(weight, PlanarWeight) or not (tokens and weight.rows and weight.columns):
-            return linear(x, weight, bias) if tokens else x.new_empty(0, weight.rows)
+            return linear(x, weight, bias, dtype=dtype) if tokens else x.new_empty(0, weight.rows, dtype=dtype)
         config = config_for(weight.scheme, tokens, weight.rows, weight.columns, x.dtype, x.device)
         if isinstance(config, Unpacked):
-            return self._linear_unpacked(x, weight, bias, config)
+            return self._linear_unpacked(x, weight, bias, config, dtype)
         return self._usable.run(
             f"{type(config).__name__.lower()} linear of {weight.scheme}",
-            lambda: linear(x, weight, bias, config),
-            lambda: self._linear_unpacked(x, weight, bias, unpacked(weight.columns)),
-            variant=config,
+            lambda: linear(x, weight, bias, config, dtype),
+            lambda: self._linear_unpacked(x, weight, bias, unpacked(weight.columns), dtype),
+            variant=(config, dtype),
         )
 
-    def _linear_unpacked(self, x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked) -> Tensor:
+    def _linear_unpacked(
+        self, x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked, dtype: torch.dtype
+    ) -> Tensor:
         """Torch's product, with what Triton unpacks in one launch: torch takes some twenty."""
         return self._usable.run(
             f"unpacking {weight.scheme}",
-            lambda: linear_unpacked.linear(x, weight, bias, config),
-            lambda: unpack.linear(x, weight, bias),
+            lambda: linear_unpacked.linear(x, weight, bias, config, dtype),
+            lambda: unpack.linear(x, weight, bias, dtype),
         )
 
     def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
         return torch.split(x, list(widths), dim=1)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+        return x.float() + y.float()
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._usable.run(
-            "rms_norm", lambda: rms_norm(x, weight, eps), lambda: small_ops.rms_norm(x, weight, eps)
+            "rms_norm",
+            lambda: rms_norm(x, weight, eps, self._dtype),
+            lambda: small_ops.rms_norm(x, weight, eps).to(self._dtype),
         )
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rowspan.kernels.ops import Weight
@@ -12,27 +13,35 @@ from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.tuned import config_for
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, config: Config | None = None) -> Tensor:
-    """x @ weight.T + bias, (tokens, columns) → (tokens, rows) in x's type, float16 or bfloat16.
+def linear(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    config: Config | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), of x in float16 or bfloat16.
 
     Safe in the capture of a graph: nothing depends on values, and nothing is waited for.
 
     Args:
         config: None: what tuning has found for this card, or the default.
+        dtype: of the result: x's, which None stands for, or, without bias, float32.
     """
+    dtype = dtype or x.dtype
     if not isinstance(weight, PlanarWeight):
-        return dense.linear(x, weight, bias)
+        return dense.linear(x, weight, bias) if dtype == x.dtype else dense.logits(x, weight)
     tokens = x.shape[0]
     if tokens == 0 or weight.rows == 0:
-        return x.new_empty(tokens, weight.rows)
+        return x.new_empty(tokens, weight.rows, dtype=dtype)
     if weight.columns == 0:  # a rank that has no heads
-        y = x.new_zeros(tokens, weight.rows)
+        y = x.new_zeros(tokens, weight.rows, dtype=dtype)
         return y if bias is None else y + bias
     x = x.contiguous()
     if config is None:
         config = config_for(weight.scheme, tokens, weight.rows, weight.columns, x.dtype, x.device)
     if isinstance(config, Narrow):
-        return linear_narrow.linear(x, weight, bias, config)
+        return linear_narrow.linear(x, weight, bias, config, dtype)
     if isinstance(config, Wide):
-        return linear_wide.linear(x, weight, bias, config)
-    return linear_unpacked.linear(x, weight, bias, config)
+        return linear_wide.linear(x, weight, bias, config, dtype)
+    return linear_unpacked.linear(x, weight, bias, config, dtype)

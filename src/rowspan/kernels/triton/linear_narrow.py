@@ -123,10 +123,10 @@ def _sum_of_words(numbers, TOKENS: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.c
     return tl.sum(tl.reshape(numbers, (TOKENS, ROWS, UNITS, 4)), axis=3)
 
 
-def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow) -> Tensor:
+def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow, dtype: torch.dtype) -> Tensor:
     """(tokens, columns), contiguous → (tokens, rows), of at most `config.tokens` tokens."""
     split = config.split
-    y, parts = outputs(x, weight.rows, split)
+    y, parts = outputs(x, weight.rows, split, dtype)
     narrow_kernel[(triton.cdiv(weight.rows, config.block_rows), split)](
         x.view(torch.int32),
         *weight.planes,

@@ -32,10 +32,10 @@ def add_parts_kernel(parts, bias, y, numbers, rows, SPLIT: tl.constexpr, BLOCK: 
     tl.store(y + at, total.to(y.dtype.element_ty), mask=given)
 
 
-def outputs(x: Tensor, rows: int, split: int) -> tuple[Tensor, Tensor]:
+def outputs(x: Tensor, rows: int, split: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The result (tokens, rows), not written yet, and what programs write: that, or of several parts their sums."""
     tokens = x.shape[0]
-    y = torch.empty(tokens, rows, dtype=x.dtype, device=x.device)
+    y = torch.empty(tokens, rows, dtype=dtype, device=x.device)
     return y, y if split == 1 else torch.empty(split, tokens, rows, dtype=torch.float32, device=x.device)
 
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rowspan.kernels.torch.linear import float_product
 from rowspan.kernels.triton.configs import Unpacked
 from rowspan.kernels.triton.decode import ONE, load_factors, tile_of_codes
 from rowspan.kernels.triton.layout import PlanarWeight
@@ -74,12 +75,16 @@ def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
     )
 
 
-def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked) -> Tensor:
-    """(tokens, columns) → (tokens, rows)."""
-    y = torch.empty(x.shape[0], weight.rows, dtype=x.dtype, device=x.device)
+def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked, dtype: torch.dtype) -> Tensor:
+    """(tokens, columns) → (tokens, rows), x's type or float32."""
+    y = torch.empty(x.shape[0], weight.rows, dtype=dtype, device=x.device)
     scratch = torch.empty(min(config.rows_at_once, weight.rows), weight.columns, dtype=x.dtype, device=x.device)
     for first in range(0, weight.rows, config.rows_at_once):
         piece = scratch[: weight.rows - first]
         unpack(weight, first, piece)
-        torch.mm(x, piece.T, out=y[:, first : first + piece.shape[0]])
+        out = y[:, first : first + piece.shape[0]]
+        if dtype == x.dtype:
+            torch.mm(x, piece.T, out=out)
+        else:
+            out.copy_(float_product(x, piece))
     return y if bias is None else y.add_(bias)

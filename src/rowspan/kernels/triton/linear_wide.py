@@ -11,6 +11,7 @@ adds up in order. The bits of a token's outputs depend on the configuration only
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -96,10 +97,10 @@ def _tile_of_program(row_tiles, token_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_TOK
     return (band * BAND + place % height) * BLOCK_ROWS, (place // height) * BLOCK_TOKENS
 
 
-def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide) -> Tensor:
+def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide, dtype: torch.dtype) -> Tensor:
     """(tokens, columns) → (tokens, rows)."""
     tokens, rows, split = x.shape[0], weight.rows, config.split
-    y, parts = outputs(x, rows, split)
+    y, parts = outputs(x, rows, split, dtype)
     tiles = triton.cdiv(rows, config.block_rows) * triton.cdiv(tokens, config.block_tokens)
     wide_kernel[(tiles, split)](
         x,

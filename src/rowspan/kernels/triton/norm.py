@@ -10,18 +10,18 @@ from torch import Tensor
 ELEMENTS = 4096  # of a program: short stretches (heads, for q and k norms) are taken several at a time
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """x / rms(x) · weight over each stretch of x (T, n · len(weight)) as long as weight; x may be columns of a wider
-    tensor. In float32, rounded once."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    tensor. In float32, rounded once, to this type."""
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     _launch(x, None, None, out, weight, eps)
     return out
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """rms_norm(x + residual), and x + residual, which is rounded to x's type before the norm is taken."""
+    """rms_norm(x + residual) in x's type, and x + residual in float32."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    added = torch.empty_like(out)
+    added = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     _launch(x, residual, added, out, weight, eps)
     return out, added
 
@@ -75,12 +75,10 @@ def _normalize(
     held = (stretch < n_stretches)[:, None] & (i < WIDTH)[None, :]
     token = (stretch // PER_TOKEN).to(tl.int64)[:, None]
     column = (stretch % PER_TOKEN * WIDTH)[:, None] + i[None, :]
-    values = tl.load(x + token * x_stride + column, mask=held, other=0.0)
+    wide = tl.load(x + token * x_stride + column, mask=held, other=0.0).to(tl.float32)
     if residual is not None:
-        more = tl.load(residual + token * residual_stride + column, mask=held, other=0.0)
-        values = (values.to(tl.float32) + more.to(tl.float32)).to(values.dtype)
-        tl.store(added + token * out_stride + column, values, mask=held)
-    wide = values.to(tl.float32)
+        wide += tl.load(residual + token * residual_stride + column, mask=held, other=0.0).to(tl.float32)
+        tl.store(added + token * out_stride + column, wide, mask=held)
     scale = tl.rsqrt(tl.sum(wide * wide, 1) / WIDTH + eps)
     weights = tl.load(weight + i, mask=i < WIDTH, other=0.0).to(tl.float32)
     result = wide * scale[:, None] * weights[None, :]

@@ -17,9 +17,9 @@ from rowspan.kernels.triton.inputs import CardInputs
 
 
 def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """rms_norm of x + y, and x + y."""
-    total = x + y
-    return rms_norm(total, weight, eps), total
+    """rms_norm of x + y in y's type, and x + y in float32."""
+    total = x.float() + y.float()
+    return rms_norm(total, weight, eps).to(y.dtype), total
 
 
 def rope_and_cache(

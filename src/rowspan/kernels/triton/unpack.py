@@ -13,11 +13,11 @@ from rowspan.kernels.triton.pack import FIELDS
 ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is multiplied piece by piece; of each up to 16 bytes are held
 
 
-def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None) -> Tensor:
-    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), of values rounded to x's type."""
+def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), computed in this type."""
     rows_at_once = max(1, ELEMENTS_AT_ONCE // weight.columns)
     pieces = [slice(first, first + rows_at_once) for first in range(0, weight.rows, rows_at_once)]
-    y = torch.cat([F.linear(x, unpack(weight, rows).to(x.dtype)) for rows in pieces], dim=1)
+    y = torch.cat([F.linear(x.to(dtype), unpack(weight, rows).to(dtype)) for rows in pieces], dim=1)
     return y if bias is None else y.add_(bias)
 
 
