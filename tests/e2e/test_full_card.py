@@ -138,6 +138,23 @@ def test_a_card_that_others_fill_goes_on_with_a_smaller_cache(
         assert 8 < engine.stats().blocks_total < before
 
 
+def test_a_card_without_room_for_the_largest_step_goes_on_with_smaller_ones(
+    open_on: Callable[..., Any], expected: list[list[int]]
+) -> None:
+    card = FakeCard(weights(open_on) + 256 * 16 * 4 + 68 * 4000 + 30 * BLOCK, token=4000)
+    with open_on(card) as engine:
+        pieces = engine.generate(PROMPTS[0], GREEDY)
+        found = [token.token for token in next(pieces).tokens]
+        left = 36 * 4000 + 13 * BLOCK
+        assert left < 64 * 4000
+        card.others = 68 * 4000 + 30 * BLOCK - left
+        found += [token.token for piece in pieces for token in piece.tokens]
+        assert found == expected[0]
+        assert run_all(engine) == expected
+        assert 10 <= engine.stats().blocks_total <= 13
+    assert max(int(entry.split()[0]) for entry in card.log[-20:] if entry.endswith("tokens")) <= 32
+
+
 def test_requests_that_no_longer_fit_are_told_and_the_others_go_on(
     open_on: Callable[..., Any], expected: list[list[int]]
 ) -> None:

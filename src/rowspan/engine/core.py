@@ -288,7 +288,7 @@ class EngineCore:
             self._group = None
             self._see_to_workers()
         else:
-            self._group.open_cache()
+            self._group.open_cache(self._scheduler.step_tokens)
             self._adopt_cache(self._group)
 
     def _adopt_cache(self, group: WorkerGroup) -> None:

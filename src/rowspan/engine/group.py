@@ -75,9 +75,13 @@ class WorkerGroup:
         """Steps may be planned ahead: see `rowspan.scheduler.scheduler.Scheduler`."""
         return all(rank.ahead for rank in self.ready)
 
-    def open_cache(self) -> None:
-        """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died."""
-        self._tell(OpenCache())
+    def open_cache(self, tokens: int | None = None) -> None:
+        """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died.
+
+        Args:
+            tokens: of the largest step for the time being; None: as large as it may ever be.
+        """
+        self._tell(OpenCache(tokens))
         self.ready = self._await(WorkerReady)
 
     def park(self) -> None:

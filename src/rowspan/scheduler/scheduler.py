@@ -189,6 +189,11 @@ class Scheduler:
         self._in_flight.clear()
         self._blocks.clear()
 
+    @property
+    def step_tokens(self) -> int:
+        """Of a step, at most, at present."""
+        return self._step_size.tokens
+
     def shrink_steps(self) -> None:
         """Compute half as many tokens in a step from now on, or as few as can be, until larger ones are worth a try."""
         self._step_size.shrink()

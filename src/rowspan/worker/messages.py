@@ -53,7 +53,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class OpenCache:
-    """To a rank, once all have loaded: make a cache as large as there is room for now, in place of the one before."""
+    """To a rank, once all have loaded: make a cache as large as there is room for now, in place of the one before.
+    tokens: of the largest step for the time being; None: as large as it may ever be."""
+
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,18 +76,19 @@ class Worker:
         match order:
             case StepPlan():
                 return self.step(order)
-            case OpenCache():
-                return self.open_cache()
+            case OpenCache(tokens):
+                return self.open_cache(tokens)
             case Park():
                 return self.park()
             case Fetch():
                 return self.fetch()
         raise TypeError(f"a worker is told {type(order).__name__}")
 
-    def open_cache(self) -> WorkerReady:
-        """Make the cache, as large as asked for or as there is room, and be ready for steps."""
+    def open_cache(self, tokens: int | None = None) -> WorkerReady:
+        """Make the cache, as large as asked for or as there is room, and be ready for steps. See `OpenCache`."""
         self._close_cache()
-        n_blocks = cache_blocks(self._setup, self._model, self._limits)
+        most = self._limits.tokens if tokens is None else min(tokens, self._limits.tokens)
+        n_blocks = cache_blocks(self._setup, self._model, replace(self._limits, tokens=most))
         while True:
             try:
                 return self._open_cache(n_blocks)
