@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 import triton
 from torch import Tensor
-from triton.errors import TritonError
 
 from rowspan.kernels.triton.card import card_of
 from rowspan.kernels.triton.configs import Config, candidates
@@ -17,6 +16,7 @@ from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.linear import linear
 from rowspan.kernels.triton.linear_unpacked import unpack
 from rowspan.kernels.triton.tuned import bucket, remember
+from rowspan.kernels.triton.usable import is_unusable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ def tune(
                 log.warning("%s computes wrong with %s: left out.", card.name, config)
                 continue
             times[config] = (measure or triton.testing.do_bench)(call)
-        except TritonError as error:  # too large for the card
+        except Exception as error:  # too large for the card, say
+            if not is_unusable(error):
+                raise
             log.info("%s cannot run %s: %s", card.name, config, error)
     if not times:
         raise RuntimeError(f"no way of computing {weight.scheme} is right on {card.name}")
