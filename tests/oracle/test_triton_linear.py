@@ -242,7 +242,7 @@ def test_torch_unpacks_exactly(scheme: str, monkeypatch: pytest.MonkeyPatch) -> 
     columns = 2 * SCHEMES[scheme].block_size + (256 if SCHEMES[scheme].block_size < 256 else 0)
     weight, matrix = random_weight(scheme, 7, columns, seed=3)
     assert torch.equal(of_torch.unpack(weight, slice(2, 6)).double(), matrix[2:6])
-    monkeypatch.setattr(of_torch, "ELEMENTS_AT_ONCE", 3 * columns)
+    monkeypatch.setattr("rowspan.kernels.torch.linear.ELEMENTS_AT_ONCE", 3 * columns)
     x, bias = (torch.randn(size).to(DEVICE, torch.bfloat16) for size in ((5, columns), (7,)))
     result = of_torch.linear(x, weight, bias, x.dtype)
     expected = x.double() @ matrix.T + bias.double()

@@ -87,8 +87,7 @@ class Worker:
     def open_cache(self, tokens: int | None = None) -> WorkerReady:
         """Make the cache, as large as asked for or as there is room, and be ready for steps. See `OpenCache`."""
         self._close_cache()
-        most = self._limits.tokens if tokens is None else min(tokens, self._limits.tokens)
-        n_blocks = cache_blocks(self._setup, self._model, replace(self._limits, tokens=most))
+        n_blocks = cache_blocks(self._setup, self._model, replace(self._limits, tokens=tokens or self._limits.tokens))
         while True:
             try:
                 return self._open_cache(n_blocks)

@@ -110,14 +110,13 @@ class TorchKernels:
         raise NotImplementedError("nothing is joined here")
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.float() + y.float()
+        return small_ops.add(x, y)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return small_ops.rms_norm(x, weight, eps).to(self._dtype)
+        return small_ops.rms_norm(x, weight, eps, self._dtype)
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        total = self.add(x, y)
-        return self.rms_norm(total, weight, eps), total
+        return small_ops.add_rms_norm(y, x, weight, eps)
 
     def rope_and_cache(
         self,

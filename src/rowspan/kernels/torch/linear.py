@@ -9,6 +9,7 @@ and a lone row is doubled.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from rowspan.kernels.ops import Weight
 
-ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is converted piece by piece
+ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is multiplied piece by piece; of each up to 16 bytes are held
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,15 @@ def float_product(x: Tensor, matrix: Tensor) -> Tensor:
     if x.is_cuda and torch.version.hip is None:
         return torch.mm(x, matrix.T, out_dtype=torch.float32)
     # Neither processors nor, as its sources say, ROCm have such a product.
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, matrix.shape[1]))
-    return torch.cat([F.linear(x.float(), part.float()) for part in torch.split(matrix, rows_at_once)], dim=1)
+    return product_by_pieces(x.float(), matrix.shape, lambda rows: matrix[rows].float())
+
+
+def product_by_pieces(x: Tensor, shape: Sequence[int], piece: Callable[[slice], Tensor]) -> Tensor:
+    """x @ matrix.T of a matrix (rows, columns) of which piece(rows) makes some rows in x's type."""
+    n_rows, columns = shape
+    at_once = max(1, ELEMENTS_AT_ONCE // max(1, columns))
+    pieces = [slice(first, first + at_once) for first in range(0, max(1, n_rows), at_once)]
+    return torch.cat([F.linear(x, piece(rows)) for rows in pieces], dim=1)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

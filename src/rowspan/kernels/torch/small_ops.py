@@ -18,10 +18,21 @@ class Angles:
     interleaved: bool
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · weight over each stretch of x as long as weight, in float32."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """x / rms(x) · weight over each stretch of x as long as weight, in float32, rounded once, to this type."""
     heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # also of no rows
-    return F.rms_norm(heads.float(), weight.shape, weight, eps).to(x.dtype).reshape(x.shape)
+    return F.rms_norm(heads.float(), weight.shape, weight, eps).to(dtype).reshape(x.shape)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Hidden states, float32, of any types."""
+    return x.float() + y.float()
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """rms_norm(x + residual) in x's type, and x + residual in float32."""
+    total = add(x, residual)
+    return rms_norm(total, weight, eps, x.dtype), total
 
 
 def rope(x: Tensor, table: Angles, head_dim: int, positions: Tensor) -> Tensor:

@@ -65,13 +65,9 @@ def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Confi
     return _wide(card, tokens, rows, columns)
 
 
-def unpacked(columns: int) -> Unpacked:
-    """Which any number of tokens can be computed by."""
-    return _unpacked(columns, SCRATCH)
-
-
-def _unpacked(columns: int, scratch: int) -> Unpacked:
-    """Pieces of whole tiles of a vendor's GEMM: the next piece's outputs begin where it may write them at once."""
+def unpacked(columns: int, scratch: int = SCRATCH) -> Unpacked:
+    """Which any number of tokens can be computed by. Pieces are whole tiles of a vendor's GEMM: the next one's outputs
+    begin where it may write them at once."""
     return Unpacked(max(256, scratch // (2 * columns) // 256 * 256))
 
 
@@ -93,7 +89,7 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
             yield Wide(block_tokens, block_rows, block_columns, split, num_warps, num_stages)
     if tokens >= LEAST_UNPACKED // 4:
         for scratch in (SCRATCH // 4, SCRATCH, 4 * SCRATCH):
-            yield _unpacked(columns, scratch)
+            yield unpacked(columns, scratch)
 
 
 # rows, tokens and warps of a tile of sums, from few tokens to many; of those for as many tokens, the default is last.

@@ -252,20 +252,20 @@ class TritonKernels:
         return torch.split(x, list(widths), dim=1)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.float() + y.float()
+        return small_ops.add(x, y)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._usable.run(
             "rms_norm",
             lambda: rms_norm(x, weight, eps, self._dtype),
-            lambda: small_ops.rms_norm(x, weight, eps).to(self._dtype),
+            lambda: small_ops.rms_norm(x, weight, eps, self._dtype),
         )
 
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return self._usable.run(
             "rms_norm of a sum",
             lambda: add_rms_norm(y, x, weight, eps),
-            lambda: torch_path.add_rms_norm(x, y, weight, eps),
+            lambda: small_ops.add_rms_norm(y, x, weight, eps),
         )
 
     def rope_and_cache(

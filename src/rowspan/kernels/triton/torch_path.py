@@ -12,14 +12,8 @@ from rowspan.kernels.ops import StepInputs
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch.cache import Cache, write_cache
 from rowspan.kernels.torch.inputs import attention_groups
-from rowspan.kernels.torch.small_ops import Angles, rms_norm, rope
+from rowspan.kernels.torch.small_ops import Angles, rope
 from rowspan.kernels.triton.inputs import CardInputs
-
-
-def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """rms_norm of x + y in y's type, and x + y in float32."""
-    total = x.float() + y.float()
-    return rms_norm(total, weight, eps).to(y.dtype), total
 
 
 def rope_and_cache(

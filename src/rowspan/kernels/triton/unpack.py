@@ -4,20 +4,17 @@ none of Triton's kernels for `PlanarWeight` can run on."""
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rowspan.kernels.torch.linear import product_by_pieces
 from rowspan.kernels.triton.layout import PlanarWeight
 from rowspan.kernels.triton.pack import FIELDS
-
-ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is multiplied piece by piece; of each up to 16 bytes are held
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """x @ weight.T + bias, (tokens, columns) → (tokens, rows), computed in this type."""
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // weight.columns)
-    pieces = [slice(first, first + rows_at_once) for first in range(0, weight.rows, rows_at_once)]
-    y = torch.cat([F.linear(x.to(dtype), unpack(weight, rows).to(dtype)) for rows in pieces], dim=1)
+    shape = (weight.rows, weight.columns)
+    y = product_by_pieces(x.to(dtype), shape, lambda rows: unpack(weight, rows).to(dtype))
     return y if bias is None else y.add_(bias)
 
 
