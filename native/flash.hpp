@@ -75,11 +75,12 @@ inline void by_tiles(Range chunk, Visit visit) {
     }
 }
 
-// Call visit(first, rows) for each vector of keys, from `first` on, of which `rows`, relative to it, are seen.
-template <typename Visit>
+// Call visit(first, rows) for each so many keys, a vector of them, from `first` on, of which `rows`, relative to it, are
+// seen.
+template <size_t Length = Vec::width, typename Visit>
 inline void by_vectors(Range seen, Visit visit) {
-    for (size_t first = seen.from / Vec::width * Vec::width; first < seen.to; first += Vec::width) {
-        visit(first, part_of(seen, {first, first + Vec::width}));
+    for (size_t first = seen.from / Length * Length; first < seen.to; first += Length) {
+        visit(first, part_of(seen, {first, first + Length}));
     }
 }
 

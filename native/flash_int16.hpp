@@ -71,19 +71,11 @@ class Int16Flash {
   private:
     static constexpr size_t kSubtiles = kKeyTile / kTileRows, kTilePairs = kTileRows / 2;
 
-    // Call visit(index, rows) for each kTileRows rows of a tile of which `rows` are seen.
-    template <typename Visit>
-    static void by_subtiles(Range seen, Visit visit) {
-        for (size_t first = seen.from / kTileRows * kTileRows; first < seen.to; first += kTileRows) {
-            visit(first / kTileRows, part_of(seen, {first, first + kTileRows}));
-        }
-    }
-
     // Have these positions of the tile brought from memory while others are computed with.
     static void fetch(const CachedRows& cached, Range tile, Range seen) {
         if (!cached.has_tiles()) return;
-        by_subtiles(seen, [&](size_t index, Range) {
-            const int32_t* codes = cached.tile(tile.from + index * kTileRows);
+        by_vectors<kTileRows>(seen, [&](size_t first, Range) {
+            const int32_t* codes = cached.tile(tile.from + first);
             for (size_t i = 0; i < kTilePairs * cached.size; i += 64 / sizeof *codes) __builtin_prefetch(codes + i, 0, 2);
         });
     }
@@ -93,23 +85,15 @@ class Int16Flash {
     void load_keys(const CachedRows& k, Range tile, Range seen, const int32_t* (&keys)[kSubtiles], float* scales) {
         const size_t pairs = n_words(k.size) / 2;
         for (const int32_t*& subtile : keys) subtile = keys_;
-        by_subtiles(seen, [&](size_t index, Range rows) {
-            const size_t first = tile.from + index * kTileRows;
-            float* const to = scales + index * kTileRows;
-            if (k.has_tiles()) {
-                keys[index] = k.tile(first);
-                __builtin_memcpy(to, k.tile_scales(first), kTileRows * sizeof *to);
-                return;
-            }
-            const int16_t* codes[kTileRows];
-            encode_subtile(k, first, rows, codes, to);
-            int32_t* const made = keys_ + index * pairs * kTileRows;
-            keys[index] = made;
-            for (size_t r = 0; r < kTileRows; r += Vec::width) {
-                const float* lines[Vec::width];
-                for (size_t i = 0; i < Vec::width; ++i) lines[i] = reinterpret_cast<const float*>(codes[r + i]);
-                transpose(lines, pairs, reinterpret_cast<float*>(made + r), kTileRows);
-            }
+        by_vectors<kTileRows>(seen, [&](size_t first, Range rows) {
+            int32_t* const to = keys_ + first * pairs;
+            keys[first / kTileRows] = load(k, tile.from + first, rows, scales + first, to, [&](const int16_t* const* codes) {
+                for (size_t r = 0; r < kTileRows; r += Vec::width) {
+                    const float* lines[Vec::width];
+                    for (size_t i = 0; i < Vec::width; ++i) lines[i] = reinterpret_cast<const float*>(codes[r + i]);
+                    transpose(lines, pairs, reinterpret_cast<float*>(to + r), kTileRows);
+                }
+            });
         });
     }
 
@@ -117,32 +101,36 @@ class Int16Flash {
     // positions.
     void load_values(const CachedRows& v, Range tile, Range seen, size_t at) {
         const size_t stride = padded(v.size);
-        by_subtiles(seen, [&](size_t index, Range rows) {
-            const size_t first = tile.from + index * kTileRows, key = at + index * kTileRows;
-            float* const to = value_scales_ + key;
-            if (v.has_tiles()) {
-                subtiles_[key / kTileRows] = v.tile(first);
-                __builtin_memcpy(to, v.tile_scales(first), kTileRows * sizeof *to);
-                return;
-            }
-            const int16_t* codes[kTileRows];
-            encode_subtile(v, first, rows, codes, to);
-            int32_t* made = values_ + key / 2 * stride;
-            subtiles_[key / kTileRows] = made;
-            for (size_t r = 0; r < kTileRows; r += Vec::width, made += Vec::width / 2 * stride) {
-                const int16_t* lines[Vec::width];
-                for (size_t i = 0; i < Vec::width; ++i) lines[i] = codes[r + i];
-                interleave(lines, stride, made);
-            }
+        by_vectors<kTileRows>(seen, [&](size_t first, Range rows) {
+            const size_t key = at + first;
+            int32_t* const to = values_ + key / 2 * stride;
+            float* const scales = value_scales_ + key;
+            subtiles_[key / kTileRows] = load(v, tile.from + first, rows, scales, to, [&](const int16_t* const* codes) {
+                for (size_t r = 0; r < kTileRows; r += Vec::width) {
+                    const int16_t* lines[Vec::width];
+                    for (size_t i = 0; i < Vec::width; ++i) lines[i] = codes[r + i];
+                    interleave(lines, stride, to + r / 2 * stride);
+                }
+            });
         });
     }
 
-    // codes (kTileRows) and scales = of these rows, at positions from `first` on; in place of the others, one of them.
-    void encode_subtile(const CachedRows& cached, size_t first, Range rows, const int16_t** codes, float* scales) {
+    // Where the subtile that begins with a position is, and scales, of these rows of it: in the cache, or else in `to`,
+    // where arrange(codes of each row) puts it.
+    template <typename Arrange>
+    const int32_t* load(const CachedRows& cached, size_t first, Range rows, float* scales, const int32_t* to,
+                        Arrange arrange) {
+        if (cached.has_tiles()) {
+            __builtin_memcpy(scales, cached.tile_scales(first), kTileRows * sizeof *scales);
+            return cached.tile(first);
+        }
         cached.encode_rows({first + rows.from, first + rows.to}, rows_ + rows.from * kMaxHead, scales + rows.from);
+        const int16_t* codes[kTileRows];  // in place of rows that are not seen, one that is
         for (size_t r = 0; r < kTileRows; ++r) {
             codes[r] = rows_ + (rows.from <= r && r < rows.to ? r : rows.from) * kMaxHead;
         }
+        arrange(codes);
+        return to;
     }
 
     // scores (Rows, kWeightStride) of a tile, but for the scale of q: q (pairs, Rows, 2) · keys
