@@ -37,6 +37,7 @@ class ScriptedRanks:
         self._lengths: dict[int, int] = {}
         pairs = [socket.socketpair() for _ in setups]
         self.links = [Connection(ours.detach()) for ours, _ in pairs]
+        self.rehearsed: list[int | None] = []
         for rank, (_, theirs) in enumerate(pairs):
             Thread(target=self._run, args=(rank, Connection(theirs.detach())), daemon=True).start()
 
@@ -71,6 +72,7 @@ class ScriptedRanks:
                 except (EOFError, OSError):
                     return
                 if isinstance(order, OpenCache):
+                    self.rehearsed.append(order.tokens)
                     link.send(WorkerReady(rank, "script", True, False, self._n_blocks, 0, 0, 0.0))
                 elif isinstance(order, StepPlan) and not self._has_room(rank, order):
                     link.send(GivenBack(rank, order.number))
@@ -134,5 +136,6 @@ def test_all_ranks_are_started_anew_and_nothing_is_lost(blueprint: Blueprint, cu
         assert len(groups) == 2
         assert core.stats().blocks_total == 30
         assert max(largest) <= 64, "steps are half as large"
+        assert [group.rehearsed for group in groups] == [[None] * 2, [64] * 2], "a cache is sized by those that come"
     finally:
         core.close()

@@ -262,11 +262,13 @@ class EngineCore:
             self._group = None
         if self._group is None:
             patience = self._blueprint.config.hang_seconds
-            self._group = WorkerGroup(self._blueprint.setups(), patience, start=self._start)
+            self._group = WorkerGroup(
+                self._blueprint.setups(), patience, start=self._start, tokens=self._scheduler.step_tokens
+            )
             self._proven = False
             self._adopt_cache(self._group)
         elif self._group.parked:
-            self._group.fetch()
+            self._group.fetch(self._scheduler.step_tokens)
             self._adopt_cache(self._group)
 
     def _compute_again(self, given_back: GivenBack) -> None:

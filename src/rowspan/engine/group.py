@@ -36,6 +36,7 @@ class WorkerGroup:
         hang_seconds: float,
         on_progress: Callable[[int], None] = lambda nbytes: None,
         start: StartRanks | None = None,
+        tokens: int | None = None,
     ) -> None:
         """Spawn the ranks and wait until all have loaded.
 
@@ -44,6 +45,7 @@ class WorkerGroup:
             hang_seconds: how long natively computing ranks may do nothing within a step.
             on_progress: told the file bytes read since the last call, over all ranks.
             start: starts ranks on several hosts; None: all are on this one.
+            tokens: see `open_cache`.
 
         Raises:
             EngineError: a rank could not load, with the rank's own reason.
@@ -58,7 +60,7 @@ class WorkerGroup:
         self._links = {link: part for part in self._parts for link in part.links}
         try:
             self._await(Loaded, on_progress)
-            self.open_cache()
+            self.open_cache(tokens)
         except BaseException:
             self.close()
             raise
@@ -90,11 +92,11 @@ class WorkerGroup:
         self._await(Parked)
         self.parked = True
 
-    def fetch(self) -> None:
-        """Have them moved back, to new caches. Raises as `open_cache` does."""
+    def fetch(self, tokens: int | None = None) -> None:
+        """Have them moved back, to new caches. See `open_cache`."""
         self._tell(Fetch())
         self._await(Loaded)
-        self.open_cache()
+        self.open_cache(tokens)
         self.parked = False
 
     def send(self, plan: StepPlan) -> None:
