@@ -41,7 +41,7 @@ inline void bfloat_tiles(Tiles& registers, const uint16_t* tokens, size_t tile_s
             const uint16_t* from = weights[p.value] + step * kTileBfloats;
             if (streaming)
                 for (size_t at = 0; at < kTileBytes; at += 64)
-                    __builtin_prefetch(reinterpret_cast<const char*>(from) + kAhead + at);
+                    __builtin_prefetch(reinterpret_cast<const char*>(from) + kAhead<kTileTokens> + at);
             registers.load<6 + p.value % 2>(from, 2 * kPanel * sizeof(uint16_t));
             each<TokenTiles>([&](auto t) {
                 registers.multiply_bfloats<t.value * Panels + p.value, 4 + t.value, 6 + p.value % 2>();

@@ -24,7 +24,7 @@ inline void bfloat_product(const uint16_t* x, const uint16_t* const (&weights)[P
         for (size_t p = 0; p < Panels; ++p) {
             const uint16_t* at = weights[p] + pair * 2 * kPanel;
             w[p] = Ints::load(at);
-            if (streaming) __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead);
+            if (streaming) __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead<Tokens>);
         }
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t) {

@@ -14,9 +14,6 @@ struct Format {
     static constexpr size_t group = Group;
 };
 
-// Bytes between a prefetch and its load: the processor's own prefetching ends at a page's border.
-constexpr size_t kAhead = 1024;
-
 // sums[t][p] += codes · activations over one group of columns.
 template <typename F, size_t Tokens, size_t Panels>
 inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
@@ -103,7 +100,7 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
             codes[p] = strip.codes[p] + g * kGroupBytes;
             if (!streaming) continue;
 #pragma GCC unroll 8
-            for (size_t at = 0; at < kGroupBytes; at += 64) __builtin_prefetch(codes[p] + at + kAhead);
+            for (size_t at = 0; at < kGroupBytes; at += 64) __builtin_prefetch(codes[p] + at + kAhead<Tokens>);
         }
         Ints sums[Tokens][kVecs];
 #pragma GCC unroll 8
@@ -139,7 +136,7 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
     for (size_t p = 0; p < Panels; ++p) {
         uint8_t* to = bytes + p * kStripColumns * kPanel;
         for (size_t at = 0; at < strip.count * kPanel / 2; at += 64, to += 128) {
-            __builtin_prefetch(strip.codes[p] + at + kAhead);
+            __builtin_prefetch(strip.codes[p] + at + kAhead<kTokenTile>);
             for (size_t i = 0; i < 64; i += Ints::width * 4) {
                 const Ints both = Ints::load(strip.codes[p] + at + i);
                 both.low_halves().store(to + i);
