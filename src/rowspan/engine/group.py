@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TypeVar
 
 from rowspan.engine.local_ranks import LocalRanks
@@ -58,6 +59,9 @@ class WorkerGroup:
         self._watch: Watch | None = None
         self._parts: Sequence[Ranks] = start(setups) if start is not None else [LocalRanks(setups)]
         self._links = {link: part for part in self._parts for link in part.links}
+        self._readable = DefaultSelector()
+        for link in self._links:
+            self._readable.register(link, EVENT_READ)
         try:
             self._await(Loaded, on_progress)
             self.open_cache(tokens)
@@ -142,6 +146,7 @@ class WorkerGroup:
 
     def close(self) -> None:
         """End every rank."""
+        self._readable.close()
         for part in self._parts:
             part.close()
 
@@ -167,11 +172,11 @@ class WorkerGroup:
 
     def _receive(self) -> tuple[int, Any]:
         """The next message of any rank."""
-        while not (readable := wait(self._links, LOOK_SECONDS if self._watch else None)):
+        while not (readable := self._readable.select(LOOK_SECONDS if self._watch else None)):
             assert self._watch is not None, "else there is no time-out"
             if (rank := self._watch.hangs()) is not None:
                 raise self._hung(rank)
-        link = readable[0]
+        link = readable[0][0].fileobj
         assert isinstance(link, Connection)
         part = self._links[link]
         try:

@@ -16,12 +16,12 @@ class Watch:
         """Args: progress: counts of the ranks' work; patience: seconds."""
         self.patience = patience
         self._progress = progress
+        self._last: Mapping[int, int] = {}
         self.begin()
 
     def begin(self) -> None:
         """A step is under way from now on."""
-        self._last = self._progress()
-        self._since = time.monotonic()
+        self._since = time.monotonic()  # the counts are read when there is time to look
 
     def hangs(self) -> int | None:
         """The rank that has done nothing for too long, while no other rank has either."""

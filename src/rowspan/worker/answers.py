@@ -3,6 +3,7 @@ takes up the next plan meanwhile, and each result leaves as soon as it is there.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Answers:
             self._thread = Thread(target=self._send_all, name="rowspan-answers", daemon=True)
             self._thread.start()
         if self._thread is None:
-            self._engine.send(answer)
+            self._send(answer)
         else:
             self._queue.put(answer)
 
@@ -49,9 +50,12 @@ class Answers:
     def _send_all(self) -> None:
         try:
             while (answer := self._queue.get()) is not None:
-                self._engine.send(answer.wait() if isinstance(answer, Later) else answer)
+                self._send(answer.wait() if isinstance(answer, Later) else answer)
         except OSError:
             pass  # the engine is gone
         except Exception as error:
             with suppress(OSError):
-                self._engine.send(self._failure(error))  # it hangs up then, which ends this rank
+                self._send(self._failure(error))  # it hangs up then, which ends this rank
+
+    def _send(self, message: object) -> None:
+        self._engine.send_bytes(pickle.dumps(message))  # `send` takes half as long again

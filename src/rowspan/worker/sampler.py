@@ -39,15 +39,19 @@ class Sampler:
 
     def sample(self, seq_ids: Sequence[int], logits: NDArray[np.float32]) -> tuple[SampledToken, ...]:
         """One token for each sequence from logits (len(seq_ids), vocabulary)."""
-        best = logits.argmax(axis=-1).tolist() if len(seq_ids) else []
-        return tuple(self._sample_one(*item) for item in zip(seq_ids, logits, best, strict=True))
+        if not seq_ids:
+            return ()
+        best = logits.argmax(axis=-1)
+        broken = np.isnan(logits[np.arange(len(best)), best])  # argmax finds a NaN first
+        rows = zip(seq_ids, logits, best.tolist(), broken.tolist(), strict=True)
+        return tuple(self._sample_one(*row) for row in rows)
 
-    def _sample_one(self, seq_id: int, logits: Logits, likeliest: int) -> SampledToken:
+    def _sample_one(self, seq_id: int, logits: Logits, likeliest: int, broken: bool) -> SampledToken:
         history = self._histories[seq_id]
         params = history.params
         changed = _penalize(logits, history) if history.has_penalties else logits
-        if np.isnan(logits[likeliest]):
-            token = likeliest  # argmax finds a NaN first, and it makes no distribution; the harm stays in its row
+        if broken:
+            token = likeliest  # there is no distribution; the harm stays in its row
         elif params.temperature > 0:
             token = _draw(changed, params, history.uniform())
         else:
