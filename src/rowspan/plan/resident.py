@@ -13,7 +13,7 @@ from rowspan.quant.scheme import stored_bytes
 
 # Measured (docs/performance.md): a worker that holds nothing, with its interpreter, numpy and the native module; and a
 # vocabulary's entry, or a merge of two, as Python holds it.
-PROCESS_BYTES = 32 << 20
+PROCESS_BYTES = 29 << 20
 STRING_BYTES = 170
 
 
