@@ -43,11 +43,13 @@ from peers.figures import Figure  # noqa: E402
 from rowspan.bench import card_ceilings  # noqa: E402
 from rowspan.bench.circumstances import look, machine_fields, this_machine  # noqa: E402
 from rowspan.bench.demand import Demand  # noqa: E402
+from rowspan.bench.native import gguf_facts  # noqa: E402
 from rowspan.plan.device import parse_devices  # noqa: E402
 
 REPORTING = 10.0  # seconds that are kept to end everything and to print
 SHORT = 12.0  # seconds for a part of a turn below which there is one repetition only
 PATIENCE = 4.0  # times its share of the time that is left: what takes longer would leave none for others
+SHARING_REPETITIONS = 3
 ROOM_FOR_BOTH = 2.5  # times the bytes of all models: then they may stay loaded
 
 
@@ -92,6 +94,7 @@ class Benchmark:
             if self._options.tune:
                 self._step("tuning", self._tune)
             self._step("outputs", self._check_outputs)
+            self._step("two ranks on one card", self._share_card)
             ours = self._our_side()
             for model in self._ready:
                 self._step(f"rowspan: first run of {model.name}", partial(ours.warm_up, model, self._figures(model)))
@@ -123,6 +126,24 @@ class Benchmark:
 
     def _check_outputs(self) -> None:
         self._outputs = check_outputs(self._models.small.path, self._device, self._options.dtype)
+
+    def _share_card(self) -> None:
+        """What a sum costs two ranks of one card, through the host's memory: the way of cards without peer access."""
+        small, options, seconds = self._models.small, self._options, []
+        figure = (TINY if options.models == "tiny" else PROMISED).generation
+        for ranks in (1, 2):
+            side = Rowspan(self._device, options.batch, options.dtype, [figure], ranks=ranks)
+            try:
+                rates = side.measure(small, [figure], SHARING_REPETITIONS)[figure]
+            finally:
+                side.close()
+            seconds.append(1 / statistics.median(rates))
+        sums = 2 * gguf_facts(small.path)[2].n_layers
+        self._notes.append(
+            f"two ranks on one card, {small.name} by row: {1e3 * seconds[1]:.2f} ms a token, one rank "
+            f"{1e3 * seconds[0]:.2f}: {1e6 * (seconds[1] - seconds[0]) / sums:.0f} µs for each of {sums} sums "
+            "through the host's memory"
+        )
 
     def _tune(self) -> None:
         options = self._options

@@ -14,9 +14,9 @@ struct Format {
     static constexpr size_t group = Group;
 };
 
-// sums[t][p] += codes · activations over one group of columns.
+// sums[t][p] += codes · activations over one group of columns. Inlined, or its sums are no registers: clang would not.
 template <typename F, size_t Tokens, size_t Panels>
-inline void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
+ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
                       Ints (&sums)[Tokens][Panels * kPerPanel]) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte

@@ -46,19 +46,29 @@ class Rowspan:
 
     name = "rowspan"
 
-    def __init__(self, device: Device, batch: int, dtype: str | None, figures: Sequence[Figure], *, keep: bool) -> None:
+    def __init__(
+        self,
+        device: Device,
+        batch: int,
+        dtype: str | None,
+        figures: Sequence[Figure],
+        *,
+        keep: bool = False,
+        ranks: int = 1,
+    ) -> None:
         """
         Args:
             batch: most tokens in a step.
             figures: all that will ever be asked for: they decide on the size of the cache.
             keep: models stay loaded while the other side measures.
+            ranks: that share the device, each with some rows of every matrix.
         """
         work = [workload(figure) for figure in figures]
         block = EngineConfig.block_size
         self._config = EngineConfig(
             Path(),  # for every model its own
-            (device,),
-            SplitMode.NONE,
+            (device,) * ranks,
+            SplitMode.NONE if ranks == 1 else SplitMode.ROW,
             dtype=dtype,
             token_budget=batch,
             context_size=max(block, *(one.context for one in work)),

@@ -90,6 +90,7 @@ def test_what_each_rehearsal_takes_is_kept_free() -> None:
     assert memory.room([lambda: take(200), lambda: take(50)], share=0.9) == 1000 - 250 - 100
     assert card.steps == 0, "nothing is held"
     assert memory.room([lambda: take(990)], share=0.9) == 0
+    assert memory.room([lambda: take(200)], share=0.9, sharers=2) == (1000 - 2 * 200 - 100) // 2
 
 
 @pytest.mark.parametrize(

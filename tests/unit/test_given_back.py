@@ -1,91 +1,27 @@
-"""A step given back by one of two ranks, which are scripts: all are started anew, and every request is answered."""
+"""Ranks on cards, which are scripts here: how their caches are sized; and a step given back by one of them: all are
+started anew, and every request is answered."""
 
 from __future__ import annotations
 
 import queue
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 from kit.gguf_builder import TinyModel
+from kit.scripted_ranks import ScriptedRanks
 
 from rowspan.config import EngineConfig
 from rowspan.engine.core import EngineCore
+from rowspan.engine.group import WorkerGroup
 from rowspan.engine.open import Blueprint, draw_up
-from rowspan.errors import EngineError, RowspanError
+from rowspan.errors import RowspanError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
-from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.batch import StepPlan, TokenEvent
 from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.messages import GivenBack, Loaded, OpenCache, WorkerReady, WorkerSetup
-
-Script = Callable[[int, StepPlan], bool]
-"""Whether a rank has room for a step."""
-
-
-class ScriptedRanks:
-    """See `rowspan.engine.ranks.Ranks`. Rank 0 samples; the next token is the number of those before."""
-
-    def __init__(self, setups: Sequence[WorkerSetup], has_room: Script, n_blocks: int) -> None:
-        self._has_room = has_room
-        self._n_blocks = n_blocks
-        self._lengths: dict[int, int] = {}
-        pairs = [socket.socketpair() for _ in setups]
-        self.links = [Connection(ours.detach()) for ours, _ in pairs]
-        self.rehearsed: list[int | None] = []
-        for rank, (_, theirs) in enumerate(pairs):
-            Thread(target=self._run, args=(rank, Connection(theirs.detach())), daemon=True).start()
-
-    is_whole = True
-
-    def send(self, order: object) -> None:
-        for link in self.links:
-            link.send(order)
-
-    def take(self, link: Connection) -> tuple[int, Any]:
-        try:
-            return self.links.index(link), link.recv()
-        except EOFError:
-            raise EngineError("A rank ended.") from None
-
-    def progress(self) -> Mapping[int, int]:
-        return {}
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        for link in self.links:
-            link.close()
-
-    def _run(self, rank: int, link: Connection) -> None:
-        with link:
-            link.send(Loaded(rank))
-            while True:
-                try:
-                    order = link.recv()
-                except (EOFError, OSError):
-                    return
-                if isinstance(order, OpenCache):
-                    self.rehearsed.append(order.tokens)
-                    link.send(WorkerReady(rank, "script", True, False, self._n_blocks, 0, 0, 0.0))
-                elif isinstance(order, StepPlan) and not self._has_room(rank, order):
-                    link.send(GivenBack(rank, order.number))
-                elif isinstance(order, StepPlan) and rank == 0 and self._has_room(1, order):
-                    link.send(self._result(order))
-
-    def _result(self, plan: StepPlan) -> StepResult:
-        sampled = [
-            SampledToken(chunk.seq_id, (chunk.position + len(chunk.tokens)) % 100)
-            for chunk in plan.chunks
-            if chunk.samples
-        ]
-        return StepResult(plan.number, tuple(sampled))
+from rowspan.worker.messages import Rehearse, WorkerSetup
 
 
 @pytest.fixture
@@ -117,7 +53,7 @@ def test_all_ranks_are_started_anew_and_nothing_is_lost(blueprint: Blueprint, cu
                 largest.append(tokens)
             return not (first and rank == culprit and plan.number == 3)
 
-        groups.append(ScriptedRanks(setups, has_room, n_blocks=40 if first else 30))
+        groups.append(ScriptedRanks(setups, has_room, n_blocks=[40, 50] if first else [30, 40]))
         return groups[-1:]
 
     core = EngineCore(blueprint, start=start)
@@ -136,6 +72,19 @@ def test_all_ranks_are_started_anew_and_nothing_is_lost(blueprint: Blueprint, cu
         assert len(groups) == 2
         assert core.stats().blocks_total == 30
         assert max(largest) <= 64, "steps are half as large"
-        assert [group.rehearsed for group in groups] == [[None] * 2, [64] * 2], "a cache is sized by those that come"
+        rehearsed = [{order.tokens for _, order in group.rehearsed} for group in groups]
+        assert rehearsed == [{None}, {64}], "a cache is sized by the steps that come"
     finally:
         core.close()
+
+
+def test_ranks_on_one_card_rehearse_in_turn_and_the_least_room_is_for_all(blueprint: Blueprint) -> None:
+    setups = [replace(setup, sharers=2, turn=setup.rank) for setup in blueprint.setups()]
+    ranks = ScriptedRanks(setups, lambda rank, plan: True, n_blocks=[40, 30])
+    group = WorkerGroup(setups, hang_seconds=60, start=lambda setups: [ranks])
+    try:
+        assert ranks.rehearsed == [(0, Rehearse(0)), (1, Rehearse(1))]
+        assert ranks.opened == [30, 30]
+        assert group.n_blocks == 30
+    finally:
+        group.close()

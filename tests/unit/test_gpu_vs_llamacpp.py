@@ -63,6 +63,7 @@ def test_it_measures_and_checks_all(tmp_path: Path) -> None:
     assert lines[-1].startswith("| small Q8_0 log-probabilities off")  # the table comes last
     assert max(map(len, lines)) <= 180
     assert "version: fake" in printed
+    assert "µs for each of" in printed, "what two ranks of one card pay for a sum"
 
 
 def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -75,6 +76,7 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert {name: "no card" in why for name, why in failures.items()} == {
         "missing": False,
         "outputs": False,
+        "two ranks on one card": False,
         "tuning": False,
         "llama.cpp: TINY Q8_0 4 × tg16 after pp8": True,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from selectors import EVENT_READ, DefaultSelector
@@ -21,6 +22,8 @@ from rowspan.worker.messages import (
     OpenCache,
     Park,
     Parked,
+    Rehearse,
+    Rehearsed,
     WorkerReady,
     WorkerSetup,
 )
@@ -53,6 +56,7 @@ class WorkerGroup:
         """
         self._output_rank = setups[0].plan.output_rank
         self._n_ranks = len(setups)
+        self._turns = Counter(setup.turn for setup in setups)
         self.parked = False
         self.ready: tuple[WorkerReady, ...] = ()
         self._hang_seconds = hang_seconds
@@ -63,7 +67,7 @@ class WorkerGroup:
         for link in self._links:
             self._readable.register(link, EVENT_READ)
         try:
-            self._await(Loaded, on_progress)
+            self._await(Loaded, on_progress=on_progress)
             self.open_cache(tokens)
         except BaseException:
             self.close()
@@ -87,7 +91,11 @@ class WorkerGroup:
         Args:
             tokens: of the largest step for the time being; None: as large as it may ever be.
         """
-        self._tell(OpenCache(tokens))
+        rehearsed: list[Rehearsed] = []
+        for turn, n_ranks in sorted(self._turns.items()):
+            self._tell(Rehearse(turn, tokens))
+            rehearsed += self._await(Rehearsed, n_ranks)
+        self._tell(OpenCache(min(rank.n_blocks for rank in rehearsed)))
         self.ready = self._await(WorkerReady)
 
     def park(self) -> None:
@@ -158,11 +166,14 @@ class WorkerGroup:
                 raise self._culprit(part, error) from None
 
     def _await(
-        self, kind: type[Answer], on_progress: Callable[[int], None] = lambda nbytes: None
+        self,
+        kind: type[Answer],
+        n_ranks: int | None = None,
+        on_progress: Callable[[int], None] = lambda nbytes: None,
     ) -> tuple[Answer, ...]:
-        """An answer of this kind from every rank."""
+        """An answer of this kind from so many ranks, or from every one."""
         answers: dict[int, Answer] = {}
-        while len(answers) < self._n_ranks:
+        while len(answers) < (n_ranks or self._n_ranks):
             rank, message = self._receive()
             if isinstance(message, LoadProgress):
                 on_progress(message.nbytes)

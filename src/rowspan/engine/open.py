@@ -86,7 +86,8 @@ class Blueprint:
                 cores=cores,
                 threads=threads,
                 memory_share=self.config.gpu_memory_utilization,
-                sharers=sum(other.device == shard.device for other in self.plan.shards),
+                sharers=len(sharing := [other.rank for other in self.plan.shards if other.device == shard.device]),
+                turn=sharing.index(shard.rank),
             )
             for shard, computing, (cores, threads) in zip(
                 self.plan.shards, self.computing, share_cores(self.plan, self.config), strict=True

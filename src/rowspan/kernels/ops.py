@@ -110,12 +110,13 @@ class DeviceMemoryError(Exception):
 class DeviceMemory(Protocol):
     """The memory of a card, which weights and caches are in."""
 
-    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
         """Bytes that a cache may take.
 
         Args:
             rehearsals: compute steps as large as there may be; what each takes is kept free beside the others.
             share: of the whole memory, which everyone who uses the card may fill together.
+            sharers: ranks that have loaded, need as much for steps, and will make a cache as large.
 
         Raises:
             DeviceMemoryError: not even these steps fit.

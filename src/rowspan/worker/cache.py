@@ -34,12 +34,11 @@ def cache_blocks(setup: WorkerSetup, model: Transformer[Any], limits: StepLimits
     step = model.kernels.capture(rehearsal.forward, limits, rehearsal=True)
     for tokens in all_widths(limits.tokens):
         step(one_prompt(limits, tokens))
-    room = memory.room(
-        [lambda: step(one_prompt(limits, limits.tokens)), lambda: step(all_decode(limits))], setup.memory_share
-    )
+    rehearsals = [lambda: step(one_prompt(limits, limits.tokens)), lambda: step(all_decode(limits))]
+    room = memory.room(rehearsals, setup.memory_share, setup.sharers)
     heads = len(model.weights.layers) * len(model.shard.kv_heads)
     each = setup.block_size * heads * sum(cache_bytes(model.plan.spec.head_dim, name) for name in setup.cache_dtypes)
-    blocks = room // setup.sharers // each if each else setup.n_blocks
+    blocks = room // each if each else setup.n_blocks
     if not blocks:
         raise DeviceMemoryError(
             f"{room / 2**20:.0f} MiB are left beside weights and the largest step, of the share that may be used"

@@ -32,6 +32,7 @@ class WorkerSetup:
     threads: int
     memory_share: float = 1.0  # of a card's memory, which everyone who uses it may fill together
     sharers: int = 1  # ranks on this rank's card
+    turn: int = 0  # this rank's place among them
     between: HostStore | None = None  # None: all ranks are on one host
     meeting: Meeting | None = None  # the group fills it in, and the next
     memory: int = -1  # file descriptor of the memory all ranks share
@@ -52,11 +53,28 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCache:
-    """To a rank, once all have loaded: make a cache as large as there is room for now, in place of the one before.
+class Rehearse:
+    """To a rank, once all have loaded: find out how large a cache there is room for now, without the one before. Ranks
+    on one card do so in turn, and say nothing when it is another's: what one takes meanwhile the others would not find.
     tokens: of the largest step for the time being; None: as large as it may ever be."""
 
+    turn: int
     tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """n_blocks: that its cache has room for, and no more than asked for."""
+
+    rank: int
+    n_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCache:
+    """To a rank, once all have rehearsed: make the cache."""
+
+    n_blocks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,18 @@ from rowspan.worker.answers import Later
 from rowspan.worker.cache import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
 from rowspan.worker.inputs import step_inputs
-from rowspan.worker.messages import Fetch, GivenBack, Loaded, OpenCache, Park, Parked, WorkerReady, WorkerSetup
+from rowspan.worker.messages import (
+    Fetch,
+    GivenBack,
+    Loaded,
+    OpenCache,
+    Park,
+    Parked,
+    Rehearse,
+    Rehearsed,
+    WorkerReady,
+    WorkerSetup,
+)
 from rowspan.worker.sampler import Sampler
 
 log = logging.getLogger(__name__)
@@ -76,18 +87,24 @@ class Worker:
         match order:
             case StepPlan():
                 return self.step(order)
-            case OpenCache(tokens):
-                return self.open_cache(tokens)
+            case Rehearse(turn, tokens):
+                return self.rehearse(tokens) if turn == self._setup.turn else None
+            case OpenCache(n_blocks):
+                return self.open_cache(n_blocks)
             case Park():
                 return self.park()
             case Fetch():
                 return self.fetch()
         raise TypeError(f"a worker is told {type(order).__name__}")
 
-    def open_cache(self, tokens: int | None = None) -> WorkerReady:
-        """Make the cache, as large as asked for or as there is room, and be ready for steps. See `OpenCache`."""
+    def rehearse(self, tokens: int | None = None) -> Rehearsed:
+        """See `Rehearse`. Raises DeviceMemoryError: there is no room for a cache."""
         self._close_cache()
-        n_blocks = cache_blocks(self._setup, self._model, replace(self._limits, tokens=tokens or self._limits.tokens))
+        limits = replace(self._limits, tokens=tokens or self._limits.tokens)
+        return Rehearsed(self._setup.rank, cache_blocks(self._setup, self._model, limits))
+
+    def open_cache(self, n_blocks: int) -> WorkerReady:
+        """Make the cache, of so many blocks or as many as there is room for, and be ready for steps."""
         while True:
             try:
                 return self._open_cache(n_blocks)

@@ -44,7 +44,7 @@ class CardMemory:
         for tensor in _tensors(what):
             self._held.pop(tensor.untyped_storage().data_ptr(), None)
 
-    def room(self, rehearsals: Sequence[Callable[[], object]], share: float) -> int:
+    def room(self, rehearsals: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
         needed = 0
         for rehearse in rehearsals:
             self.trim()
@@ -55,7 +55,7 @@ class CardMemory:
             needed += max(0, before - after)
         self.trim()
         free, total = self.free_and_total()
-        return max(0, free - needed - round((1 - share) * total))
+        return max(0, free - sharers * needed - round((1 - share) * total)) // sharers
 
     def silent(self, comm: Comm[Any]) -> Comm[Any]:
         return silent(comm, self._device, self._dtype)
