@@ -18,8 +18,8 @@ from rowspan.checkpoint.names import TensorKey, key_from_gguf
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
 from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES, Scheme
 
-# With a page that is asked for Linux maps those around it that it has read, 64 KiB or a large folio: of the tensor before,
-# too, whose pages are long released. Of 270 tensors that came to 10 to 20 MB, as the file happened to lie in the cache.
+# With a page that is asked for Linux maps those around it that it has read, 64 KiB or a large folio: of the tensor
+# before, too, whose pages are long released. Of 270 tensors that made 10 to 20 MB, as the file lay in the page cache.
 MAPPED_AROUND = 2 << 20
 # Bytes that Linux reads ahead at a time, where nobody has set it otherwise. Of a longer stretch that is advised in one
 # call it drops the rest without a word: of 268 MB, with a window of 8 MiB, 8.4 MB were read (6.18; mincore counts).
