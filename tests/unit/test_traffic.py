@@ -81,7 +81,7 @@ def counted(blueprint: Blueprint, steps: Sequence[StepPlan], monkeypatch: pytest
         worker = Worker(setup)
         given = []
         with closing(worker):  # also of one that fails, or the others would wait for it
-            worker.open_cache()
+            worker.open_cache(worker.rehearse().n_blocks)
             for step in steps:
                 worker.step(step)
                 given.append(sum(counter.given for counter in counters[rank]))
