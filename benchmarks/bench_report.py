@@ -50,8 +50,7 @@ def main() -> None:
         _rowspan(("bench", *common, *options), environment)
 
     for tests in (RATES, DEPTH, CONCURRENCY):
-        # vLLM keeps nothing of a prompt from one measurement to the next, and computes one of 4096 tokens for a minute.
-        bench([name for name in backends if name != "vllm" or tests is not DEPTH], *WHOLE, *tests)
+        bench(backends, *WHOLE, *tests)
         if "native" in backends:
             bench(["native"], *HALVES, *tests)
     _rowspan(("report", "--all", "-o", str(given.out)), environment)
