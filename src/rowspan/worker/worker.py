@@ -105,6 +105,8 @@ class Worker:
 
     def open_cache(self, n_blocks: int) -> WorkerReady:
         """Make the cache, of so many blocks or as many as there is room for, and be ready for steps."""
+        if self._kernels.memory is None:  # it stays for good; others on cards may have more room another time
+            n_blocks = self._setup.n_blocks
         while True:
             try:
                 return self._open_cache(n_blocks)
