@@ -17,7 +17,7 @@ struct Format {
 // sums[t][p] += codes · activations over one group of columns. Inlined, or its sums are no registers: clang would not.
 template <typename F, size_t Tokens, size_t Panels>
 ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
-                      Ints (&sums)[Tokens][Panels * kPerPanel]) {
+                              Ints (&sums)[Tokens][Panels * kPerPanel]) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte
     constexpr size_t kSteps = F::group / 4 / kParts;  // of 64 bytes of a panel

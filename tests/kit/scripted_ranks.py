@@ -24,7 +24,6 @@ class ScriptedRanks:
         self._setups = setups
         self._has_room = has_room
         self._n_blocks = n_blocks
-        self._lengths: dict[int, int] = {}
         pairs = [socket.socketpair() for _ in setups]
         self.links = [Connection(ours.detach()) for ours, _ in pairs]
         self.rehearsed: list[tuple[int, Rehearse]] = []  # by which rank
