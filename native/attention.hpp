@@ -107,11 +107,21 @@ inline void write_out(const Sum& sum, size_t size, float* out) {
     for (size_t d = 0; d < size; ++d) out[d] = sum.values[d] / *sum.total;
 }
 
-template <typename Flash>
-inline void run_task(const Attention& work, const Task& task, AttentionBuffers<Flash>& buffers) {
+// These positions of a task, of a chunk of keys.
+inline Chunk chunk_of(const Attention& work, const Task& task, Range positions) {
     const int64_t* slots = work.slots + task.sequence * work.slot_stride;
-    const CachedRows k = {work.k, slots, task.kv_head, work.size};
-    const CachedRows v = {work.v, slots, task.kv_head, work.size};
+    return {{work.k, slots, task.kv_head, work.size}, {work.v, slots, task.kv_head, work.size}, positions};
+}
+
+// The first chunk of a task's positions.
+inline Chunk first_chunk(const Attention& work, const Task& task) {
+    const auto [from, to] = task.positions;
+    return chunk_of(work, task, {from, lower((from / kKeyChunk + 1) * kKeyChunk, to)});
+}
+
+// after: what is computed next, as far as is known.
+template <typename Flash>
+inline void run_task(const Attention& work, const Task& task, const Task* after, AttentionBuffers<Flash>& buffers) {
     Flash& flash = buffers.flash;
     const size_t count = task.rows.to - task.rows.from;
     flash.begin(count);
@@ -120,11 +130,15 @@ inline void run_task(const Attention& work, const Task& task, AttentionBuffers<F
         flash.set(r, work.q + offset_of(work, task.sequence, task.kv_head, row), work.size,
                   seen_by(work, task.sequence, row));
     }
-    if (task.sums) return flash.attend(k, v, task.positions, task.sums);
+    Chunk next = first_chunk(work, after ? *after : task);
+    const Chunk* const then = after ? &next : nullptr;
+    if (task.sums) return flash.attend(chunk_of(work, task, task.positions), then, task.sums);
 
     for (size_t r = 0; r < count; ++r) empty_sum(buffers.sums, r, work.size);
     by_chunks(task.positions, [&](Range chunk) {
-        flash.attend(k, v, chunk, buffers.chunk_sums);
+        const bool last = chunk.to == task.positions.to;
+        const Chunk following = chunk_of(work, task, {chunk.to, lower(chunk.to + kKeyChunk, task.positions.to)});
+        flash.attend(chunk_of(work, task, chunk), last ? then : &following, buffers.chunk_sums);
         for (size_t r = 0; r < count; ++r) {
             add_chunk(sum_at(buffers.sums, r, work.size), sum_at(buffers.chunk_sums, r, work.size), work.size);
         }
@@ -169,19 +183,27 @@ inline void attention(const Attention& work, float* scratch, const Team& team, T
     AttentionBuffers<Flash> buffers;
     for (const bool own : {true, false}) {
         size_t done = 0, share = team.count, number = 0, taken = 0;
+        Task mine{};
+        bool pending = false;  // a task waits until the one after it is known, whose keys it asks for
         by_tasks(work, scratch, [&](const Task& task) {
             const size_t middle = done + task.cost() / 2, whose = middle * team.count / total;
             done += task.cost();
             if ((whose == team.index) != own) return;
+            if (pending) {
+                run_task(work, mine, &task, buffers);
+                taken = tasks.take(share);
+                pending = false;
+            }
             if (whose != share) {
                 share = whose;
                 number = 0;
                 taken = tasks.take(whose);
             }
             if (number++ != taken) return;
-            run_task(work, task, buffers);
-            taken = tasks.take(whose);
+            mine = task;
+            pending = true;
         });
+        if (pending) run_task(work, mine, nullptr, buffers);
     }
     if (attention_scratch(work) == 0) return;
     team.wait();

@@ -23,6 +23,12 @@ inline Range part_of(Range positions, Range of) {
     return {from - of.from, higher(from, lower(positions.to, of.to)) - of.from};
 }
 
+// Of one sequence and KV head, the positions of a chunk that some row sees.
+struct Chunk {
+    CachedRows k, v;
+    Range positions;
+};
+
 // The weighted sum of the values that one row sees, in one chunk or in all so far.
 struct Sum {
     float* values;   // (padded size)

@@ -8,6 +8,7 @@
 #include "flash.hpp"
 #include "int16_rows.hpp"
 #include "transpose.hpp"
+#include "upcoming.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
@@ -38,17 +39,17 @@ class Int16Flash {
 
     // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees: of
     // nothing else a scale is used, as an unwritten slot may hold NaN.
-    void attend(const CachedRows& k, const CachedRows& v, Range chunk, float* memory) {
+    void attend(const Chunk& of, const Chunk* next, float* memory) {
+        const auto& [k, v, chunk] = of;
+        upcoming_.begin(of, next);
         const size_t size = k.size, words = n_words(size), start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {
             const size_t at = tile.from - start;
             const int32_t* keys[kSubtiles];
             load_keys(k, tile, seen, keys, key_scales_ + at);
-            const Range next = {tile.to, tile.to + kKeyTile};
-            fetch(k, next, part_of(chunk, next));
-            fetch(v, tile, seen);
             by_blocks<kIntRows>(count_, [&](auto block, size_t r) {
-                score<block.rows>(q_ + r * words, keys, key_scales_ + at, words / 2, weights_ + r * kWeightStride + at);
+                score<block.rows>(q_ + r * words, keys, key_scales_ + at, words / 2, r == 0,
+                                  weights_ + r * kWeightStride + at);
             });
         });
         by_tiles(chunk, [&](Range tile, Range seen) { load_values(v, tile, seen, tile.from - start); });
@@ -63,22 +64,13 @@ class Int16Flash {
         by_tiles(loaded, [&](Range tile, Range seen) {
             const Range pairs = {(tile.from + seen.from) / 2, (tile.from + seen.to + 1) / 2};
             by_blocks<kIntRows>(count_, [&](auto block, size_t r) {
-                add_values<block.rows>(codes_ + r * kCodeStride, pairs, padded(size), scales + r, sums + r);
+                add_values<block.rows>(codes_ + r * kCodeStride, pairs, padded(size), scales + r, r == 0, sums + r);
             });
         });
     }
 
   private:
     static constexpr size_t kSubtiles = kKeyTile / kTileRows, kTilePairs = kTileRows / 2;
-
-    // Have these positions of the tile brought from memory while others are computed with.
-    static void fetch(const CachedRows& cached, Range tile, Range seen) {
-        if (!cached.has_tiles()) return;
-        by_vectors<kTileRows>(seen, [&](size_t first, Range) {
-            const int32_t* codes = cached.tile(tile.from + first);
-            for (size_t i = 0; i < kTilePairs * cached.size; i += 64 / sizeof *codes) __builtin_prefetch(codes + i, 0, 2);
-        });
-    }
 
     // Where the keys (pairs, kTileRows) of each subtile are, and scales (kKeyTile), of these positions of the tile; what
     // stands for the others means nothing, here and below.
@@ -133,10 +125,11 @@ class Int16Flash {
         return to;
     }
 
-    // scores (Rows, kWeightStride) of a tile, but for the scale of q: q (pairs, Rows, 2) · keys
+    // scores (Rows, kWeightStride) of a tile, but for the scale of q: q (pairs, Rows, 2) · keys. leading: of these rows,
+    // here and below, that the keys, or values, meet first.
     template <size_t Rows>
-    static void score(const int16_t* q, const int32_t* const (&keys)[kSubtiles], const float* scales, size_t pairs,
-                      float* scores) {
+    void score(const int16_t* q, const int32_t* const (&keys)[kSubtiles], const float* scales, size_t pairs,
+               bool leading, float* scores) {
         constexpr size_t kVectors = kIntVectors<Rows>;
         for (size_t at = 0; at < kKeyTile; at += kVectors * Vec::width) {
             Ints sums[Rows][kVectors];
@@ -151,6 +144,7 @@ class Int16Flash {
             for (size_t p = 0; p < pairs; ++p) {
                 Ints key[kVectors];
                 for (size_t c = 0; c < kVectors; ++c) key[c] = Ints::load(from[c] + p * kTileRows);
+                if (leading) upcoming_.ask(kVectors);
 #pragma GCC unroll 8
                 for (size_t r = 0; r < Rows; ++r) {
                     const Ints element = pair_at(q + 2 * (p * Rows + r));
@@ -182,6 +176,7 @@ class Int16Flash {
             largest = Vec::max(largest, scaled);
             sums = sums + scaled;
             scaled.store(row + i);
+            upcoming_.ask(2);
         });
         *sum.total = totals.sum();
 
@@ -199,8 +194,8 @@ class Int16Flash {
 
     // sums of `Rows` rows += weights · values over these pairs of the chunk, for the dimensions from d on; size: padded
     template <size_t Rows, size_t Vectors = kIntVectors<Rows>>
-    void add_values(const int16_t* weights, Range pairs, size_t size, const float* scales, const Sum* sums,
-                    size_t d = 0) const {
+    void add_values(const int16_t* weights, Range pairs, size_t size, const float* scales, bool leading,
+                    const Sum* sums, size_t d = 0) {
         for (; d + Vectors * Vec::width <= size; d += Vectors * Vec::width) {
             Ints totals[Rows][Vectors];
             for (auto& row : totals) {
@@ -212,6 +207,7 @@ class Int16Flash {
                 for (; p < end; ++p, from += size) {
                     Ints value[Vectors];
                     for (size_t c = 0; c < Vectors; ++c) value[c] = Ints::load(from + c * Vec::width);
+                    if (leading) upcoming_.ask(Vectors);
 #pragma GCC unroll 8
                     for (size_t r = 0; r < Rows; ++r) {
                         const Ints weight = pair_at(weights + r * kCodeStride + 2 * p);
@@ -228,10 +224,11 @@ class Int16Flash {
                 }
             }
         }
-        if constexpr (Vectors > 1) add_values<Rows, Vectors / 2>(weights, pairs, size, scales, sums, d);
+        if constexpr (Vectors > 1) add_values<Rows, Vectors / 2>(weights, pairs, size, scales, leading, sums, d);
     }
 
     size_t count_;
+    Upcoming upcoming_;
     Range sees_[kQueryTile];  // positions
     float score_scales_[kQueryTile];
     alignas(64) int16_t q_[kQueryTile * kMaxHead];      // (pairs, n, 2) for each block of n
