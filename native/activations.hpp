@@ -12,7 +12,7 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kTokenTile = Vec::width == 16 ? 8 : 4;
+constexpr size_t kTokenTile = 4;
 constexpr size_t kScaled = 32;  // columns that share an activation scale: a sum of 32 products stays exact in int32
 constexpr size_t kSummed = 16;  // columns whose codes are added up, for zeros and minima of weight groups of 16 or 32
 
@@ -126,11 +126,13 @@ inline size_t pack_int8_groups(const float* x, const Int8Tokens& all, size_t til
         rows[lane] = x + token * all.columns + column + group * kScaled;
     }
     // Each group's lanes, of 4 bytes, to where it has its tokens'.
-    const auto put = [](auto vector, void* to, size_t stride) {
-        alignas(64) char lanes[Vec::width * 4];
-        vector.store(reinterpret_cast<float*>(lanes));
+    static_assert(kTokenTile == 4);
+    const auto put = [](Vec vector, void* to, size_t stride) {
+        if constexpr (kLanes == Vec::width) return vector.store_fours(static_cast<char*>(to), stride);
+        alignas(64) float lanes[Vec::width];
+        vector.store(lanes);
         for (size_t i = 0; i < Groups; ++i)
-            __builtin_memcpy(static_cast<char*>(to) + i * stride, lanes + i * kTokenTile * 4, kTokenTile * 4);
+            __builtin_memcpy(static_cast<char*>(to) + i * stride, lanes + i * kTokenTile, kTokenTile * 4);
     };
     alignas(64) float lines[kScaled * Vec::width];
     for (; column + Groups * kScaled <= all.columns; column += Groups * kScaled) {
@@ -151,9 +153,9 @@ inline size_t pack_int8_groups(const float* x, const Int8Tokens& all, size_t til
                     codes[i] = Ints::rounded(Vec::load(lines + (c + i) * Vec::width) * inverse);
                     sum = sum + codes[i];
                 }
-                put(Ints::bytes(codes), to.codes + c * kTokenTile, kScaled * kTokenTile);
+                put(Ints::bytes(codes).bits(), to.codes + c * kTokenTile, kScaled * kTokenTile);
             }
-            put(sum, to.sums + half / kSummed * kTokenTile, kScaled / kSummed * kTokenTile * sizeof *to.sums);
+            put(sum.bits(), to.sums + half / kSummed * kTokenTile, kScaled / kSummed * kTokenTile * sizeof *to.sums);
         }
     }
     return column;

@@ -22,6 +22,7 @@ struct Ints {
     static Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
     void store(void* p) const { _mm512_storeu_si512(p, v); }
     Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
+    Vec bits() const { return {_mm512_castsi512_ps(v)}; }
     static Ints rounded(Vec x) { return {_mm512_cvtps_epi32(x.v)}; }
     // Of 16-bit integers those of one array in the lower halves of the lanes, those of the other in the upper ones.
     static Ints interleaved(const int16_t* low, const int16_t* high) {
@@ -77,6 +78,7 @@ struct Ints {
     static Ints load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
+    Vec bits() const { return {_mm256_castsi256_ps(v)}; }
     static Ints rounded(Vec x) { return {_mm256_cvtps_epi32(x.v)}; }
     static Ints interleaved(const int16_t* low, const int16_t* high) {
         const __m256i lower = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));

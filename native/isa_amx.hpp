@@ -10,10 +10,8 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-// AVX-512's tiles are half as high.
 inline void pack_float_tiles(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
-    const Range halves = {2 * tiles.from, lower(2 * tiles.to, token_tiles(tokens))};
-    avx512_kernels().floats.pack(x, tokens, columns, packed, halves);
+    avx512_kernels().floats.pack(x, tokens, columns, packed, lower_tiles(tiles, tokens));
 }
 
 inline void attention_in_tiles(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {

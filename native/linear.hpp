@@ -48,8 +48,9 @@ template <size_t Panels, typename Product>
 inline void multiply(const Product& product, size_t columns, const Stretch& stretch, const Panel (&panels)[Panels],
                      float* y) {
     for (size_t i = 0; i < stretch.count * Panels * kPanel; ++i) y[i] = 0.0f;
-    for (size_t column = 0; column < columns; column += kStripColumns)
-        product.add(panels, column, lower(kStripColumns, columns - column), stretch.tiles, y);
+    const size_t width = strip_width(columns);
+    for (size_t column = 0; column < columns; column += width)
+        product.add(panels, column, lower(width, columns - column), stretch.tiles, y);
 }
 
 // Product + bias + residual.

@@ -8,19 +8,26 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-static_assert(kPanelsOfTile == 2 && kTileTokens == 2 * kTokenTile && kBlockTiles % 2 == 0);
+constexpr size_t kFewTokens = 8;  // for which VNNI's products are as fast
+
+// AVX-512's tiles are lower: those that these are.
+inline Range lower_tiles(Range tiles, size_t tokens) {
+    constexpr size_t kLower = kTileTokens / kTokenTile;
+    static_assert(kPanelsOfTile == 2 && kTileTokens % kTokenTile == 0 && kBlockTiles % kLower == 0);
+    return {tiles.from * kLower, lower(tiles.to * kLower, token_tiles(tokens))};
+}
 
 inline size_t tile_tokens(size_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens * kTileTokens; }
 
 // Packed tokens are those of activations.hpp but for the height of a tile, up to which the last one is filled with zeros,
 // and that codes are (columns / 32, 16, 32).
 inline size_t tile_tokens_bytes(size_t tokens, size_t columns) {
-    if (tokens <= kTokenTile) return avx512_kernels().int8.bytes(tokens, columns);
+    if (tokens <= kFewTokens) return avx512_kernels().int8.bytes(tokens, columns);
     return Int8Tokens::bytes(tile_tokens(tokens), columns);
 }
 
 inline void pack_tiles(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
-    if (tokens <= kTokenTile) return avx512_kernels().int8.pack(x, tokens, columns, packed, tiles);
+    if (tokens <= kFewTokens) return avx512_kernels().int8.pack(x, tokens, columns, packed, lower_tiles(tiles, tokens));
     const Int8Tokens all(packed, tile_tokens(tokens), columns);
     for (size_t first = tiles.from * kTileTokens; first < tiles.to * kTileTokens; first += kTileTokens) {
         for (size_t t = 0; t < kTileTokens; ++t) {
@@ -134,7 +141,7 @@ struct TileProduct {
 };
 
 inline void linear_tiles(const void* packed, size_t tokens, const Linear& op, const Team& team, Tasks& tasks) {
-    if (tokens <= kTokenTile) return avx512_kernels().int8.linear(packed, tokens, op, team, tasks);
+    if (tokens <= kFewTokens) return avx512_kernels().int8.linear(packed, tokens, op, team, tasks);
     const TileConfig config = op.w.group == 32 ? tile_config<32>() : tile_config<16>();
     Tiles registers(config);
     with_format(op.w, [&](auto format) {

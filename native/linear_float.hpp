@@ -118,15 +118,7 @@ struct FloatProduct {
             case 1: return float_product<1, Panels>(x, weights, columns, y);
             case 2: return float_product<2, Panels>(x, weights, columns, y);
             case 3: return float_product<3, Panels>(x, weights, columns, y);
-            case 4: return float_product<4, Panels>(x, weights, columns, y);
-        }
-        if constexpr (kTokenTile == 8) {
-            switch (height) {
-                case 5: return float_product<5, Panels>(x, weights, columns, y);
-                case 6: return float_product<6, Panels>(x, weights, columns, y);
-                case 7: return float_product<7, Panels>(x, weights, columns, y);
-                default: return float_product<8, Panels>(x, weights, columns, y);
-            }
+            default: return float_product<4, Panels>(x, weights, columns, y);
         }
     }
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "activations.hpp"
+#include "each.hpp"
 #include "strip.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
@@ -85,23 +86,39 @@ struct GroupSums {
     }
 };
 
-// y (Tokens, Panels · 16) += tile · strip. streaming: the codes come from memory, and what follows them will be next.
-template <typename F, size_t Tokens, size_t Panels>
-inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, bool streaming, float* y) {
+// What codes memory is asked for while others are multiplied: none; with each group the one that comes kAhead behind it, at
+// places known beforehand, as a lone token leaves no time to find others; or a share of what comes after the strip.
+enum class Asks { none, behind, share };
+
+// A share: with each group so many lines of each panel, from somewhere on.
+template <size_t Panels>
+struct CodesShare {
+    size_t lines = 0;
+    const uint8_t* codes[Panels] = {};
+};
+
+// y (Tokens, Panels · 16) += tile · strip.
+template <typename F, size_t Tokens, Asks asks, size_t Panels>
+inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, const CodesShare<Panels>& share,
+                         float* y) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kGroupBytes = F::group * kPanel / (F::four_bit ? 2 : 1);
     const size_t groups = strip.count / F::group;
     GroupSums<F, Tokens> group_sums;
     group_sums.load(tile, kImplied<F::wide> - zero, groups);
 
+    Vec totals[Tokens][kVecs];
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t i = 0; i < kVecs; ++i) totals[t][i] = Vec::load(y + (t * kVecs + i) * Vec::width);
     for (size_t g = 0; g < groups; ++g) {
         const uint8_t* codes[Panels];
-        for (size_t p = 0; p < Panels; ++p) {
-            codes[p] = strip.codes[p] + g * kGroupBytes;
-            if (!streaming) continue;
+        for (size_t p = 0; p < Panels; ++p) codes[p] = strip.codes[p] + g * kGroupBytes;
+        for (size_t p = 0; p < Panels && asks == Asks::behind; ++p)
 #pragma GCC unroll 8
             for (size_t at = 0; at < kGroupBytes; at += 64) __builtin_prefetch(codes[p] + at + kAhead<Tokens>);
-        }
+        for (size_t p = 0; p < Panels && asks == Asks::share; ++p)
+            for (size_t line = 0; line < share.lines; ++line)
+                __builtin_prefetch(share.codes[p] + (g * share.lines + line) * 64);
         Ints sums[Tokens][kVecs];
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t)
@@ -120,14 +137,15 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
             const Vec scale = Vec::all(scales[t]);
 #pragma GCC unroll 8
             for (size_t i = 0; i < kVecs; ++i) {
-                float* at = y + (t * kVecs + i) * Vec::width;
-                Vec total = Vec::fma(sums[t][i].to_floats(), weight_scales[i] * scale, Vec::load(at));
+                Vec& total = totals[t][i];
+                total = Vec::fma(sums[t][i].to_floats(), weight_scales[i] * scale, total);
                 if constexpr (F::has_minima)
                     total = Vec::fma(minima[i], Vec::all(group_sums.activations[g * Tokens + t]), total);
-                total.store(at);
             }
         }
     }
+    for (size_t t = 0; t < Tokens; ++t)
+        for (size_t i = 0; i < kVecs; ++i) totals[t][i].store(y + (t * kVecs + i) * Vec::width);
 }
 
 // Four-bit codes of a strip as bytes, for strips that many tokens pass by.
@@ -147,6 +165,8 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
     }
 }
 
+constexpr size_t kFewPasses = 16;  // of tiles, that share what is asked for
+
 // Matrix · tokens for the driver in linear.hpp.
 template <typename F>
 struct Int8Product {
@@ -163,37 +183,48 @@ struct Int8Product {
         Strip<Panels> strip;
         load_strip(panels, first, count, strip);
         alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
-        const bool widened = F::four_bit && tiles.to - tiles.from > 1;
+        const size_t passes = tiles.to - tiles.from;
+        CodesShare<Panels> share = first_share(strip, passes);
+        const size_t bytes_of_share = share.lines * 64 * (count / F::group);
+        const bool widened = F::four_bit && passes > 2;
         if (widened) widen(strip, bytes);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t height = tile_height(tokens.tokens, tile);
             const Int8Tile from = tokens.tile(tile, first);
+            // A lone pass has nobody to share with, and of many each would ask for next to nothing.
+            const Asks asks = share.lines ? Asks::share : tile == tiles.from && !widened ? Asks::behind : Asks::none;
             if (widened)
-                by_height<Bytes>(height, from, strip, false, y);
+                by_height<Bytes>(height, from, strip, asks, share, y);
             else
-                by_height<F>(height, from, strip, tile == tiles.from, y);
+                by_height<F>(height, from, strip, asks, share, y);
+            for (const uint8_t*& codes : share.codes) codes += bytes_of_share;
             y += height * Panels * kPanel;
         }
     }
 
   private:
+    // Of what comes after the strip, so that memory is asked evenly.
+    template <size_t Panels>
+    static CodesShare<Panels> first_share(const Strip<Panels>& strip, size_t passes) {
+        CodesShare<Panels> share;
+        if (passes == 1 || passes > kFewPasses) return share;
+        const size_t bytes = strip.count * kPanel / (F::four_bit ? 2 : 1), groups = strip.count / F::group;
+        share.lines = (bytes / 64 + passes * groups - 1) / (passes * groups);
+        for (size_t p = 0; p < Panels; ++p) share.codes[p] = strip.codes[p] + bytes;
+        return share;
+    }
+
     template <typename G, size_t Panels>
-    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, bool streaming, float* y) const {
-        if constexpr (Panels > kPanelsOfTile) return int8_product<G, 1>(from, strip, zero, streaming, y);
-        switch (height) {
-            case 1: return int8_product<G, 1>(from, strip, zero, streaming, y);
-            case 2: return int8_product<G, 2>(from, strip, zero, streaming, y);
-            case 3: return int8_product<G, 3>(from, strip, zero, streaming, y);
-            case 4: return int8_product<G, 4>(from, strip, zero, streaming, y);
-        }
-        if constexpr (kTokenTile == 8) {
-            switch (height) {
-                case 5: return int8_product<G, 5>(from, strip, zero, streaming, y);
-                case 6: return int8_product<G, 6>(from, strip, zero, streaming, y);
-                case 7: return int8_product<G, 7>(from, strip, zero, streaming, y);
-                default: return int8_product<G, 8>(from, strip, zero, streaming, y);
+    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, Asks asks,
+                   const CodesShare<Panels>& share, float* y) const {
+        visit_block<(Panels > kPanelsOfTile ? 1 : kTokenTile)>(height, 0, [&](auto block, size_t) {
+            constexpr size_t kTokens = block.rows;
+            switch (asks) {
+                case Asks::none: return int8_product<G, kTokens, Asks::none>(from, strip, zero, share, y);
+                case Asks::behind: return int8_product<G, kTokens, Asks::behind>(from, strip, zero, share, y);
+                case Asks::share: return int8_product<G, kTokens, Asks::share>(from, strip, zero, share, y);
             }
-        }
+        });
     }
 };
 

@@ -40,6 +40,13 @@ struct Vec {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
     }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
+    // Four lanes after the other, each `stride` bytes after those before.
+    void store_fours(char* p, size_t stride) const {
+        _mm_storeu_ps(reinterpret_cast<float*>(p), _mm512_castps512_ps128(v));
+        _mm_storeu_ps(reinterpret_cast<float*>(p + stride), _mm512_extractf32x4_ps(v, 1));
+        _mm_storeu_ps(reinterpret_cast<float*>(p + 2 * stride), _mm512_extractf32x4_ps(v, 2));
+        _mm_storeu_ps(reinterpret_cast<float*>(p + 3 * stride), _mm512_extractf32x4_ps(v, 3));
+    }
     // Integral elements in -128 … 127.
     void store_codes(int8_t* p) const {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -102,6 +109,10 @@ struct Vec {
         return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
     }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
+    void store_fours(char* p, size_t stride) const {
+        _mm_storeu_ps(reinterpret_cast<float*>(p), _mm256_castps256_ps128(v));
+        _mm_storeu_ps(reinterpret_cast<float*>(p + stride), _mm256_extractf128_ps(v, 1));
+    }
     void store_codes(int8_t* p) const {
         const __m256i wide = _mm256_cvtps_epi32(v);
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));

@@ -7,11 +7,18 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kStripColumns = 512;  // two panels of bytes fill half of a 32 KiB first-level cache
+constexpr size_t kStripColumns = 768;  // at most: two panels of bytes leave room in a first-level cache of 32 KiB
 constexpr size_t kStripGroups = kStripColumns / 16;
+// So many columns come in strips of about the same width: a narrow one takes as long to begin as any.
+inline size_t strip_width(size_t columns) {
+    constexpr size_t kWhole = 32;  // of weights', tokens' and bfloat16's groups
+    const size_t strips = higher(1, (columns + kStripColumns - 1) / kStripColumns);
+    const size_t wholes = (columns + kWhole - 1) / kWhole;
+    return (wholes + strips - 1) / strips * kWhole;
+}
 constexpr size_t kPerPanel = kPanel / Vec::width;  // vectors that cover a panel
 
-// Panels side by side, as registers allow for a whole tile of tokens, and for a lone one.
+// Panels side by side for a tile of tokens, whose sums stay in registers over a whole strip, and for a lone token.
 constexpr size_t kPanelsOfTile = Vec::width == 16 ? 2 : 1;
 constexpr size_t kPanelsOfOne = 2 * kPanelsOfTile;
 
