@@ -43,6 +43,13 @@ struct Ints {
     friend Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm512_and_si512(_mm512_srli_epi32(v, 4), _mm512_set1_epi8(15))}; }
+    // Of each byte, bits 2 k and 2 k + 1 as its bits 4 and 5.
+    template <int k>
+    Ints upper_bits() const {
+        const __m512i moved = k < 2 ? _mm512_slli_epi32(v, 4 - 2 * (k & 1)) : _mm512_srli_epi32(v, 2 * (k & 1));
+        return {_mm512_and_si512(moved, _mm512_set1_epi8(48))};
+    }
+    friend Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
     // Of pairs of bfloat16, the upper halves of floats, the first ones and the second ones.
     Vec first_bfloats() const { return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16))}; }
     Vec second_bfloats() const {
@@ -97,6 +104,12 @@ struct Ints {
     friend Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
     Ints low_halves() const { return {_mm256_and_si256(v, _mm256_set1_epi8(15))}; }
     Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
+    template <int k>
+    Ints upper_bits() const {
+        const __m256i moved = k < 2 ? _mm256_slli_epi32(v, 4 - 2 * (k & 1)) : _mm256_srli_epi32(v, 2 * (k & 1));
+        return {_mm256_and_si256(moved, _mm256_set1_epi8(48))};
+    }
+    friend Ints operator|(Ints a, Ints b) { return {_mm256_or_si256(a.v, b.v)}; }
     Vec first_bfloats() const { return {_mm256_castsi256_ps(_mm256_slli_epi32(v, 16))}; }
     Vec second_bfloats() const {
         return {_mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))))};

@@ -186,22 +186,21 @@ inline void linear_float(const void* packed, size_t tokens, const Linear& op, co
     linear_of(FloatProduct(packed, tokens, op.w.columns), op, tokens, team, tasks);
 }
 
-// run(the format of a quantized matrix).
+// run(the format of a quantized matrix). Those that there are schemes for.
 template <typename Run>
 inline void with_format(const Matrix& w, Run run) {
-    const bool four = w.kind == Codes::u4, wide = w.zero == 128;
-    if (w.group == 32) {
-        if (four)
-            w.minima ? run(Format<true, false, true, 32>()) : run(Format<true, false, false, 32>());
-        else if (w.minima)
-            run(Format<false, false, true, 32>());
+    if (w.kind == Codes::u8) {
+        run(Format<Codes::u8, true, false, 32>());
+    } else if (w.group == 32) {
+        if (w.kind == Codes::u4)
+            w.minima ? run(Format<Codes::u4, false, true, 32>()) : run(Format<Codes::u4, false, false, 32>());
         else
-            wide ? run(Format<false, true, false, 32>()) : run(Format<false, false, false, 32>());
+            w.minima ? run(Format<Codes::u6, false, true, 32>()) : run(Format<Codes::u6, false, false, 32>());
     } else {
-        if (four)
-            w.minima ? run(Format<true, false, true, 16>()) : run(Format<true, false, false, 16>());
+        if (w.kind == Codes::u4)
+            w.minima ? run(Format<Codes::u4, false, true, 16>()) : run(Format<Codes::u4, false, false, 16>());
         else
-            run(Format<false, false, false, 16>());
+            run(Format<Codes::u6, false, false, 16>());
     }
 }
 

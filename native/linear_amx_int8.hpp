@@ -129,8 +129,8 @@ struct TileProduct {
     void add(const Panel (&panels)[Panels], size_t first, size_t columns, Range tiles, float* y) const {
         Strip<Panels> strip;
         load_strip(panels, first, columns, strip);
-        alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
-        if constexpr (F::four_bit) widen(strip, bytes);
+        alignas(64) uint8_t bytes[F::narrow ? Panels * kStripColumns * kPanel : 64];
+        if constexpr (F::narrow) widen<F::kind>(strip, bytes);
         const size_t end = lower(count, tiles.to * kTokenTile);
         for (size_t token = tiles.from * kTokenTile; token < end; token += kTileTokens) {
             const Int8Tile tile = tokens.part(token, kTileTokens, first);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "activations.hpp"
+#include "codes.hpp"
 #include "strip.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
@@ -20,21 +21,23 @@ inline Vec byte_of(Ints x, size_t index) {
 }
 
 // Columns of a quantized panel → out (count, 16).
+template <Codes kind>
 inline void unpack_quantized(const Panel& panel, size_t first, size_t count, float* out) {
+    constexpr size_t kColumns = 4 * kQuads<kind>;  // of a unit
     const Matrix& w = *panel.of;
     Strip<1> strip;
     load_strip({panel}, first, count, strip);
-    const size_t step = w.kind == Codes::u4 ? 8 : 4;
     const Vec zero = Vec::all(static_cast<float>(w.zero));
-    for (size_t column = 0; column < count; column += step) {
+    for (size_t column = 0; column < count; column += kColumns) {
         const size_t g = column / w.group;
         for (size_t i = 0; i < kPerPanel; ++i) {
-            const Ints both = Ints::load(strip.codes[0] + column / step * 64 + i * Ints::width * 4);
+            Ints quads[kQuads<kind>];
+            read_unit<kind>(strip.codes[0] + column / kColumns * kUnitBytes<kind> + i * Ints::width * 4, quads);
             const Vec scale = Vec::load(strip.scales[0][g] + i * Vec::width);
             const Vec minimum = w.minima ? Vec::load(strip.minima[0][g] + i * Vec::width) : Vec::zero();
-            for (size_t j = 0; j < step; ++j) {
-                const Ints codes = step == 4 ? both : j < 4 ? both.low_halves() : both.high_halves();
-                Vec::fma(byte_of(codes, j % 4) - zero, scale, minimum).store(out + (column + j) * kPanel + i * Vec::width);
+            for (size_t j = 0; j < kColumns; ++j) {
+                const Vec code = byte_of(quads[j / 4], j % 4);
+                Vec::fma(code - zero, scale, minimum).store(out + (column + j) * kPanel + i * Vec::width);
             }
         }
     }
@@ -53,7 +56,9 @@ inline void unpack_pairs(const uint16_t* pairs, size_t count, float* out) {
 
 inline void unpack_floats(const Panel& panel, size_t first, size_t count, float* out) {
     const Matrix& w = *panel.of;
-    if (w.kind == Codes::u8 || w.kind == Codes::u4) return unpack_quantized(panel, first, count, out);
+    if (w.kind == Codes::u8) return unpack_quantized<Codes::u8>(panel, first, count, out);
+    if (w.kind == Codes::u4) return unpack_quantized<Codes::u4>(panel, first, count, out);
+    if (w.kind == Codes::u6) return unpack_quantized<Codes::u6>(panel, first, count, out);
     if (w.kind == Codes::bf16) return unpack_pairs(panel.bfloats(first), count, out);
     const size_t at = (panel.index * w.columns + first) * kPanel;
     for (size_t i = 0; i < count * kPanel; i += Vec::width) {

@@ -3,15 +3,17 @@
 #pragma once
 
 #include "activations.hpp"
+#include "codes.hpp"
 #include "each.hpp"
 #include "strip.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
 // How the codes of one matrix are read.
-template <bool FourBit, bool Wide, bool HasMinima, size_t Group>
+template <Codes Kind, bool Wide, bool HasMinima, size_t Group>
 struct Format {
-    static constexpr bool four_bit = FourBit, wide = Wide, has_minima = HasMinima;
+    static constexpr Codes kind = Kind;
+    static constexpr bool narrow = Kind != Codes::u8, wide = Wide, has_minima = HasMinima;
     static constexpr size_t group = Group;
 };
 
@@ -20,8 +22,8 @@ template <typename F, size_t Tokens, size_t Panels>
 ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
                               Ints (&sums)[Tokens][Panels * kPerPanel]) {
     constexpr size_t kVecs = Panels * kPerPanel;
-    constexpr size_t kParts = F::four_bit ? 2 : 1;   // halves of a byte
-    constexpr size_t kSteps = F::group / 4 / kParts;  // of 64 bytes of a panel
+    constexpr size_t kParts = kQuads<F::kind>;
+    constexpr size_t kSteps = F::group / 4 / kParts;
     // Few sums, each waiting for its last addition: integers may be added up in any order, so take turns.
     constexpr bool kTakeTurns = Tokens * kVecs * kParts <= 4;
     constexpr size_t kChains = kTakeTurns ? 4 / (Tokens * kVecs * kParts) : 1;
@@ -37,9 +39,9 @@ ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_
         Ints parts[kParts][kVecs];
         for (size_t p = 0; p < Panels; ++p) {
             for (size_t i = 0; i < kPerPanel; ++i) {
-                const Ints both = Ints::load(codes[p] + step * 64 + i * Ints::width * 4);
-                parts[0][p * kPerPanel + i] = F::four_bit ? both.low_halves() : both;
-                if constexpr (F::four_bit) parts[1][p * kPerPanel + i] = both.high_halves();
+                Ints quads[kParts];
+                read_unit<F::kind>(codes[p] + step * kUnitBytes<F::kind> + i * Ints::width * 4, quads);
+                for (size_t part = 0; part < kParts; ++part) parts[part][p * kPerPanel + i] = quads[part];
             }
         }
         for (size_t part = 0; part < kParts; ++part) {
@@ -102,7 +104,7 @@ template <typename F, size_t Tokens, Asks asks, size_t Panels>
 inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, const CodesShare<Panels>& share,
                          float* y) {
     constexpr size_t kVecs = Panels * kPerPanel;
-    constexpr size_t kGroupBytes = F::group * kPanel / (F::four_bit ? 2 : 1);
+    constexpr size_t kGroupBytes = code_bytes(F::kind, F::group);
     const size_t groups = strip.count / F::group;
     GroupSums<F, Tokens> group_sums;
     group_sums.load(tile, kImplied<F::wide> - zero, groups);
@@ -148,18 +150,20 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
         for (size_t i = 0; i < kVecs; ++i) totals[t][i].store(y + (t * kVecs + i) * Vec::width);
 }
 
-// Four-bit codes of a strip as bytes, for strips that many tokens pass by.
-template <size_t Panels>
+// Narrow codes of a strip as bytes, for strips that many tokens pass by.
+template <Codes kind, size_t Panels>
 inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
     for (size_t p = 0; p < Panels; ++p) {
         uint8_t* to = bytes + p * kStripColumns * kPanel;
-        for (size_t at = 0; at < strip.count * kPanel / 2; at += 64, to += 128) {
-            __builtin_prefetch(strip.codes[p] + at + kAhead<kTokenTile>);
+        const uint8_t *at = strip.codes[p], *end = at + code_bytes(kind, strip.count);
+        for (; at < end; at += kUnitBytes<kind>) {
+            for (size_t line = 0; line < kUnitBytes<kind>; line += 64) __builtin_prefetch(at + line + kAhead<kTokenTile>);
             for (size_t i = 0; i < 64; i += Ints::width * 4) {
-                const Ints both = Ints::load(strip.codes[p] + at + i);
-                both.low_halves().store(to + i);
-                both.high_halves().store(to + 64 + i);
+                Ints quads[kQuads<kind>];
+                read_unit<kind>(at + i, quads);
+                for (size_t q = 0; q < kQuads<kind>; ++q) quads[q].store(to + q * 64 + i);
             }
+            to += kQuads<kind> * 64;
         }
         strip.codes[p] = bytes + p * kStripColumns * kPanel;
     }
@@ -172,7 +176,7 @@ template <typename F>
 struct Int8Product {
     Int8Tokens tokens;
     int zero;
-    using Bytes = Format<false, F::wide, F::has_minima, F::group>;  // of widened codes
+    using Bytes = Format<Codes::u8, F::wide, F::has_minima, F::group>;  // of widened codes
 
     Int8Product(const void* packed, size_t n_tokens, const Matrix& matrix)
         : tokens(const_cast<void*>(packed), n_tokens, matrix.columns), zero(matrix.zero) {}
@@ -182,12 +186,12 @@ struct Int8Product {
     void add(const Panel (&panels)[Panels], size_t first, size_t count, Range tiles, float* y) const {
         Strip<Panels> strip;
         load_strip(panels, first, count, strip);
-        alignas(64) uint8_t bytes[F::four_bit ? Panels * kStripColumns * kPanel : 64];
+        alignas(64) uint8_t bytes[F::narrow ? Panels * kStripColumns * kPanel : 64];
         const size_t passes = tiles.to - tiles.from;
         CodesShare<Panels> share = first_share(strip, passes);
         const size_t bytes_of_share = share.lines * 64 * (count / F::group);
-        const bool widened = F::four_bit && passes > 2;
-        if (widened) widen(strip, bytes);
+        const bool widened = F::narrow && passes > 2;
+        if (widened) widen<F::kind>(strip, bytes);
         for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
             const size_t height = tile_height(tokens.tokens, tile);
             const Int8Tile from = tokens.tile(tile, first);
@@ -208,7 +212,7 @@ struct Int8Product {
     static CodesShare<Panels> first_share(const Strip<Panels>& strip, size_t passes) {
         CodesShare<Panels> share;
         if (passes == 1 || passes > kFewPasses) return share;
-        const size_t bytes = strip.count * kPanel / (F::four_bit ? 2 : 1), groups = strip.count / F::group;
+        const size_t bytes = code_bytes(F::kind, strip.count), groups = strip.count / F::group;
         share.lines = (bytes / 64 + passes * groups - 1) / (passes * groups);
         for (size_t p = 0; p < Panels; ++p) share.codes[p] = strip.codes[p] + bytes;
         return share;

@@ -15,7 +15,10 @@ constexpr size_t whole_bfloats(size_t columns) {
     return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
 }
 
-enum class Codes : int { f32, f16, bf16, u8, u4 };
+enum class Codes : int { f32, f16, bf16, u8, u4, u6 };
+
+// Of a quantized code.
+constexpr size_t code_bits(Codes kind) { return kind == Codes::u4 ? 4 : kind == Codes::u6 ? 6 : 8; }
 
 // rows × columns in panels of 16 rows, the last one filled up with zeros.
 //
@@ -25,6 +28,8 @@ enum class Codes : int { f32, f16, bf16, u8, u4 };
 // Quantized codes: value = scale · (code - zero) + minimum, one scale and minimum for `group` (16 or 32) columns.
 //   u8: (panels, columns / 4, 16, 4) bytes: byte j of lane r is column 4 i + j of row r.
 //   u4: (panels, columns / 8, 16, 4) bytes: low half of byte j of lane r is column 8 i + j, high half column 8 i + 4 + j.
+//   u6: (panels, columns / 16, 3, 16, 4) bytes: of 16 columns the lower four bits of the first 8, and of the last 8, as u4;
+//     then the upper two: those of column 16 i + 4 k + j are bits 2 k and 2 k + 1 of byte j of lane r.
 // That is the order in which VNNI (and AMX) read four columns of sixteen rows at once.
 //
 // scale and minimum are float16 (panels, columns / group, 16); or, with `sub_scales`, products: scales and minima float16

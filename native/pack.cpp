@@ -112,11 +112,21 @@ void pack_dense_panel(const BlockRows& from, void* codes, size_t panel) {
 // Codes of one lane in the order of columns → words of four bytes in the order of `Matrix`.
 template <Codes kind>
 void to_words(const uint8_t* __restrict codes, size_t n, uint32_t* __restrict words) {
-    if constexpr (kind == Codes::u8)
+    const auto four = [codes](size_t column) { return load<uint32_t>(codes + column); };
+    if constexpr (kind == Codes::u8) {
         std::memcpy(words, codes, n);
-    else
-        for (size_t i = 0; i < n / 8; ++i)
-            words[i] = load<uint32_t>(codes + 8 * i) | load<uint32_t>(codes + 8 * i + 4) << 4;
+    } else if constexpr (kind == Codes::u4) {
+        for (size_t at = 0; at < n; at += 8) *words++ = four(at) | four(at + 4) << 4;
+    } else {
+        static_assert(kind == Codes::u6);
+        constexpr uint32_t lower = 0x0f0f0f0f, upper = 0x30303030;
+        for (size_t at = 0; at < n; at += 16) {
+            const uint32_t a = four(at), b = four(at + 4), c = four(at + 8), d = four(at + 12);
+            *words++ = (a & lower) | (b & lower) << 4;
+            *words++ = (c & lower) | (d & lower) << 4;
+            *words++ = (a & upper) >> 4 | (b & upper) >> 2 | (c & upper) | (d & upper) << 2;
+        }
+    }
 }
 
 // A lane's factors of one block of a panel.
@@ -136,10 +146,11 @@ void put(const Factors& factors, const PackedArrays& to, size_t block, size_t la
 
 template <typename Scheme>
 void pack_quantized_panel(const BlockRows& from, const PackedArrays& to, size_t panel) {
-    constexpr size_t per_word = Scheme::kKind == Codes::u8 ? 4 : 8, piece = kSuperBlock;
+    constexpr size_t piece = kSuperBlock;
+    const auto words_of = [](size_t columns) { return columns * code_bits(Scheme::kKind) / 32; };
     const size_t first_row = panel * kPanel, first_block = panel * (from.columns / Scheme::kColumns);
-    uint32_t* words = static_cast<uint32_t*>(to.codes) + first_row * (from.columns / per_word);
-    alignas(64) uint32_t lanes[kPanel][piece / per_word];
+    uint32_t* words = static_cast<uint32_t*>(to.codes) + first_row * words_of(from.columns);
+    alignas(64) uint32_t lanes[kPanel][piece * code_bits(Scheme::kKind) / 32];
     alignas(64) uint8_t codes[piece];
     for (size_t column = 0; column < from.columns; column += piece) {
         const size_t n = std::min(piece, from.columns - column);
@@ -156,7 +167,7 @@ void pack_quantized_panel(const BlockRows& from, const PackedArrays& to, size_t 
             }
             to_words<Scheme::kKind>(codes, n, lanes[lane]);
         }
-        transpose(lanes, n / per_word, words + column / per_word * kPanel);
+        transpose(lanes, words_of(n), words + words_of(column) * kPanel);
     }
 }
 
@@ -202,7 +213,7 @@ PackedSizes packed_sizes(int ggml_type, size_t rows, size_t columns) {
         if constexpr (is_dense<Scheme>) {
             return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0};
         } else {
-            const size_t codes = Scheme::kKind == Codes::u8 ? elements : elements / 2;
+            const size_t codes = elements * code_bits(Scheme::kKind) / 8;
             const size_t blocks = elements / Scheme::kColumns;
             const size_t groups = Scheme::kSubScales ? elements / Scheme::kGroup : 0;
             return {codes, blocks, Scheme::kMinima ? blocks : 0, groups, Scheme::kMinima ? groups : 0};

@@ -51,7 +51,9 @@ bool same_int8(const Kernels& kernels, const Kernels& proven) {
     for (const size_t group : {16, 32}) {
         std::vector<uint16_t> scales(kElements / group);
         for (uint16_t& scale : scales) scale = static_cast<uint16_t>(0x2c00 + random() % 1024);  // 1/16 … 1/8
-        const Matrix w{Codes::u8, codes.data(), scales.data(), nullptr, nullptr, nullptr, kRows, kColumns, group, 128};
+        const bool bytes = group == 32;  // as in Q8_0; else as in Q6_K
+        const Matrix w{bytes ? Codes::u8 : Codes::u6, codes.data(), scales.data(), nullptr, nullptr, nullptr,
+                       kRows, kColumns, group, bytes ? 128 : 32};
         if (!same_bits(products(kernels, Form::int8, w, x), products(proven, Form::int8, w, x))) return false;
     }
     return true;

@@ -42,9 +42,8 @@ struct Strip {
     alignas(64) float minima[Panels][kStripGroups][kPanel];
 };
 
-inline size_t code_bytes(const Matrix& w, size_t columns) {
-    return w.kind == Codes::u8 ? columns * kPanel : columns * kPanel / 2;
-}
+// Of so many columns of a panel.
+constexpr size_t code_bytes(Codes kind, size_t columns) { return columns * kPanel * code_bits(kind) / 8; }
 
 // The scales, or the minima, of a matrix.
 struct Factors {
@@ -82,8 +81,8 @@ inline void load_strip(const Panel (&panels)[Panels], size_t first, size_t count
     for (size_t p = 0; p < Panels; ++p) {
         const auto [of, index] = panels[p];
         const Matrix& w = *of;
-        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + index * code_bytes(w, w.columns);
-        strip.codes[p] = codes + code_bytes(w, first);
+        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + index * code_bytes(w.kind, w.columns);
+        strip.codes[p] = codes + code_bytes(w.kind, first);
         const size_t group = first / w.group, groups = count / w.group;
         Factors(w, w.scales, w.sub_scales).load(index, group, groups, strip.scales[p]);
         if (w.minima) Factors(w, w.minima, w.sub_minima).load(index, group, groups, strip.minima[p]);

@@ -18,6 +18,7 @@ CODE_DTYPES = {
     Codes.BF16: np.uint16,
     Codes.U8: np.uint8,
     Codes.U4: np.uint8,
+    Codes.U6: np.uint8,
 }
 
 
@@ -108,9 +109,7 @@ def _codes_shape(scheme: Scheme, panels: int, columns: int) -> tuple[int, ...]:
     """Dense elements one by one, but bfloat16 in pairs; quantized ones in words of four bytes."""
     if scheme.codes is Codes.BF16:
         return panels, scheme.panel_columns(columns) // 2, PANEL, 2
-    words = {Codes.U8: 4, Codes.U4: 8}
-    kind = scheme.codes
-    return (panels, columns // words[kind], PANEL, 4) if kind in words else (panels, columns, PANEL)
+    return (panels, columns, PANEL) if scheme.is_dense else (panels, columns * scheme.codes.bits // 32, PANEL, 4)
 
 
 def _bits(halves: np.ndarray | None) -> np.ndarray | None:

@@ -21,10 +21,11 @@ class Codes(IntEnum):
     BF16 = 2
     U8 = 3
     U4 = 4
+    U6 = 5
 
     @property
     def bits(self) -> int:
-        return {Codes.F32: 32, Codes.F16: 16, Codes.BF16: 16, Codes.U8: 8, Codes.U4: 4}[self]
+        return {Codes.F32: 32, Codes.F16: 16, Codes.BF16: 16, Codes.U8: 8, Codes.U4: 4, Codes.U6: 6}[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,13 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("Q8_0", 8, 32, 34, Codes.U8, 32, zero=128),
         Scheme("Q4_0", 2, 32, 18, Codes.U4, 32, zero=8),
         Scheme("Q4_1", 3, 32, 20, Codes.U4, 32, has_minima=True),
-        Scheme("Q5_0", 6, 32, 22, Codes.U8, 32, zero=16),
-        Scheme("Q5_1", 7, 32, 24, Codes.U8, 32, has_minima=True),
+        Scheme("Q5_0", 6, 32, 22, Codes.U6, 32, zero=16),
+        Scheme("Q5_1", 7, 32, 24, Codes.U6, 32, has_minima=True),
         Scheme("Q2_K", 10, 256, 84, Codes.U4, 16, has_minima=True),
         Scheme("Q3_K", 11, 256, 110, Codes.U4, 16, zero=4),
         Scheme("Q4_K", 12, 256, 144, Codes.U4, 32, has_minima=True),
-        Scheme("Q5_K", 13, 256, 176, Codes.U8, 32, has_minima=True),
-        Scheme("Q6_K", 14, 256, 210, Codes.U8, 16, zero=32),
+        Scheme("Q5_K", 13, 256, 176, Codes.U6, 32, has_minima=True),
+        Scheme("Q6_K", 14, 256, 210, Codes.U6, 16, zero=32),
     )
 }
 
