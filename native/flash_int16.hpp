@@ -166,6 +166,7 @@ class Int16Flash {
     float weigh(size_t r, Range seen, Range loaded, const Sum& sum) {
         float* row = weights_ + r * kWeightStride;
         *sum.highest = highest_seen(row, seen) * score_scales_[r];
+        if (r < kIntRows) upcoming_.ask((seen.to - seen.from) / (Vec::width / 2));  // two lines a vector
 
         const Vec scale = Vec::all(score_scales_[r]), lowered = Vec::all(-*sum.highest);
         Vec totals = Vec::zero(), largest = Vec::zero(), sums = Vec::zero();
@@ -176,7 +177,6 @@ class Int16Flash {
             largest = Vec::max(largest, scaled);
             sums = sums + scaled;
             scaled.store(row + i);
-            upcoming_.ask(2);
         });
         *sum.total = totals.sum();
 
