@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,16 @@ def test_a_signal_while_loading(tiny_path: Path) -> None:
         text=True,
         env=_environment(),
     )
-    assert eventually(lambda: bool(psutil.Process(process.pid).children()), seconds=30)
-    (worker,) = psutil.Process(process.pid).children()
+    workers: list[psutil.Process] = []
+
+    def has_begun() -> bool:  # other children come and go
+        with suppress(psutil.Error):
+            children = psutil.Process(process.pid).children()
+            workers[:] = [child for child in children if "rowspan.worker.main" in child.cmdline()]
+        return bool(workers)
+
+    assert eventually(has_begun, seconds=30)
+    (worker,) = workers
     process.terminate()
     _, log = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
