@@ -29,13 +29,18 @@ inline size_t offset_of(const Attention& work, size_t sequence, size_t kv_head, 
     return ((token * work.kv_heads + kv_head) * work.group + row % work.group) * work.size;
 }
 
+// The part of these positions in their first chunk; none of none.
+inline Range first_chunk(Range positions) {
+    return {positions.from, lower((positions.from / kKeyChunk + 1) * kKeyChunk, positions.to)};
+}
+
 // Call visit(chunk) for the part of these positions in each chunk, in order.
 template <typename Visit>
 inline void by_chunks(Range positions, Visit visit) {
-    for (size_t from = positions.from; from < positions.to;) {
-        const size_t to = lower((from / kKeyChunk + 1) * kKeyChunk, positions.to);
-        visit(Range{from, to});
-        from = to;
+    while (positions.from < positions.to) {
+        const Range chunk = first_chunk(positions);
+        visit(chunk);
+        positions.from = chunk.to;
     }
 }
 
@@ -113,15 +118,9 @@ inline Chunk chunk_of(const Attention& work, const Task& task, Range positions) 
     return {{work.k, slots, task.kv_head, work.size}, {work.v, slots, task.kv_head, work.size}, positions};
 }
 
-// The first chunk of a task's positions.
-inline Chunk first_chunk(const Attention& work, const Task& task) {
-    const auto [from, to] = task.positions;
-    return chunk_of(work, task, {from, lower((from / kKeyChunk + 1) * kKeyChunk, to)});
-}
-
-// after: what is computed next, as far as is known.
+// after: what is computed next; of no positions if that is not known.
 template <typename Flash>
-inline void run_task(const Attention& work, const Task& task, const Task* after, AttentionBuffers<Flash>& buffers) {
+inline void run_task(const Attention& work, const Task& task, const Task& after, AttentionBuffers<Flash>& buffers) {
     Flash& flash = buffers.flash;
     const size_t count = task.rows.to - task.rows.from;
     flash.begin(count);
@@ -130,15 +129,17 @@ inline void run_task(const Attention& work, const Task& task, const Task* after,
         flash.set(r, work.q + offset_of(work, task.sequence, task.kv_head, row), work.size,
                   seen_by(work, task.sequence, row));
     }
-    Chunk next = first_chunk(work, after ? *after : task);
-    const Chunk* const then = after ? &next : nullptr;
-    if (task.sums) return flash.attend(chunk_of(work, task, task.positions), then, task.sums);
+    const auto attend = [&](Range chunk, float* sums) {
+        const Range rest = {chunk.to, task.positions.to};
+        const bool last = rest.from == rest.to;
+        const Chunk next = chunk_of(work, last ? after : task, first_chunk(last ? after.positions : rest));
+        flash.attend(chunk_of(work, task, chunk), next, sums);
+    };
+    if (task.sums) return attend(task.positions, task.sums);
 
     for (size_t r = 0; r < count; ++r) empty_sum(buffers.sums, r, work.size);
     by_chunks(task.positions, [&](Range chunk) {
-        const bool last = chunk.to == task.positions.to;
-        const Chunk following = chunk_of(work, task, {chunk.to, lower(chunk.to + kKeyChunk, task.positions.to)});
-        flash.attend(chunk_of(work, task, chunk), last ? then : &following, buffers.chunk_sums);
+        attend(chunk, buffers.chunk_sums);
         for (size_t r = 0; r < count; ++r) {
             add_chunk(sum_at(buffers.sums, r, work.size), sum_at(buffers.chunk_sums, r, work.size), work.size);
         }
@@ -190,7 +191,7 @@ inline void attention(const Attention& work, float* scratch, const Team& team, T
             done += task.cost();
             if ((whose == team.index) != own) return;
             if (pending) {
-                run_task(work, mine, &task, buffers);
+                run_task(work, mine, task, buffers);
                 taken = tasks.take(share);
                 pending = false;
             }
@@ -203,7 +204,7 @@ inline void attention(const Attention& work, float* scratch, const Team& team, T
             mine = task;
             pending = true;
         });
-        if (pending) run_task(work, mine, nullptr, buffers);
+        if (pending) run_task(work, mine, Task{}, buffers);
     }
     if (attention_scratch(work) == 0) return;
     team.wait();

@@ -46,7 +46,11 @@ struct Ints {
     // Of each byte, bits 2 k and 2 k + 1 as its bits 4 and 5.
     template <int k>
     Ints upper_bits() const {
-        const __m512i moved = k < 2 ? _mm512_slli_epi32(v, 4 - 2 * (k & 1)) : _mm512_srli_epi32(v, 2 * (k & 1));
+        __m512i moved;
+        if constexpr (k < 2)
+            moved = _mm512_slli_epi32(v, 4 - 2 * k);
+        else
+            moved = _mm512_srli_epi32(v, 2 * k - 4);
         return {_mm512_and_si512(moved, _mm512_set1_epi8(48))};
     }
     friend Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
@@ -106,7 +110,11 @@ struct Ints {
     Ints high_halves() const { return {_mm256_and_si256(_mm256_srli_epi32(v, 4), _mm256_set1_epi8(15))}; }
     template <int k>
     Ints upper_bits() const {
-        const __m256i moved = k < 2 ? _mm256_slli_epi32(v, 4 - 2 * (k & 1)) : _mm256_srli_epi32(v, 2 * (k & 1));
+        __m256i moved;
+        if constexpr (k < 2)
+            moved = _mm256_slli_epi32(v, 4 - 2 * k);
+        else
+            moved = _mm256_srli_epi32(v, 2 * k - 4);
         return {_mm256_and_si256(moved, _mm256_set1_epi8(48))};
     }
     friend Ints operator|(Ints a, Ints b) { return {_mm256_or_si256(a.v, b.v)}; }

@@ -33,7 +33,7 @@ class BfloatFlash {
 
     // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees:
     // nothing else is read, as an unwritten slot may hold NaN.
-    void attend(const Chunk& of, const Chunk*, float* memory) {
+    void attend(const Chunk& of, const Chunk&, float* memory) {
         const auto& [k, v, chunk] = of;
         const size_t size = k.size, start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {

@@ -39,7 +39,7 @@ class Int16Flash {
 
     // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees: of
     // nothing else a scale is used, as an unwritten slot may hold NaN.
-    void attend(const Chunk& of, const Chunk* next, float* memory) {
+    void attend(const Chunk& of, const Chunk& next, float* memory) {
         const auto& [k, v, chunk] = of;
         upcoming_.begin(of, next);
         const size_t size = k.size, words = n_words(size), start = chunk.from / kKeyChunk * kKeyChunk;

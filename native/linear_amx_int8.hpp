@@ -8,12 +8,12 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kFewTokens = 8;  // for which VNNI's products are as fast
+constexpr size_t kLower = kTileTokens / kTokenTile;  // so many of AVX-512's tiles are as high as one here
+static_assert(kPanelsOfTile == 2 && kTileTokens % kTokenTile == 0 && kBlockTiles % kLower == 0);
+constexpr size_t kFewTokens = 8;  // that are left to VNNI's products
 
-// AVX-512's tiles are lower: those that these are.
+// AVX-512's tiles that these are.
 inline Range lower_tiles(Range tiles, size_t tokens) {
-    constexpr size_t kLower = kTileTokens / kTokenTile;
-    static_assert(kPanelsOfTile == 2 && kTileTokens % kTokenTile == 0 && kBlockTiles % kLower == 0);
     return {tiles.from * kLower, lower(tiles.to * kLower, token_tiles(tokens))};
 }
 

@@ -4,6 +4,7 @@
 
 #include "activations.hpp"
 #include "codes.hpp"
+#include "each.hpp"
 #include "strip.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
@@ -118,13 +119,8 @@ struct FloatProduct {
     template <size_t Panels>
     static void by_height(size_t height, const float* x, const float (*weights)[kFloatColumns * kPanel], size_t columns,
                           float* y) {
-        if constexpr (Panels > kPanelsOfTile) return float_product<1, Panels>(x, weights, columns, y);
-        switch (height) {
-            case 1: return float_product<1, Panels>(x, weights, columns, y);
-            case 2: return float_product<2, Panels>(x, weights, columns, y);
-            case 3: return float_product<3, Panels>(x, weights, columns, y);
-            default: return float_product<4, Panels>(x, weights, columns, y);
-        }
+        visit_block<(Panels > kPanelsOfTile ? 1 : kTokenTile)>(
+            height, 0, [&](auto block, size_t) { float_product<block.rows, Panels>(x, weights, columns, y); });
     }
 };
 

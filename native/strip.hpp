@@ -23,8 +23,8 @@ constexpr size_t kPanelsOfTile = Vec::width == 16 ? 2 : 1;
 constexpr size_t kPanelsOfOne = 2 * kPanelsOfTile;
 
 // Bytes between a prefetch of weights and its load: they cross a page's border, where the processor's own prefetching ends.
-// Products of several tokens move on slowly, but memory is asked for while the first ones pass by only: one strip's worth
-// of four-bit codes, half of one of bytes, hides its latency. 16 tokens from memory: 1.3 times the rate that 1024 gives.
+// Products of several tokens move on slowly, but memory is asked for while one tile of them passes by: 4096 hide its
+// latency, 1024 do not (16 tokens from memory: 1.3 times the rate).
 template <size_t Tokens>
 constexpr size_t kAhead = Tokens == 1 ? 1024 : 4096;
 

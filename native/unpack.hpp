@@ -43,7 +43,7 @@ void bit_fields(const uint8_t* __restrict in, size_t bytes, uint8_t* __restrict 
 }
 
 // Bit i of `in` is bit 4 of code i.
-inline void add_upper_bits(const uint8_t* in, size_t bytes, uint8_t* codes) {
+inline void add_fifth_bits(const uint8_t* in, size_t bytes, uint8_t* codes) {
     constexpr uint64_t ones = ~uint64_t{0} / 255;
     for (size_t i = 0; i < bytes; ++i) {
         const uint64_t own_bit = in[i] * ones & 0x8040201008040201;  // byte k holds bit k alone, where it is
@@ -90,7 +90,7 @@ struct Q5_0 : BlockScheme<6, 32, 22, 32, Codes::u6, 16, false, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         bit_fields<4, 16>(block + 6, 16, codes);
-        add_upper_bits(block + 2, 4, codes);
+        add_fifth_bits(block + 2, 4, codes);
     }
 };
 
@@ -99,7 +99,7 @@ struct Q5_1 : BlockScheme<7, 32, 24, 32, Codes::u6, 0, true, false> {
         factors.scale = load<uint16_t>(block);
         factors.minimum = load<uint16_t>(block + 2);
         bit_fields<4, 16>(block + 8, 16, codes);
-        add_upper_bits(block + 4, 4, codes);
+        add_fifth_bits(block + 4, 4, codes);
     }
 };
 

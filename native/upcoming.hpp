@@ -11,11 +11,11 @@ namespace rowspan::ROWSPAN_ISA {
 class Upcoming {
   public:
     // Those of the chunk that come first were asked for with the chunk before.
-    void begin(const Chunk& chunk, const Chunk* next) {
+    void begin(const Chunk& chunk, const Chunk& next) {
         count_ = 0;
         add(chunk, kMost);
         next_ = lower(count_, kTilesAhead);
-        if (next) add(*next, count_ + kTilesAhead);
+        add(next, count_ + kTilesAhead);
         bytes_ = kTileRows * chunk.k.size * sizeof(int16_t);
         to_tile();
     }
