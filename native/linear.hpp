@@ -53,6 +53,12 @@ inline void multiply(const Product& product, size_t columns, const Stretch& stre
         product.add(panels, column, lower(width, columns - column), stretch.tiles, y);
 }
 
+// Panels that are computed side by side, and those that will then be, each in one's place: memory is asked for them.
+template <size_t Panels>
+struct Indices {
+    size_t now[Panels], next[Panels];
+};
+
 // Product + bias + residual.
 template <typename Product>
 struct Sums {
@@ -62,18 +68,18 @@ struct Sums {
     static constexpr size_t together(size_t panels) { return panels; }
 
     template <size_t Panels>
-    void compute(const Stretch& stretch, const size_t (&indices)[Panels]) const {
+    void compute(const Stretch& stretch, const Indices<Panels>& indices) const {
         alignas(64) float y[(Panels > kPanelsOfTile ? 1 : kTokenBlock) * Panels * kPanel];
         Panel panels[Panels];
         for (size_t p = 0; p < Panels; ++p) {
-            panels[p] = {&op.w, indices[p]};
-            fetch_output(op, stretch, indices[p]);
+            panels[p] = {&op.w, indices.now[p], indices.next[p]};
+            fetch_output(op, stretch, indices.now[p]);
         }
         multiply(product, op.w.columns, stretch, panels, y);
         for (size_t p = 0; p < Panels; ++p) {
-            put(op, stretch, indices[p], [&](size_t t, size_t r, size_t at, auto loading) {
+            put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t at, auto loading) {
                 Vec value = Vec::load(y + (t * Panels + p) * kPanel + r);
-                if (op.bias) value = value + loading(op.bias + indices[p] * kPanel + r);
+                if (op.bias) value = value + loading(op.bias + indices.now[p] * kPanel + r);
                 return op.residual ? value + loading(op.residual + at) : value;
             });
         }
@@ -89,13 +95,13 @@ struct Gated {
     static constexpr size_t together(size_t panels) { return panels > 1 ? panels / 2 : 1; }
 
     template <size_t Pairs>
-    void compute(const Stretch& stretch, const size_t (&indices)[Pairs]) const {
+    void compute(const Stretch& stretch, const Indices<Pairs>& indices) const {
         alignas(64) float y[(Pairs > together(kPanelsOfTile) ? 1 : kTokenBlock) * 2 * Pairs * kPanel];
         Panel gates[Pairs], ups[Pairs], both[2 * Pairs];
         for (size_t p = 0; p < Pairs; ++p) {
-            gates[p] = both[p] = {&op.w, indices[p]};
-            ups[p] = both[Pairs + p] = {op.up, indices[p]};
-            fetch_output(op, stretch, indices[p]);
+            gates[p] = both[p] = {&op.w, indices.now[p], indices.next[p]};
+            ups[p] = both[Pairs + p] = {op.up, indices.now[p], indices.next[p]};
+            fetch_output(op, stretch, indices.now[p]);
         }
         const bool apart = 2 * Pairs > kPanelsOfTile && stretch.count > 1;  // so many have no room side by side
         const size_t width = apart ? Pairs * kPanel : 2 * Pairs * kPanel;
@@ -107,7 +113,7 @@ struct Gated {
             multiply(product, op.w.columns, stretch, both, y);
         }
         for (size_t p = 0; p < Pairs; ++p) {
-            put(op, stretch, indices[p], [&](size_t t, size_t r, size_t, auto) {
+            put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto) {
                 const float* gate = y + t * width + p * kPanel + r;
                 return silu(Vec::load(gate)) * Vec::load(gate + to_up);
             });
@@ -116,28 +122,35 @@ struct Gated {
 };
 
 // Few tokens: the weights are read once, as fast as memory gives them. Some neighbouring panels are read in as many
-// streams as are computed side by side, each from beginning to end: so what is prefetched is always what comes next.
+// streams as are computed side by side, each from beginning to end, and then the following ones.
 template <size_t Streams, typename Work>
-inline void stream_panels(const Work& work, const Stretch& tokens, Range panels) {
-    const size_t length = (panels.to - panels.from) / Streams;
-    for (size_t i = 0; i < length; ++i) {
-        size_t indices[Streams];
-        for (size_t s = 0; s < Streams; ++s) indices[s] = panels.from + s * length + i;
+inline void stream_panels(const Work& work, const Stretch& tokens, Range panels, Range following) {
+    const auto length = [](Range of) { return (of.to - of.from) / Streams; };
+    const auto place = [&](Range of, size_t stream, size_t i) { return of.from + stream * length(of) + i; };
+    for (size_t i = 0; i < length(panels); ++i) {
+        Indices<Streams> indices;
+        const bool last = i + 1 == length(panels);
+        for (size_t s = 0; s < Streams; ++s) {
+            indices.now[s] = place(panels, s, i);
+            indices.next[s] = last ? place(following, s, 0) : indices.now[s] + 1;
+        }
         work.compute(tokens, indices);
     }
-    for (size_t panel = panels.from + Streams * length; panel < panels.to; ++panel)
-        work.template compute<1>(tokens, {panel});
+    for (size_t panel = panels.from + Streams * length(panels); panel < panels.to; ++panel)
+        work.compute(tokens, Indices<1>{{panel}, {panel + 1}});
 }
 
-// A thread's share of the panels is several tasks, of streams not too short.
+// A thread's share of the panels is several tasks, of streams not too short, and none of them with a panel left over, which
+// would be multiplied alone.
 template <typename Work>
 inline void share_panels(const Work& work, size_t tokens, const Team& team, Tasks& tasks) {
     constexpr size_t kStreams = Work::together(kPanelsOfTile);
     const size_t panels = work.op.w.panels(), most = panels / team.count / (2 * kStreams);
-    const size_t count = team.count * (most ? lower(8, most) : 1);
+    const size_t count = team.count * (most ? lower(8, most) : 1), wholes = (panels + kStreams - 1) / kStreams;
     const Stretch all({0, token_tiles(tokens)}, tokens);
+    const auto border = [&](size_t task) { return lower(panels, wholes * task / count * kStreams); };
     tasks.run(team, count, [&](size_t task) {
-        stream_panels<kStreams>(work, all, {panels * task / count, panels * (task + 1) / count});
+        stream_panels<kStreams>(work, all, {border(task), border(task + 1)}, {border(task + 1), border(task + 2)});
     });
 }
 
@@ -152,11 +165,14 @@ inline void block_panels(const Work& work, size_t tokens, const Team& team, Task
         const size_t block = task / per_block, panel = task % per_block * kNeighbours;
         const Stretch stretch({block * kBlockTiles, lower(tiles, (block + 1) * kBlockTiles)}, tokens);
         if (panel + kNeighbours <= panels) {
-            size_t neighbours[kNeighbours];
-            for (size_t p = 0; p < kNeighbours; ++p) neighbours[p] = panel + p;
+            Indices<kNeighbours> neighbours;
+            for (size_t p = 0; p < kNeighbours; ++p) {
+                neighbours.now[p] = panel + p;
+                neighbours.next[p] = panel + kNeighbours + p;
+            }
             work.compute(stretch, neighbours);
         } else {
-            work.template compute<1>(stretch, {panel});
+            work.compute(stretch, Indices<1>{{panel}, {panel + 1}});
         }
     });
 }
@@ -168,7 +184,7 @@ inline void any_panels(const Work& work, size_t tokens, const Team& team, Tasks&
     else if (tokens > 1)
         share_panels(work, tokens, team, tasks);
     else if (tokens == 1)  // asking for tasks, and short streams, would cost 3 % of decode
-        stream_panels<Work::together(kPanelsOfOne)>(work, Stretch({0, 1}, 1), team.share(work.op.w.panels()));
+        stream_panels<Work::together(kPanelsOfOne)>(work, Stretch({0, 1}, 1), team.share(work.op.w.panels()), {});
 }
 
 // run(what is to become of the product).

@@ -88,20 +88,22 @@ struct GroupSums {
     }
 };
 
-// What codes memory is asked for while others are multiplied: none; with each group the one that comes kAhead behind it, at
-// places known beforehand, as a lone token leaves no time to find others; or a share of what comes after the strip.
-enum class Asks { none, behind, share };
+// What codes memory is asked for while others are multiplied: none; with each group, in a lone pass of tokens or the first
+// of many, the one that comes kAhead behind it, at a place known beforehand, as one token leaves no time to find others; or
+// in each pass a share of what comes after the strip.
+enum class Asks { none, alone, first, share };
 
 // A share: with each group so many lines of each panel, from somewhere on.
 template <size_t Panels>
-struct CodesShare {
+struct Share {
+    bool stays = holds_two_strips();  // in the first-level cache until its turn
     size_t lines = 0;
     const uint8_t* codes[Panels] = {};
 };
 
 // y (Tokens, Panels · 16) += tile · strip.
 template <typename F, size_t Tokens, Asks asks, size_t Panels>
-inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, const CodesShare<Panels>& share,
+inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, const Share<Panels>& share,
                          float* y) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kGroupBytes = code_bytes(F::kind, F::group);
@@ -115,12 +117,19 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
     for (size_t g = 0; g < groups; ++g) {
         const uint8_t* codes[Panels];
         for (size_t p = 0; p < Panels; ++p) codes[p] = strip.codes[p] + g * kGroupBytes;
-        for (size_t p = 0; p < Panels && asks == Asks::behind; ++p)
+        for (size_t p = 0; p < Panels && (asks == Asks::alone || asks == Asks::first); ++p) {
 #pragma GCC unroll 8
-            for (size_t at = 0; at < kGroupBytes; at += 64) __builtin_prefetch(codes[p] + at + kAhead<Tokens>);
-        for (size_t p = 0; p < Panels && asks == Asks::share; ++p)
-            for (size_t line = 0; line < share.lines; ++line)
-                __builtin_prefetch(share.codes[p] + (g * share.lines + line) * 64);
+            for (size_t at = 0; at < kGroupBytes; at += 64) {
+                const uint8_t* const ahead = codes[p] + at + kAhead<Tokens>;
+                asks == Asks::alone ? ask_once(ahead) : __builtin_prefetch(ahead);
+            }
+        }
+        for (size_t p = 0; p < Panels && asks == Asks::share; ++p) {
+            for (size_t line = 0; line < share.lines; ++line) {
+                const uint8_t* const ahead = share.codes[p] + (g * share.lines + line) * 64;
+                share.stays ? ask_once(ahead) : __builtin_prefetch(ahead);
+            }
+        }
         Ints sums[Tokens][kVecs];
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t)
@@ -188,7 +197,7 @@ struct Int8Product {
         load_strip(panels, first, count, strip);
         alignas(64) uint8_t bytes[F::narrow ? Panels * kStripColumns * kPanel : 64];
         const size_t passes = tiles.to - tiles.from;
-        CodesShare<Panels> share = first_share(strip, passes);
+        Share<Panels> share = share_after(panels, first + count, strip, passes);
         const size_t bytes_of_share = share.lines * 64 * (count / F::group);
         const bool widened = F::narrow && passes > 2;
         if (widened) widen<F::kind>(strip, bytes);
@@ -196,7 +205,8 @@ struct Int8Product {
             const size_t height = tile_height(tokens.tokens, tile);
             const Int8Tile from = tokens.tile(tile, first);
             // A lone pass has nobody to share with, and of many each would ask for next to nothing.
-            const Asks asks = share.lines ? Asks::share : tile == tiles.from && !widened ? Asks::behind : Asks::none;
+            const Asks of_first = passes == 1 ? Asks::alone : Asks::first;
+            const Asks asks = share.lines ? Asks::share : tile == tiles.from && !widened ? of_first : Asks::none;
             if (widened)
                 by_height<Bytes>(height, from, strip, asks, share, y);
             else
@@ -207,25 +217,27 @@ struct Int8Product {
     }
 
   private:
-    // Of what comes after the strip, so that memory is asked evenly.
+    // Of what comes after the strip, which ends before some column, so that memory is asked evenly.
     template <size_t Panels>
-    static CodesShare<Panels> first_share(const Strip<Panels>& strip, size_t passes) {
-        CodesShare<Panels> share;
+    static Share<Panels> share_after(const Panel (&panels)[Panels], size_t end, const Strip<Panels>& strip,
+                                     size_t passes) {
+        Share<Panels> share;
         if (passes == 1 || passes > kFewPasses) return share;
         const size_t bytes = code_bytes(F::kind, strip.count), groups = strip.count / F::group;
         share.lines = (bytes / 64 + passes * groups - 1) / (passes * groups);
-        for (size_t p = 0; p < Panels; ++p) share.codes[p] = strip.codes[p] + bytes;
+        for (size_t p = 0; p < Panels; ++p) share.codes[p] = codes_at(*panels[p].of, after(panels[p], end));
         return share;
     }
 
     template <typename G, size_t Panels>
     void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, Asks asks,
-                   const CodesShare<Panels>& share, float* y) const {
+                   const Share<Panels>& share, float* y) const {
         visit_block<(Panels > kPanelsOfTile ? 1 : kTokenTile)>(height, 0, [&](auto block, size_t) {
             constexpr size_t kTokens = block.rows;
             switch (asks) {
                 case Asks::none: return int8_product<G, kTokens, Asks::none>(from, strip, zero, share, y);
-                case Asks::behind: return int8_product<G, kTokens, Asks::behind>(from, strip, zero, share, y);
+                case Asks::alone: return int8_product<G, kTokens, Asks::alone>(from, strip, zero, share, y);
+                case Asks::first: return int8_product<G, kTokens, Asks::first>(from, strip, zero, share, y);
                 case Asks::share: return int8_product<G, kTokens, Asks::share>(from, strip, zero, share, y);
             }
         });

@@ -52,6 +52,7 @@ struct Matrix {
 struct Panel {
     const Matrix* of;
     size_t index;
+    size_t next;  // to be read in its place
 
     const uint16_t* bfloats(size_t column) const {  // column: even
         return static_cast<const uint16_t*>(of->codes) + (index * whole_bfloats(of->columns) + column) * kPanel;

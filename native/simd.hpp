@@ -8,10 +8,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "team.hpp"
+
 namespace rowspan::ROWSPAN_ISA {
 
 inline size_t lower(size_t a, size_t b) { return a < b ? a : b; }
 inline size_t higher(size_t a, size_t b) { return a < b ? b : a; }
+
+// Ask memory for a line that is needed once, soon: it comes into the first-level cache alone, and what the others hold stays.
+ROWSPAN_INLINE void ask_once(const void* at) { __builtin_prefetch(at, 0, 0); }
 
 #if defined(__AVX512F__)
 

@@ -2,6 +2,8 @@
 // worked out once for all tokens.
 #pragma once
 
+#include <unistd.h>
+
 #include "matrix.hpp"
 #include "simd.hpp"
 
@@ -22,15 +24,18 @@ constexpr size_t kPerPanel = kPanel / Vec::width;  // vectors that cover a panel
 constexpr size_t kPanelsOfTile = Vec::width == 16 ? 2 : 1;
 constexpr size_t kPanelsOfOne = 2 * kPanelsOfTile;
 
+// Whether the first-level cache has room for two strips of bytes, the one at work and the next.
+inline bool holds_two_strips() {
+    static const bool holds =
+        sysconf(_SC_LEVEL1_DCACHE_SIZE) >= static_cast<long>(2 * kPanelsOfTile * kPanel * kStripColumns);
+    return holds;
+}
+
 // Bytes between a prefetch of weights and its load: they cross a page's border, where the processor's own prefetching ends.
 // Products of several tokens move on slowly, but memory is asked for while one tile of them passes by: 4096 hide its
 // latency, 1024 do not (16 tokens from memory: 1.3 times the rate).
 template <size_t Tokens>
 constexpr size_t kAhead = Tokens == 1 ? 1024 : 4096;
-
-// Bytes between a prefetch of scales and its load: a strip's worth, or two. Strips of a stream follow one another here as
-// they do in the codes.
-constexpr size_t kFactorsAhead = 1024;
 
 // So many columns of some panels of a quantized matrix: value = scale · code + minimum (the zero is
 // part of it or not, as the reader asks).
@@ -45,6 +50,11 @@ struct Strip {
 // Of so many columns of a panel.
 constexpr size_t code_bytes(Codes kind, size_t columns) { return columns * kPanel * code_bits(kind) / 8; }
 
+// Where a strip begins in a panel of a matrix.
+struct Place {
+    size_t panel, column;
+};
+
 // The scales, or the minima, of a matrix.
 struct Factors {
     const uint16_t* halves;
@@ -58,34 +68,48 @@ struct Factors {
           n_groups(w.columns / w.group),
           n_spans(of_groups ? w.columns / kSuperBlock : n_groups) {}
 
-    // Those of `count` groups of a panel, in float32, to out (count, 16).
-    void load(size_t panel, size_t first, size_t count, float (*out)[kPanel]) const {
+    // Those of `count` groups from a place on, in float32, to out (count, 16); memory is asked for as many of the next one.
+    void load(Place at, size_t count, Place next, float (*out)[kPanel]) const {
+        const ptrdiff_t half_ahead = half(next, 0) - half(at, 0), sub_ahead = sub(next, 0) - sub(at, 0);
         for (size_t g = 0; g < count; ++g) {
-            const size_t span = subs ? (first + g) * group / kSuperBlock : first + g;
-            const uint16_t* half = halves + (panel * n_spans + span) * kPanel;
-            const int8_t* sub = subs + (panel * n_groups + first + g) * kPanel;
-            __builtin_prefetch(reinterpret_cast<const char*>(half) + kFactorsAhead);
-            if (subs) __builtin_prefetch(sub + kFactorsAhead);
+            const uint16_t* const halves_of_group = half(at, g);
+            const int8_t* const subs_of_group = sub(at, g);
+            __builtin_prefetch(halves_of_group + half_ahead);
+            if (subs) __builtin_prefetch(subs_of_group + sub_ahead);
             for (size_t i = 0; i < kPanel; i += Vec::width) {
-                Vec factor = Vec::halves(half + i);
-                if (subs) factor = factor * Vec::codes(sub + i);
+                Vec factor = Vec::halves(halves_of_group + i);
+                if (subs) factor = factor * Vec::codes(subs_of_group + i);
                 factor.store(out[g] + i);
             }
         }
     }
+
+  private:
+    const uint16_t* half(Place at, size_t g) const {
+        const size_t first = at.column / group + g;
+        return halves + (at.panel * n_spans + (subs ? first * group / kSuperBlock : first)) * kPanel;
+    }
+    const int8_t* sub(Place at, size_t g) const { return subs + (at.panel * n_groups + at.column / group + g) * kPanel; }
 };
+
+// What is read in a panel's place after these columns of it.
+inline Place after(const Panel& panel, size_t columns) {
+    return columns < panel.of->columns ? Place{panel.index, columns} : Place{panel.next, 0};
+}
+
+inline const uint8_t* codes_at(const Matrix& w, Place at) {
+    return static_cast<const uint8_t*>(w.codes) + at.panel * code_bytes(w.kind, w.columns) + code_bytes(w.kind, at.column);
+}
 
 template <size_t Panels>
 inline void load_strip(const Panel (&panels)[Panels], size_t first, size_t count, Strip<Panels>& strip) {
     strip.count = count;
     for (size_t p = 0; p < Panels; ++p) {
-        const auto [of, index] = panels[p];
-        const Matrix& w = *of;
-        const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + index * code_bytes(w.kind, w.columns);
-        strip.codes[p] = codes + code_bytes(w.kind, first);
-        const size_t group = first / w.group, groups = count / w.group;
-        Factors(w, w.scales, w.sub_scales).load(index, group, groups, strip.scales[p]);
-        if (w.minima) Factors(w, w.minima, w.sub_minima).load(index, group, groups, strip.minima[p]);
+        const Matrix& w = *panels[p].of;
+        const Place at = {panels[p].index, first}, next = after(panels[p], first + count);
+        strip.codes[p] = codes_at(w, at);
+        Factors(w, w.scales, w.sub_scales).load(at, count / w.group, next, strip.scales[p]);
+        if (w.minima) Factors(w, w.minima, w.sub_minima).load(at, count / w.group, next, strip.minima[p]);
     }
 }
 

@@ -22,7 +22,7 @@ class Upcoming {
 
     void ask(size_t lines) {
         for (size_t i = 0; i < lines && at_ != end_; ++i) {
-            __builtin_prefetch(at_, 0, 2);
+            ask_once(at_);
             at_ += kLine;
             if (at_ == end_) to_tile();
         }
