@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rowspan.kernels.isa import native_module
 from rowspan.quant.dequantize import dequantize
-from rowspan.quant.panels import PackedMatrix, pack
+from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES, Codes
 
 NATIVE: Any = native_module()
@@ -23,6 +23,10 @@ pytestmark = pytest.mark.skipif(NATIVE is None, reason="no native kernels here")
 def cpu(threads: int) -> Any:
     """Whose threads pack."""
     return NATIVE.Cpu(NATIVE.isas()[0], threads)
+
+
+def packed_by(cpu: Any, scheme: str, raw: Any) -> PackedMatrix:
+    return pack(NATIVE, cpu, scheme, raw, aligned)
 
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -154,7 +158,7 @@ def test_values_are_those_of_the_blocks(
     scheme: str, rows: int, blocks: int, seed: int, widest: bool, threads: int
 ) -> None:
     raw = random_rows(scheme, rows, blocks, seed, widest)
-    packed = pack(NATIVE, cpu(threads), scheme, raw)
+    packed = packed_by(cpu(threads), scheme, raw)
     assert_holds(packed, reference(scheme, raw))
     assert packed.nbytes == SCHEMES[scheme].panel_bytes(rows, packed.columns)
 
@@ -167,18 +171,18 @@ def test_a_cut_of_a_larger_matrix(scheme: str, rows: int, first: int, blocks: in
     whole = random_rows(scheme, rows + 3, 30, seed)
     whole.flags.writeable = False  # as a mapped file is
     cut = whole[2 : 2 + rows, first * size : (first + blocks) * size]
-    assert_holds(pack(NATIVE, cpu(1), scheme, cut), reference(scheme, cut))
+    assert_holds(packed_by(cpu(1), scheme, cut), reference(scheme, cut))
 
 
 @each_scheme
 def test_long_rows(scheme: str) -> None:
     raw = random_rows(scheme, 17, 1056 // SCHEMES[scheme].block_size + 1, seed=4)
-    assert_holds(pack(NATIVE, cpu(2), scheme, raw), reference(scheme, raw))
+    assert_holds(packed_by(cpu(2), scheme, raw), reference(scheme, raw))
 
 
 @each_scheme
 def test_layout(scheme: str) -> None:
-    packed = pack(NATIVE, cpu(1), scheme, random_rows(scheme, 40, 8, seed=0))
+    packed = packed_by(cpu(1), scheme, random_rows(scheme, 40, 8, seed=0))
     kind, zero, group, has_sub_scales, has_minima = LAYOUTS[scheme]
     assert (packed.kind, packed.zero, packed.group) == (kind, zero, group)
     assert (packed.scales is None) == (group == 1)
@@ -193,7 +197,7 @@ def test_layout(scheme: str) -> None:
 @pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if not scheme.is_dense])
 def test_missing_rows_hold_zeros(name: str) -> None:
     """Codes too: what integer kernels sum of them must vanish before it is scaled."""
-    packed = pack(NATIVE, cpu(1), name, random_rows(name, 3, 1, seed=1))
+    packed = packed_by(cpu(1), name, random_rows(name, 3, 1, seed=1))
     assert (codes_of(packed)[3:] == packed.zero).all()
 
 
@@ -201,7 +205,7 @@ def test_missing_rows_hold_zeros(name: str) -> None:
 @pytest.mark.parametrize(("rows", "blocks"), [(0, 2), (3, 0), (0, 0)])
 def test_empty_shards(scheme: str, rows: int, blocks: int) -> None:
     """A rank may hold no heads: no rows of q, no columns of o."""
-    packed = pack(NATIVE, cpu(3), scheme, random_rows(scheme, rows, blocks, seed=0))
+    packed = packed_by(cpu(3), scheme, random_rows(scheme, rows, blocks, seed=0))
     assert (packed.rows, packed.columns) == (rows, blocks * SCHEMES[scheme].block_size)
     assert packed.nbytes == SCHEMES[scheme].panel_bytes(rows, packed.columns) == 0
 
@@ -225,7 +229,7 @@ def test_every_float16() -> None:
 
 def test_half_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="whole Q4_0 blocks"):
-        pack(NATIVE, cpu(1), "Q4_0", np.zeros((1, 20), np.uint8))
+        packed_by(cpu(1), "Q4_0", np.zeros((1, 20), np.uint8))
 
 
 def test_wrong_sizes_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from rowspan.quant.large_pages import ALIGNMENT
 from rowspan.quant.scheme import PANEL, SCHEMES, Codes, Scheme
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 CODE_DTYPES = {
     Codes.F32: np.float32,
     Codes.F16: np.float16,
@@ -62,13 +63,16 @@ class PackedMatrix:
         return (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
 
 
-def pack(native: Any, cpu: Any, scheme_name: str, raw: np.ndarray) -> PackedMatrix:
+def pack(
+    native: Any, cpu: Any, scheme_name: str, raw: np.ndarray, new: Callable[[tuple[int, ...], DTypeLike], np.ndarray]
+) -> PackedMatrix:
     """Repack rows of blocks; values are preserved exactly.
 
     Args:
         native: the module of compiled kernels.
         cpu: its `Cpu`, whose threads do it.
         raw: (rows, bytes per row) uint8; rows may lie apart, as those of a column cut of a mapped file do.
+        new: makes an array, aligned to cache lines, for what the matrix is made of.
 
     Raises:
         ValueError: a row is not a whole number of blocks.
@@ -78,11 +82,11 @@ def pack(native: Any, cpu: Any, scheme_name: str, raw: np.ndarray) -> PackedMatr
     panels, quantized = -(-rows // PANEL), not scheme.is_dense
 
     def factors(present: bool, columns_each: int, dtype: DTypeLike) -> np.ndarray | None:
-        return aligned((panels, columns // columns_each, PANEL), dtype) if present else None
+        return new((panels, columns // columns_each, PANEL), dtype) if present else None
 
     packed = PackedMatrix(
         kind=scheme.codes,
-        codes=aligned(_codes_shape(scheme, panels, columns), CODE_DTYPES[scheme.codes]),
+        codes=new(_codes_shape(scheme, panels, columns), CODE_DTYPES[scheme.codes]),
         scales=factors(quantized, scheme.block_size, np.float16),
         minima=factors(scheme.has_minima, scheme.block_size, np.float16),
         sub_scales=factors(scheme.has_sub_scales, scheme.group, np.int8),

@@ -22,6 +22,7 @@ from rowspan.kernels.cpu.trace import Op, Rows, Trace, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
 from rowspan.model.rope import RopeTable
+from rowspan.quant.large_pages import LargePages
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES, Codes
 
@@ -102,6 +103,7 @@ class CpuKernels:
         self._cpu = self._native.Cpu(isa, threads)
         self._int8 = int8
         self._progress = progress
+        self._weights = LargePages()
         self._trace = Trace()
         self._packed: dict[tuple[Value, Form], Value] = {}  # one for all products that share an input
         self._products: dict[Value, _Product] = {}  # that values are, without bias
@@ -112,7 +114,7 @@ class CpuKernels:
     def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> PackedMatrix:
         if not all(shape):
             raw = np.empty((shape[0], SCHEMES[scheme].row_bytes(shape[1])), np.uint8)
-        return pack(self._native, self._cpu, scheme, raw)
+        return pack(self._native, self._cpu, scheme, raw, self._weights.array)
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
         return None
