@@ -1,5 +1,5 @@
-"""Memory for weights: in large pages, as a step reads all of it, and looking up every 4 KiB takes 7 % of one of 16
-sequences of a small model (docs/performance.md)."""
+"""Memory for weights: in large pages, as a step reads all of it, and looking up every 4 KiB takes 3 to 5 % of one of 16
+sequences (docs/performance.md)."""
 
 from __future__ import annotations
 
