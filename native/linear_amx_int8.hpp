@@ -111,6 +111,25 @@ inline void tile_product(Tiles& registers, const Int8Tile& tile, size_t count, c
     }
 }
 
+// Narrow codes of a strip as bytes.
+template <Codes kind, size_t Panels>
+inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
+    for (size_t p = 0; p < Panels; ++p) {
+        uint8_t* to = bytes + p * kWidePanel;
+        const uint8_t *at = strip.codes[p], *end = at + code_bytes(kind, strip.count);
+        for (; at < end; at += kUnitBytes<kind>) {
+            for (size_t line = 0; line < kUnitBytes<kind>; line += 64) __builtin_prefetch(at + line + kAhead<kTokenTile>);
+            for (size_t i = 0; i < 64; i += Ints::width * 4) {
+                Ints quads[kQuads<kind>];
+                read_unit<kind>(at + i, quads);
+                for (size_t q = 0; q < kQuads<kind>; ++q) quads[q].store(to + q * 64 + i);
+            }
+            to += kQuads<kind> * 64;
+        }
+        strip.codes[p] = bytes + p * kWidePanel;
+    }
+}
+
 // Matrix · tokens for the driver in linear.hpp, which counts in tiles of kTokenTile.
 template <typename F>
 struct TileProduct {
@@ -129,7 +148,7 @@ struct TileProduct {
     void add(const Panel (&panels)[Panels], size_t first, size_t columns, Range tiles, float* y) const {
         Strip<Panels> strip;
         load_strip(panels, first, columns, strip);
-        alignas(64) uint8_t bytes[F::narrow ? Panels * kStripColumns * kPanel : 64];
+        alignas(64) uint8_t bytes[F::narrow ? Panels * kWidePanel : 64];
         if constexpr (F::narrow) widen<F::kind>(strip, bytes);
         const size_t end = lower(count, tiles.to * kTokenTile);
         for (size_t token = tiles.from * kTokenTile; token < end; token += kTileTokens) {
