@@ -13,19 +13,26 @@ import psutil
 
 @contextmanager
 def leftovers() -> Iterator[Callable[[], set[str]]]:
-    """Call what it gives, after the block, for what is there now and was not before it. Meanwhile temporary folders are
-    made in a folder of its own: other programs' come and go in the system's."""
+    """Call what it gives, in the block or after it, for what is there that was not before it.
+
+    Of folders: that were there when the block ended. Temporary ones are made in a folder of its own meanwhile, as other
+    programs' come and go in the system's.
+    """
     before, usual = _present(), tempfile.tempdir
+    at_the_end: set[str] = set()
     with tempfile.TemporaryDirectory() as own:
+
+        def folders() -> set[str]:
+            return {path.name for path in Path(own).glob("rowspan-*")}
+
         tempfile.tempdir = own
         try:
-            yield lambda: _present() - before
+            yield lambda: (_present() - before) | folders() | at_the_end
         finally:
+            at_the_end |= folders()
             tempfile.tempdir = usual
 
 
 def _present() -> set[str]:
     children = {f"process {child.pid}" for child in psutil.Process().children(recursive=True)}
-    files = {f"open file {descriptor}" for descriptor in os.listdir("/proc/self/fd")}
-    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("rowspan-*")}
-    return children | files | folders
+    return children | {f"open file {descriptor}" for descriptor in os.listdir("/proc/self/fd")}

@@ -9,6 +9,7 @@ from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.plan.fit import ShardBytes, activation_bytes
 from rowspan.plan.split import Plan, Shard
+from rowspan.quant.large_pages import begun_bytes
 from rowspan.quant.scheme import stored_bytes
 
 # Measured (docs/performance.md): a worker that holds nothing, with its interpreter, numpy and the native module; and a
@@ -47,7 +48,7 @@ def worker_memory(
         strings: entries of the vocabulary, and merges.
         step_tokens, outputs: computed in one step, and of these with logits.
     """
-    held = PROCESS_BYTES + strings * STRING_BYTES + size.weights
+    held = PROCESS_BYTES + strings * STRING_BYTES + size.weights + begun_bytes(size.weights)
     # While a matrix is packed, its pages of the file are there as well; the head comes last, or else a layer's matrix.
     head = TensorKey(Role.EMBEDDING if plan.spec.tied_embeddings else Role.HEAD)
     packing = _file_bytes(plan, shard, tensors, head) if shard.stage == plan.n_stages - 1 else 0

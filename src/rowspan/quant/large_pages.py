@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 CHUNK_BYTES = 64 << 20  # asked of the system at once: what of it is never used takes no memory
+PAGE_BYTES = 2 << 20
 
 
 class LargePages:
@@ -30,6 +31,11 @@ class LargePages:
             self._left = _mapped(CHUNK_BYTES)
         taken, self._left = self._left[:size], self._left[whole:]
         return taken.view(dtype).reshape(shape)
+
+
+def begun_bytes(nbytes: int) -> int:
+    """What arrays of so many bytes take beyond these: of each chunk's last page half is used, as chance has it."""
+    return -(-nbytes // CHUNK_BYTES) * PAGE_BYTES // 2
 
 
 def _mapped(nbytes: int) -> np.ndarray:
