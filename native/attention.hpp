@@ -16,7 +16,7 @@ inline size_t n_rows(const Attention& work, size_t sequence) {
 
 // The positions that a row sees. Rows of a sequence and KV head: each token's query heads, token after token.
 inline Range seen_by(const Attention& work, size_t sequence, size_t row) {
-    const size_t end = static_cast<size_t>(work.positions[work.starts[sequence]]) + row / work.group + 1;
+    const size_t end = static_cast<size_t>(work.first_positions[sequence]) + row / work.group + 1;
     return {work.window != 0 && end > work.window ? end - work.window : 0, end};
 }
 inline Range seen_by(const Attention& work, size_t sequence, Range rows) {
@@ -114,8 +114,8 @@ inline void write_out(const Sum& sum, size_t size, float* out) {
 
 // These positions of a task, of a chunk of keys.
 inline Chunk chunk_of(const Attention& work, const Task& task, Range positions) {
-    const int64_t* slots = work.slots + task.sequence * work.slot_stride;
-    return {{work.k, slots, task.kv_head, work.size}, {work.v, slots, task.kv_head, work.size}, positions};
+    const BlockTable table = work.tables.of(task.sequence);
+    return {{work.k, table, task.kv_head, work.size}, {work.v, table, task.kv_head, work.size}, positions};
 }
 
 // after: what is computed next; of no positions if that is not known.

@@ -69,7 +69,7 @@ inline void narrow_q8(const float* from, size_t size, int8_t* codes, uint16_t* s
 // One sequence's keys, or values, in one KV head.
 struct CachedRows {
     const CacheSide& side;
-    const int64_t* slots;
+    BlockTable table;
     size_t kv_head, size;
 
     // to (positions, padded) = the rows of these positions
@@ -117,7 +117,7 @@ struct CachedRows {
     }
 
   private:
-    size_t row_of(size_t position) const { return kv_head * side.slots + static_cast<size_t>(slots[position]); }
+    size_t row_of(size_t position) const { return kv_head * side.slots + table.slot(position); }
 
     uint16_t* halves() const { return static_cast<uint16_t*>(side.data); }
     int8_t* bytes() const { return static_cast<int8_t*>(side.data); }
@@ -155,7 +155,7 @@ inline void write_cache(const float* rows, size_t kv_heads, size_t size, const i
                         Range tokens) {
     for (size_t token = tokens.from; token < tokens.to; ++token) {
         for (size_t head = 0; head < kv_heads; ++head) {
-            const CachedRows cached = {side, slots, head, size};
+            const CachedRows cached = {side, {}, head, size};
             cached.write(rows + (token * kv_heads + head) * size, static_cast<size_t>(slots[token]));
         }
     }

@@ -26,19 +26,37 @@ struct CacheSide {
     size_t slots;
 };
 
+// Where a sequence is cached, in blocks of so many slots: its positions from n · size on in block blocks[n].
+struct BlockTable {
+    const int32_t* blocks;
+    size_t size;
+
+    size_t slot(size_t position) const {
+        const auto at = static_cast<uint32_t>(position), each = static_cast<uint32_t>(size);  // a third of the time
+        return static_cast<size_t>(blocks[at / each]) * size + at % each;
+    }
+};
+
+// The tables of several sequences, one after the other.
+struct BlockTables {
+    const int32_t* blocks;
+    size_t stride, block_size;
+
+    BlockTable of(size_t sequence) const { return {blocks + sequence * stride, block_size}; }
+};
+
 // Attention of several sequences' new tokens to themselves and what is cached before them. q and out (tokens, kv_heads ·
-// group, size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions from positions[starts[s]] on;
-// slots (sequences, slot_stride): where its positions 0, 1, … are cached. A token sees no position after its own, and none
-// more than window - 1 before it (window 0: all). Scores are scaled by 1 / sqrt(size).
+// group, size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions from first_positions[s] on. A
+// token sees no position after its own, and none more than window - 1 before it (window 0: all). Scores are scaled by
+// 1 / sqrt(size).
 struct Attention {
     const float* q;
     float* out;
     CacheSide k, v;
     size_t sequences;
     const int64_t* starts;
-    const int64_t* positions;
-    const int64_t* slots;
-    size_t slot_stride;
+    const int64_t* first_positions;
+    BlockTables tables;
     size_t kv_heads, group, size, window;
 };
 

@@ -82,13 +82,13 @@ void Program::linear(Rows rows, Form form, const void* packed, const Linear& op)
 
 void Program::rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out) {
     by_rows(Rows::tokens, [=](Range rows) {
-        kernels_.rope(x, cos, sin, step_.positions, shape.heads, shape.size, shape.half, shape.interleaved, out, rows);
+        kernels_.rope(x, cos, sin, positions_.data(), shape.heads, shape.size, shape.half, shape.interleaved, out, rows);
     });
 }
 
 void Program::write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side) {
     by_rows(Rows::tokens,
-            [=](Range rows) { kernels_.write_cache(x, kv_heads, size, step_.cache_slots, side, rows); });
+            [=](Range rows) { kernels_.write_cache(x, kv_heads, size, cache_slots_.data(), side, rows); });
 }
 
 void Program::attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads,
@@ -101,9 +101,8 @@ void Program::attention(Rows rows, const float* q, const CacheSide& k, const Cac
                          v,
                          step_.sequences,
                          all ? step_.starts : output_starts_.data(),
-                         all ? step_.positions : output_positions_.data(),
-                         step_.slots,
-                         step_.slot_stride,
+                         all ? step_.first_positions : output_first_positions_.data(),
+                         step_.tables,
                          heads.kv_heads,
                          heads.group,
                          heads.size,
@@ -153,13 +152,22 @@ void Program::receive(StageLink& link, size_t receiver, size_t width, float* out
 void Program::begin(const Step& step) {
     step_ = step;
     ++begun_;
-    output_starts_.clear();
-    output_positions_.clear();
-    for (size_t sequence = 0, row = 0;; ++sequence) {
-        for (; row < step.outputs && step.output_rows[row] < step.starts[sequence]; ++row)
-            output_positions_.push_back(step.positions[step.output_rows[row]]);
-        output_starts_.push_back(static_cast<int64_t>(row));
-        if (sequence == step.sequences) break;
+    positions_.clear();
+    cache_slots_.clear();
+    output_starts_.assign(1, 0);
+    output_first_positions_.clear();
+    for (size_t sequence = 0, output = 0; sequence < step.sequences; ++sequence) {
+        const int64_t start = step.starts[sequence], end = step.starts[sequence + 1];
+        const int64_t first = step.first_positions[sequence];
+        const BlockTable table = step.tables.of(sequence);
+        for (int64_t row = start; row < end; ++row) {
+            positions_.push_back(first + row - start);
+            cache_slots_.push_back(static_cast<int64_t>(table.slot(static_cast<size_t>(positions_.back()))));
+        }
+        const bool any = output < step.outputs && step.output_rows[output] < end;
+        output_first_positions_.push_back(any ? first + step.output_rows[output] - start : first);
+        while (output < step.outputs && step.output_rows[output] < end) ++output;
+        output_starts_.push_back(static_cast<int64_t>(output));
     }
     for (size_t i = 0; i < exchanges_.size(); ++i) {
         first_acts_[i] = acts_;

@@ -17,12 +17,10 @@ namespace rowspan {
 struct Step {
     size_t tokens;
     const int64_t* ids;
-    const int64_t* positions;
-    const int64_t* cache_slots;  // where each token's key and value go
     size_t sequences;
     const int64_t* starts;
-    const int64_t* slots;
-    size_t slot_stride;
+    const int64_t* first_positions;
+    BlockTables tables;
     size_t outputs;
     const int64_t* output_rows;  // tokens whose logits are wanted; those of a sequence follow one another
 };
@@ -102,7 +100,8 @@ class Program {
     Pool& pool_;
     std::atomic<uint64_t>* const progress_;
     Step step_{};
-    std::vector<int64_t> output_starts_, output_positions_;  // the step's, as if it had its output rows only
+    std::vector<int64_t> positions_, cache_slots_;  // of the step's tokens: where their keys and values go
+    std::vector<int64_t> output_starts_, output_first_positions_;  // the step's, as if it had its output rows only
     uint32_t begun_ = 0;  // steps, this one and those that were broken off included
     uint32_t steps_ = 0;  // before this one
     uint32_t acts_ = 0;   // of the row group, before this step

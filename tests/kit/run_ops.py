@@ -48,7 +48,15 @@ def run_ops(
     return np.array(result)  # of tensors, too
 
 
-def one_sequence(tokens: int, positions: NDArray[np.int64] | None = None) -> StepInputs:
+def one_sequence(tokens: int, first_position: int = 0) -> StepInputs:
     """Inputs of ops that no cache is needed for."""
-    at = np.arange(tokens) if positions is None else positions
-    return StepInputs(at, at, at, np.array([0, tokens]), np.zeros((1, 1), np.int32), 256, np.arange(tokens))
+    at = np.arange(tokens)
+    blocks = np.zeros((1, first_position + tokens), np.int32)
+    return StepInputs(at, np.array([0, tokens]), np.array([first_position]), blocks, 1, at)
+
+
+def one_token_each(positions: NDArray[np.int64]) -> StepInputs:
+    """Inputs of ops that no cache is needed for: of as many sequences as there are positions."""
+    n = len(positions)
+    blocks = np.zeros((n, positions.max() + 1), np.int32)
+    return StepInputs(np.arange(n), np.arange(n + 1), positions, blocks, 1, np.arange(n))

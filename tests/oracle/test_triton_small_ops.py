@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from kit.run_ops import one_sequence
+from kit.run_ops import one_token_each
 from kit.triton_device import DEVICE
 from torch import Tensor
 
@@ -111,7 +111,7 @@ def test_rope_and_cache_writes(head_dim: int, turned: int, heads: int, kv_heads:
     table = Angles(angles.cos() * 1.1, angles.sin() * 1.1, interleaved)
     positions = torch.tensor(rng.sample(range(100), tokens), dtype=torch.int32)
     slots = torch.tensor(rng.sample(range(n_slots), tokens), dtype=torch.int32)
-    inputs = tensor_inputs(one_sequence(tokens, positions.to(torch.int64).numpy()), DEVICE)
+    inputs = tensor_inputs(one_token_each(positions.to(torch.int64).numpy()), DEVICE)
     positions, slots = positions.to(DEVICE), slots.to(DEVICE)
     q, k, v = (columns_of_wider(randn(tokens, n * head_dim, dtype=dtype)) for n in (heads, kv_heads, kv_heads))
 

@@ -55,12 +55,28 @@ class StepInputs:
     """
 
     tokens: NDArray[np.int64]  # (T,); of kernels that sample, -1 - n is the n-th token chosen by the last `sample`
-    positions: NDArray[np.int64]  # (T,)
-    cache_slots: NDArray[np.int64]  # (T,) where each token's key and value go
     starts: NDArray[np.int64]  # (sequences + 1,)
+    first_positions: NDArray[np.int64]  # (sequences,) of each sequence's first token
     blocks: NDArray[np.int32]  # (sequences, B): cache blocks of positions 0, 1, …; padded with any valid block
     block_size: int  # slots of a block: position p is in slot blocks[s, p // block_size] * block_size + p % block_size
     output_rows: NDArray[np.int64]  # (N,) tokens whose logits are wanted
+
+    @cached_property
+    def _sequences(self) -> NDArray[np.int64]:
+        """(T,): each token's."""
+        return np.repeat(np.arange(len(self.first_positions)), np.diff(self.starts))
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """(T,)"""
+        starts, sequences = self.starts[:-1], self._sequences
+        return self.first_positions[sequences] + np.arange(len(sequences)) - starts[sequences]
+
+    @cached_property
+    def cache_slots(self) -> NDArray[np.int64]:
+        """(T,): where each token's key and value go."""
+        blocks = self.blocks[self._sequences, self.positions // self.block_size]
+        return blocks.astype(np.int64) * self.block_size + self.positions % self.block_size
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
@@ -75,11 +91,14 @@ class StepInputs:
     def of_outputs(self) -> StepInputs:
         """The step as if its output rows were all its tokens. Those of a sequence must follow one another."""
         rows = self.output_rows
+        starts = np.searchsorted(rows, self.starts)
+        first_positions = self.first_positions.copy()
+        some = starts[:-1] < starts[1:]
+        first_positions[some] = self.positions[rows[starts[:-1][some]]]
         return StepInputs(
             tokens=self.tokens[rows],
-            positions=self.positions[rows],
-            cache_slots=self.cache_slots[rows],
-            starts=np.searchsorted(rows, self.starts),
+            starts=starts,
+            first_positions=first_positions,
             blocks=self.blocks,
             block_size=self.block_size,
             output_rows=np.arange(len(rows)),

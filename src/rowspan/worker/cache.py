@@ -58,10 +58,10 @@ def one_prompt(limits: StepLimits, tokens: int) -> StepInputs:
     """So many tokens of one sequence, or of as few as can be; all in the cache's first block."""
     longest = limits.blocks * limits.block_size
     starts = np.append(np.arange(0, tokens, longest), tokens)
+    firsts = np.zeros(len(starts) - 1, np.int64)
     blocks = np.zeros((len(starts) - 1, limits.blocks), np.int32)
-    at = np.arange(tokens)
-    outputs = at[: limits.outputs]
-    return StepInputs(0 * at, at % longest, at % limits.block_size, starts, blocks, limits.block_size, outputs)
+    outputs = np.arange(min(tokens, limits.outputs))
+    return StepInputs(np.zeros(tokens, np.int64), starts, firsts, blocks, limits.block_size, outputs)
 
 
 def all_decode(limits: StepLimits) -> StepInputs:
@@ -69,4 +69,4 @@ def all_decode(limits: StepLimits) -> StepInputs:
     n = limits.outputs
     zeros = np.zeros(n, np.int64)
     blocks = np.zeros((n, limits.blocks), np.int32)
-    return StepInputs(zeros, zeros, zeros, np.arange(n + 1), blocks, limits.block_size, np.arange(n))
+    return StepInputs(zeros, np.arange(n + 1), zeros, blocks, limits.block_size, np.arange(n))

@@ -217,16 +217,7 @@ class RecordedStep:
             return place[: 4 * n_rows * value.width].view(np.float32).reshape(n_rows, value.width)
 
         self._program.begin(
-            counts[Rows.TOKENS],
-            inputs.tokens.ctypes.data,
-            inputs.positions.ctypes.data,
-            inputs.cache_slots.ctypes.data,
-            len(inputs.starts) - 1,
-            inputs.starts.ctypes.data,
-            inputs.slots.ctypes.data,
-            inputs.slots.shape[1],
-            counts[Rows.OUTPUTS],
-            inputs.output_rows.ctypes.data,
+            inputs.tokens, inputs.starts, inputs.first_positions, inputs.blocks, inputs.block_size, inputs.output_rows
         )
         for segment, (function, values) in enumerate(self._callouts):
             self._program.run(segment)

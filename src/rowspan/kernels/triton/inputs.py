@@ -173,7 +173,7 @@ class InputBuffers:
 def no_sequences(block_size: int) -> StepInputs:
     """A step of nothing."""
     nothing = np.zeros(0, np.int64)
-    return StepInputs(nothing, nothing, nothing, np.zeros(1, np.int64), np.zeros((0, 0), np.int32), block_size, nothing)
+    return StepInputs(nothing, np.zeros(1, np.int64), nothing, np.zeros((0, 0), np.int32), block_size, nothing)
 
 
 def to_card(batch: SamplingBatch[NDArray[np.generic]], staging: Staging, device: torch.device) -> SamplingBatch[Tensor]:

@@ -30,7 +30,8 @@ def attention(q: Tensor, cache: Cache, inputs: CardInputs, window: int | None) -
     starts, positions = (part.cpu().numpy().astype(np.int64) for part in (inputs.starts, inputs.positions))
     blocks = inputs.blocks.cpu().numpy()
     nothing = np.zeros(0, np.int64)
-    step = StepInputs(nothing, positions, nothing, starts, blocks, inputs.block_size, nothing)
+    first_positions = positions[np.minimum(starts[:-1], len(positions) - 1)]
+    step = StepInputs(nothing, starts, first_positions, blocks, inputs.block_size, nothing)
     last = len(cache.k) - 1  # of the block for sequences that only fill up a graph only the first slot is there
     groups = [replace(group, slots=group.slots.clamp(max=last)) for group in attention_groups(step, q.device)]
     return paged.attention(q, cache, groups, window)
