@@ -43,7 +43,7 @@ def test_special_tokens_in_the_text() -> None:
     text = "<|im_start|>the<|im_end|>"
     assert tokenizer.encode(text) == [1, *tokenizer.encode("the"), 2]
     plain = tokenizer.encode(text, parse_special=False)
-    assert not any(map(tokenizer.is_special, plain))
+    assert not any(tokenizer.spelling(token).special for token in plain)
     assert tokenizer.decode(plain) == text
     assert tokenizer.decode([1, 2]) == ""
     assert tokenizer.decode([1, 2], skip_special=False) == "<|im_start|><|im_end|>"
@@ -51,7 +51,8 @@ def test_special_tokens_in_the_text() -> None:
 
 def test_a_whole_word_that_spells_a_control_token_stays_text() -> None:
     tokenizer = with_tokens(bpe(pre="llama-bpe"), ("stop", 3))  # this pre-tokenizer looks whole words up first
-    assert not any(map(tokenizer.is_special, tokenizer.encode("stop", parse_special=False, add_special=False)))
+    plain = tokenizer.encode("stop", parse_special=False, add_special=False)
+    assert not any(tokenizer.spelling(token).special for token in plain)
     assert tokenizer.encode("stop", add_special=False) == [tokenizer.vocab_size - 1]
 
 
@@ -61,7 +62,7 @@ def test_user_defined_tokens_are_text_and_the_longest_one_wins() -> None:
     for parse_special in (True, False):
         assert tokenizer.encode("<think>\n<think>", parse_special=parse_special) == [first + 1, first]
     assert tokenizer.decode([first]) == "<think>"
-    assert not tokenizer.is_special(first)
+    assert not tokenizer.spelling(first).special
 
 
 def test_bos_and_eos_come_once() -> None:
@@ -102,7 +103,7 @@ def test_ids_nobody_knows_are_silent(token_id: int) -> None:
     if not 0 <= token_id < len(bpe()[PREFIX + "tokens"]):
         assert PADDED.token_bytes(token_id, special=True) == b""
         assert PADDED.decode([token_id]) == ""
-        assert not PADDED.is_special(token_id)
+        assert not PADDED.spelling(token_id).special
 
 
 def test_a_long_text_without_a_space_is_quick() -> None:

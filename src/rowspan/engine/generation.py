@@ -84,9 +84,7 @@ class Generation:
         return Piece(text, tokens, self._generated, finish, event.cached)
 
     def _spell(self, sampled: SampledToken) -> TokenText:
-        def raw(token: int) -> bytes:
-            return self._tokenizer.token_bytes(token, special=True)
-
-        top = tuple((raw(token), logprob) for token, logprob in sampled.top)
-        special = self._tokenizer.is_special(sampled.token)
-        return TokenText(sampled.token, raw(sampled.token), sampled.logprob, top, special)
+        spelling = self._tokenizer.spelling
+        raw, _, special = spelling(sampled.token)
+        top = tuple([(spelling(token).raw, logprob) for token, logprob in sampled.top])
+        return TokenText(sampled.token, raw, sampled.logprob, top, special)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codecs import getincrementaldecoder
+from codecs import utf_8_decode
 
 from rowspan.text.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._special = not skip_special
         self._drop_space = tokenizer.space_prefix and not continuation
-        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._begun = b""  # of a character that is not whole yet
 
     def push(self, token_id: int) -> str:
         """New text: whole characters only. Bytes that can no longer become one turn into U+FFFD."""
@@ -28,8 +28,11 @@ class Detokenizer:
         if data and self._drop_space:
             data = data.removeprefix(b" ")
             self._drop_space = False
-        return self._decoder.decode(data)
+        text, used = utf_8_decode(self._begun + data, "replace", False)
+        self._begun = (self._begun + data)[used:]
+        return text
 
     def finish(self) -> str:
         """What is left at the end: U+FFFD for a character that never became whole."""
-        return self._decoder.decode(b"", final=True)
+        begun, self._begun = self._begun, b""
+        return begun.decode(errors="replace")

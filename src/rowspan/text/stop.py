@@ -28,6 +28,8 @@ class StopMatcher:
         """Text that is safe to emit, and whether a stop string was hit (it stays hit)."""
         if self._stopped:
             return "", True
+        if not self._stops:
+            return text, False
         text = self._held + text
         hits = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if hits:

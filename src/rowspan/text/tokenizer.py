@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rowspan.errors import UnsupportedModelError
 from rowspan.text.bpe import ByteLevelBpe
@@ -42,6 +42,12 @@ class Algorithm(Protocol):
     def token_bytes(self, token: str) -> bytes: ...
 
 
+class Spelling(NamedTuple):
+    raw: bytes  # of any token
+    text: bytes  # what it adds to a text
+    special: bool  # it steers the model, and is no part of the text
+
+
 class Tokenizer:
     """Text to token ids and back.
 
@@ -62,6 +68,7 @@ class Tokenizer:
         # Found in the text before the algorithm sees it: always the user-defined tokens, the special ones on demand.
         self._added = _ids_of(vocabulary, (TokenType.USER_DEFINED,))
         self._added_and_special = self._added | _ids_of(vocabulary, SPECIAL_TYPES)
+        self._spellings: dict[int, Spelling] = {}  # as far as anyone has asked
         self._find_added = _finder(self._added)
         self._find_added_and_special = _finder(self._added_and_special)
 
@@ -126,22 +133,30 @@ class Tokenizer:
         Args:
             special: spell special tokens out instead of leaving them out.
         """
-        if not 0 <= token_id < self.vocab_size:
-            return b""
+        spelling = self.spelling(token_id)
+        return spelling.raw if special else spelling.text
+
+    def spelling(self, token_id: int) -> Spelling:
+        """How a token reads: nothing for ids the tokenizer does not know."""
+        known = self._spellings.get(token_id)
+        if known is None:
+            if not 0 <= token_id < self.vocab_size:
+                return Spelling(b"", b"", False)
+            known = self._spellings[token_id] = self._spell(token_id)
+        return known
+
+    def _spell(self, token_id: int) -> Spelling:
         token = self._vocabulary.tokens[token_id]
         match self._vocabulary.types[token_id]:
             case TokenType.CONTROL | TokenType.UNKNOWN:
-                return token.encode() if special else b""
+                return Spelling(token.encode(), b"", True)
             case TokenType.USER_DEFINED:
-                return token.encode()
+                data = token.encode()
             case TokenType.UNUSED:
-                return b""
+                data = b""
             case _:
-                return self._algorithm.token_bytes(token)
-
-    def is_special(self, token_id: int) -> bool:
-        """A token that steers the model and is no part of the text."""
-        return 0 <= token_id < self.vocab_size and self._vocabulary.types[token_id] in SPECIAL_TYPES
+                data = self._algorithm.token_bytes(token)
+        return Spelling(data, data, False)
 
     @property
     def space_prefix(self) -> bool:
