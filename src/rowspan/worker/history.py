@@ -19,13 +19,18 @@ Changes = tuple[Tokens, NDArray[np.float32]]  # tokens, none twice, and what the
 class History:
     params: SamplingParams
     tokens: list[int]
-    generated: Counter[int]
+    generated: Counter[int]  # kept up for penalties
     length: int  # of the sequence, with tokens that have been chosen on a card and are not known here yet
+    has_penalties: bool
+    takes_likeliest: bool  # whatever else is known, and nobody asks how likely it is
 
     @classmethod
     def of(cls, sequence: NewSequence) -> History:
-        tokens = list(sequence.tokens)
-        return cls(sequence.params, tokens, Counter(tokens[sequence.prompt_length :]), len(tokens))
+        tokens, params = list(sequence.tokens), sequence.params
+        generated = Counter(tokens[sequence.prompt_length :])
+        has_penalties = bool(params.logit_bias) or params.penalizes
+        takes_likeliest = params.temperature <= 0 and not has_penalties and params.logprobs is None
+        return cls(params, tokens, generated, len(tokens), has_penalties, takes_likeliest)
 
     def expect(self) -> None:
         """One more token is being chosen."""
@@ -34,14 +39,8 @@ class History:
     def add(self, token: int) -> None:
         """It is known now, the oldest of those expected."""
         self.tokens.append(token)
-        self.generated[token] += 1
-
-    @property
-    def has_penalties(self) -> bool:
-        params = self.params
-        return bool(
-            params.logit_bias or params.repeat_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
-        )
+        if self.has_penalties:
+            self.generated[token] += 1
 
     def bias(self, vocabulary: int) -> Changes | None:
         """Logit bias (OpenAI: added)."""

@@ -41,16 +41,21 @@ class Sampler:
         """One token for each sequence from logits (len(seq_ids), vocabulary)."""
         if not seq_ids:
             return ()
-        best = logits.argmax(axis=-1)
-        broken = np.isnan(logits[np.arange(len(best)), best])  # argmax finds a NaN first
-        rows = zip(seq_ids, logits, best.tolist(), broken.tolist(), strict=True)
-        return tuple(self._sample_one(*row) for row in rows)
+        sampled = []
+        for row, (seq_id, likeliest) in enumerate(zip(seq_ids, logits.argmax(axis=-1).tolist(), strict=True)):
+            history = self._histories[seq_id]
+            if history.takes_likeliest:
+                history.expect()
+                history.add(likeliest)
+                sampled.append(SampledToken(seq_id, likeliest))
+            else:
+                sampled.append(self._sample_one(seq_id, history, logits[row], likeliest))
+        return tuple(sampled)
 
-    def _sample_one(self, seq_id: int, logits: Logits, likeliest: int, broken: bool) -> SampledToken:
-        history = self._histories[seq_id]
+    def _sample_one(self, seq_id: int, history: History, logits: Logits, likeliest: int) -> SampledToken:
         params = history.params
         changed = _penalize(logits, history) if history.has_penalties else logits
-        if broken:
+        if np.isnan(logits[likeliest]):  # argmax finds a NaN first
             token = likeliest  # there is no distribution; the harm stays in its row
         elif params.temperature > 0:
             token = _draw(changed, params, history.uniform())
