@@ -12,7 +12,8 @@ import pytest
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.sampler import Sampler
+from rowspan.worker.history import History
+from rowspan.worker.sampler import FIRST_RANKS, Sampler
 
 
 def reference_logits(logits: list[float], tokens: list[int], prompt_length: int, params: SamplingParams) -> list[float]:
@@ -91,6 +92,35 @@ def test_draws_follow_the_reference_distribution(case: int) -> None:
     # Wilson and Hilferty's approximation of the quantile; 4.75 standard deviations are p = 1e-6.
     limit = degrees * (1 - 2 / (9 * degrees) + 4.75 * math.sqrt(2 / (9 * degrees))) ** 3
     assert chi_square <= limit
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_draw_from_a_large_vocabulary_is_where_the_cumulative_sum_of_all_gets_to(seed: int) -> None:
+    """Of steep distributions, which end among their first tokens, and flat ones, with many equal logits or none."""
+    rng = random.Random(seed)
+    size = rng.choice([*(first + more for first in FIRST_RANKS for more in (-1, 0, 1)), 3000, 50000])
+    params = replace(random_params(rng), repeat_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0, logit_bias={})
+    params = replace(params, temperature=rng.choice([0.1, 1.0, 3.0]), top_k=rng.choice([0, 0, 5, 1024, 1025, 2000]))
+    logits = np.random.default_rng(seed).standard_normal((1, size), dtype=np.float32) * np.float32(
+        rng.choice([0.1, 2, 9])
+    )
+    if rng.random() < 0.3:
+        logits = np.round(logits)
+    sequence = NewSequence(0, (1, 2), 2, params)
+    sampler = Sampler()
+    sampler.learn(sequence)
+
+    order = np.argsort(-logits[0], kind="stable")[: params.top_k or size]
+    ranked = logits[0, order].astype(np.float64)
+    mass = np.exp(ranked - ranked[0]).cumsum()
+    kept = len(ranked)
+    if params.top_p < 1:
+        kept = 1 + np.searchsorted(mass, params.top_p * mass[-1])
+    ranked = ranked[:kept]
+    ranked = ranked[ranked >= ranked[0] + math.log(params.min_p)] if params.min_p else ranked
+    mass = np.exp((ranked - ranked[0]) / params.temperature).cumsum()
+    expected = order[np.searchsorted(mass, History.of(sequence).uniform() * mass[-1], side="right")]
+    assert sampler.sample([0], logits)[0].token == expected
 
 
 def test_greedy_is_the_reference_argmax_with_penalties() -> None:

@@ -8,7 +8,8 @@ after a preemption and whoever shares the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import History
+
+FIRST_RANKS = (1024, 16384)  # among which nearly all draws end
 
 Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
 
@@ -89,23 +92,69 @@ def _penalize(logits: Logits, history: History) -> Logits:
 def _draw(logits: Logits, params: SamplingParams, uniform: float) -> int:
     """Draw from the filtered distribution by inverting its cumulative sum, likeliest token first (ties: lower id).
 
-    Only values are sorted, and the token is looked up by the rank that was drawn: a vocabulary of 50,000 takes 0.3 ms
-    to sort, its ids in the order of their values 5.8 ms.
+    Only values are sorted, and the token is looked up by the rank that was drawn: a vocabulary of 50,000 takes 0.1 ms
+    to sort, its ids in the order of their values 5.8 ms. Nor are all of them, as a rule: a draw that ends among the
+    first 1024 takes 0.1 ms, from all of them 0.6.
     """
     costs = -logits
-    if 0 < params.top_k < len(logits):
-        costs = np.partition(costs, params.top_k - 1)[: params.top_k]
-    costs.sort()
-    ranked = costs[0] - costs.astype(np.float64)  # logits, the highest being 0
+    count = params.top_k if 0 < params.top_k < len(logits) else len(logits)
+
+    @cache
+    def mass_of_all(temperature: float) -> float:
+        return float(np.exp((costs.min() - costs) / np.float32(temperature)).sum(dtype=np.float64))
+
+    for first in FIRST_RANKS:
+        if first < count == len(logits):
+            ordered = _lowest(costs, first)
+            rank = _drawn_rank(ordered, params, uniform, mass_of_all)
+            if rank is not None:
+                return _token_at(costs, ordered, rank)
+    ordered = _lowest(costs, count)
+    rank = _drawn_rank(ordered, params, uniform)
+    assert rank is not None, "there are no others"
+    return _token_at(costs, ordered, rank)
+
+
+def _token_at(costs: Logits, ordered: Logits, rank: int) -> int:
+    equals = np.flatnonzero(costs == ordered[rank])
+    return int(equals[rank - np.searchsorted(ordered, ordered[rank])])
+
+
+def _lowest(costs: Logits, count: int) -> Logits:
+    """So many, in order."""
+    return np.sort(np.partition(costs, count - 1)[:count] if count < len(costs) else costs)
+
+
+def _drawn_rank(
+    ordered: Logits, params: SamplingParams, uniform: float, mass_of_all: Callable[[float], float] | None = None
+) -> int | None:
+    """The rank that is drawn, of negative logits in order.
+
+    Args:
+        mass_of_all: of all tokens at some temperature, that of the likeliest being 1, where these are only the first of
+            them; None: they are all.
+
+    Returns:
+        None: it takes more of them to tell.
+    """
+    ranked = ordered[0] - ordered.astype(np.float64)  # logits, the highest being 0
     if params.top_p < 1.0:
         mass = np.cumsum(np.exp(ranked))
-        ranked = ranked[: 1 + np.searchsorted(mass, params.top_p * mass[-1])]
+        kept = 1 + int(np.searchsorted(mass, params.top_p * (mass_of_all(1.0) if mass_of_all else mass[-1])))
+        if mass_of_all and kept > len(ranked):
+            return None
+        ranked, mass_of_all = ranked[:kept], None
     if params.min_p > 0.0:
-        ranked = ranked[: max(1, np.count_nonzero(ranked >= math.log(params.min_p)))]
+        kept = max(1, int(np.count_nonzero(ranked >= math.log(params.min_p))))
+        if mass_of_all and kept == len(ranked):
+            return None
+        ranked, mass_of_all = ranked[:kept], None
     mass = np.cumsum(np.exp(ranked / params.temperature))
-    rank = min(np.searchsorted(mass, uniform * mass[-1], side="right"), len(ranked) - 1)
-    equals = np.flatnonzero(logits == -costs[rank])
-    return int(equals[rank - np.searchsorted(costs, costs[rank])])
+    drawn = uniform * (mass_of_all(params.temperature) if mass_of_all else mass[-1])
+    rank = int(np.searchsorted(mass, drawn, side="right"))
+    if mass_of_all and rank == len(ranked):
+        return None
+    return min(rank, len(ranked) - 1)
 
 
 def _most_likely(logits: Logits, count: int) -> list[int]:
