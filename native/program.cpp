@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "pack.hpp"
 
@@ -160,6 +161,9 @@ void Program::begin(const Step& step) {
         const int64_t start = step.starts[sequence], end = step.starts[sequence + 1];
         const int64_t first = step.first_positions[sequence];
         const BlockTable table = step.tables.of(sequence);
+        const auto last = static_cast<size_t>(first + end - start - 1);
+        if (start < end && last / step.tables.block_size >= step.tables.stride)
+            throw std::invalid_argument("a sequence goes on behind its last block");
         for (int64_t row = start; row < end; ++row) {
             positions_.push_back(first + row - start);
             cache_slots_.push_back(static_cast<int64_t>(table.slot(static_cast<size_t>(positions_.back()))));

@@ -79,7 +79,7 @@ class Program {
     void send(StageLink& link, const float* x, size_t width);
     void receive(StageLink& link, size_t receiver, size_t width, float* out);
 
-    // Replaying: begin a step, then run the segments in order.
+    // Replaying: begin a step, then run the segments in order. Throws std::invalid_argument: a table is too short.
     void begin(const Step& step);
     void run(size_t segment);
 

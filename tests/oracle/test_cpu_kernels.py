@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,15 @@ def test_shapes_without_elements(isa: str) -> None:
     kernels = native(isa, int8=True)
     y = run_ops(kernels, lambda x, inputs: kernels.linear(x, no_columns), np.ones((3, 0), np.float32))
     assert np.array_equal(y, np.zeros((3, 5)))
+
+
+def test_a_sequence_behind_its_last_block_is_refused(isa: str) -> None:
+    kernels, x = native(isa), np.ones((3, 64), np.float32)
+    inputs = one_sequence(3)
+    assert run_ops(kernels, kernels.outputs, x, inputs=inputs).shape == (3, 64)
+    kernels = native(isa)
+    with pytest.raises(ValueError, match="behind its last block"):
+        run_ops(kernels, kernels.outputs, x, inputs=replace(inputs, blocks=inputs.blocks[:, :2].copy()))
 
 
 def test_another_kernels_layout_is_refused(isa: str) -> None:
