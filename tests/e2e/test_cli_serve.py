@@ -136,10 +136,14 @@ def test_a_signal_while_loading(tiny_path: Path) -> None:
             workers[:] = [child for child in children if "rowspan.worker.main" in child.cmdline()]
         return bool(workers)
 
-    assert eventually(has_begun, seconds=30)
-    (worker,) = workers
-    process.terminate()
-    _, log = process.communicate(timeout=20)
+    try:
+        assert eventually(has_begun, seconds=30)
+        (worker,) = workers
+        process.terminate()
+        _, log = process.communicate(timeout=20)
+    finally:  # of a server that did not hear it, nothing stays; its worker ends with it
+        process.kill()
+        process.wait()
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in log
     assert eventually(lambda: not worker.is_running())
