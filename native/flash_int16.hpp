@@ -171,7 +171,7 @@ class Int16Flash {
         const Vec scale = Vec::all(score_scales_[r]), lowered = Vec::all(-*sum.highest);
         Vec totals = Vec::zero(), largest = Vec::zero(), sums = Vec::zero();
         by_seen(seen, [&](size_t i, size_t, auto only_seen) {
-            const Vec weights = exp2(Vec::fma(Vec::load(row + i), scale, lowered));
+            const Vec weights = exp2(Vec::fma(Vec::load(row + i), scale, lowered), kCoarseExp2);
             const Vec scaled = only_seen(weights * Vec::load(value_scales_ + i), 0.0f);
             totals = totals + only_seen(weights, 0.0f);
             largest = Vec::max(largest, scaled);

@@ -8,20 +8,25 @@ namespace rowspan::ROWSPAN_ISA {
 // What is added to 1.5 · 2²³ is rounded to a whole number, which stands in the sum's lowest bits.
 constexpr float kRounder = 12582912.0f;
 
-// 2 to the power of each element, none above 0, to 2e-7. Inputs below -125 (denormal results, slow) are clamped to it; NaN
-// stays NaN. The polynomial of 2ˣ - 1 on |x| ≤ 1 / 2 with the least relative error of 2ˣ, 9.2e-8 (Lawson's iteration).
-inline Vec exp2(Vec x) {
+// Polynomials of (2ˣ - 1) / x on |x| ≤ 1 / 2, highest power first, with the least relative error of 2ˣ (Lawson's
+// iteration): 9.2e-8, as floats are computed with, and 2.8e-6, for what is rounded to 15 bits anyway.
+constexpr float kExp2[] = {1.326472731e-3f, 9.671512991e-3f, 5.550733581e-2f, 2.402224243e-1f, 6.931470037e-1f};
+constexpr float kCoarseExp2[] = {9.582852945e-3f, 5.590642616e-2f, 2.402409911e-1f, 6.931241751e-1f};
+
+// 2 to the power of each element, none above 0, to 2e-7 or, coarse, 3e-6. Inputs below -125 (denormal results, slow) are
+// clamped to it; NaN stays NaN.
+template <size_t Terms>
+inline Vec exp2(Vec x, const float (&polynomial)[Terms]) {
     // The bound comes first: of two operands the processor returns the second if either is NaN.
     x = Vec::max(Vec::all(-125.0f), x);
     const Vec power = x + Vec::all(kRounder);
     x = x - (power - Vec::all(kRounder));
-    Vec y = Vec::all(1.326472731e-3f);
-    y = Vec::fma(y, x, Vec::all(9.671512991e-3f));
-    y = Vec::fma(y, x, Vec::all(5.550733581e-2f));
-    y = Vec::fma(y, x, Vec::all(2.402224243e-1f));
-    y = Vec::fma(y, x, Vec::all(6.931470037e-1f));
+    Vec y = Vec::all(polynomial[0]);
+#pragma GCC unroll 8
+    for (size_t i = 1; i < Terms; ++i) y = Vec::fma(y, x, Vec::all(polynomial[i]));
     return Vec::add_exponent(Vec::fma(y, x, Vec::all(1.0f)), power);
 }
+inline Vec exp2(Vec x) { return exp2(x, kExp2); }
 
 // e to the power of each element, within 2 ulp. Inputs below -87 (denormal results, slow) and above 88 (overflow) are
 // clamped to these; NaN stays NaN. Cody and Waite's reduction to |x| ≤ ln(2) / 2 and the minimax polynomial of Cephes.
