@@ -43,17 +43,26 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(path: Path, *arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """`rowspan serve` on a free port, once it has printed its address."""
-    process = subprocess.Popen(
+def starting(path: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """`rowspan serve` on a free port, from its beginning; killed at the end if it still runs."""
+    with subprocess.Popen(
         [*ROWSPAN, "serve", str(path), "--port", "0", *SMALL, *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         env=_environment(**environment),
-    )
-    assert process.stderr is not None
-    try:
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def serving(path: Path, *arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """The same once it has printed its address."""
+    with starting(path, *arguments, **environment) as process:
+        assert process.stderr is not None
         log = ""
         while not (found := re.search(r"web chat at (http://\S+)/,", log)):
             line = process.stderr.readline()
@@ -61,10 +70,6 @@ def serving(path: Path, *arguments: str, **environment: str) -> Iterator[tuple[s
             log += line
         with httpx.Client(base_url=found[1], timeout=60, trust_env=False) as http:
             yield process, http
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def test_serve_drains_and_leaves_nothing_behind(tiny_path: Path) -> None:
@@ -121,32 +126,22 @@ def test_a_drain_has_its_limit_and_a_second_signal_ends_at_once(tiny_path: Path)
 
 
 def test_a_signal_while_loading(tiny_path: Path) -> None:
-    process = subprocess.Popen(
-        [*ROWSPAN, "serve", str(tiny_path), "--port", "0", *SMALL],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=_environment(),
-    )
-    workers: list[psutil.Process] = []
+    with starting(tiny_path) as process:
+        workers: list[psutil.Process] = []
 
-    def has_begun() -> bool:  # other children come and go
-        with suppress(psutil.Error):
-            children = psutil.Process(process.pid).children()
-            workers[:] = [child for child in children if "rowspan.worker.main" in child.cmdline()]
-        return bool(workers)
+        def has_begun() -> bool:  # other children come and go
+            with suppress(psutil.Error):
+                children = psutil.Process(process.pid).children()
+                workers[:] = [child for child in children if "rowspan.worker.main" in child.cmdline()]
+            return bool(workers)
 
-    try:
         assert eventually(has_begun, seconds=30)
         (worker,) = workers
         process.terminate()
         _, log = process.communicate(timeout=20)
-    finally:  # of a server that did not hear it, nothing stays; its worker ends with it
-        process.kill()
-        process.wait()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in log
-    assert eventually(lambda: not worker.is_running())
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "Traceback" not in log
+        assert eventually(lambda: not worker.is_running())
 
 
 def assert_explained(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
