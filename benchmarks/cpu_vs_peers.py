@@ -23,7 +23,7 @@ from peers.figures import FIGURES, Figure
 from peers.libraries import OpenVino, Vllm
 from peers.table import Model, Samples, ceilings_text, open_model, table
 
-from rowspan.bench import roofline
+from rowspan.bench.machine import roofline
 from rowspan.rig.probe.cpu import probe_cpu, probe_memory
 
 

@@ -26,7 +26,7 @@ import uvloop
 
 from rowspan.backends.child import Address, free_port
 from rowspan.backends.http_stream import events
-from rowspan.bench.change import change
+from rowspan.bench.results.change import change
 
 STREAMS, TOKENS, PROMPTS = 16, 64, 10
 ROWSPAN = [sys.executable, "-c", "from rowspan.cli.main import main; main()"]

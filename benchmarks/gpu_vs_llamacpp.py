@@ -40,10 +40,10 @@ from gpu.sides import LlamaCpp, Rowspan, Side  # noqa: E402
 from peers.engine import EngineFailed, run  # noqa: E402
 from peers.figures import Figure  # noqa: E402
 
-from rowspan.bench import card_ceilings  # noqa: E402
-from rowspan.bench.circumstances import look, machine_fields, this_machine  # noqa: E402
-from rowspan.bench.demand import Demand  # noqa: E402
-from rowspan.bench.native import gguf_facts  # noqa: E402
+from rowspan.bench.engines.native_jobs import gguf_facts  # noqa: E402
+from rowspan.bench.machine import card_ceilings  # noqa: E402
+from rowspan.bench.machine.circumstances import look, machine_fields, this_machine  # noqa: E402
+from rowspan.bench.model_demand import Demand  # noqa: E402
 from rowspan.plan.device import parse_devices  # noqa: E402
 
 REPORTING = 10.0  # seconds that are kept to end everything and to print

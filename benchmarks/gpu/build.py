@@ -45,7 +45,7 @@ class Build:
         Args:
             source: llama.cpp's folder, an archive, or either of a package that holds it.
             folder: for sources and, by kinds of devices, results; kept.
-            device: what `rowspan.bench.card_ceilings` says of the device.
+            device: what `rowspan.bench.machine.card_ceilings` says of the device.
 
         Raises:
             EngineFailed: there are no sources there.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rowspan.bench.demand import Demand
+from rowspan.bench.model_demand import Demand
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowspan.bench.check import PROMPT, answers, difference
+from rowspan.bench.engines.split_check import PROMPT, answers, difference
 from rowspan.config import EngineConfig
 from rowspan.kernels.isa import TORCH
 from rowspan.plan.device import Device

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from peers.figures import Figure
 
-from rowspan.bench.demand import Demand
 from rowspan.bench.grid import Workload
+from rowspan.bench.model_demand import Demand
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from peers.figures import Figure
 
 from gpu.models import BenchModel
 from gpu.rows import workload
-from rowspan.bench.measure import NativeRunner
+from rowspan.bench.engines.native_runner import NativeRunner
 from rowspan.config import EngineConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 

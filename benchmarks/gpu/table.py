@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu.outputs import CLOSE, Outputs
 from gpu.rows import Row, ceiling_share, verdict
-from rowspan.bench.demand import Demand
+from rowspan.bench.model_demand import Demand
 
 Rates = Mapping[tuple[str, str], Sequence[float]]  # by the row's name and the side's
 HEADER = ("", "rowspan t/s", "llama.cpp t/s", "ratio", "floor", "goal", "of ceiling", "verdict")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.figures import HELD_BACK, Figure, Target, target
-from rowspan.bench.demand import Demand
-from rowspan.bench.model import ModelFacts, model_facts
-from rowspan.bench.roofline import Ceilings
+from rowspan.bench.engines.model_facts import ModelFacts, model_facts
+from rowspan.bench.machine.roofline import Ceilings
+from rowspan.bench.model_demand import Demand
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.check import Checker, Divergence, compare
-from rowspan.comm import trial
+from rowspan.bench.engines.split_check import Checker, Divergence, compare
+from rowspan.comm.probing import supervise
 from rowspan.config import EngineConfig
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
@@ -37,7 +37,7 @@ def test_a_transport_that_lies_is_not_used(
     """The check loads a split as everything else does: over what has been seen to work."""
     faulty = Path(__file__).parents[1] / "kit" / "faulty_probe.py"
     monkeypatch.setenv("ROWSPAN_PROBES", str(tmp_path / "probes.json"))
-    monkeypatch.setattr(trial, "COMMAND", (sys.executable, str(faulty), "shm", "flip"))
+    monkeypatch.setattr(supervise, "COMMAND", (sys.executable, str(faulty), "shm", "flip"))
     path = TinyModel("llama", context_length=512, n_layers=2).write(tmp_path / "tiny.gguf")
     config = EngineConfig(path, devices=parse_devices("cpu:0,cpu:1"), split_mode=SplitMode.ROW, context_size=64)
     with caplog.at_level(logging.WARNING):

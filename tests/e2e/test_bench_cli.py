@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.store import Store
+from rowspan.bench.results.store import Store
 
 ROWSPAN = (sys.executable, "-c", "from rowspan.cli.main import main; main()")
 LLAMA_BENCH_FIELDS = (

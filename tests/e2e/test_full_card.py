@@ -16,8 +16,8 @@ from kit.http_server import eventually
 from kit.thread_ranks import start
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import draw_up
 from rowspan.errors import EngineError, OutOfMemoryError
 from rowspan.kernels.isa import TORCH
 from rowspan.scheduler.request import SamplingParams

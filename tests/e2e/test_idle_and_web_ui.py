@@ -19,7 +19,7 @@ from kit.http_server import eventually, serving
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.plan.split import SplitMode
 
 CHAT = "/v1/chat/completions"

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import draw_up
 from rowspan.plan.split import SplitMode
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

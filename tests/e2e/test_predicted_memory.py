@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rowspan.bench.engines.native_runner import NativeRunner
 from rowspan.bench.grid import Workload
-from rowspan.bench.measure import NativeRunner
 from rowspan.cli.memory_check import memory_line, predicted_memory
 from rowspan.config import EngineConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode

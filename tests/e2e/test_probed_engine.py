@@ -10,12 +10,12 @@ import pytest
 from kit.gguf_builder import TinyModel
 from kit.leftovers import leftovers
 
-from rowspan.comm import trial
+from rowspan.comm.probing import supervise
 from rowspan.config import EngineConfig
 from rowspan.engine import core
+from rowspan.engine.blueprint import Blueprint, draw_up
 from rowspan.engine.engine import Engine
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint, draw_up
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Transport
@@ -55,7 +55,7 @@ def test_the_engine_runs_on_the_next_path(
             super().__init__(setups, *rest)
 
     monkeypatch.setattr(core, "WorkerGroup", Spied)
-    monkeypatch.setattr(trial, "COMMAND", (sys.executable, str(FAULTY), "shm", "flip"))
+    monkeypatch.setattr(supervise, "COMMAND", (sys.executable, str(FAULTY), "shm", "flip"))
     with leftovers() as left:
         assert answer(blueprint_of(tmp_path, mode)) == wanted
     assert not left()
@@ -67,11 +67,11 @@ def test_the_engine_runs_on_the_next_path(
 def test_a_second_start_does_not_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(blueprint_of(tmp_path, SplitMode.ROW))
     assert blueprint_of(tmp_path, SplitMode.ROW).routes.probed
-    monkeypatch.setattr(trial, "COMMAND", ("/nowhere",))
+    monkeypatch.setattr(supervise, "COMMAND", ("/nowhere",))
     assert answer(blueprint_of(tmp_path, SplitMode.ROW))
 
 
 def test_one_rank_needs_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "COMMAND", ("/nowhere",))
+    monkeypatch.setattr(supervise, "COMMAND", ("/nowhere",))
     assert answer(blueprint_of(tmp_path, SplitMode.NONE))
     assert not (tmp_path / "probes.json").exists()

@@ -15,7 +15,7 @@ from kit.http_server import MODEL_NAME, RunningServer, serving
 
 from rowspan.config import ServerConfig
 from rowspan.engine.engine import Engine
-from rowspan.server.gatekeepers import MAX_BODY_BYTES
+from rowspan.server.middleware import MAX_BODY_BYTES
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.steps import Steps
+from rowspan.bench.engines.steps import Steps
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.engine import Engine
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import draw_up
 from rowspan.kernels.isa import TORCH, native_module
 from rowspan.plan.device import parse_devices, parse_ratios
 from rowspan.plan.split import SplitMode

@@ -17,8 +17,8 @@ from kit.gguf_builder import TinyModel
 from kit.thread_ranks import start
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import draw_up
 from rowspan.errors import EngineError, OutOfMemoryError
 from rowspan.kernels.isa import TORCH
 from rowspan.scheduler.request import FinishReason, SamplingParams

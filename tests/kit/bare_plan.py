@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rowspan.comm.bare_plan import bare_plan
+from rowspan.comm.probing.plan import bare_plan
 from rowspan.plan.device import Device
 from rowspan.plan.split import Plan
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.kernels.ops import Forward, Step, StepInputs, StepLimits, Weight
-from rowspan.kernels.torch.cache import Cache
-from rowspan.kernels.torch.card import CardMemory, full_memory_told
+from rowspan.kernels.torch.card_memory import CardMemory, full_memory_told
 from rowspan.kernels.torch.kernels import TorchKernels
+from rowspan.kernels.torch.kv_cache import Cache
 from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.plan.fit import cache_bytes
 from rowspan.quant.dequantize import dequantize

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rowspan.kernels.ops import Fetch, Step, StepInputs
 from rowspan.kernels.sampling import SamplingBatch
-from rowspan.kernels.triton.sample import sample, torch_draw_beyond, torch_rank_keys
+from rowspan.kernels.triton.sampling.choose_tokens import sample, torch_draw_beyond, torch_rank_keys
 
 
 @dataclass(frozen=True)

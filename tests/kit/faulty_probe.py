@@ -1,4 +1,5 @@
-"""A rank of a trial whose transport has a fault: `python faulty_probe.py TRANSPORT FAULT FD`. See `rowspan.comm.probe`.
+"""A rank of a probe whose transport has a fault: `python faulty_probe.py TRANSPORT FAULT FD`. See
+`rowspan.comm.probing.probe`.
 
 FAULT: flip (a bit of one word, in messages of 256 KiB or more, at rank 1), hang, kill, or raise. Other transports are
 sound.
@@ -16,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from rowspan.comm import probe
 from rowspan.comm.base import Comm
 from rowspan.comm.connect import connect
+from rowspan.comm.probing import probe
 from rowspan.plan.routes import Routes
 
 FAULTY_BYTES = 256 << 10 >> 1

@@ -16,14 +16,14 @@ from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.isa import kernels_used
 from rowspan.kernels.ops import Kernels, StepLimits
 from rowspan.kernels.registry import kernels_for
-from rowspan.model.rope import rope_table
+from rowspan.model.rope_table import rope_table
 from rowspan.model.spec import ModelSpec
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode, split
 from rowspan.scheduler.batch import Chunk, StepPlan
-from rowspan.worker.inputs import step_inputs
+from rowspan.worker.step_inputs import step_inputs
 
 
 class SingleRank:

@@ -17,7 +17,7 @@ from rowspan.kernels.ops import Kernels, StepInputs
 from rowspan.kernels.registry import kernels_for
 from rowspan.plan.device import Device
 from rowspan.scheduler.batch import Chunk, StepPlan
-from rowspan.worker.inputs import step_inputs
+from rowspan.worker.step_inputs import step_inputs
 
 
 def new_kernels(isa: str, dtype: str = "float32", threads: int = 2) -> Kernels[Any]:

@@ -23,7 +23,7 @@ from rowspan.kernels.cpu.kernels import CpuKernels, Form
 from rowspan.kernels.cpu.trace import Rows, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.torch.kernels import TorchKernels
-from rowspan.model.rope import RopeTable
+from rowspan.model.rope_table import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 ORACLE = TorchKernels(torch.float32)

@@ -17,14 +17,15 @@ from kit.triton_device import DEVICE, HAS_CARD
 from torch import Tensor
 
 from rowspan.errors import UsageError
-from rowspan.kernels.torch.cache import Cache
 from rowspan.kernels.torch.inputs import tensor_inputs
 from rowspan.kernels.torch.kernels import TorchKernels
-from rowspan.kernels.triton import attention_decode, attention_prefill
-from rowspan.kernels.triton.attention import attention
-from rowspan.kernels.triton.tiles import Tiles
+from rowspan.kernels.torch.kv_cache import Cache
+from rowspan.kernels.triton.attention import decode as attention_decode
+from rowspan.kernels.triton.attention import prefill as attention_prefill
+from rowspan.kernels.triton.attention.paged import attention
+from rowspan.kernels.triton.attention.tile_sizes import Tiles
 from rowspan.scheduler.batch import Chunk, StepPlan
-from rowspan.worker.inputs import step_inputs
+from rowspan.worker.step_inputs import step_inputs
 
 ORACLE = TorchKernels(torch.float32, DEVICE)
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 
-from rowspan.kernels.triton.card import Family
-from rowspan.kernels.triton.tiles import Tiles, decode_tiles, prefill_tiles
+from rowspan.kernels.triton.attention.tile_sizes import Tiles, decode_tiles, prefill_tiles
+from rowspan.kernels.triton.card_family import Family
 
-ATTENTION = "rowspan.kernels.triton.attention_"
+ATTENTION = "rowspan.kernels.triton.attention."
 FAMILY = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx1100": Family.RDNA, "gfx942": Family.CDNA}
 TYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16"}
 # Bytes of a thread's registers that are in memory, at most.
@@ -159,13 +159,13 @@ def test_small_kernels() -> None:
         ("out_stride", "length"),
     )
     keys = Variant(
-        module + "sample:_rank_keys",
+        module + "sampling.choose_tokens:_rank_keys",
         {"keys": "*i64", "logits": "*fp32", "vocabulary": "i32", "stride": "i32"},
         {"TOKEN_BITS": 20, "BLOCK": 1024},
         ("vocabulary", "stride"),
     )
     parts = Variant(
-        module + "linear_parts:add_parts_kernel",
+        module + "linear.parts:add_parts_kernel",
         {"parts": "*fp32", "bias": "*bf16", "y": "*bf16", "numbers": "i32", "rows": "i32"},
         {"SPLIT": 4, "BLOCK": 1024},
         ("numbers", "rows"),

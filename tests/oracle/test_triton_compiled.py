@@ -9,9 +9,9 @@ import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
 
-from rowspan.kernels.triton.card import Card, Family
-from rowspan.kernels.triton.configs import Narrow, Unpacked, Wide, choose
-from rowspan.kernels.triton.layout import BITS, UNIT
+from rowspan.kernels.triton.card_family import Card, Family
+from rowspan.kernels.triton.linear.configs import Narrow, Unpacked, Wide, choose
+from rowspan.kernels.triton.linear.layout import BITS, UNIT
 from rowspan.quant.scheme import SCHEMES
 
 CARDS = {
@@ -53,16 +53,16 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
         constants |= {"bias": None, "TOKENS": config.tokens, "UNITS": config.units, "STAGES": config.num_stages}
         constants |= {"BFLOAT": True, "SPLIT": config.split}
         types["x"] = "*i32"
-        kernel, warps, stages = "linear_narrow:narrow_kernel", config.num_warps, config.num_stages
+        kernel, warps, stages = "linear.narrow:narrow_kernel", config.num_warps, config.num_stages
     elif isinstance(config, Wide):
         types["y"] = "*fp32" if config.split > 1 else "*bf16"
         constants |= {"BLOCK_TOKENS": config.block_tokens, "UNITS": config.block_columns // UNIT[bits]}
         constants |= {"bias": None, "SPLIT": config.split, "BAND": config.band, "STAGES": config.num_stages}
-        kernel, warps, stages = "linear_wide:wide_kernel", config.num_warps, config.num_stages
+        kernel, warps, stages = "linear.wide:wide_kernel", config.num_warps, config.num_stages
     else:
         assert isinstance(config, Unpacked)
         constants["UNITS"] = 512 // UNIT[bits]
-        kernel, warps, stages = "linear_unpacked:unpack_kernel", 4, 1
+        kernel, warps, stages = "linear.unpacked:unpack_kernel", 4, 1
     divisible = ("rows", "columns")
     return Variant(ROOM + kernel, types, constants, divisible, warps, stages, targets=(target,))
 

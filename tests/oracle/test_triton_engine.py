@@ -11,8 +11,8 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import draw_up
 from rowspan.kernels.isa import TORCH, TRITON
 from rowspan.scheduler.request import SamplingParams
 

@@ -21,18 +21,19 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from rowspan.comm.base import Comm
-from rowspan.kernels.torch.card import CardMemory
+from rowspan.kernels.torch.card_memory import CardMemory
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton import kernels as of_triton
-from rowspan.kernels.triton import linear_unpacked, torch_path
+from rowspan.kernels.triton import torch_path
 from rowspan.kernels.triton.kernels import TritonKernels
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.linear import linear
-from rowspan.kernels.triton.sample import rank_keys, torch_rank_keys
-from rowspan.kernels.triton.tuned import bucket
+from rowspan.kernels.triton.linear import unpacked as linear_unpacked
+from rowspan.kernels.triton.linear.dispatch import linear
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.tuned import bucket
+from rowspan.kernels.triton.sampling.choose_tokens import rank_keys, torch_rank_keys
 from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.scheduler.batch import Chunk
-from rowspan.worker.cache import all_widths
+from rowspan.worker.cache_size import all_widths
 
 DTYPE = torch.float16
 STEPS = [
@@ -207,7 +208,7 @@ WITHOUT_A_DRIVER = """
 import sys, torch
 from pathlib import Path
 from kit.single_rank import SingleRank
-from rowspan.kernels.torch.card import CardMemory
+from rowspan.kernels.torch.card_memory import CardMemory
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton.kernels import TritonKernels
 

@@ -11,7 +11,7 @@ from kit.fake_card import CPU, FakeRecorder
 from kit.gguf_builder import TinyModel
 from kit.single_rank import SingleRank
 
-from rowspan.kernels.torch.card import CardMemory
+from rowspan.kernels.torch.card_memory import CardMemory
 from rowspan.kernels.triton.kernels import TritonKernels
 from rowspan.scheduler.batch import Chunk
 

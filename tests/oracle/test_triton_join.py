@@ -10,9 +10,9 @@ from kit.fake_card import CPU, FakeCard, FakeMemory
 
 from rowspan.kernels.ops import Weight
 from rowspan.kernels.torch.linear import DenseWeight
-from rowspan.kernels.triton.join import join
 from rowspan.kernels.triton.kernels import TritonKernels
-from rowspan.kernels.triton.pack import pack
+from rowspan.kernels.triton.linear.join import join
+from rowspan.kernels.triton.linear.pack import pack
 
 
 def dense(rows: int, columns: int = 64) -> DenseWeight:

@@ -12,12 +12,12 @@ from kit.triton_device import DEVICE
 from torch import Tensor
 
 from rowspan.kernels.torch.linear import DenseWeight
-from rowspan.kernels.triton import linear_unpacked
-from rowspan.kernels.triton import unpack as of_torch
-from rowspan.kernels.triton.configs import Config, Narrow, Unpacked, Wide
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.linear import linear
-from rowspan.kernels.triton.pack import pack
+from rowspan.kernels.triton.linear import torch_fallback
+from rowspan.kernels.triton.linear import unpacked as linear_unpacked
+from rowspan.kernels.triton.linear.configs import Config, Narrow, Unpacked, Wide
+from rowspan.kernels.triton.linear.dispatch import linear
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.pack import pack
 from rowspan.quant.dequantize import QUANTIZED, dequantize
 from rowspan.quant.scheme import SCHEMES
 
@@ -128,7 +128,7 @@ def test_a_cut_of_the_columns_is_packed_as_a_matrix_of_its_own() -> None:
 def test_packing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = random_blocks("Q5_1", 10, 96, seed=0)
     at_once = pack("Q5_1", raw, torch.bfloat16)
-    monkeypatch.setattr("rowspan.kernels.triton.pack.ELEMENTS_AT_ONCE", 3 * 96)
+    monkeypatch.setattr("rowspan.kernels.triton.linear.pack.ELEMENTS_AT_ONCE", 3 * 96)
     in_pieces = pack("Q5_1", raw, torch.bfloat16)
     assert isinstance(at_once, PlanarWeight)
     assert isinstance(in_pieces, PlanarWeight)
@@ -241,10 +241,10 @@ def test_ranks_that_have_nothing(rows: int, columns: int) -> None:
 def test_torch_unpacks_exactly(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = 2 * SCHEMES[scheme].block_size + (256 if SCHEMES[scheme].block_size < 256 else 0)
     weight, matrix = random_weight(scheme, 7, columns, seed=3)
-    assert torch.equal(of_torch.unpack(weight, slice(2, 6)).double(), matrix[2:6])
+    assert torch.equal(torch_fallback.unpack(weight, slice(2, 6)).double(), matrix[2:6])
     monkeypatch.setattr("rowspan.kernels.torch.linear.ELEMENTS_AT_ONCE", 3 * columns)
     x, bias = (torch.randn(size).to(DEVICE, torch.bfloat16) for size in ((5, columns), (7,)))
-    result = of_torch.linear(x, weight, bias, x.dtype)
+    result = torch_fallback.linear(x, weight, bias, x.dtype)
     expected = x.double() @ matrix.T + bias.double()
     error = (result.double() - expected).abs()
     unit = torch.finfo(torch.bfloat16).eps / 2

@@ -12,8 +12,8 @@ import pytest
 import torch
 from kit.triton_device import DEVICE
 
-from rowspan.kernels.triton import draw
-from rowspan.kernels.triton.sample import DrawBeyond, rank_keys, sample, torch_draw_beyond
+from rowspan.kernels.triton.sampling import draw
+from rowspan.kernels.triton.sampling.choose_tokens import DrawBeyond, rank_keys, sample, torch_draw_beyond
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches

@@ -5,8 +5,8 @@ from __future__ import annotations
 from kit.triton_aot import Variant, compile_for_cards
 from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
 
-from rowspan.kernels.triton.draw import BLOCK, DIGITS, TOKEN_BITS
 from rowspan.kernels.triton.inputs import TAKE_BLOCK
+from rowspan.kernels.triton.sampling.draw import BLOCK, DIGITS, TOKEN_BITS
 
 ROOM = "rowspan.kernels.triton."
 NUMBERS = ("temperatures", "top_ps", "min_logits", "uniforms")
@@ -17,7 +17,7 @@ def test_tokens_are_taken_and_drawn_without_spilling() -> None:
         ROOM + "inputs:_take_chosen", {"tokens": "*i32", "chosen": "*i32", "n": "i32"}, {"BLOCK": TAKE_BLOCK}
     )
     draw = Variant(
-        ROOM + "draw:_draw",
+        ROOM + "sampling.draw:_draw",
         {"tokens": "*i64", "logits": "*fp32", "vocabulary": "i32", "stride": "i32"} | dict.fromkeys(NUMBERS, "*fp64"),
         {"TOKEN_BITS": TOKEN_BITS, "DIGITS": DIGITS, "BLOCK": BLOCK},
         ("vocabulary", "stride"),

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from rowspan.bench.change import _counts, change
-from rowspan.bench.compare import Verdict, compare
-from rowspan.bench.fields import Group, complete
-from rowspan.bench.store import Store
+from rowspan.bench.results.change import _counts, change
+from rowspan.bench.results.compare import Verdict, compare
+from rowspan.bench.results.fields import Group, complete
+from rowspan.bench.results.store import Store
 from rowspan.cli.main import app
 from rowspan.errors import RowspanError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.demand import Demand
+from rowspan.bench.model_demand import Demand
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.model.spec import ModelSpec
 

@@ -13,7 +13,17 @@ from kit.gguf_builder import TinyModel
 from kit.recorded_rig import unpack
 from typer.testing import CliRunner
 
-from rowspan.bench.guard import LEAST_CHANGE, Baseline, changed, circumstances, compare, load, measure, save, unsteady
+from rowspan.bench.run.guard import (
+    LEAST_CHANGE,
+    Baseline,
+    changed,
+    circumstances,
+    compare,
+    load,
+    measure,
+    save,
+    unsteady,
+)
 from rowspan.cli.main import app
 from rowspan.config import DoctorConfig
 from rowspan.errors import RowspanError, UsageError

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.model import count_text, fingerprint, model_facts
-from rowspan.bench.peak_memory import peak_child_memory
-from rowspan.bench.steps import Steps, random_tokens
+from rowspan.bench.engines.model_facts import count_text, fingerprint, model_facts
+from rowspan.bench.engines.steps import Steps, random_tokens
+from rowspan.bench.machine.peak_memory import peak_child_memory
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import EngineConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowspan.bench.grid import Grid, Workload, longest, most_concurrent, workloads
-from rowspan.bench.ranges import MAX_VALUES, alternatives, parse_names, parse_numbers, parse_pairs
+from rowspan.bench.run.ranges import MAX_VALUES, alternatives, parse_names, parse_numbers, parse_pairs
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode

@@ -21,16 +21,16 @@ from kit.leftovers import leftovers
 
 from rowspan.backends.programs import find_llamacpp_program
 from rowspan.backends.protocol import BackendName, Format, Model
-from rowspan.bench import pool as pool_module
+from rowspan.bench.engines.native_jobs import gguf_facts, native_jobs
+from rowspan.bench.engines.served_jobs import ServedModel, served_job
+from rowspan.bench.engines.served_runner import ServedRunner
 from rowspan.bench.grid import Grid, Workload
 from rowspan.bench.job import Job, LoadFacts, Sample
-from rowspan.bench.native import gguf_facts, native_jobs
-from rowspan.bench.pause import Pauser
-from rowspan.bench.pool import Others, Pool
-from rowspan.bench.run import Procedure, measure_jobs
-from rowspan.bench.served import ServedModel, served_job
-from rowspan.bench.served_runner import ServedRunner
-from rowspan.bench.stopper import Stopper
+from rowspan.bench.run import pool as pool_module
+from rowspan.bench.run.pause import Pauser
+from rowspan.bench.run.pool import Others, Pool
+from rowspan.bench.run.rounds import Procedure, measure_jobs
+from rowspan.bench.run.stopper import Stopper
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.errors import EngineError
 from rowspan.plan.device import Device, parse_devices
@@ -114,7 +114,7 @@ def test_a_process_of_somebody_else_is_left_and_said(
 
 OWNER = """
 import sys, time
-from rowspan.bench.pause import Pauser
+from rowspan.bench.run.pause import Pauser
 pauser = Pauser()
 pauser.hold([int(sys.argv[1])])
 print("held", flush=True)
@@ -238,7 +238,7 @@ def test_a_stopper_that_is_killed_ends_the_benchmark_and_leaves_nothing() -> Non
     def sabotage() -> Any:
         for child in psutil.Process().children():
             with suppress(psutil.ZombieProcess):  # of other tests
-                if "rowspan.bench.stopper" in child.cmdline():
+                if "rowspan.bench.run.stopper" in child.cmdline():
                     child.kill()
         return start()
 
@@ -314,7 +314,7 @@ def _tree(root: int) -> list[psutil.Process]:
 BENCH = """
 import sys
 from pathlib import Path
-from rowspan.bench.run import Procedure, measure_jobs
+from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.plan.split import SplitMode
 from unit.test_bench_pause import PP, native, served
 

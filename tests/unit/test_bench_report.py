@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rowspan.bench.fields import complete
 from rowspan.bench.grid import Workload
 from rowspan.bench.report.charts import charts, rate_text
-from rowspan.bench.report.page import page, parts
+from rowspan.bench.report.html_page import page, parts
 from rowspan.bench.report.published import published
 from rowspan.bench.report.select import sections
-from rowspan.bench.store import Store
+from rowspan.bench.results.fields import complete
+from rowspan.bench.results.store import Store
 from rowspan.cli.main import app
 from rowspan.errors import RowspanError
 

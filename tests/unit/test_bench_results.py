@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowspan.bench.fields import NAMES, SAMPLES, complete
-from rowspan.bench.formats import FORMATS
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Sample
-from rowspan.bench.markdown import Expected
-from rowspan.bench.results import result_fields, workload_of
+from rowspan.bench.results.fields import NAMES, SAMPLES, complete
+from rowspan.bench.results.formats import FORMATS
+from rowspan.bench.results.markdown import Expected
+from rowspan.bench.results.repetitions import result_fields, workload_of
 
 
 def fields(samples: list[int], n_tokens: int) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from kit.recorded_rig import unpack
 
-from rowspan.bench import run as run_module
-from rowspan.bench.circumstances import look, machine_fields, state_fields
-from rowspan.bench.energy import Energy, Meter, Reading, meters
-from rowspan.bench.fields import NAMES, complete
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job, LoadFacts, Sample
-from rowspan.bench.roofline import Ceilings
-from rowspan.bench.run import Procedure, Progress, measure_jobs, turns
-from rowspan.bench.store import Store
-from rowspan.bench.time_left import TimeLeft
+from rowspan.bench.machine.circumstances import look, machine_fields, state_fields
+from rowspan.bench.machine.energy import Energy, Meter, Reading, meters
+from rowspan.bench.machine.roofline import Ceilings
+from rowspan.bench.results.fields import NAMES, complete
+from rowspan.bench.results.store import Store
+from rowspan.bench.run import rounds
+from rowspan.bench.run.rounds import Procedure, Progress, measure_jobs, turns
+from rowspan.bench.run.time_left import TimeLeft
 from rowspan.errors import RowspanError, UsageError
 from rowspan.plan.device import Device
 from rowspan.rig.probe.rig import probe
@@ -94,7 +94,7 @@ def test_repetitions_go_round_and_each_workload_is_prepared_once() -> None:
 
 
 def test_jobs_that_do_not_fit_together_are_loaded_again_for_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "fit_together", lambda jobs: False)
+    monkeypatch.setattr(rounds, "fit_together", lambda jobs: False)
     bench = Bench()
     rows = list(rows_of(bench))
     assert len(rows) == 4
@@ -134,7 +134,7 @@ def test_engines_are_closed_when_nobody_wants_more_rows() -> None:
 
 def test_a_temperature_that_cannot_be_read_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     blind = look(Root(Path("/nonexistent")))
-    monkeypatch.setattr(run_module, "look", lambda root: blind)
+    monkeypatch.setattr(rounds, "look", lambda root: blind)
     with pytest.raises(UsageError, match="--cool-below"):
         next(rows_of(Bench(), cool_below=60.0))
 
@@ -149,8 +149,8 @@ def test_it_waits_until_all_is_cool(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return replace(blind, hottest=degrees.pop(0) if degrees else 40.0)
 
-    monkeypatch.setattr(run_module, "look", measured)
-    monkeypatch.setattr(run_module, "COOLING_PAUSE", 0.0)
+    monkeypatch.setattr(rounds, "look", measured)
+    monkeypatch.setattr(rounds, "COOLING_PAUSE", 0.0)
     note = lambda progress: told.append(progress.text)  # noqa: E731
     list(measure_jobs([Bench().job("a")], [PP], Procedure(1, cool_below=60.0), note))
     assert any("cooling" in text for text in told)
@@ -266,9 +266,9 @@ def test_a_machine_that_tells_nothing_gives_no_zeros(tmp_path: Path) -> None:
 def test_the_ceiling_of_generation_is_reading_and_that_of_prompts_computing(tmp_path: Path) -> None:
     from kit.gguf_builder import TinyModel
 
+    from rowspan.bench.engines.native_jobs import native_jobs
     from rowspan.bench.grid import Grid
-    from rowspan.bench.native import native_jobs
-    from rowspan.bench.roofline import ceiling_fields
+    from rowspan.bench.machine.roofline import ceiling_fields
     from rowspan.plan.device import parse_devices
     from rowspan.plan.split import SplitMode
 

@@ -25,14 +25,14 @@ from kit.http_server import eventually
 from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.programs import find_llamacpp_program
 from rowspan.backends.protocol import BackendName, Format, Model, Piece, SamplingParams, Timings
+from rowspan.bench.engines.hf_folder import read_folder
+from rowspan.bench.engines.llama_bench import LlamaBenchRunner, options
+from rowspan.bench.engines.served_runner import ServedRunner
+from rowspan.bench.engines.steps import random_tokens
 from rowspan.bench.grid import Grid, Workload, workloads
-from rowspan.bench.hf_folder import read_folder
 from rowspan.bench.job import Job
-from rowspan.bench.llama_bench import LlamaBenchRunner, options
-from rowspan.bench.plan_jobs import Request, plan_jobs
-from rowspan.bench.run import Procedure, measure_jobs
-from rowspan.bench.served_runner import ServedRunner
-from rowspan.bench.steps import random_tokens
+from rowspan.bench.run.plan_jobs import Request, plan_jobs
+from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import BackendConfig
 from rowspan.errors import CheckpointError, ContextOverflowError, EngineError, UsageError
 from rowspan.plan.device import parse_devices
@@ -175,7 +175,7 @@ def test_a_llama_bench_that_gives_nothing_is_explained(tmp_path: Path, text: str
 def test_a_benchmark_that_is_killed_leaves_no_llama_bench(tmp_path: Path) -> None:
     call = program(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
     code = (
-        "from rowspan.bench.grid import Workload; from rowspan.bench.llama_bench import LlamaBenchRunner; "
+        "from rowspan.bench.grid import Workload; from rowspan.bench.engines.llama_bench import LlamaBenchRunner; "
         f"LlamaBenchRunner([{call!r}]).measure(Workload(8, 0))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as bench:

@@ -16,7 +16,7 @@ from rowspan.kernels.ops import StepInputs, StepLimits
 from rowspan.kernels.triton.graphs import DecodeGraphs, graph_sizes
 from rowspan.kernels.triton.inputs import TAKE_BLOCK, CardInputs, InputBuffers, Staging, no_sequences
 from rowspan.scheduler.batch import Chunk, StepPlan
-from rowspan.worker.inputs import step_inputs
+from rowspan.worker.step_inputs import step_inputs
 
 BLOCK_SIZE = 4
 LIMITS = StepLimits(tokens=24, outputs=9, blocks=5, block_size=BLOCK_SIZE)

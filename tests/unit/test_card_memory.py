@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rowspan.kernels.ops import DeviceMemoryError
 from rowspan.kernels.torch import upload
-from rowspan.kernels.torch.card import full_memory_told
+from rowspan.kernels.torch.card_memory import full_memory_told
 from rowspan.kernels.torch.upload import Uploader
 
 

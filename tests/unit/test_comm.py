@@ -271,7 +271,7 @@ def test_memory_that_ranks_share_leaves_nothing_behind() -> None:
     assert mapped() == before
 
 
-@pytest.mark.parametrize("module", ["rowspan.comm.connect", "rowspan.model.rope", "rowspan.worker.sampler"])
+@pytest.mark.parametrize("module", ["rowspan.comm.connect", "rowspan.model.rope_table", "rowspan.worker.sampler"])
 def test_what_every_cpu_rank_needs_imports_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)

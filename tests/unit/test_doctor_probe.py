@@ -13,8 +13,8 @@ from kit.recorded_rig import unpack
 from typer.testing import CliRunner
 
 from rowspan.cli.main import app
-from rowspan.comm import trial, trust, tryout
-from rowspan.comm.trial import NotTried
+from rowspan.comm.probing import each_transport, supervise, trusted
+from rowspan.comm.probing.supervise import NotProbed
 from rowspan.kernels.isa import native_module
 from rowspan.plan.routes import Transport
 from rowspan.plan.split import SplitMode
@@ -36,19 +36,19 @@ def probed(*options: str) -> tuple[int, dict[str, Any]]:
 @needs_native
 def test_a_sound_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ROWSPAN_PROBES", str(tmp_path / "probes.json"))
-    trust.remember({"a": "machine"}, {})
+    trusted.remember({"a": "machine"}, {})
     _, checks = probed()
     assert [checks[f"comm.{name}"]["state"] for name in ("shm", "sockets")] == ["pass", "pass"]
     assert checks["comm.shm"]["evidence"] == [
         "cpu:0, cpu:1 by row, sums and gathers of 16 KiB to 16 MiB: as sent",
         "cpu:0, cpu:1 by layer, hand-overs of 16 KiB to 16 MiB: as sent",
     ]
-    assert trust.recall({"a": "machine"}) is None, "engines probe anew, too"
+    assert trusted.recall({"a": "machine"}) is None, "engines probe anew, too"
 
 
 @needs_native
 def test_a_lie_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "COMMAND", (sys.executable, str(FAULTY), "shm", "flip"))
+    monkeypatch.setattr(supervise, "COMMAND", (sys.executable, str(FAULTY), "shm", "flip"))
     status, checks = probed()
     assert status == 1
     shm = checks["comm.shm"]
@@ -63,7 +63,7 @@ def states(folder: Path, name: str, tried: Mapping[Transport, str | Unreadable])
     """Of a recorded machine's transports, as if it could be tried."""
     asked = []
 
-    def try_transport(transport: Transport, n_cards: int) -> Mapping[str, str]:
+    def probe_transport(transport: Transport, n_cards: int) -> Mapping[str, str]:
         asked.append((transport, n_cards))
         answer = tried.get(transport, "")
         if isinstance(answer, Unreadable):
@@ -71,7 +71,7 @@ def states(folder: Path, name: str, tried: Mapping[Transport, str | Unreadable])
         return {"by row": "", "by layer": answer}
 
     checks = [check for check in all_checks() if check.id.startswith("comm.")]
-    diagnosis = examine(Root(unpack(name, folder)), checks, SplitMode.ROW, transports=try_transport)
+    diagnosis = examine(Root(unpack(name, folder)), checks, SplitMode.ROW, transports=probe_transport)
     return {verdict.check.id: verdict.outcome.state for verdict in diagnosis.verdicts}, asked
 
 
@@ -105,22 +105,22 @@ def test_cards_are_tried_by_row_and_by_layer(
 ) -> None:
     tried = []
 
-    def try_routes(plan: Any, routes: Any, native: Any) -> None:
+    def probe_routes(plan: Any, routes: Any, native: Any) -> None:
         assert routes.transports == (transport,)
         tried.append([",".join(str(shard.device) for shard in plan.stage(stage)) for stage in range(plan.n_stages)])
 
-    monkeypatch.setattr(tryout, "try_routes", try_routes)
-    assert set(tryout.try_transport(transport, n_cards, object()).values()) == {""}
+    monkeypatch.setattr(each_transport, "probe_routes", probe_routes)
+    assert set(each_transport.probe_transport(transport, n_cards, object()).values()) == {""}
     assert tried == stages
 
 
 def test_what_cannot_be_tried_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unreadable, match="no native module"):
-        tryout.try_transport(Transport.SHARED, 0, None)
+        each_transport.probe_transport(Transport.SHARED, 0, None)
 
     def refuse(plan: Any, routes: Any, native: Any) -> None:
-        raise NotTried("torch sees 0 cards")
+        raise NotProbed("torch sees 0 cards")
 
-    monkeypatch.setattr(tryout, "try_routes", refuse)
+    monkeypatch.setattr(each_transport, "probe_routes", refuse)
     with pytest.raises(Unreadable, match="torch sees 0 cards"):
-        tryout.try_transport(Transport.NCCL, 2, None)
+        each_transport.probe_transport(Transport.NCCL, 2, None)

@@ -13,8 +13,8 @@ from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import RawTensor, gguf_bytes, gguf_string, gguf_value, tensor_info
 
 from rowspan.checkpoint.gguf import GgufCheckpoint
-from rowspan.checkpoint.names import Role, TensorKey, key_from_gguf
 from rowspan.checkpoint.open import open_checkpoint
+from rowspan.checkpoint.tensor_names import Role, TensorKey, key_from_gguf
 from rowspan.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
 
 F32, Q4_0, IQ2_XS = 0, 2, 17

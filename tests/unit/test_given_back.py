@@ -13,9 +13,9 @@ from kit.gguf_builder import TinyModel
 from kit.scripted_ranks import ScriptedRanks
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import Blueprint, draw_up
 from rowspan.engine.core import EngineCore
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint, draw_up
 from rowspan.errors import RowspanError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode

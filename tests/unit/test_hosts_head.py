@@ -18,15 +18,15 @@ from kit.http_server import eventually
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import ModelStamp, model_stamp
-from rowspan.comm import trust
+from rowspan.comm.probing import trusted
 from rowspan.config import EngineConfig, HostsConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.ranks import PeersLostError
 from rowspan.errors import EngineError, SplitError, UsageError
 from rowspan.hosts import head as head_module
 from rowspan.hosts.head import Head
+from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.hosts.link import call
-from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.hosts.remote_ranks import RemoteRanks
 from rowspan.kernels.isa import native_module
 from rowspan.model.spec import ModelSpec
@@ -226,10 +226,10 @@ def test_each_host_tries_its_own_part(tmp_path: Path, monkeypatch: pytest.Monkey
         tried.append([str(shard.device) for shard in part.shards])
         return {Transport.SHARED: "rank 1 returned wrong data"}
 
-    monkeypatch.setattr(trust, "_known_or_tried", broken)
-    routes = trust.trusted_routes(plan, native_module())
+    monkeypatch.setattr(trusted, "_known_or_probed", broken)
+    routes = trusted.trusted_routes(plan, native_module())
     assert [route.transport for route in routes.links] == [Transport.GLOO]
     with pytest.raises(SplitError, match="shm cannot be trusted here"):
-        trust.check_host(plan, choose_routes(plan, native=True), 1, native_module())
-    trust.check_host(plan, choose_routes(plan, native=False), 1, native_module())
+        trusted.check_host(plan, choose_routes(plan, native=True), 1, native_module())
+    trusted.check_host(plan, choose_routes(plan, native=False), 1, native_module())
     assert tried == [["cpu:0"], ["cpu:0", "cpu:1"], ["cpu:0", "cpu:1"]]

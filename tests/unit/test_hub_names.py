@@ -15,8 +15,8 @@ from rowspan.hub.catalog import find, names
 from rowspan.hub.gguf_files import PREFERRED, choose, complete_models, part_names, pick, stem
 from rowspan.hub.huggingface import HuggingFace
 from rowspan.hub.local import LocalFile
+from rowspan.hub.model_names import parse
 from rowspan.hub.modelscope import ModelScope
-from rowspan.hub.names import parse
 from rowspan.hub.pypi import PackageIndex
 from rowspan.hub.url import Url
 

@@ -13,7 +13,7 @@ import pytest
 from rowspan import hub
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
-from rowspan.hub.progress import Silent
+from rowspan.hub.download_progress import Silent
 from rowspan.hub.pypi import PackageIndex
 
 MODEL = b"GGUF" + bytes(range(256)) * 100

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.native import _option_fields
+from rowspan.bench.engines.native_jobs import _option_fields
 from rowspan.config import EngineConfig
-from rowspan.engine.open import Computing, draw_up
+from rowspan.engine.blueprint import Computing, draw_up
 from rowspan.errors import UsageError
 from rowspan.kernels.isa import TORCH, TRITON, available_isas, choose_isa
 from rowspan.plan.device import Device

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from rowspan.comm.peer_copy import ROUNDS, compare
+from rowspan.comm.probing.peer_copy import ROUNDS, compare
 from rowspan.rig import copies
 from rowspan.rig.root import Unreadable
 

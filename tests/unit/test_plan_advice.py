@@ -13,10 +13,10 @@ from rowspan.errors import UsageError
 from rowspan.plan.advice import Advice, Request, advise
 from rowspan.plan.advice_table import lines, notes, to_dict
 from rowspan.plan.capacity import Load
-from rowspan.plan.models import find_model
+from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import Outline, outline_of_shape
 from rowspan.plan.split import SplitMode
-from rowspan.rig.catalog.cards import find_card, known_cards
+from rowspan.rig.catalog.known_cards import find_card, known_cards
 from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 
 ASKED = '2xW7900DS,4xRTX4090,2x"RTX 6000 Ada",3xRTX 4090'

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from rowspan.checkpoint.shape import Shape
 from rowspan.errors import SplitError
 from rowspan.plan.capacity import Load, Placement, fewest_cards, largest, place, usable_bytes
-from rowspan.plan.card import Card, MemoryKind
 from rowspan.plan.fit import shard_bytes
-from rowspan.plan.models import find_model, known_models
+from rowspan.plan.model_shapes import find_model, known_models
 from rowspan.plan.outline import Outline, outline_of_shape
+from rowspan.plan.planned_rig import Card, MemoryKind
 from rowspan.plan.split import SplitMode
-from rowspan.rig.catalog.cards import find_card
+from rowspan.rig.catalog.known_cards import find_card
 
 GIB = 1 << 30
 BY_BITS = ("Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "F32")

@@ -10,8 +10,8 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import draw_up
 from rowspan.engine.describe import describe
-from rowspan.engine.open import draw_up
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
 from rowspan.plan.explain import Explanation, memory_text

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from rowspan.plan.demand import ModelDemand, Run, demand_of
 from rowspan.plan.forecast import DATA, fitted_constants, forecast
 from rowspan.plan.forecast_cpu import forecast_processor, processor
-from rowspan.plan.models import find_model
+from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import outline_of_shape
 from rowspan.plan.split import SplitMode
-from rowspan.rig.catalog.cards import find_card, known_cards
+from rowspan.rig.catalog.known_cards import find_card, known_cards
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fit_forecast.py"
 MOST_ERROR = {"tg": 0.15, "pp": 0.30}  # median, of rigs left out of the fit

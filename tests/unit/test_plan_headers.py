@@ -16,7 +16,7 @@ from kit.sparse_server import SparseFile, sparse_site
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.outlined import FILE_TYPES, read_local
-from rowspan.cli.outline_of import outline_of
+from rowspan.cli.plan.outline_of import outline_of
 from rowspan.errors import (
     CheckpointError,
     DownloadError,
@@ -25,7 +25,7 @@ from rowspan.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from rowspan.plan.models import find_model
+from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import Outline, outline, outline_of_shape
 from rowspan.quant.scheme import GEOMETRIES, UNREAD_SCHEMES, Scheme
 

@@ -14,7 +14,7 @@ from rowspan.checkpoint.gguf_layout import tensors_of
 from rowspan.checkpoint.hf_config import shape_from_config
 from rowspan.checkpoint.shape import Shape
 from rowspan.errors import CheckpointError, ModelNotFoundError, RowspanError, UnsupportedModelError, UsageError
-from rowspan.plan.models import KnownModel, find_model, known_models, unknown_model
+from rowspan.plan.model_shapes import KnownModel, find_model, known_models, unknown_model
 from rowspan.plan.outline import outline_of_shape
 from rowspan.plan.quantize import QUANTIZATIONS, quantization
 

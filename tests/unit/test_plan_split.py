@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowspan.checkpoint.checkpoint import TensorInfo
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowSplitError, SplitError, UsageError
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device, parse_devices, parse_ratios

@@ -15,10 +15,10 @@ import pytest
 from kit.bare_plan import plan_of
 from kit.leftovers import leftovers
 
-from rowspan.comm import trial, trust
-from rowspan.comm.bare_plan import bare_plan
-from rowspan.comm.exercises import Act, exercises
-from rowspan.comm.trial import Fault, NotTried, try_routes
+from rowspan.comm.probing import supervise, trusted
+from rowspan.comm.probing.exercises import Act, exercises
+from rowspan.comm.probing.plan import bare_plan
+from rowspan.comm.probing.supervise import Fault, NotProbed, probe_routes
 from rowspan.errors import SplitError, UsageError
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import Device, parse_devices
@@ -45,7 +45,7 @@ def routes_of(plan: Plan, transport: Transport) -> Routes:
 
 def break_transport(monkeypatch: pytest.MonkeyPatch, transport: str, fault: str) -> None:
     script = Path(__file__).parents[1] / "kit" / "faulty_probe.py"
-    monkeypatch.setattr(trial, "COMMAND", (sys.executable, str(script), transport, fault))
+    monkeypatch.setattr(supervise, "COMMAND", (sys.executable, str(script), transport, fault))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def break_transport(monkeypatch: pytest.MonkeyPatch, transport: str, fault: str)
 def test_sound_transports_pass(rows_per_stage: tuple[int, ...], transport: Transport, tensors: bool) -> None:
     plan = plan_of(*rows_per_stage)
     with leftovers() as left:
-        assert try_routes(plan, routes_of(plan, transport), NATIVE, tensors=tensors) is None
+        assert probe_routes(plan, routes_of(plan, transport), NATIVE, tensors=tensors) is None
     assert not left()
 
 
@@ -96,11 +96,11 @@ def test_a_fault_is_named(
     transport: Transport, rows_per_stage: tuple[int, ...], fault: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":
-        monkeypatch.setattr(trial, "SECONDS", 5.0)
+        monkeypatch.setattr(supervise, "SECONDS", 5.0)
     break_transport(monkeypatch, transport, fault)
     plan = plan_of(*rows_per_stage)
     with leftovers() as left:
-        found = try_routes(plan, routes_of(plan, transport), NATIVE)
+        found = probe_routes(plan, routes_of(plan, transport), NATIVE)
     assert found is not None
     assert found.transport is transport
     act = "all-reduce" if len(rows_per_stage) == 1 else "hand-over"
@@ -109,9 +109,9 @@ def test_a_fault_is_named(
 
 
 def test_a_trial_that_cannot_start_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('no such library')"))
+    monkeypatch.setattr(supervise, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('no such library')"))
     plan = plan_of(2)
-    fault = try_routes(plan, routes_of(plan, SHM), NATIVE)
+    fault = probe_routes(plan, routes_of(plan, SHM), NATIVE)
     assert fault == Fault(SHM, "joining: rank 0 ended with status 1 no such library") or fault == Fault(
         SHM, "joining: rank 1 ended with status 1 no such library"
     )
@@ -119,8 +119,8 @@ def test_a_trial_that_cannot_start_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_card_that_is_not_there_is_no_fault_of_a_transport() -> None:
     plan = plan_of(2, kind="cuda", first=90)
-    with pytest.raises(NotTried, match="no cuda:9"):
-        try_routes(plan, routes_of(plan, NCCL), NATIVE)
+    with pytest.raises(NotProbed, match="no cuda:9"):
+        probe_routes(plan, routes_of(plan, NCCL), NATIVE)
 
 
 def test_no_rank_of_a_trial_outlives_who_started_it(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_no_rank_of_a_trial_outlives_who_started_it(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(script.parents[1])!r})
 from kit.bare_plan import plan_of
-from rowspan.comm import trial
+from rowspan.comm.probing import supervise
 from rowspan.kernels.isa import native_module
 from rowspan.plan.routes import Route, Routes, Transport
-trial.COMMAND = (sys.executable, {str(script)!r}, "shm", "hang")
-trial.try_routes(plan_of(2), Routes((Route(Transport.SHARED, ""),), ()), native_module())
+supervise.COMMAND = (sys.executable, {str(script)!r}, "shm", "hang")
+supervise.probe_routes(plan_of(2), Routes((Route(Transport.SHARED, ""),), ()), native_module())
 """
     with psutil.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}) as starter:
         ranks: list[psutil.Process] = []
@@ -152,7 +152,7 @@ trial.try_routes(plan_of(2), Routes((Route(Transport.SHARED, ""),), ()), native_
 def test_the_next_path_is_used_and_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     break_transport(monkeypatch, SHM, "flip")
     with caplog.at_level(logging.INFO):
-        routes = trust.trusted_routes(plan_of(2, 1), NATIVE)
+        routes = trusted.trusted_routes(plan_of(2, 1), NATIVE)
     assert routes.transports == (SOCKETS,)
     assert routes.probed
     assert routes.groups[0] is not None
@@ -165,11 +165,11 @@ def test_the_next_path_is_used_and_said(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 def test_no_path_left_is_an_error_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: Fault(routes.transports[0], "lies"))
+    monkeypatch.setattr(trusted, "probe_routes", lambda plan, routes, native: Fault(routes.transports[0], "lies"))
     with pytest.raises(SplitError, match=r"cpu:0, cpu:1.*shm: lies; sockets: lies"):
-        trust.trusted_routes(plan_of(2), NATIVE)
-    monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: None)
-    assert trust.trusted_routes(plan_of(2), NATIVE).transports == (SHM,)
+        trusted.trusted_routes(plan_of(2), NATIVE)
+    monkeypatch.setattr(trusted, "probe_routes", lambda plan, routes, native: None)
+    assert trusted.trusted_routes(plan_of(2), NATIVE).transports == (SHM,)
 
 
 @pytest.mark.parametrize(
@@ -199,11 +199,11 @@ def test_paths_in_the_order_of_speed(kind: str, native: bool, ways: tuple[Transp
 def test_nccl_is_not_trusted_over_copies_that_lie(
     answer: dict[str, bool], variables: dict[str, str], first: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: None)
+    monkeypatch.setattr(trusted, "probe_routes", lambda plan, routes, native: None)
     monkeypatch.setattr(copies, "try_copies", lambda: answer)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    faults = trust.find_faults(plan_of(2, kind="cuda"), NATIVE)
+    faults = trusted.find_faults(plan_of(2, kind="cuda"), NATIVE)
     assert choose_routes(plan_of(2, kind="cuda"), native=True, broken=faults).transports == (first,)
 
 
@@ -214,25 +214,25 @@ def test_nccl_is_not_trusted_over_copies_that_lie(
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """Plans that were tried."""
     tried: list[Plan] = []
-    monkeypatch.setattr(trust, "try_routes", lambda plan, routes, native: tried.append(plan))
+    monkeypatch.setattr(trusted, "probe_routes", lambda plan, routes, native: tried.append(plan))
     return tried
 
 
 def test_a_verdict_is_remembered_for_its_circumstances(trials: list[Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not trust.known_routes(plan_of(2), NATIVE).probed
+    assert not trusted.known_routes(plan_of(2), NATIVE).probed
     for _ in range(2):
-        assert trust.trusted_routes(plan_of(2), NATIVE).probed
-    assert trust.known_routes(plan_of(2), NATIVE).probed
+        assert trusted.trusted_routes(plan_of(2), NATIVE).probed
+    assert trusted.known_routes(plan_of(2), NATIVE).probed
     assert len(trials) == 1
-    trust.trusted_routes(plan_of(1, 1), NATIVE)
+    trusted.trusted_routes(plan_of(1, 1), NATIVE)
     assert len(trials) == 2, "another topology"
-    circumstances = trust.circumstances_of(plan_of(2), NATIVE)
+    circumstances = trusted.circumstances_of(plan_of(2), NATIVE)
     for change in ("kernel", "rowspan", "topology"):
-        monkeypatch.setattr(trust, "circumstances_of", lambda plan, native, c=change: {**circumstances, c: "other"})
-        trust.trusted_routes(plan_of(2), NATIVE)
+        monkeypatch.setattr(trusted, "circumstances_of", lambda plan, native, c=change: {**circumstances, c: "other"})
+        trusted.trusted_routes(plan_of(2), NATIVE)
     assert len(trials) == 5
-    trust.forget()
-    trust.trusted_routes(plan_of(2), NATIVE)
+    trusted.forget()
+    trusted.trusted_routes(plan_of(2), NATIVE)
     assert len(trials) == 6
 
 
@@ -240,11 +240,11 @@ def test_a_fault_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     def lying(plan: Plan, routes: Routes, native: Any) -> Fault | None:
         return Fault(SHM, "lies") if routes.uses(SHM) else None
 
-    monkeypatch.setattr(trust, "try_routes", lying)
-    trust.trusted_routes(plan_of(2), NATIVE)
-    monkeypatch.setattr(trust, "try_routes", None)
-    assert trust.known_routes(plan_of(2), NATIVE).transports == (SOCKETS,)
-    assert trust.trusted_routes(plan_of(2), NATIVE).transports == (SOCKETS,)
+    monkeypatch.setattr(trusted, "probe_routes", lying)
+    trusted.trusted_routes(plan_of(2), NATIVE)
+    monkeypatch.setattr(trusted, "probe_routes", None)
+    assert trusted.known_routes(plan_of(2), NATIVE).transports == (SOCKETS,)
+    assert trusted.trusted_routes(plan_of(2), NATIVE).transports == (SOCKETS,)
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', "\0", "{"])
@@ -256,7 +256,7 @@ def test_a_damaged_memory_is_probed_over(
     path.parent.mkdir()
     path.write_text(damage)
     for _ in range(2):
-        assert trust.trusted_routes(plan_of(2), NATIVE).probed
+        assert trusted.trusted_routes(plan_of(2), NATIVE).probed
     assert len(trials) == 1
     assert [file.name for file in path.parent.iterdir()] == ["probes.json"]
     (kept,) = [entry for entry in json.loads(path.read_text()).values() if isinstance(entry, dict)]
@@ -270,18 +270,18 @@ def test_a_memory_that_cannot_be_written_only_costs_time(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROWSPAN_PROBES", str(tmp_path / "file" / "probes.json"))
     for _ in range(2):
-        assert trust.trusted_routes(plan_of(2), NATIVE).probed
+        assert trusted.trusted_routes(plan_of(2), NATIVE).probed
     assert len(trials) == 2
 
 
 def test_topologies_are_not_remembered_without_end(
     trials: list[Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "REMEMBERED", 3)
+    monkeypatch.setattr(trusted, "REMEMBERED", 3)
     for rows in range(2, 8):
-        trust.trusted_routes(plan_of(rows), NATIVE)
+        trusted.trusted_routes(plan_of(rows), NATIVE)
     assert len(json.loads((tmp_path / "probes.json").read_text())) == 3
-    assert trust.known_routes(plan_of(7), NATIVE).probed
+    assert trusted.known_routes(plan_of(7), NATIVE).probed
 
 
 def test_ranks_that_share_a_card_talk_through_the_host() -> None:

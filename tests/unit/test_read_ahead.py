@@ -15,7 +15,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.checkpoint import gguf
 from rowspan.checkpoint.gguf import GgufCheckpoint
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.model.spec import ModelSpec
 from rowspan.model.weights import load_weights

@@ -12,8 +12,8 @@ from kit.recorded_rig import recorded_rigs, unpack
 from rowspan.plan.split import SplitMode
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import examine
+from rowspan.rig.markdown_report import report
 from rowspan.rig.redact import Redactor
-from rowspan.rig.report import report
 from rowspan.rig.root import Root
 
 SECRETS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rowspan.bench import card_ceilings, roofline
 from rowspan.bench.job import Job
-from rowspan.bench.roofline import Ceilings, Roofs
+from rowspan.bench.machine import card_ceilings, roofline
+from rowspan.bench.machine.roofline import Ceilings, Roofs
 from rowspan.cli.bench import _roofs
 from rowspan.errors import RowspanError
 from rowspan.kernels.isa import native_module

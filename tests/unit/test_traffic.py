@@ -18,7 +18,7 @@ from rowspan.comm.base import Comm
 from rowspan.comm.connect import connect
 from rowspan.comm.meeting import Meeting
 from rowspan.config import EngineConfig
-from rowspan.engine.open import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, draw_up
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Route, Routes, Transport
 from rowspan.plan.split import Plan, SplitMode

@@ -12,12 +12,12 @@ import torch
 from kit.triton_device import DEVICE
 from torch import Tensor
 
-from rowspan.kernels.triton import tuned
-from rowspan.kernels.triton.card import Card, Family, card_of
-from rowspan.kernels.triton.configs import Narrow, Unpacked, Wide, as_data, candidates, choose, from_data
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.pack import pack
-from rowspan.kernels.triton.tuning import tune
+from rowspan.kernels.triton.card_family import Card, Family, card_of
+from rowspan.kernels.triton.linear import tuned
+from rowspan.kernels.triton.linear.configs import Narrow, Unpacked, Wide, as_data, candidates, choose, from_data
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.pack import pack
+from rowspan.kernels.triton.linear.tuning import tune
 
 H200 = Card("H200", Family.HOPPER, 132)
 BF16 = torch.bfloat16
@@ -157,10 +157,10 @@ def test_tuning_keeps_the_fastest_that_is_right(
     weight: PlanarWeight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     slow, fast, wrong = Narrow(1, 32, 8, 1), Narrow(1, 16, 8, 1), Unpacked(256)
-    monkeypatch.setattr("rowspan.kernels.triton.tuning.candidates", lambda *_: iter((slow, wrong, fast)))
+    monkeypatch.setattr("rowspan.kernels.triton.linear.tuning.candidates", lambda *_: iter((slow, wrong, fast)))
     # A card that computes wrong one way.
     monkeypatch.setattr(
-        "rowspan.kernels.triton.linear_unpacked.linear", lambda x, weight, *_: x.new_ones(x.shape[0], weight.rows)
+        "rowspan.kernels.triton.linear.unpacked.linear", lambda x, weight, *_: x.new_ones(x.shape[0], weight.rows)
     )
     times = iter((2.0, 1.0))
 
@@ -174,9 +174,9 @@ def test_tuning_keeps_the_fastest_that_is_right(
 
 
 def test_tuning_says_when_nothing_is_right(weight: PlanarWeight, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rowspan.kernels.triton.tuning.candidates", lambda *_: iter((Unpacked(256),)))
+    monkeypatch.setattr("rowspan.kernels.triton.linear.tuning.candidates", lambda *_: iter((Unpacked(256),)))
     monkeypatch.setattr(
-        "rowspan.kernels.triton.linear_unpacked.linear", lambda x, weight, *_: x.new_ones(x.shape[0], weight.rows)
+        "rowspan.kernels.triton.linear.unpacked.linear", lambda x, weight, *_: x.new_ones(x.shape[0], weight.rows)
     )
     with pytest.raises(RuntimeError, match="no way of computing Q8_0 is right"):
         tune(weight, 1, BF16, lambda _: 1.0)

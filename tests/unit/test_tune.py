@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.cli.main import app
 from rowspan.errors import UsageError
-from rowspan.kernels.triton.configs import Config, Narrow
-from rowspan.kernels.triton.layout import PlanarWeight
+from rowspan.kernels.triton.linear.configs import Config, Narrow
+from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.worker import tune as program
 
 CPU = torch.device("cpu")

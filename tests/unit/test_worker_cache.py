@@ -11,7 +11,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.comm.meeting import Meeting
 from rowspan.config import EngineConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.worker.worker import Worker
 
 

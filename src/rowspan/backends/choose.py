@@ -9,7 +9,7 @@ from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, BackendName, Format, MissingBackendError, Setup, UnsupportedOptionError
 from rowspan.backends.vllm import Vllm
-from rowspan.engine.open import draw_up, trust
+from rowspan.engine.blueprint import draw_up, trust
 from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
 
 

@@ -20,8 +20,8 @@ from rowspan.backends.protocol import (
     Piece,
     SamplingParams,
 )
+from rowspan.engine.blueprint import Blueprint
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import Blueprint
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rowspan.bench.demand import Demand
 from rowspan.bench.grid import Workload
+from rowspan.bench.model_demand import Demand
 from rowspan.plan.device import Device
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rowspan.checkpoint.names import TensorKey
+from rowspan.checkpoint.tensor_names import TensorKey
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ import numpy as np
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_header
-from rowspan.checkpoint.names import TensorKey, key_from_gguf
+from rowspan.checkpoint.tensor_names import TensorKey, key_from_gguf
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
 from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES, Scheme
 

@@ -9,8 +9,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from rowspan.checkpoint.names import Role, TensorKey, key_from_gguf
 from rowspan.checkpoint.shape import Shape
+from rowspan.checkpoint.tensor_names import Role, TensorKey, key_from_gguf
 
 EXPERTS = {"ffn_gate_exps": Role.GATE, "ffn_up_exps": Role.UP, "ffn_down_exps": Role.DOWN}
 IN_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")

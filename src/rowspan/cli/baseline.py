@@ -10,7 +10,7 @@ import psutil
 import typer
 
 from rowspan import hub
-from rowspan.bench.guard import Baseline, changed, circumstances, compare, load, measure, save, unsteady
+from rowspan.bench.run.guard import Baseline, changed, circumstances, compare, load, measure, save, unsteady
 from rowspan.cli.console_output import print_table
 from rowspan.config import DoctorConfig
 from rowspan.rig.probe.rig import probe

@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from rowspan.bench.job import Job
-    from rowspan.bench.roofline import Ceilings, Roofs
+    from rowspan.bench.machine.roofline import Ceilings, Roofs
 
 Values = list[str] | None
 MANY = "Comma list, or several times."
@@ -108,19 +108,19 @@ def bench(
     `rowspan compare` and `rowspan report`. Repetitions go round over the configurations, so that drift hits all alike.
     """
     from rowspan import hub
-    from rowspan.backends.models import find_model
+    from rowspan.backends.find_model import find_model
     from rowspan.backends.protocol import BackendName
-    from rowspan.bench.check import Checker
-    from rowspan.bench.formats import FORMATS
+    from rowspan.bench.engines.split_check import Checker
     from rowspan.bench.grid import Grid, workloads
-    from rowspan.bench.markdown import OPTIONAL, Expected
-    from rowspan.bench.plan_jobs import Request, plan_jobs
-    from rowspan.bench.ranges import alternatives, parse_names, parse_numbers, parse_pairs
-    from rowspan.bench.run import Procedure, measure_jobs
+    from rowspan.bench.results.formats import FORMATS
+    from rowspan.bench.results.markdown import OPTIONAL, Expected
+    from rowspan.bench.run.plan_jobs import Request, plan_jobs
+    from rowspan.bench.run.ranges import alternatives, parse_names, parse_numbers, parse_pairs
+    from rowspan.bench.run.rounds import Procedure, measure_jobs
     from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig, HubConfig
-    from rowspan.hub.cache import Cache
+    from rowspan.hub.file_cache import Cache
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split import SplitMode
 
@@ -185,7 +185,7 @@ def _tell_left_out(what: str) -> None:
 
 def _roofs(jobs: Sequence[Job]) -> Roofs:
     """Measured and shown, before anything is set against them."""
-    from rowspan.bench import card_ceilings, roofline
+    from rowspan.bench.machine import card_ceilings, roofline
     from rowspan.errors import RowspanError
 
     threads, cards = {}, {}
@@ -214,7 +214,7 @@ def _kept(not_at_all: bool) -> Iterator[Callable[[dict[str, Any]], dict[str, Any
     if not_at_all:
         yield lambda row: row
         return
-    from rowspan.bench.store import Store
+    from rowspan.bench.results.store import Store
     from rowspan.config import BenchConfig
 
     with Store(BenchConfig.from_env().database) as store:

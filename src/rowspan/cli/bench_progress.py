@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from rowspan.bench.run import Progress as Turn
+    from rowspan.bench.run.rounds import Progress as Turn
 
 
 class BenchProgress:

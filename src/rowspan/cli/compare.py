@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rowspan.bench.compare import Comparison
-    from rowspan.bench.store import Store
+    from rowspan.bench.results.compare import Comparison
+    from rowspan.bench.results.store import Store
 
 WHICH = "A row's number, or a run: r3; last and previous are runs, too."
 
@@ -29,8 +29,8 @@ def compare(
     Runs are compared row by row, those of the same work with the same options. With --fail-below, a change counts if
     its confidence interval leaves out "no change"; rows that may not be compared, or that have no counterpart, fail.
     """
-    from rowspan.bench.compare import compare as compare_rows
-    from rowspan.bench.store import Store
+    from rowspan.bench.results.compare import compare as compare_rows
+    from rowspan.bench.results.store import Store
     from rowspan.config import BenchConfig
     from rowspan.errors import UsageError
 
@@ -56,7 +56,7 @@ def _pairs(
     store: Store, before: str, after: str
 ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], list[dict[str, Any]]]:
     """Rows to compare, and rows of A that have no counterpart in B."""
-    from rowspan.bench.compare import same_work
+    from rowspan.bench.results.compare import same_work
     from rowspan.cli.stored_runs import rows_of
     from rowspan.errors import UsageError
 
@@ -75,7 +75,7 @@ def _pairs(
 
 
 def _list(store: Store) -> None:
-    from rowspan.bench.results import workload_of
+    from rowspan.bench.results.repetitions import workload_of
     from rowspan.cli.console_output import print_table
 
     rows = store.rows()
@@ -104,7 +104,7 @@ def _list(store: Store) -> None:
 
 
 def _print(comparisons: list[tuple[dict[str, Any], dict[str, Any], Comparison]], alone: list[dict[str, Any]]) -> None:
-    from rowspan.bench.results import workload_of
+    from rowspan.bench.results.repetitions import workload_of
     from rowspan.cli.console_output import print_table
 
     def cells(one: dict[str, Any], other: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:

@@ -95,12 +95,12 @@ def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
         return examine(machine, all_checks(), SplitMode(split_mode), kernels=kernels)
     from functools import partial
 
-    from rowspan.comm.trust import forget
-    from rowspan.comm.tryout import try_transport
+    from rowspan.comm.probing.each_transport import probe_transport
+    from rowspan.comm.probing.trusted import forget
     from rowspan.kernels.isa import native_module
 
     forget()  # engines that start after this find out anew, too
-    transports = partial(try_transport, native=native_module())
+    transports = partial(probe_transport, native=native_module())
     return examine(
         machine, all_checks(), SplitMode(split_mode), kernels=kernels, copies=try_copies, transports=transports
     )
@@ -109,15 +109,15 @@ def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
 def _print_report(diagnosis: Diagnosis, machine: Root) -> None:
     import importlib.metadata
 
+    from rowspan.rig.markdown_report import report
     from rowspan.rig.redact import Redactor
-    from rowspan.rig.report import report
 
     typer.echo(Redactor(machine)(report(diagnosis, importlib.metadata.version("rowspan"))), nl=False)
 
 
 def _show(diagnosis: Diagnosis) -> None:
     from rowspan.rig.check import State
-    from rowspan.rig.report import summary
+    from rowspan.rig.markdown_report import summary
 
     page = _Page()
     findings = diagnosis.of(State.FINDING)

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from rowspan.bench.load.drive import Outcome
-    from rowspan.bench.load.run import Test
+    from rowspan.bench.load.procedure import Test
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -51,8 +51,8 @@ def loadtest(
     """
     import asyncio
 
+    from rowspan.bench.load.procedure import Test, run
     from rowspan.bench.load.prompts import Mix, prompts, read_text
-    from rowspan.bench.load.run import Test, run
     from rowspan.bench.load.summary import Goals
 
     goals = Goals.parse(slo)

@@ -14,7 +14,7 @@ from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
 from rowspan.cli.loadtest import loadtest
 from rowspan.cli.models import models
-from rowspan.cli.plan import plan
+from rowspan.cli.plan.command import plan
 from rowspan.cli.pull import pull
 from rowspan.cli.report import report
 from rowspan.cli.run import run

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rowspan.engine.blueprint import Blueprint
 from rowspan.engine.engine import Engine
-from rowspan.engine.open import Blueprint
 from rowspan.kernels.isa import is_native
 from rowspan.plan.resident import WorkerMemory, worker_memory
 
@@ -31,7 +31,7 @@ def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
 
 def memory_line(blueprint: Blueprint) -> str | None:
     """To be shown once the workers have loaded; None where nothing was predicted."""
-    from rowspan.bench.peak_memory import peak_child_memory
+    from rowspan.bench.machine.peak_memory import peak_child_memory
 
     predicted, actual = predicted_memory(blueprint), peak_child_memory()
     if predicted is None or not actual:

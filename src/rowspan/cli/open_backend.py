@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from rowspan.backends.protocol import Backend, BackendName, LoadWatch
 from rowspan.hub import ProgressSink
-from rowspan.hub.progress import task
+from rowspan.hub.download_progress import task
 
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal to draw in
 SHOWN = 100  # characters of a child's line

@@ -20,8 +20,8 @@ def report(
     Rates by engine and split, curves over depth and concurrency, the roofline with the results on it, what may be
     compared with what, all circumstances; and, apart from these, what others have published.
     """
-    from rowspan.bench.report.page import page, parts
-    from rowspan.bench.store import Store
+    from rowspan.bench.report.html_page import page, parts
+    from rowspan.bench.results.store import Store
     from rowspan.cli.stored_runs import rows_of_run
     from rowspan.config import BenchConfig
     from rowspan.errors import RowspanError, UsageError

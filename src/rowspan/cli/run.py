@@ -53,9 +53,9 @@ def run(
     from rowspan.backends.native import NativeBackend
     from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
-    from rowspan.engine.open import draw_up
+    from rowspan.engine.blueprint import draw_up
     from rowspan.errors import UsageError
-    from rowspan.hub.progress import Silent
+    from rowspan.hub.download_progress import Silent
     from rowspan.scheduler.request import SamplingParams
 
     engine_config = engine.check()

@@ -179,7 +179,7 @@ def _setup(
     from dataclasses import replace
     from pathlib import Path
 
-    from rowspan.backends.models import find_model
+    from rowspan.backends.find_model import find_model
     from rowspan.backends.protocol import BackendName, Setup
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import BackendConfig
@@ -201,7 +201,7 @@ def _setup(
 def _introduce(choice: Choice) -> None:
     """Who computes, and how, before the model is loaded."""
     from rowspan.backends.native import NativeBackend
-    from rowspan.cli.plan import show_plan
+    from rowspan.cli.plan.command import show_plan
 
     backend = choice.backend
     if isinstance(backend, NativeBackend):
@@ -227,9 +227,9 @@ def _serve(backend: Backend, config: ServerConfig, name: str, listener: socket.s
     """Say where, and serve until told to stop; the exit code."""
     from rowspan.cli.console_output import stderr_console
     from rowspan.server.app import create_app  # FastAPI: a second to import, which a wrong option should not cost
-    from rowspan.server.gatekeepers import is_loopback
     from rowspan.server.listen import listen, url
-    from rowspan.server.run import serve as serve_app
+    from rowspan.server.middleware import is_loopback
+    from rowspan.server.serving import serve as serve_app
 
     app = create_app(backend, config, name)
     listen(listener)

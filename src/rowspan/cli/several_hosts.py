@@ -16,7 +16,7 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
 from rowspan.cli.console_output import stderr_console
 from rowspan.config import HostsConfig
-from rowspan.engine.open import draw_up
+from rowspan.engine.blueprint import draw_up
 from rowspan.errors import UsageError
 from rowspan.hosts.agent import Agent
 from rowspan.hosts.head import Head

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rowspan.errors import UsageError
 
 if TYPE_CHECKING:
-    from rowspan.bench.store import Store
+    from rowspan.bench.results.store import Store
 
 WHICH = "A row's number, or a run: r3, last, previous."
 

@@ -13,8 +13,8 @@ from itertools import count
 
 import psutil
 
+from rowspan.engine.blueprint import Blueprint, check_room, trust
 from rowspan.engine.group import WorkerGroup
-from rowspan.engine.open import Blueprint, check_room, trust
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
 from rowspan.kvcache.blocks import BlockManager

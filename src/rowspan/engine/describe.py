@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rowspan.comm.shared import SharedLayout
-from rowspan.engine.open import Blueprint
+from rowspan.engine.blueprint import Blueprint
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.explain import Explanation, explain
 from rowspan.plan.fit import activation_bytes

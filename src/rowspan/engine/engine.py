@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import Blueprint, draw_up
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
-from rowspan.engine.open import Blueprint, draw_up
-from rowspan.engine.post import Post
+from rowspan.engine.mailbox import Post
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent

@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection, wait
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TypeVar
 
+from rowspan.engine.hang_detector import LOOK_SECONDS, Watch
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError, Ranks, StartRanks
-from rowspan.engine.watch import LOOK_SECONDS, Watch
 from rowspan.errors import EngineError, OutOfMemoryError, RowspanError
 from rowspan.scheduler.batch import StepPlan, StepResult
 from rowspan.worker.messages import (

@@ -16,15 +16,15 @@ import psutil
 
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
-from rowspan.comm.trust import check_host
+from rowspan.comm.probing.trusted import check_host
 from rowspan.config import EngineConfig, HostsConfig
 from rowspan.engine.cores import share_cores
+from rowspan.engine.hang_detector import LOOK_SECONDS
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import PeersLostError
-from rowspan.engine.watch import LOOK_SECONDS
 from rowspan.errors import EngineError, RowspanError, SplitError, UsageError
+from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.hosts.link import call, own_address
-from rowspan.hosts.messages import Failure, Offer, Progress, Refusal, Said, Start, speech
 from rowspan.kernels.isa import is_native, kernels_used, native_module
 from rowspan.worker.messages import WorkerSetup
 

@@ -18,8 +18,8 @@ from rowspan.config import HostsConfig
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import Ranks
 from rowspan.errors import EngineError, UsageError
+from rowspan.hosts.host_messages import Offer, Refusal, speech
 from rowspan.hosts.link import answer
-from rowspan.hosts.messages import Offer, Refusal, speech
 from rowspan.hosts.remote_ranks import RemoteRanks
 from rowspan.plan.split import Plan
 from rowspan.worker.messages import WorkerSetup

@@ -8,7 +8,7 @@ from typing import Any
 
 from rowspan.engine.ranks import PeersLostError
 from rowspan.errors import EngineError
-from rowspan.hosts.messages import Failure, Progress, Said, Start
+from rowspan.hosts.host_messages import Failure, Progress, Said, Start
 from rowspan.worker.messages import WorkerSetup
 
 NOBODY = -1  # what is no rank's message

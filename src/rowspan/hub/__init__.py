@@ -1,8 +1,8 @@
 """Names → files: catalog, local paths, Hugging Face, ModelScope, web addresses, Python package index."""
 
 from rowspan.hub.catalog import CATALOG, DEFAULT_MODEL
-from rowspan.hub.models import catalog_state, installed, resolve
-from rowspan.hub.progress import ProgressSink
+from rowspan.hub.download_progress import ProgressSink
+from rowspan.hub.resolve import catalog_state, installed, resolve
 from rowspan.hub.source import InstalledModel, ModelFiles
 
 __all__ = [

@@ -16,8 +16,8 @@ import httpx
 
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError, ModelNotFoundError, RowspanError
-from rowspan.hub.cache import Cache, Record, require_space
-from rowspan.hub.progress import ProgressSink, task
+from rowspan.hub.download_progress import ProgressSink, task
+from rowspan.hub.file_cache import Cache, Record, require_space
 
 _CHUNK = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0)

@@ -10,9 +10,9 @@ from typing import Any
 
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError, ModelNotFoundError, RowspanError
-from rowspan.hub.cache import require_space
+from rowspan.hub.download_progress import ProgressSink, task
+from rowspan.hub.file_cache import require_space
 from rowspan.hub.gguf_files import choose, complete_models, pick
-from rowspan.hub.progress import ProgressSink, task
 
 _REPO_FOLDER = "models--"
 

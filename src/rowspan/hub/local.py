@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rowspan.config import HubConfig
 from rowspan.errors import ModelNotFoundError
+from rowspan.hub.download_progress import ProgressSink
 from rowspan.hub.gguf_files import part_names
-from rowspan.hub.progress import ProgressSink
 
 
 @dataclass(frozen=True)

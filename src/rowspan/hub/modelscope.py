@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
-from rowspan.hub.cache import Cache
+from rowspan.hub.download_progress import ProgressSink
+from rowspan.hub.file_cache import Cache
 from rowspan.hub.gguf_files import choose, pick
-from rowspan.hub.progress import ProgressSink
 
 _REVISION = "master"
 

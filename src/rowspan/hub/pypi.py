@@ -18,8 +18,8 @@ from pathlib import Path
 
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
-from rowspan.hub.cache import Cache, Record, require_space
-from rowspan.hub.progress import ProgressSink, task
+from rowspan.hub.download_progress import ProgressSink, task
+from rowspan.hub.file_cache import Cache, Record, require_space
 
 _POLL_SECONDS = 0.2
 _CHUNK = 1 << 20

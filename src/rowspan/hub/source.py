@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rowspan.config import HubConfig
-from rowspan.hub.progress import ProgressSink
+from rowspan.hub.download_progress import ProgressSink
 
 
 class Source(Protocol):

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rowspan.config import HubConfig
-from rowspan.hub.cache import Cache
+from rowspan.hub.download_progress import ProgressSink
+from rowspan.hub.file_cache import Cache
 from rowspan.hub.gguf_files import part_names
-from rowspan.hub.progress import ProgressSink
 
 _ADDRESS_DIGITS = 16
 

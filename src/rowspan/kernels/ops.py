@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.sampling import SamplingBatch
-from rowspan.model.rope import RopeTable
+from rowspan.model.rope_table import RopeTable
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
 
@@ -172,8 +172,9 @@ Fetch = Callable[[], NDArray[np.float64]]
 """Waits for what the card was told to compute."""
 
 Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], Fetch]
-"""Has tokens chosen from logits on the card: see `rowspan.kernels.triton.sample`. Returns at once; the next step may be
-launched before they are fetched, and have them as its tokens. Nothing of the vocabulary's size leaves the card."""
+"""Has tokens chosen from logits on the card: see `rowspan.kernels.triton.sampling.choose_tokens`. Returns at once; the
+next step may be launched before they are fetched, and have them as its tokens. Nothing of the vocabulary's size leaves
+the card."""
 
 
 class Kernels(Protocol[Array]):

@@ -22,9 +22,9 @@ def kernels_for(device: Device, dtype: str, isa: str, threads: int, progress: in
     if is_native(isa):
         return CpuKernels(isa, threads, int8=dtype == "int8", progress=progress)
     if isa == TRITON:
-        from rowspan.kernels.triton.open import open_triton  # torch: seconds to import
+        from rowspan.kernels.triton.open_card import open_triton  # torch: seconds to import
 
         return open_triton(device, dtype, threads)
-    from rowspan.kernels.torch.open import open_device
+    from rowspan.kernels.torch.open_card import open_device
 
     return open_device(device, dtype, threads)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import CheckpointError, UnsupportedModelError
 
 

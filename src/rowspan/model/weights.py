@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.checkpoint.checkpoint import Checkpoint
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.ops import Kernels, RawRows, Weight
 from rowspan.plan.split import Cut, Plan, Shard, Span

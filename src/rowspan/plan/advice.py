@@ -9,10 +9,10 @@ from functools import cached_property
 
 from rowspan.errors import SplitError
 from rowspan.plan.capacity import Load, Placement, fewest_cards, place
-from rowspan.plan.card import Rig
 from rowspan.plan.demand import Run, demand_of
 from rowspan.plan.forecast import Forecast, forecast
 from rowspan.plan.outline import Outline
+from rowspan.plan.planned_rig import Rig
 from rowspan.plan.split import SplitMode
 
 USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the largest

@@ -9,9 +9,9 @@ from typing import Any
 
 from rowspan.plan.advice import Advice, Option, RigAdvice
 from rowspan.plan.capacity import usable_bytes
-from rowspan.plan.card import are_linked
 from rowspan.plan.explain import memory_text
 from rowspan.plan.forecast import Interval
+from rowspan.plan.planned_rig import are_linked
 from rowspan.plan.split import SplitMode
 
 NONE = "-"

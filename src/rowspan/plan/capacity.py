@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from rowspan.errors import SplitError
-from rowspan.plan.card import Card, MemoryKind
 from rowspan.plan.device import Device
 from rowspan.plan.fit import activation_bytes, shard_bytes
 from rowspan.plan.outline import LayerCache, Outline
+from rowspan.plan.planned_rig import Card, MemoryKind
 from rowspan.plan.split import Plan, Shard, SplitMode, split
 
 STEP_TOKENS = 512  # computed at once; what buffers are sized for

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rowspan.plan.card import Card, are_linked
 from rowspan.plan.outline import Outline
+from rowspan.plan.planned_rig import Card, are_linked
 from rowspan.plan.split import SplitMode
 
 FLOAT_SCHEMES = ("F32", "F16", "BF16")

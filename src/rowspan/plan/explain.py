@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.plan.fit import CacheSize, ShardBytes
 from rowspan.plan.routes import Routes
 from rowspan.plan.split import Plan, Shard, Span

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.split import Plan, Shard

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from rowspan.plan.card import Card
 from rowspan.plan.demand import ModelDemand, Run
+from rowspan.plan.planned_rig import Card
 from rowspan.plan.split import SplitMode
 
 DATA = Path(__file__).with_name("forecast.json")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from rowspan.plan.card import Card, MemoryKind
 from rowspan.plan.demand import ModelDemand, Run
 from rowspan.plan.forecast import Constants, Forecast, forecast
+from rowspan.plan.planned_rig import Card, MemoryKind
 from rowspan.plan.split import SplitMode
 
 # What the native kernels reach of measured ceilings, from docs/performance.md: with these two, the tg of a 1B and of a

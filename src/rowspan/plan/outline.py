@@ -14,8 +14,8 @@ from functools import cached_property, lru_cache
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_layout import ListedTensor, tensors_of
-from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.shape import Shape
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.fit import AlikeTensors, alike_tensors, cache_bytes
 from rowspan.plan.quantize import EXACT_FOR, quantization, quantized

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_layout import ListedTensor
-from rowspan.checkpoint.names import Role
 from rowspan.checkpoint.shape import Shape
+from rowspan.checkpoint.tensor_names import Role
 from rowspan.errors import UsageError
 from rowspan.quant.scheme import GEOMETRIES, stored_bytes
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.plan.fit import ShardBytes, activation_bytes
 from rowspan.plan.split import Plan, Shard
 from rowspan.quant.large_pages import begun_bytes

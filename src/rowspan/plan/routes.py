@@ -29,7 +29,7 @@ class Route:
 @dataclass(frozen=True)
 class Routes:
     """groups: of each stage's ranks, None where a stage is one rank. links: from each stage to the next. probed: they
-    have been tried on this machine, and what arrived was what had been sent (`comm/trust.py`)."""
+    have been tried on this machine, and what arrived was what had been sent (`comm/probing/trusted.py`)."""
 
     groups: tuple[Route | None, ...]
     links: tuple[Route, ...]

@@ -17,7 +17,7 @@ from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 from rowspan.checkpoint.checkpoint import TensorInfo
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowSplitError, SplitError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device

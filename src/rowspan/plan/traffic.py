@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from rowspan.checkpoint.names import Role, TensorKey
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.plan.fit import DTYPE_BYTES
 from rowspan.plan.routes import Route, Routes, Transport
 from rowspan.plan.split import Plan, Shard

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from rowspan.quant import dense, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
-from rowspan.quant.blocks import Unpacked, values
 from rowspan.quant.scheme import SCHEMES, Scheme
+from rowspan.quant.unpacking import Unpacked, values
 
 # [n, block_bytes] uint8 → [n, 1] float32; a new tensor, except of F32.
 DENSE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import Unpacked, bit_fields, halves
 
 
 def q6_k(blocks: torch.Tensor) -> Unpacked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.blocks import Unpacked, halves
+from rowspan.quant.unpacking import Unpacked, halves
 
 
 def q8_0(blocks: torch.Tensor) -> Unpacked:

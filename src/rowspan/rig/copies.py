@@ -10,7 +10,7 @@ from typing import cast
 
 from rowspan.rig.root import Unreadable
 
-PROGRAM = "rowspan.comm.peer_copy"
+PROGRAM = "rowspan.comm.probing.peer_copy"
 SECONDS = 120.0
 WHAT = "copies between cards"
 

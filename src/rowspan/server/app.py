@@ -6,13 +6,13 @@ from fastapi import FastAPI
 
 from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
-from rowspan.console.page import console_routes
-from rowspan.server import errors
+from rowspan.console.chat_page import console_routes
+from rowspan.server import error_replies
 from rowspan.server.chat import chat_routes
 from rowspan.server.completions import completion_routes
-from rowspan.server.gatekeepers import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
+from rowspan.server.health import model_routes
 from rowspan.server.metrics import RequestCount, metrics_routes
-from rowspan.server.models import model_routes
+from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
 from rowspan.server.service import Service
 
 
@@ -28,10 +28,10 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     api = [routes(service) for routes in (chat_routes, completion_routes, model_routes)]
     others = [console_routes(), metrics_routes(service.metrics)]
     for router in api:
-        app.include_router(router, responses=errors.ERROR_RESPONSES)
+        app.include_router(router, responses=error_replies.ERROR_RESPONSES)
     for router in others:
         app.include_router(router)
-    errors.install(app)
+    error_replies.install(app)
     # The last one added is the first one met.
     app.add_middleware(BodyLimit)
     if config.api_keys:

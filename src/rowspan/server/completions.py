@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import Piece, TokenText
-from rowspan.server.errors import FieldError
+from rowspan.server.error_replies import FieldError
 from rowspan.server.reply import Answer, Json, Reply, respond
-from rowspan.server.sampling import choice_params, limited, sampling_params
+from rowspan.server.sampling_params import choice_params, limited, sampling_params
 from rowspan.server.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import Job, Service
 

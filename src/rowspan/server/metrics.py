@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rowspan.backends.protocol import Backend, BackendStats, FinishReason, HealthState, Piece
 from rowspan.errors import RowspanError
-from rowspan.server.errors import CLIENT_CLOSED_REQUEST, ERROR_CODE
+from rowspan.server.error_replies import CLIENT_CLOSED_REQUEST, ERROR_CODE
 
 PATH = "/metrics"
 ARRIVED = "rowspan.arrived"  # where a request's scope has its time of arrival, by time.perf_counter()

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from rowspan.backends.protocol import FinishReason, Piece, TokenText
 from rowspan.server.connection import DONE, EventStream, event, json_event, while_connected
-from rowspan.server.errors import ERROR_CODE, code_of, describe
+from rowspan.server.error_replies import ERROR_CODE, code_of, describe
 from rowspan.server.metrics import ARRIVED
 from rowspan.server.schema import GenerationRequest
 from rowspan.server.service import Job, Pieces, Service

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rowspan.server.errors import FieldError
+from rowspan.server.error_replies import FieldError
 
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20

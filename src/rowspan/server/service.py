@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rowspan.backends.protocol import Backend, Piece, SamplingParams
 from rowspan.config import ServerConfig
-from rowspan.server.errors import BusyError, UnknownModelError
+from rowspan.server.error_replies import BusyError, UnknownModelError
 from rowspan.server.idle import IdlePolicy
 from rowspan.server.metrics import Metrics
 

@@ -46,7 +46,8 @@ def sampling_batch(histories: Sequence[History], vocabulary: int) -> SamplingBat
 def sampled_tokens(
     seq_ids: Sequence[int], histories: Sequence[History], answer: NDArray[np.float64]
 ) -> tuple[SampledToken, ...]:
-    """The tokens in what `rowspan.kernels.triton.sample` returned; they become part of the histories."""
+    """The tokens in what `rowspan.kernels.triton.sampling.choose_tokens` returned; they become part of the
+    histories."""
     n = (answer.shape[1] - 2) // 2
     sampled = []
     for seq_id, history, row in zip(seq_ids, histories, answer.tolist(), strict=True):

@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 
 from rowspan.checkpoint.gguf import GgufCheckpoint
-from rowspan.checkpoint.names import Role, TensorKey
 from rowspan.checkpoint.open import open_checkpoint
+from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowspanError, UsageError
-from rowspan.kernels.torch.open import open_card
-from rowspan.kernels.triton.card import card_of
-from rowspan.kernels.triton.join import join
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.pack import pack
-from rowspan.kernels.triton.tuning import tune
+from rowspan.kernels.torch.open_card import open_card
+from rowspan.kernels.triton.card_family import card_of
+from rowspan.kernels.triton.linear.join import join
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.pack import pack
+from rowspan.kernels.triton.linear.tuning import tune
 from rowspan.plan.device import parse_devices
 
 # Tokens of steps, what matters most first: a lone request, its prompt (the most there are), and requests at once.

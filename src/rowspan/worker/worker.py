@@ -15,14 +15,13 @@ from rowspan.comm.shared import SharedMemory
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.kernels.ops import DeviceMemoryError, Step, StepLimits
 from rowspan.kernels.registry import kernels_for
-from rowspan.model.rope import rope_table
+from rowspan.model.rope_table import rope_table
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
 from rowspan.worker.answers import Later
-from rowspan.worker.cache import cache_blocks, make_caches
+from rowspan.worker.cache_size import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
-from rowspan.worker.inputs import step_inputs
 from rowspan.worker.messages import (
     Fetch,
     GivenBack,
@@ -36,6 +35,7 @@ from rowspan.worker.messages import (
     WorkerSetup,
 )
 from rowspan.worker.sampler import Sampler
+from rowspan.worker.step_inputs import step_inputs
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.bench.grid import Workload
-from rowspan.bench.results import workload_of
+from rowspan.bench.results.repetitions import workload_of
 
 Row = Mapping[str, Any]
 

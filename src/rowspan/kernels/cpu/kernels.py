@@ -21,7 +21,7 @@ from rowspan.kernels.cpu.recorded_comm import record_comm
 from rowspan.kernels.cpu.trace import Op, Rows, Trace, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
-from rowspan.model.rope import RopeTable
+from rowspan.model.rope_table import RopeTable
 from rowspan.quant.large_pages import LargePages
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES, Codes

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rowspan.kernels.ops import KEY_TILE
-from rowspan.kernels.torch.cache import Cache, read_cache
 from rowspan.kernels.torch.inputs import AttentionGroup
+from rowspan.kernels.torch.kv_cache import Cache, read_cache
 
 MIN_SCORE_ROWS = 16  # rows of a product q·k
 MIN_VALUE_ROWS = 4  # rows of a product weights·v

@@ -19,11 +19,11 @@ from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, 
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
 from rowspan.kernels.torch import small_ops
-from rowspan.kernels.torch.cache import Cache, new_cache, write_cache
-from rowspan.kernels.torch.card import CardMemory, Held, full_memory_told
+from rowspan.kernels.torch.card_memory import CardMemory, Held, full_memory_told
 from rowspan.kernels.torch.inputs import TensorInputs, attention_groups, tensor_inputs
+from rowspan.kernels.torch.kv_cache import Cache, new_cache, write_cache
 from rowspan.kernels.torch.small_ops import Angles
-from rowspan.model.rope import RopeTable
+from rowspan.model.rope_table import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 CPU = torch.device("cpu")

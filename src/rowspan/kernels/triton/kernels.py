@@ -19,28 +19,36 @@ from rowspan.kernels.isa import TRITON
 from rowspan.kernels.ops import Fetch, Forward, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch import small_ops
-from rowspan.kernels.torch.cache import Cache, new_cache
-from rowspan.kernels.torch.card import CardMemory, full_memory_told
+from rowspan.kernels.torch.card_memory import CardMemory, full_memory_told
+from rowspan.kernels.torch.kv_cache import Cache, new_cache
 from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.torch.small_ops import Angles
-from rowspan.kernels.triton import linear_unpacked, torch_path, unpack
-from rowspan.kernels.triton.attention import attention
-from rowspan.kernels.triton.card import card_of
-from rowspan.kernels.triton.configs import Unpacked, unpacked
-from rowspan.kernels.triton.draw import draw_beyond
+from rowspan.kernels.triton import torch_path
+from rowspan.kernels.triton.attention.paged import attention
+from rowspan.kernels.triton.card_family import card_of
 from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
 from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, Staging, no_sequences, to_card
-from rowspan.kernels.triton.join import join
-from rowspan.kernels.triton.layout import PlanarWeight
-from rowspan.kernels.triton.linear import linear
+from rowspan.kernels.triton.linear import torch_fallback
+from rowspan.kernels.triton.linear import unpacked as linear_unpacked
+from rowspan.kernels.triton.linear.configs import Unpacked, unpacked
+from rowspan.kernels.triton.linear.dispatch import linear
+from rowspan.kernels.triton.linear.join import join
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.pack import pack
+from rowspan.kernels.triton.linear.tuned import config_for
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
-from rowspan.kernels.triton.pack import pack
 from rowspan.kernels.triton.rope import rope_and_cache
-from rowspan.kernels.triton.sample import rank_keys, rehearse, sample, torch_draw_beyond, torch_rank_keys
-from rowspan.kernels.triton.tuned import config_for
+from rowspan.kernels.triton.sampling.choose_tokens import (
+    rank_keys,
+    rehearse,
+    sample,
+    torch_draw_beyond,
+    torch_rank_keys,
+)
+from rowspan.kernels.triton.sampling.draw import draw_beyond
 from rowspan.kernels.triton.usable import UsableKernels
-from rowspan.model.rope import RopeTable
+from rowspan.model.rope_table import RopeTable
 from rowspan.quant.dequantize import dequantize
 
 log = logging.getLogger(__name__)
@@ -245,7 +253,7 @@ class TritonKernels:
         return self._usable.run(
             f"unpacking {weight.scheme}",
             lambda: linear_unpacked.linear(x, weight, bias, config, dtype),
-            lambda: unpack.linear(x, weight, bias, dtype),
+            lambda: torch_fallback.linear(x, weight, bias, dtype),
         )
 
     def split_columns(self, x: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:

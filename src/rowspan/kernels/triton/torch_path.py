@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rowspan.kernels.ops import StepInputs
 from rowspan.kernels.torch import attention as paged
-from rowspan.kernels.torch.cache import Cache, write_cache
 from rowspan.kernels.torch.inputs import attention_groups
+from rowspan.kernels.torch.kv_cache import Cache, write_cache
 from rowspan.kernels.torch.small_ops import Angles, rope
 from rowspan.kernels.triton.inputs import CardInputs
 

@@ -1,7 +1,7 @@
 """Which of Triton's kernels this card cannot run: torch does their work for the rest of the process.
 
 That shows when a kernel is first compiled or launched, which for all that a model's steps need is before it serves: see
-`rowspan.worker.cache.all_widths`. No card's or version's name is asked: what fails is what counts.
+`rowspan.worker.cache_size.all_widths`. No card's or version's name is asked: what fails is what counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from rowspan.kernels.torch.card import is_full
+from rowspan.kernels.torch.card_memory import is_full
 
 log = logging.getLogger(__name__)
 

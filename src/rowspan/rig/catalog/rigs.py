@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rowspan.errors import UsageError
-from rowspan.plan.card import Card, Rig
-from rowspan.rig.catalog.cards import find_card
+from rowspan.plan.planned_rig import Card, Rig
+from rowspan.rig.catalog.known_cards import find_card
 
 MOST_CARDS = 64
 COUNTED = re.compile(r"(?:(\d{1,3})\s*[x×*]\s*)?(.+)", re.IGNORECASE)

@@ -1,0 +1,110 @@
+"""A load test from its first look at the endpoint to its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rowspan.bench.load.drive import Outcome, closed_loop, open_loop
+from rowspan.bench.load.endpoint import Answer, Endpoint, EndpointError
+from rowspan.bench.load.summary import Goals, summary, usage_problems
+from rowspan.bench.machine.energy import meters
+from rowspan.errors import UsageError
+from rowspan.rig.probe.rig import probe_cards
+from rowspan.rig.root import Root
+
+CHECK_TOKENS = 16
+REFUSED = "answers with status 4"
+
+
+@dataclass(frozen=True)
+class Test:
+    """body: of every request, beside model and prompt. clients: of the closed loop; rate: of the open one, requests a
+    second, where it is given. timeout: seconds."""
+
+    __test__ = False  # none of pytest's
+
+    url: str
+    model: str | None
+    key: str | None
+    prompts: Sequence[str]
+    body: Mapping[str, Any]
+    clients: int
+    rate: float | None
+    chat: bool
+    timeout: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """usage_problems: see `summary.usage_problems`. joules: that this machine used meanwhile; None without a meter."""
+
+    model: str
+    outcome: Outcome
+    usage_problems: Sequence[str]
+    joules: float | None
+
+    def summary(self, goals: Goals, *, is_local: bool) -> dict[str, Any]:
+        """is_local: the endpoint is on this machine, so that its meters are the endpoint's."""
+        found = summary(self.outcome, goals, self.joules if is_local else None)
+        return {"model": self.model, **found, "usage_problems": list(self.usage_problems)}
+
+
+async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
+    """All of it. Ctrl-C ends it early, and keeps what is done.
+
+    Raises:
+        EndpointError: the endpoint does not answer as one should, or every request failed.
+        UsageError: it is not clear which model is meant.
+    """
+    async with Endpoint(test.url, test.key, test.timeout) as endpoint:
+        model = _choose(test.model, await endpoint.models(), endpoint.base)
+
+        async def ask(prompt: str, more: Mapping[str, Any] | None = None) -> Answer:
+            words = {"messages": [{"role": "user", "content": prompt}]} if test.chat else {"prompt": prompt}
+            answer = await endpoint.ask({**test.body, "model": model, **words, **(more or {})}, chat=test.chat)
+            on_progress(outcome.done + 1, model)
+            return answer
+
+        outcome = Outcome()
+        problems = usage_problems(await _check(ask, test), CHECK_TOKENS)
+        energy = meters(Root(), probe_cards())
+        start = energy.read()
+        work = (
+            open_loop(ask, test.prompts, test.rate, outcome, test.seed)
+            if test.rate
+            else closed_loop(ask, test.prompts, test.clients, outcome)
+        )
+        try:
+            await work
+        except asyncio.CancelledError:  # Ctrl-C
+            if not outcome.answers:
+                raise
+        if not outcome.answers:
+            raise outcome.failures[0]
+        return Result(model, outcome, problems, energy.joules(start, energy.read()))
+
+
+async def _check(ask: Callable[[str, Mapping[str, Any]], Any], test: Test) -> Answer:
+    """One short answer in which every token is named; where the endpoint refuses to, one without names."""
+    naming = {"logprobs": True} if test.chat else {"logprobs": 1}
+    short = {"max_tokens": CHECK_TOKENS}
+    try:
+        answer: Answer = await ask(test.prompts[0], {**short, **naming})
+    except EndpointError as error:
+        if REFUSED not in error.what:
+            raise
+        answer = await ask(test.prompts[0], short)
+    return answer
+
+
+def _choose(model: str | None, offered: Sequence[str], base: str) -> str:
+    if model is not None:
+        return model
+    if len(offered) != 1:
+        names = ", ".join(offered) or "none"
+        raise UsageError(f"{base} has {len(offered)} models: {names}.", fix="Choose one: --model NAME.")
+    return offered[0]

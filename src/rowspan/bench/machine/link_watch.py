@@ -1,0 +1,36 @@
+"""Links while something runs: idle ones slow down, and show what they can only under load."""
+
+from __future__ import annotations
+
+import threading
+
+from rowspan.bench.machine.circumstances import links_now
+from rowspan.rig.root import Root
+
+PAUSE = 0.5  # seconds between two looks
+
+
+class LinkWatch:
+    """Looks at the cards' links for as long as the `with` block lasts, at least once. Meant for what is not timed.
+
+    seen: the last look before the end; None: no card tells."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.seen: str | None = None
+
+    def __enter__(self) -> LinkWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while True:
+            self.seen = links_now(self._root)
+            if self._over.wait(PAUSE):
+                return

@@ -1,0 +1,50 @@
+"""From the layout of kernels/triton/linear/layout.py back to numbers in plain torch, and products with them: for cards
+that none of Triton's kernels for `PlanarWeight` can run on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rowspan.kernels.torch.linear import product_by_pieces
+from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.kernels.triton.linear.pack import FIELDS
+
+
+def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), computed in this type."""
+    shape = (weight.rows, weight.columns)
+    y = product_by_pieces(x.to(dtype), shape, lambda rows: unpack(weight, rows).to(dtype))
+    return y if bias is None else y.add_(bias)
+
+
+def unpack(weight: PlanarWeight, rows: slice) -> Tensor:
+    """Some rows, exactly: float32 (rows, columns)."""
+    if weight.bits == 6:
+        assert weight.high is not None
+        codes = _codes(weight.codes[rows], 4) | _codes(weight.high[rows], 2) << 4
+    else:
+        codes = _codes(weight.codes[rows], weight.bits)
+    groups = codes.view(len(codes), -1, weight.group)
+    values = (groups.float() - weight.zero) * _factors(weight.scales, weight.sub_scales, rows)
+    if weight.minima is not None:
+        values += _factors(weight.minima, weight.sub_minima, rows)
+    return values.flatten(1)[:, : weight.columns]
+
+
+def _codes(words: Tensor, bits: int) -> Tensor:
+    """int32 (rows, words) → uint8 (rows, columns): what pack's `_words` has done, undone."""
+    parts, bytes_ = FIELDS[bits]
+    packed = words.view(torch.uint8)
+    fields = torch.stack([packed >> place & (1 << bits) - 1 for place in range(0, 8, bits)], dim=-1)
+    ordered = fields.view(len(words), -1, 4, bytes_, parts, 2)
+    return ordered.permute(0, 1, 4, 3, 2, 5).reshape(len(words), -1)
+
+
+def _factors(plane: Tensor, sub: Tensor | None, rows: slice) -> Tensor:
+    """Scales or minima of each group, float32 (rows, groups, 1)."""
+    factors = plane[rows].float()
+    if sub is not None:
+        each = sub.shape[1] // plane.shape[1]
+        factors = factors.repeat_interleave(each, dim=1) * sub[rows].float()
+    return factors[:, :, None]

@@ -1,0 +1,142 @@
+"""What a request passes before any route sees it: its id, where it comes from, its key, its size.
+
+Plain ASGI: they neither read nor hold back what they let through.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rowspan.errors import RowspanError
+from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
+
+PROTECTED = ("/v1/", "/metrics")  # what begins so needs a key; /health and the chat page do not
+MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over
+
+
+class RequestId:
+    """Gives `x-request-id` back to clients that sent one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = Headers(scope=scope).get("x-request-id") if scope["type"] == "http" else None
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start" and request_id is not None:
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class OriginCheck:
+    """Keeps web pages of others from using this server through the browser of someone who can reach it.
+
+    A page may send requests anywhere, and its name may be made to point to this very machine (DNS rebinding). Browsers
+    say where a page comes from; other programs say nothing, and are not concerned.
+
+    Args:
+        loopback: the server listens on this machine only, so its page can only come from there.
+    """
+
+    def __init__(self, app: ASGIApp, loopback: bool) -> None:
+        self._app = app
+        self._loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin", "")
+            if origin.startswith(("http://", "https://")) and not self._is_ours(origin, headers.get("host", "")):
+                await error_response(_foreign(origin))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        try:
+            parts = urlsplit(origin)
+            return parts.netloc == host and (not self._loopback or is_loopback(parts.hostname or ""))
+        except ValueError:
+            return False
+
+
+class KeyCheck:
+    """Asks for an API key: for the API, and for what tells how much others use it."""
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            # Compare with every key, each in constant time: how long it takes must not tell how close a guess was.
+            matches = [secrets.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]
+            if scheme.lower() != "bearer" or not any(matches):
+                await error_response(_no_key(bool(key)))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, before or while they are read."""
+
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
+        if length.isdigit() and int(length) > self._limit:
+            await error_response(self._too_large())(scope, receive, send)
+            return
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                # The one exception that FastAPI lets through while it reads a body.
+                raise HTTPException(413, str(self._too_large()), {"Connection": "close"})
+            return message
+
+        await self._app(scope, limited_receive, send)
+
+    def _too_large(self) -> RowspanError:
+        return BodyTooLargeError(
+            f"The request's body is larger than {self._limit >> 20} MiB.",
+            fix="Send less text, or fewer prompts at once.",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _foreign(origin: str) -> RowspanError:
+    return ForeignOriginError(
+        f"Web pages of {origin[:200]} may not use this server.",
+        why="Without an API key, only its own page may, under an address of the machine it listens on.",
+        fix="Start it with --api-key, or open the page at the address it printed.",
+    )
+
+
+def _no_key(given: bool) -> RowspanError:
+    return InvalidKeyError(
+        "The API key is wrong." if given else "An API key is needed.",
+        fix="Send the header Authorization: Bearer KEY, with a key the server was started with.",
+    )

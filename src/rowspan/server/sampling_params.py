@@ -1,0 +1,69 @@
+"""A request's fields → the engine's SamplingParams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from rowspan.backends.protocol import SamplingParams
+from rowspan.server.error_replies import FieldError
+from rowspan.server.schema import GenerationRequest
+
+Number = TypeVar("Number", int, float)
+
+MAX_TOKEN = 2**31
+COLDEST = 1e-4  # below this temperature, dividing by it overflows; the likeliest token has won long before
+
+
+def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_size: int | None) -> SamplingParams:
+    """What the client asked for, OpenAI's defaults for the rest; `max_tokens` is left to `limited`.
+
+    Raises:
+        FieldError: logit_bias names a token the model does not have.
+    """
+    temperature = _given(request.temperature, 1.0)
+    repeat_penalty = request.repeat_penalty if request.repeat_penalty is not None else request.repetition_penalty
+    return SamplingParams(
+        temperature=temperature if temperature >= COLDEST else 0.0,
+        top_k=max(0, request.top_k or 0),
+        top_p=_given(request.top_p, 1.0),
+        min_p=_given(request.min_p, 0.0),
+        repeat_penalty=_given(repeat_penalty, 1.0),
+        frequency_penalty=_given(request.frequency_penalty, 0.0),
+        presence_penalty=_given(request.presence_penalty, 0.0),
+        logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
+        seed=request.seed,
+        ignore_eos=bool(request.ignore_eos),
+        logprobs=logprobs,
+    )
+
+
+def limited(params: SamplingParams, max_tokens: int | None, prompt_length: int, context_size: int) -> SamplingParams:
+    """Clipped to what is left of the context; None asks for all of it. A prompt that fills the context is the
+    engine's to refuse."""
+    room = max(1, context_size - prompt_length)
+    return replace(params, max_tokens=min(_given(max_tokens, room), room))
+
+
+def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
+    """For one of several answers to one prompt: each has its own seed."""
+    return params if params.seed is None else replace(params, seed=params.seed + choice)
+
+
+def _given(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def _logit_bias(biases: Mapping[str, float], vocab_size: int | None) -> dict[int, float]:
+    known = MAX_TOKEN if vocab_size is None else vocab_size  # else the backend refuses what it does not have
+    by_id = {}
+    for key, bias in biases.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < known):
+            raise FieldError(
+                f"logit_bias names {key[:20]!r}, which is no token of this model.",
+                field="logit_bias",
+                fix=f"Its keys are token ids from 0 to {known - 1}.",
+            )
+        by_id[int(key)] = bias
+    return by_id
