@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bind.hpp"
-#include "row_group.hpp"
+#include "tp_group.hpp"
 #include "stage_link.hpp"
 
 namespace nb = nanobind;
@@ -19,35 +19,36 @@ namespace rowspan {
 using NoGil = nb::call_guard<nb::gil_scoped_release>;
 
 void bind_exchange(nb::module_& module) {
-    nb::class_<RowGroup>(module, "RowGroup")
+    nb::class_<TPGroup>(module, "TPGroup")
         .def("__init__",
-             [](RowGroup* group, const std::string& isa, uintptr_t memory, size_t ranks, size_t rank, size_t slot,
-                size_t looks) {
-                 if (ranks > RowGroup::kMostRanks) throw std::invalid_argument("too many ranks in one row group");
-                 new (group) RowGroup(kernels_named(isa), at<void>(memory), ranks, rank, slot, looks);
+             [](TPGroup* group, const std::string& isa, uintptr_t memory, size_t ranks, size_t rank, size_t slot,
+                size_t spins) {
+                 if (ranks > TPGroup::kMostRanks) throw std::invalid_argument("too many ranks in one TP group");
+                 new (group) TPGroup(kernels_named(isa), at<void>(memory), ranks, rank, slot, spins);
              })
-        .def_static("nbytes", &RowGroup::nbytes, nb::arg("ranks"), nb::arg("slot"))
-        .def_ro_static("most_ranks", &RowGroup::kMostRanks)
-        .def("sum_acts", &RowGroup::sum_acts)
-        .def("gather_acts", &RowGroup::gather_acts)
+        .def_static("nbytes", &TPGroup::nbytes, nb::arg("ranks"), nb::arg("slot"))
+        .def_ro_static("most_ranks", &TPGroup::kMostRanks)
+        .def("sum_sequences", &TPGroup::sum_sequences)
+        .def("gather_sequences", &TPGroup::gather_sequences)
         .def("all_reduce",
-             [](RowGroup& group, uint32_t act, uintptr_t x, size_t floats, bool contributes, uintptr_t out) {
+             [](TPGroup& group, uint32_t sequence, uintptr_t x, size_t floats, bool contributes, uintptr_t out) {
                  Barrier barrier;
-                 group.all_reduce(act, at<float>(x), floats, contributes, nullptr, at<float>(out), {0, 1, barrier});
+                 group.all_reduce(sequence, at<float>(x), floats, contributes, nullptr, at<float>(out),
+                                  {0, 1, barrier});
              },
              NoGil())
         .def("gather",
-             [](RowGroup& group, uint32_t act, uintptr_t x, size_t rows, const std::vector<size_t>& widths,
+             [](TPGroup& group, uint32_t sequence, uintptr_t x, size_t rows, const std::vector<size_t>& widths,
                 uintptr_t whole) {
                  Barrier barrier;
-                 group.gather(act, at<float>(x), rows, widths, at<float>(whole), {0, 1, barrier});
+                 group.gather(sequence, at<float>(x), rows, widths, at<float>(whole), {0, 1, barrier});
              },
              NoGil());
 
     nb::class_<StageLink>(module, "StageLink")
         .def("__init__",
-             [](StageLink* link, uintptr_t memory, size_t receivers, size_t slot, size_t looks) {
-                 new (link) StageLink(at<void>(memory), receivers, slot, looks);
+             [](StageLink* link, uintptr_t memory, size_t receivers, size_t slot, size_t spins) {
+                 new (link) StageLink(at<void>(memory), receivers, slot, spins);
              })
         .def_static("nbytes", &StageLink::nbytes, nb::arg("receivers"), nb::arg("slot"))
         .def("send",

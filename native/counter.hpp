@@ -23,10 +23,10 @@ struct alignas(64) Counter {
         if (sleepers.load()) syscall(SYS_futex, &count, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
     }
 
-    // Wait until `wanted` is reached: looking so many times, as within a step the others are microseconds away; then
+    // Wait until `wanted` is reached: spinning so many times, as within a step the others are microseconds away; then
     // asleep, since between steps they may be seconds away. What was written before add() can be read afterwards.
-    void wait(uint32_t wanted, size_t looks) {
-        for (size_t look = 0; look < looks; ++look) {
+    void wait(uint32_t wanted, size_t spins) {
+        for (size_t spin = 0; spin < spins; ++spin) {
             if (reached(count.load(std::memory_order_acquire), wanted)) return;
             _mm_pause();
         }

@@ -115,34 +115,34 @@ void bind_program(nb::module_& module) {
                           uintptr_t out) { program.select(at<float>(x), width, at<float>(out)); })
         .def("add",
              [](Program& program, int rows, uintptr_t a, uintptr_t b, size_t width, uintptr_t out) {
-                 program.add(static_cast<Rows>(rows), at<float>(a), at<float>(b), width, at<float>(out));
+                 program.add(static_cast<BatchDim>(rows), at<float>(a), at<float>(b), width, at<float>(out));
              })
         .def("gated_silu",
              [](Program& program, int rows, uintptr_t gate, uintptr_t up, size_t width, uintptr_t out) {
-                 program.gated_silu(static_cast<Rows>(rows), at<float>(gate), at<float>(up), width, at<float>(out));
+                 program.gated_silu(static_cast<BatchDim>(rows), at<float>(gate), at<float>(up), width, at<float>(out));
              })
         .def("rms_norm",
              [](Program& program, int rows, uintptr_t x, uintptr_t weight, float eps, size_t heads, size_t width,
                 uintptr_t out) {
-                 program.rms_norm(static_cast<Rows>(rows), at<float>(x), at<float>(weight), eps, heads, width,
+                 program.rms_norm(static_cast<BatchDim>(rows), at<float>(x), at<float>(weight), eps, heads, width,
                                   at<float>(out));
              })
         .def("pack",
              [](Program& program, int rows, int form, uintptr_t x, size_t columns, uintptr_t packed) {
-                 program.pack(static_cast<Rows>(rows), static_cast<Form>(form), at<float>(x), columns,
+                 program.pack(static_cast<BatchDim>(rows), static_cast<Form>(form), at<float>(x), columns,
                               at<void>(packed));
              })
         .def("linear",
              [](Program& program, int rows, int form, uintptr_t packed, const Matrix& w, uintptr_t bias,
                 uintptr_t residual, uintptr_t y) {
-                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed),
+                 program.linear(static_cast<BatchDim>(rows), static_cast<Form>(form), at<void>(packed),
                                 {w, nullptr, at<float>(bias), at<float>(residual), at<float>(y)});
              },
              nb::keep_alive<1, 5>())
         .def("gated_linear",
              [](Program& program, int rows, int form, uintptr_t packed, const Matrix& gate, const Matrix& up,
                 uintptr_t y) {
-                 program.linear(static_cast<Rows>(rows), static_cast<Form>(form), at<void>(packed),
+                 program.linear(static_cast<BatchDim>(rows), static_cast<Form>(form), at<void>(packed),
                                 {gate, &up, nullptr, nullptr, at<float>(y)});
              },
              nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>())
@@ -159,19 +159,19 @@ void bind_program(nb::module_& module) {
         .def("attention",
              [](Program& program, int rows, uintptr_t q, const Side& k, const Side& v, size_t kv_heads, size_t group,
                 size_t size, size_t window, bool exact, uintptr_t out) {
-                 program.attention(static_cast<Rows>(rows), at<float>(q), cache_side(k), cache_side(v),
+                 program.attention(static_cast<BatchDim>(rows), at<float>(q), cache_side(k), cache_side(v),
                                    {kv_heads, group, size, window}, exact, at<float>(out));
              })
         .def("all_reduce",
-             [](Program& program, RowGroup& group, int rows, uintptr_t x, size_t width, bool contributes,
+             [](Program& program, TPGroup& group, int rows, uintptr_t x, size_t width, bool contributes,
                 uintptr_t residual, uintptr_t out) {
-                 program.all_reduce(group, static_cast<Rows>(rows), at<float>(x), width, contributes,
+                 program.all_reduce(group, static_cast<BatchDim>(rows), at<float>(x), width, contributes,
                                     at<float>(residual), at<float>(out));
              },
              nb::keep_alive<1, 2>())
         .def("gather",
-             [](Program& program, RowGroup& group, int rows, uintptr_t x, std::vector<size_t> widths, uintptr_t whole) {
-                 program.gather(group, static_cast<Rows>(rows), at<float>(x), std::move(widths), at<float>(whole));
+             [](Program& program, TPGroup& group, int rows, uintptr_t x, std::vector<size_t> widths, uintptr_t whole) {
+                 program.gather(group, static_cast<BatchDim>(rows), at<float>(x), std::move(widths), at<float>(whole));
              },
              nb::keep_alive<1, 2>())
         .def("send",

@@ -56,8 +56,8 @@ class Pool {
 
   private:
     // A step follows the last one within some 100 µs, in which a helper waits by looking; it sleeps once nothing has come
-    // for so many looks (about 200 µs), so that an idle engine uses no core.
-    static constexpr int kLooks = 6000;
+    // for so many spins (about 200 µs), so that an idle engine uses no core.
+    static constexpr int kSpins = 6000;
 
     // Give each helper a core of its own, where there are as many as threads; the first one is the caller's. Left to itself
     // the system wakes a helper on the core of whoever woke it, and the two take turns: decode at a tenth of its speed.
@@ -76,7 +76,7 @@ class Pool {
 
     void help(size_t index) {
         for (size_t seen = 0;;) {
-            for (int looks = 0; call_.load(std::memory_order_acquire) == seen && looks < kLooks; ++looks) _mm_pause();
+            for (int spins = 0; call_.load(std::memory_order_acquire) == seen && spins < kSpins; ++spins) _mm_pause();
             if (call_.load(std::memory_order_acquire) == seen) {
                 std::unique_lock lock(mutex_);
                 wake_.wait(lock, [&] { return call_.load(std::memory_order_relaxed) != seen; });

@@ -8,7 +8,7 @@
 
 #include "kernels.hpp"
 #include "pool.hpp"
-#include "row_group.hpp"
+#include "tp_group.hpp"
 #include "stage_link.hpp"
 
 namespace rowspan {
@@ -26,7 +26,7 @@ struct Step {
 };
 
 // What a call is about: all tokens, or those whose logits are wanted.
-enum class Rows : int { tokens, outputs };
+enum class BatchDim : int { tokens, outputs };
 
 // Where a layer keeps its keys and values, and the heads of them.
 struct Heads {
@@ -60,22 +60,23 @@ class Program {
     void end_segment();  // run() stops here, for the caller to do something between
     void embedding(const Table& table, float* out);
     void select(const float* x, size_t width, float* out);  // the output rows
-    void add(Rows rows, const float* a, const float* b, size_t width, float* out);
-    void gated_silu(Rows rows, const float* gate, const float* up, size_t width, float* out);
+    void add(BatchDim rows, const float* a, const float* b, size_t width, float* out);
+    void gated_silu(BatchDim rows, const float* gate, const float* up, size_t width, float* out);
     // width: of what is normed together; a row may hold several such heads.
-    void rms_norm(Rows rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
-    void pack(Rows rows, Form form, const float* x, size_t columns, void* packed);
+    void rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width,
+                  float* out);
+    void pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed);
     // The matrices must live as long as the program.
-    void linear(Rows rows, Form form, const void* packed, const Linear& op);
+    void linear(BatchDim rows, Form form, const void* packed, const Linear& op);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
-    void attention(Rows rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
+    void attention(BatchDim rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
                    float* out);
 
-    // With other ranks. A program has one row group at most, and one link to each side.
-    void all_reduce(RowGroup& group, Rows rows, const float* x, size_t width, bool contributes, const float* residual,
-                    float* out);
-    void gather(RowGroup& group, Rows rows, const float* x, std::vector<size_t> widths, float* whole);
+    // With other ranks. A program has one TP group at most, and one link to each side.
+    void all_reduce(TPGroup& group, BatchDim rows, const float* x, size_t width, bool contributes,
+                    const float* residual, float* out);
+    void gather(TPGroup& group, BatchDim rows, const float* x, std::vector<size_t> widths, float* whole);
     void send(StageLink& link, const float* x, size_t width);
     void receive(StageLink& link, size_t receiver, size_t width, float* out);
 
@@ -86,15 +87,15 @@ class Program {
   private:
     using Call = std::function<void(const Team&)>;
 
-    size_t count(Rows rows) const { return rows == Rows::tokens ? step_.tokens : step_.outputs; }
-    // Note that one more exchange of the row group was recorded: which.
-    size_t exchange(std::function<uint32_t()> acts);
+    size_t count(BatchDim rows) const { return rows == BatchDim::tokens ? step_.tokens : step_.outputs; }
+    // Note that one more exchange of the TP group was recorded: which.
+    size_t exchange(std::function<uint32_t()> sequences);
     // This thread's rows, in whole tiles.
-    Range part(Rows rows, const Team& team) const;
+    Range part(BatchDim rows, const Team& team) const;
     void record(Call call);
     // work(range of rows) for this thread's part of them.
     template <typename Work>
-    void by_rows(Rows rows, Work work);
+    void by_rows(BatchDim rows, Work work);
 
     const Kernels& kernels_;
     Pool& pool_;
@@ -104,9 +105,9 @@ class Program {
     std::vector<int64_t> output_starts_, output_first_positions_;  // the step's, as if it had its output rows only
     uint32_t begun_ = 0;  // steps, this one and those that were broken off included
     uint32_t steps_ = 0;  // before this one
-    uint32_t acts_ = 0;   // of the row group, before this step
-    std::vector<std::function<uint32_t()>> exchanges_;  // how many acts each takes in this step
-    std::vector<uint32_t> first_acts_;                  // of each
+    uint32_t sequence_ = 0;  // of the TP group, before this step
+    std::vector<std::function<uint32_t()>> exchanges_;  // how many sequence numbers each takes in this step
+    std::vector<uint32_t> first_sequences_;             // of each
     std::deque<Tasks> tasks_;  // of the calls that share their work by them
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;

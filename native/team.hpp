@@ -27,8 +27,8 @@ class Barrier {
             round_.store(round + 1, std::memory_order_release);
             return;
         }
-        for (int looks = 0; round_.load(std::memory_order_acquire) == round; ++looks) {
-            if (looks < kLooks)
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+            if (spins < kSpins)
                 _mm_pause();
             else
                 std::this_thread::yield();
@@ -36,7 +36,7 @@ class Barrier {
     }
 
   private:
-    static constexpr int kLooks = 600;
+    static constexpr int kSpins = 600;
     alignas(64) std::atomic<size_t> arrived_{0};
     alignas(64) std::atomic<size_t> round_{0};
 };

@@ -168,7 +168,7 @@ def alike(answer: Answer, expected: Answer) -> bool:
 
 def test_rows_on_each_host_and_a_host_that_goes_away_and_comes_back(pair: Pair, expected: Answer) -> None:
     with pair.serving("row") as head:
-        assert re.search(r"stage.row +0.0 +0.1 +1.0 +1.1", head.log), "two stages of two rows"
+        assert re.search(r"stage.tp_rank +0.0 +0.1 +1.0 +1.1", head.log), "two stages of two ranks"
         assert alike(pair.ask(), expected)
 
         assert pair.ask_until(lambda: pair.other.stop(signal.SIGKILL)) < LOST_SECONDS
@@ -189,7 +189,7 @@ def test_layers_and_ranks_that_die_or_hang(pair: Pair, expected: Answer) -> None
         return psutil.Process(pair.other.process.pid).children()[-1]
 
     with pair.serving("layer") as head:
-        assert re.search(r"stage.row +0.0 +1.0 +2.0 +3.0", head.log), "four stages"
+        assert re.search(r"stage.tp_rank +0.0 +1.0 +2.0 +3.0", head.log), "four stages"
         assert alike(pair.ask(), expected)
     with pair.serving("layer") as head:  # another head finds the same other host
         assert pair.ask_until(lambda: last_rank().kill()) < LOST_SECONDS

@@ -31,8 +31,8 @@ class Faulty:
 
     def __init__(self, sound: Any, fault: str) -> None:
         self.sound = sound
-        self.rows = getattr(sound, "rows", 0)
-        self.leads = getattr(sound, "leads", False)
+        self.tp_size = getattr(sound, "tp_size", 0)
+        self.is_leader = getattr(sound, "is_leader", False)
         self._fault = fault
 
     def all_reduce(self, x: Any, contributes: bool) -> Any:

@@ -20,7 +20,7 @@ from kit.run_ops import Floats, one_sequence, run_ops
 from numpy.typing import NDArray
 
 from rowspan.kernels.cpu.kernels import CpuKernels, Form
-from rowspan.kernels.cpu.trace import Rows, Value
+from rowspan.kernels.cpu.trace import BatchDim, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.model.rope_table import RopeTable
@@ -211,4 +211,4 @@ def test_a_sequence_behind_its_last_block_is_refused(isa: str) -> None:
 
 def test_another_kernels_layout_is_refused(isa: str) -> None:
     with pytest.raises(TypeError, match="layout"):
-        native(isa).linear(Value(Rows.TOKENS, 64), ORACLE.matrix("F32", np.zeros((1, 256), np.uint8), (1, 64)))
+        native(isa).linear(Value(BatchDim.TOKENS, 64), ORACLE.matrix("F32", np.zeros((1, 256), np.uint8), (1, 64)))

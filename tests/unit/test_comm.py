@@ -54,12 +54,13 @@ SPEC = ModelSpec(
 )
 
 
-def plan_of(*rows_per_stage: int) -> Plan:
+def plan_of(*ranks_per_stage: int) -> Plan:
     """Stages of rows; what the ranks hold of the model does not matter here."""
-    places = [(stage, row) for stage, n_rows in enumerate(rows_per_stage) for row in range(n_rows)]
+    places = [(stage, tp_rank) for stage, n_ranks in enumerate(ranks_per_stage) for tp_rank in range(n_ranks)]
     none = Span(0, 0)
     shards = [
-        Shard(rank, Device("cpu", rank), stage, row, none, none, none, none) for rank, (stage, row) in enumerate(places)
+        Shard(rank, Device("cpu", rank), stage, tp_rank, none, none, none, none)
+        for rank, (stage, tp_rank) in enumerate(places)
     ]
     return Plan(SplitMode.ROW, SPEC, tuple(shards))
 
@@ -191,7 +192,7 @@ def test_tensors_between_stages_keep_their_dtype(links: Transport | None) -> Non
 class _Doubles:
     """A group of two ranks that say the same; sums are in place, as those of shared memory are."""
 
-    rows, leads = 2, True
+    tp_size, is_leader = 2, True
 
     def all_reduce(self, x: Any, contributes: bool) -> Any:
         x *= 2

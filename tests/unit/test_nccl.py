@@ -88,7 +88,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeNccl:
 
 
 @pytest.mark.parametrize(
-    ("rows_per_stage", "pairs"),
+    ("ranks_per_stage", "pairs"),
     [
         ((2,), {(1, 0)}),
         ((4,), {(1, 0), (2, 0), (3, 0)}),
@@ -98,13 +98,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeNccl:
     ],
 )
 def test_whoever_will_talk_has_talked_when_all_are_connected(
-    rows_per_stage: tuple[int, ...], pairs: set[tuple[int, int]], fake: FakeNccl, tmp_path: Path
+    ranks_per_stage: tuple[int, ...], pairs: set[tuple[int, int]], fake: FakeNccl, tmp_path: Path
 ) -> None:
     """The memory that NCCL takes for it is then gone before a cache is sized."""
-    plan = plan_of(*rows_per_stage, kind="cuda")
+    plan = plan_of(*ranks_per_stage, kind="cuda")
     n_ranks, n_stages = len(plan.shards), plan.n_stages
     route = Route(Transport.NCCL, "")
-    routes = Routes(tuple(route if rows > 1 else None for rows in rows_per_stage), (route,) * (n_stages - 1))
+    routes = Routes(tuple(route if rows > 1 else None for rows in ranks_per_stage), (route,) * (n_stages - 1))
     computes = Computes(None, "", "bfloat16")
 
     known: list[set[Any]] = []
@@ -123,15 +123,15 @@ def test_whoever_will_talk_has_talked_when_all_are_connected(
         if comm.after is not None:
             comm.after.send(x)
             return None
-        return comm.group.gather_columns(x, [1] * comm.group.rows)
+        return comm.group.gather_columns(x, [1] * comm.group.tp_size)
 
     with ThreadPoolExecutor(n_ranks) as threads:
         results = list(threads.map(take_part, range(n_ranks)))
-    groups = {tuple(members) for members in _members(rows_per_stage) if len(members) > 1}
+    groups = {tuple(members) for members in _members(ranks_per_stage) if len(members) > 1}
     assert known == [groups | pairs, set(fake.calls)]
     assert fake.made == groups | pairs
-    rows = rows_per_stage[-1]
-    joined = torch.full((2, rows), math.prod(rows_per_stage), dtype=torch.bfloat16)
+    rows = ranks_per_stage[-1]
+    joined = torch.full((2, rows), math.prod(ranks_per_stage), dtype=torch.bfloat16)
     for rank, result in enumerate(results):
         if rank == n_ranks - rows:
             assert result is not None
@@ -140,6 +140,6 @@ def test_whoever_will_talk_has_talked_when_all_are_connected(
             assert result is None
 
 
-def _members(rows_per_stage: tuple[int, ...]) -> list[range]:
-    ends = [sum(rows_per_stage[: stage + 1]) for stage in range(len(rows_per_stage))]
-    return [range(end - rows, end) for end, rows in zip(ends, rows_per_stage, strict=True)]
+def _members(ranks_per_stage: tuple[int, ...]) -> list[range]:
+    ends = [sum(ranks_per_stage[: stage + 1]) for stage in range(len(ranks_per_stage))]
+    return [range(end - rows, end) for end, rows in zip(ends, ranks_per_stage, strict=True)]

@@ -69,7 +69,7 @@ def test_stages_of_rows_are_told_apart(tmp_path: Path) -> None:
     explanation = explained(tmp_path, SplitMode.ROW, 2)
     first, second = explanation.holdings
     mixed = replace(explanation, holdings=(first, second, replace(first, rank=2, stage=1), replace(second, stage=1)))
-    assert cells(mixed)["stage.row"] == ["0.0", "0.1", "1.0", "1.1", ""]
+    assert cells(mixed)["stage.tp_rank"] == ["0.0", "0.1", "1.0", "1.1", ""]
 
 
 @pytest.mark.parametrize("mode", SplitMode)

@@ -114,7 +114,7 @@ def assert_complete(plan: Plan, model: Model) -> None:
         group = plan.stage(index)
         assert len(group[0].layers) > 0
         assert {shard.layers for shard in group} == {group[0].layers}
-        assert [shard.row for shard in group] == list(range(len(group)))
+        assert [shard.tp_rank for shard in group] == list(range(len(group)))
         for key, info in model.tensors.items():
             assert_whole_in_stage(plan, group, key, info)
 
@@ -132,7 +132,7 @@ def assert_whole_in_stage(plan: Plan, group: Sequence[Shard], key: TensorKey, in
     if not needed:
         assert not held
     elif key.part == "bias" and key.role in BY_INPUTS:  # added to one partial sum
-        assert [cut is not None for cut in cuts] == [shard.row == 0 for shard in group]
+        assert [cut is not None for cut in cuts] == [shard.tp_rank == 0 for shard in group]
         assert held[0].rows == Span(0, info.shape[0])
     else:
         assert len(held) == len(group)
@@ -290,7 +290,7 @@ def test_refusals_say_why(devices: int, mode: SplitMode, shares: list[float] | N
 
 def places(plan: Plan) -> list[tuple[str, int, int, range]]:
     """Device, stage, row and layers of every rank."""
-    return [(str(s.device), s.stage, s.row, range(s.layers.start, s.layers.stop)) for s in plan.shards]
+    return [(str(s.device), s.stage, s.tp_rank, range(s.layers.start, s.layers.stop)) for s in plan.shards]
 
 
 def test_the_first_layers_go_to_cards_and_the_rest_to_cpus() -> None:
@@ -314,7 +314,7 @@ def test_layers_on_cards_need_cards_and_cpus_after_them(names: str) -> None:
 def test_stages_of_rows() -> None:
     model = model_of(replace(SPEC, n_layers=4))
     plan = split(model.spec, model.tensors, cpus(4), SplitMode.ROW, [1, 1, 3, 3], n_stages=2)
-    assert [(shard.stage, shard.row) for shard in plan.shards] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(shard.stage, shard.tp_rank) for shard in plan.shards] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [len(shard.layers) for shard in plan.shards] in ([1, 1, 3, 3], [2, 2, 2, 2])
     for stage in range(2):
         assert sum(len(shard.kv_heads) for shard in plan.stage(stage)) == SPEC.n_kv_heads

@@ -49,7 +49,7 @@ def break_transport(monkeypatch: pytest.MonkeyPatch, transport: str, fault: str)
 
 
 @pytest.mark.parametrize(
-    ("rows_per_stage", "transport", "tensors"),
+    ("ranks_per_stage", "transport", "tensors"),
     [
         ((2,), SHM, False),
         ((2, 1), SHM, False),
@@ -58,8 +58,8 @@ def break_transport(monkeypatch: pytest.MonkeyPatch, transport: str, fault: str)
         ((1, 2), HOST, True),
     ],
 )
-def test_sound_transports_pass(rows_per_stage: tuple[int, ...], transport: Transport, tensors: bool) -> None:
-    plan = plan_of(*rows_per_stage)
+def test_sound_transports_pass(ranks_per_stage: tuple[int, ...], transport: Transport, tensors: bool) -> None:
+    plan = plan_of(*ranks_per_stage)
     with leftovers() as left:
         assert probe_routes(plan, routes_of(plan, transport), NATIVE, tensors=tensors) is None
     assert not left()
@@ -79,7 +79,7 @@ WRONG = "rank 1 returned wrong data on it: 1 of 65536 words are wrong: word 77 i
 
 
 @pytest.mark.parametrize(
-    ("transport", "rows_per_stage", "fault", "says"),
+    ("transport", "ranks_per_stage", "fault", "says"),
     [
         (SHM, (2,), "flip", WRONG),
         (SHM, (1, 1), "flip", WRONG),
@@ -93,17 +93,17 @@ WRONG = "rank 1 returned wrong data on it: 1 of 65536 words are wrong: word 77 i
     ],
 )
 def test_a_fault_is_named(
-    transport: Transport, rows_per_stage: tuple[int, ...], fault: str, says: str, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, ranks_per_stage: tuple[int, ...], fault: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":
         monkeypatch.setattr(supervise, "SECONDS", 5.0)
     break_transport(monkeypatch, transport, fault)
-    plan = plan_of(*rows_per_stage)
+    plan = plan_of(*ranks_per_stage)
     with leftovers() as left:
         found = probe_routes(plan, routes_of(plan, transport), NATIVE)
     assert found is not None
     assert found.transport is transport
-    act = "all-reduce" if len(rows_per_stage) == 1 else "hand-over"
+    act = "all-reduce" if len(ranks_per_stage) == 1 else "hand-over"
     assert found.what.startswith(f"{act} of 256 KiB between ranks 0, 1: {says}")
     assert not left()
 

@@ -37,8 +37,8 @@ class Counting:
     def __init__(self, carrier: Any, sends: bool) -> None:
         self._carrier = carrier
         self._sends = sends
-        self.rows = getattr(carrier, "rows", 0)
-        self.leads = getattr(carrier, "leads", False)
+        self.tp_size = getattr(carrier, "tp_size", 0)
+        self.is_leader = getattr(carrier, "is_leader", False)
         self.given = 0
 
     def all_reduce(self, x: Any, contributes: bool) -> Any:
@@ -46,7 +46,7 @@ class Counting:
         return self._carrier.all_reduce(x, contributes)
 
     def gather_columns(self, x: Any, widths: Sequence[int]) -> Any:
-        self.given += x.nbytes * (not self.leads)
+        self.given += x.nbytes * (not self.is_leader)
         return self._carrier.gather_columns(x, widths)
 
     def send(self, x: Any) -> None:
@@ -63,11 +63,11 @@ def counted(blueprint: Blueprint, steps: Sequence[StepPlan], monkeypatch: pytest
 
     def connect_counting(plan: Plan, rank: int, *rest: Any) -> Comm[Any]:
         comm = connect(plan, rank, *rest)
-        leads = not plan.shards[rank].row
-        group = Counting(comm.group, leads)
-        after = None if comm.after is None else Counting(comm.after, leads)
+        is_leader = not plan.shards[rank].tp_rank
+        group = Counting(comm.group, is_leader)
+        after = None if comm.after is None else Counting(comm.after, is_leader)
         counters[rank] = [group, *([after] if after else [])]
-        return replace(comm, group=group if group.rows > 1 else comm.group, after=after)
+        return replace(comm, group=group if group.tp_size > 1 else comm.group, after=after)
 
     monkeypatch.setattr(worker_module, "connect", connect_counting)
     n_ranks = len(blueprint.plan.shards)

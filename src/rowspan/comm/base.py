@@ -10,17 +10,17 @@ Array = TypeVar("Array")
 """What a rank computes with: NumPy arrays, torch's tensors, or names of buffers while a model is recorded."""
 
 
-class RowGroup(Protocol[Array]):
+class TPGroup(Protocol[Array]):
     """The ranks of one stage, which hold rows of the same layers."""
 
     @property
-    def rows(self) -> int:
+    def tp_size(self) -> int:
         """How many ranks they are."""
         ...
 
     @property
-    def leads(self) -> bool:
-        """This rank is row 0."""
+    def is_leader(self) -> bool:
+        """This rank is rank 0 of the group."""
         ...
 
     def all_reduce(self, x: Array, contributes: bool) -> Array:
@@ -29,7 +29,7 @@ class RowGroup(Protocol[Array]):
         ...
 
     def gather_columns(self, x: Array, widths: Sequence[int]) -> Array | None:
-        """Join each rank's columns, (T, widths[row]), to (T, sum(widths)) on row 0; None elsewhere."""
+        """Join each rank's columns, (T, widths[tp_rank]), to (T, sum(widths)) on its leader; None elsewhere."""
         ...
 
 
@@ -37,7 +37,7 @@ class StageLink(Protocol[Array]):
     """From one stage to the next."""
 
     def send(self, x: Array) -> None:
-        """Hand hidden states on. Every rank of the earlier stage calls; the first row's are sent."""
+        """Hand hidden states on. Every rank of the earlier stage calls; its leader's are sent."""
         ...
 
     def receive(self, shape: tuple[int, ...]) -> Array:
@@ -49,7 +49,7 @@ class StageLink(Protocol[Array]):
 class Comm(Generic[Array]):
     """One rank's connections."""
 
-    group: RowGroup[Array]
+    group: TPGroup[Array]
     before: StageLink[Array] | None = None  # None: this is the first stage
     after: StageLink[Array] | None = None  # None: this is the last one
     close: Callable[[], None] = lambda: None
@@ -58,8 +58,8 @@ class Comm(Generic[Array]):
 class SoloGroup(Generic[Array]):
     """A rank that is alone in its stage."""
 
-    rows = 1
-    leads = True
+    tp_size = 1
+    is_leader = True
 
     def all_reduce(self, x: Array, contributes: bool) -> Array:
         return x

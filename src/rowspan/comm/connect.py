@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.comm.base import Comm, SoloGroup
-from rowspan.comm.leads import LeadLink, NoLink
+from rowspan.comm.leader_link import LeaderLink, NoLink
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.shared import SharedGroup, SharedLayout, SharedLink, SharedMemory
 from rowspan.comm.sockets import SocketGroup, SocketLink, Sockets
@@ -89,20 +89,20 @@ class _Connector:
             self._nccl.close()
 
     def _group(self, route: Route) -> Any:
-        stage, row = self._shard.stage, self._shard.row
+        stage, tp_rank = self._shard.stage, self._shard.tp_rank
         match route.transport:
             case Transport.SOCKETS:
                 return SocketGroup(self._sockets, self._plan, self._shard.rank)
             case Transport.SHARED | Transport.HOST:
                 layout, memory = self._shared()
-                rows = len(self._plan.stage(stage))
-                looks = self._meeting.looks
+                tp_size = len(self._plan.stage(stage))
+                spins = self._meeting.spins
                 native, isa = self._computes.native, self._computes.isa
-                return SharedGroup(native, isa, memory, layout.groups[stage], rows, row, looks)
+                return SharedGroup(native, isa, memory, layout.groups[stage], tp_size, tp_rank, spins)
             case Transport.NCCL:
                 from rowspan.comm.nccl import NcclGroup
 
-                return NcclGroup(self._nccl, stage, row)
+                return NcclGroup(self._nccl, stage, tp_rank)
         raise NotImplementedError(route.transport)
 
     def _link(self, route: Route, earlier: int, group: Any) -> Any:
@@ -111,17 +111,17 @@ class _Connector:
                 return SocketLink(self._sockets, self._plan, self._shard.rank, earlier)
             case Transport.SHARED | Transport.HOST:
                 layout, memory = self._shared()
-                place = self._shard.row if self._shard.stage > earlier else None
-                sends = self._shard.stage == earlier and not self._shard.row
+                place = self._shard.tp_rank if self._shard.stage > earlier else None
+                sends = self._shard.stage == earlier and not self._shard.tp_rank
                 receivers = len(self._plan.stage(earlier + 1))
-                area, looks = layout.links[earlier], self._meeting.looks
-                return SharedLink(self._computes.native, memory, area, receivers, place, looks, sends=sends)
+                area, spins = layout.links[earlier], self._meeting.spins
+                return SharedLink(self._computes.native, memory, area, receivers, place, spins, sends=sends)
             case Transport.NCCL:
                 from rowspan.comm.nccl import NcclLink
 
-                return NcclLink(self._nccl, earlier, leads=not self._shard.row)
+                return NcclLink(self._nccl, earlier, is_leader=not self._shard.tp_rank)
             case Transport.GLOO:
-                return LeadLink(NoLink() if self._shard.row else self._gloo(earlier), group)
+                return LeaderLink(NoLink() if self._shard.tp_rank else self._gloo(earlier), group)
         raise NotImplementedError(route.transport)
 
     def _gloo(self, earlier: int) -> Any:

@@ -27,13 +27,13 @@ class HostStore:
 class Meeting:
     """What a rank finds the others by.
 
-    layout: of the memory they share; None where they share none. looks: see `comm/shared.py`. peers: for each rank the
+    layout: of the memory they share; None where they share none. spins: see `comm/shared.py`. peers: for each rank the
     descriptor of a socket to it. store: a file, not there yet and the same for all, where cards of one host meet to set
     up NCCL. between: for ranks of several hosts.
     """
 
     layout: SharedLayout | None
-    looks: int
+    spins: int
     peers: Sequence[int]
     store: Path
     between: HostStore | None = None

@@ -58,29 +58,29 @@ class Nccl:
 
 
 class NcclGroup:
-    """See `rowspan.comm.base.RowGroup`."""
+    """See `rowspan.comm.base.TPGroup`."""
 
-    def __init__(self, nccl: Nccl, stage: int, row: int) -> None:
+    def __init__(self, nccl: Nccl, stage: int, tp_rank: int) -> None:
         self._group = nccl.groups[stage]
         self._members = nccl.stages[stage]
-        self.rows = len(self._members)
-        self.leads = row == 0
+        self.tp_size = len(self._members)
+        self.is_leader = tp_rank == 0
         for size in WARM_UP:
             self.all_reduce(nccl.zeros(size), contributes=True)
         if stage == len(nccl.stages) - 1:  # no other gathers: it has the head
-            self.gather_columns(nccl.zeros(1, 1), [1] * self.rows)
+            self.gather_columns(nccl.zeros(1, 1), [1] * self.tp_size)
         torch.cuda.synchronize(nccl.device)
 
     def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
         if not contributes:
             x.zero_()
         # NCCL rounds to x's own type after every addition: with two ranks that is the only one there is.
-        total = x.float() if self.rows > 2 else x
+        total = x.float() if self.tp_size > 2 else x
         dist.all_reduce(total, group=self._group)
         return total.to(x.dtype)
 
     def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
-        if not self.leads:
+        if not self.is_leader:
             dist.send(x.contiguous(), self._members[0])
             return None
         parts = [x]
@@ -92,14 +92,14 @@ class NcclGroup:
 
 
 class NcclLink:
-    """See `rowspan.comm.base.StageLink`: the first rows of two stages talk, and each then tells its group."""
+    """See `rowspan.comm.base.StageLink`: the leaders of two stages talk, and each then tells its group."""
 
-    def __init__(self, nccl: Nccl, earlier: int, *, leads: bool) -> None:
+    def __init__(self, nccl: Nccl, earlier: int, *, is_leader: bool) -> None:
         """Args: earlier: the stage that sends."""
         self._nccl = nccl
         self._sender, self._receiver = nccl.stages[earlier][0], nccl.stages[earlier + 1][0]
         self._group = nccl.groups[earlier + 1]
-        self._leads = leads
+        self._is_leader = is_leader
         if nccl.card in nccl.stages[earlier]:
             self.send(nccl.zeros(1))
         else:
@@ -107,12 +107,12 @@ class NcclLink:
         torch.cuda.synchronize(nccl.device)
 
     def send(self, x: Tensor) -> None:
-        if self._leads:
+        if self._is_leader:
             dist.send(x.to(self._nccl.dtype).contiguous(), self._receiver)
 
     def receive(self, shape: tuple[int, ...]) -> Tensor:
         x = torch.empty(shape, dtype=self._nccl.dtype, device=self._nccl.device)
-        if self._leads:
+        if self._is_leader:
             dist.recv(x, self._sender)
         if self._group is not None:
             dist.broadcast(x, self._receiver, group=self._group)

@@ -20,14 +20,14 @@ from rowspan.plan.split import Plan, Shard
 LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
 PAGE = 4096
 SLOT = 1 << 16  # floats of a sum that are exchanged at once: half of a core's second-level cache takes both slots
-LOOKS = 6000
-"""How often a rank looks for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart;
+SPINS = 6000
+"""How often a rank spins for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart;
 waking takes 50 µs. Where there are more threads than cores, looking only keeps the others from working."""
 
 
-def looks_before_sleep(threads: int) -> int:
+def spins_before_sleep(threads: int) -> int:
     """Of a rank of this host, on whose cores so many threads compute."""
-    return LOOKS if threads <= len(os.sched_getaffinity(0)) else 0
+    return SPINS if threads <= len(os.sched_getaffinity(0)) else 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SharedLayout:
             members = plan.stage(stage)
             slot = _up(max(SLOT, plan.spec.hidden_size, *(len(shard.vocab) for shard in members)), LINE)
             groups.append(Area(offset, slot))
-            offset += _up(native.RowGroup.nbytes(len(members), slot), PAGE)
+            offset += _up(native.TPGroup.nbytes(len(members), slot), PAGE)
             if stage + 1 < plan.n_stages:
                 links.append(Area(offset, hidden))
                 offset += _up(native.StageLink.nbytes(len(plan.stage(stage + 1)), hidden), PAGE)
@@ -64,9 +64,9 @@ class SharedLayout:
 
     def written_by(self, native: Any, plan: Plan, shard: Shard) -> int:
         """Bytes that one rank fills, in messages as long as they get: to its stage, and, leading it, to the next."""
-        rows, leads = len(plan.stage(shard.stage)), not shard.row
-        nbytes: int = native.RowGroup.nbytes(1, self.groups[shard.stage].slot) if rows > 1 else 0
-        if leads and shard.stage + 1 < plan.n_stages:
+        tp_size, is_leader = len(plan.stage(shard.stage)), not shard.tp_rank
+        nbytes: int = native.TPGroup.nbytes(1, self.groups[shard.stage].slot) if tp_size > 1 else 0
+        if is_leader and shard.stage + 1 < plan.n_stages:
             receivers = len(plan.stage(shard.stage + 1))
             nbytes += native.StageLink.nbytes(receivers, self.links[shard.stage].slot)
         return nbytes
@@ -100,32 +100,32 @@ class SharedMemory:
 
 
 class SharedGroup:
-    """See `rowspan.comm.base.RowGroup`; of contiguous float32 arrays. `native` is for programs, which number their acts
-    themselves: use one or the other."""
+    """See `rowspan.comm.base.TPGroup`; of contiguous float32 arrays. `native` is for programs, which count their
+    exchanges themselves: use one or the other."""
 
     def __init__(
-        self, native: Any, isa: str, memory: SharedMemory, area: Area, rows: int, row: int, looks: int
+        self, native: Any, isa: str, memory: SharedMemory, area: Area, tp_size: int, tp_rank: int, spins: int
     ) -> None:
-        self.native = native.RowGroup(isa, memory.address(area.offset), rows, row, area.slot, looks)
-        self.rows = rows
-        self.leads = row == 0
+        self.native = native.TPGroup(isa, memory.address(area.offset), tp_size, tp_rank, area.slot, spins)
+        self.tp_size = tp_size
+        self.is_leader = tp_rank == 0
         self._memory = memory  # is to live as long
-        self._acts = 0
+        self._sequence = 0
 
     def all_reduce(self, x: NDArray[np.float32], contributes: bool) -> NDArray[np.float32]:
-        first = self._count(self.native.sum_acts(x.size))
+        first = self._count(self.native.sum_sequences(x.size))
         self.native.all_reduce(first, x.ctypes.data, x.size, contributes, x.ctypes.data)
         return x
 
     def gather_columns(self, x: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float32] | None:
-        whole = np.empty((len(x), sum(widths)), np.float32) if self.leads else None
-        first = self._count(self.native.gather_acts(len(x), list(widths)))
+        whole = np.empty((len(x), sum(widths)), np.float32) if self.is_leader else None
+        first = self._count(self.native.gather_sequences(len(x), list(widths)))
         self.native.gather(first, x.ctypes.data, len(x), list(widths), 0 if whole is None else whole.ctypes.data)
         return whole
 
-    def _count(self, acts: int) -> int:
-        """The first of so many acts. They are counted in 32 bits, and around."""
-        first, self._acts = self._acts, (self._acts + acts) % (1 << 32)
+    def _count(self, sequences: int) -> int:
+        """The first of so many sequence numbers. They are counted in 32 bits, and around."""
+        first, self._sequence = self._sequence, (self._sequence + sequences) % (1 << 32)
         return first
 
 
@@ -139,12 +139,12 @@ class SharedLink:
         area: Area,
         receivers: int,
         place: int | None,
-        looks: int,
+        spins: int,
         *,
         sends: bool,
     ) -> None:
         """Args: receivers: ranks of the later stage; place: this rank's among them; sends: it leads the earlier one."""
-        self.native = native.StageLink(memory.address(area.offset), receivers, area.slot, looks)
+        self.native = native.StageLink(memory.address(area.offset), receivers, area.slot, spins)
         self.place = place
         self.sends = sends
         self._memory = memory  # is to live as long

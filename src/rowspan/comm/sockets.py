@@ -53,15 +53,15 @@ class Sockets:
 
 
 class SocketGroup:
-    """See `rowspan.comm.base.RowGroup`."""
+    """See `rowspan.comm.base.TPGroup`."""
 
     def __init__(self, sockets: Sockets, plan: Plan, rank: int) -> None:
         self._members = [shard.rank for shard in plan.stage(plan.shards[rank].stage)]
         self._others = [peer for peer in self._members if peer != rank]
         self._sockets = sockets
         self._rank = rank
-        self.rows = len(self._members)
-        self.leads = rank == self._members[0]
+        self.tp_size = len(self._members)
+        self.is_leader = rank == self._members[0]
 
     def all_reduce(self, x: NDArray[np.float32], contributes: bool) -> NDArray[np.float32]:
         if not contributes:
@@ -87,7 +87,7 @@ class SocketGroup:
         return np.add(total, last, out=x)
 
     def gather_columns(self, x: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float32] | None:
-        if not self.leads:
+        if not self.is_leader:
             self._sockets.send(x, self._members[0])
             return None
         parts = [x]

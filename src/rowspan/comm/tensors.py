@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rowspan.comm.base import Comm, RowGroup, StageLink
-from rowspan.comm.leads import LeadLink
+from rowspan.comm.base import Comm, StageLink, TPGroup
+from rowspan.comm.leader_link import LeaderLink
 from rowspan.comm.nccl import NcclGroup, NcclLink
 
 
@@ -26,14 +26,14 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
     """
     staging = _Staging(device)
 
-    alone = comm.group.rows == 1 or isinstance(comm.group, NcclGroup)
-    group: RowGroup[Tensor] = comm.group if alone else TensorGroup(comm.group, staging)
+    alone = comm.group.tp_size == 1 or isinstance(comm.group, NcclGroup)
+    group: TPGroup[Tensor] = comm.group if alone else TensorGroup(comm.group, staging)
 
     def link(one: StageLink[Any] | None) -> StageLink[Tensor] | None:
         if one is None or isinstance(one, NcclLink):
             return one
-        if isinstance(one, LeadLink):
-            return LeadLink(TensorLink(one.link, staging, dtype), group)
+        if isinstance(one, LeaderLink):
+            return LeaderLink(TensorLink(one.link, staging, dtype), group)
         return TensorLink(one, staging, dtype)
 
     return Comm(group, link(comm.before), link(comm.after), comm.close)
@@ -42,20 +42,20 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
 def silent(comm: Comm[Tensor], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
     """Connections of the same shapes that nothing passes through, for a rank that rehearses a step by itself."""
     link = _SilentLink(device, dtype)
-    group = _SilentGroup(comm.group.rows, comm.group.leads)
+    group = _SilentGroup(comm.group.tp_size, comm.group.is_leader)
     return Comm(group, comm.before and link, comm.after and link)
 
 
 @dataclass(frozen=True)
 class _SilentGroup:
-    rows: int
-    leads: bool
+    tp_size: int
+    is_leader: bool
 
     def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
         return x
 
     def gather_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
-        return x.new_zeros(len(x), sum(widths)) if self.leads else None
+        return x.new_zeros(len(x), sum(widths)) if self.is_leader else None
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class _SilentLink:
 
 
 class TensorGroup:
-    """See `rowspan.comm.base.RowGroup`."""
+    """See `rowspan.comm.base.TPGroup`."""
 
-    def __init__(self, group: RowGroup[NDArray[np.float32]], staging: _Staging) -> None:
+    def __init__(self, group: TPGroup[NDArray[np.float32]], staging: _Staging) -> None:
         self._group = group
         self._staging = staging
-        self.rows = group.rows
-        self.leads = group.leads
+        self.tp_size = group.tp_size
+        self.is_leader = group.is_leader
 
     def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
         return self._staging.tensor(self._group.all_reduce(self._staging.floats(x), contributes), x.dtype)

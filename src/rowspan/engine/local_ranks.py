@@ -22,7 +22,7 @@ from typing import Any
 from rowspan.comm.environment import rank_environment
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
-from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
+from rowspan.comm.shared import SharedLayout, SharedMemory, spins_before_sleep
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
 from rowspan.kernels.isa import is_native, native_module
@@ -56,10 +56,10 @@ class LocalRanks:
             with ExitStack() as spawning:
                 layout, memory = self._share(setups, spawning)
                 threads = sum(setup.threads for setup in setups)
-                looks = looks_before_sleep(threads)
+                spins = spins_before_sleep(threads)
                 peers = socket_mesh(self._ranks, self._n_ranks, spawning)
                 for setup in setups:
-                    meeting = Meeting(layout, looks, peers[setup.rank], Path(self._folder, "store"), setup.between)
+                    meeting = Meeting(layout, spins, peers[setup.rank], Path(self._folder, "store"), setup.between)
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
         except BaseException:
             self.close()

@@ -253,4 +253,4 @@ def _on_host(setups: Sequence[WorkerSetup], plan: Plan, host: int) -> list[Worke
 
 def _last_lead_here(plan: Plan) -> int:
     """The rank of the head that talks to the next host's: it runs the store where they meet."""
-    return max(shard.rank for shard in plan.shards if not shard.device.host and not shard.row)
+    return max(shard.rank for shard in plan.shards if not shard.device.host and not shard.tp_rank)

@@ -23,7 +23,7 @@ class Holding:
     rank: int
     device: str
     stage: int
-    row: int
+    tp_rank: int
     layers: Span
     heads: Span  # of queries
     kv_heads: Span
@@ -151,7 +151,7 @@ def _holding(plan: Plan, shard: Shard, size: ShardBytes, sent: Traffic, buffers:
         rank=shard.rank,
         device=str(shard.device),
         stage=shard.stage,
-        row=shard.row,
+        tp_rank=shard.tp_rank,
         layers=shard.layers,
         heads=shard.kv_heads.scaled(plan.spec.group),
         kv_heads=shard.kv_heads,

@@ -38,7 +38,7 @@ def lines(explanation: Explanation) -> list[Line]:
 
     figures: list[tuple[str, Callable[[Holding], str], str]] = []
     if cut and len(stages) > 1:
-        figures.append(("stage.row", lambda holding: f"{holding.stage}.{holding.row}", ""))
+        figures.append(("stage.tp_rank", lambda holding: f"{holding.stage}.{holding.tp_rank}", ""))
     figures.append(("layers", _layers, str(explanation.n_layers)))
     if cut or not several:
         figures += [(label, _count(field), str(whole[field])) for label, field in heads.items()]

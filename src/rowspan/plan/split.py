@@ -1,7 +1,8 @@
 """The one truth about who holds what.
 
-A plan is a pipeline of stages, and every stage is a row group: `layer` has one rank per stage, `row` has one stage of
-many ranks, `none` has one of each. Loader, KV pool and comm read the plan; nothing else knows how a model is cut.
+A plan is a pipeline of stages, and every stage is a tensor-parallel (TP) group: `layer` has one rank per stage, `row`
+has one stage of many ranks, `none` has one of each. Loader, KV pool and comm read the plan; nothing else knows how a
+model is cut.
 
 Within a stage the cut is Megatron's (Shoeybi et al. 2019): q, k, v, gate and up by outputs; o and down by inputs, so
 that one all-reduce after each of these two completes a layer; embedding and head by vocabulary.
@@ -68,7 +69,7 @@ class Shard:
     rank: int
     device: Device
     stage: int
-    row: int  # place within the stage's row group; row 0 speaks for the stage
+    tp_rank: int  # place within the TP group of the stage; rank 0 of the group speaks for the stage
     layers: Span
     kv_heads: Span  # empty: the rank holds no keys or values, and only takes part in the all-reduces
     ffn: Span
@@ -123,7 +124,7 @@ class Plan:
                 elif role in (Role.GATE, Role.UP):
                     rows = shard.ffn
                 elif role in (Role.O, Role.DOWN) and key.part == "bias":
-                    held = held and shard.row == 0  # added to one of the partial sums
+                    held = held and shard.tp_rank == 0  # added to one of the partial sums
                 elif role is Role.O:
                     columns = shard.kv_heads.scaled(group * head_dim)
                 elif role is Role.DOWN:
@@ -249,8 +250,10 @@ def _cut_stages(
     for index, (stage, layers) in enumerate(zip(stages, layer_spans, strict=True)):
         heads, ffn = _cut_rows(spec, tensors, stage.shares)
         vocab = _spans(apportion(spec.vocab_size, stage.shares))
-        for row, device in enumerate(stage.devices):
-            shards.append(Shard(len(shards), device, index, row, layers, heads[row], ffn[row], vocab[row]))
+        for tp_rank, device in enumerate(stage.devices):
+            shards.append(
+                Shard(len(shards), device, index, tp_rank, layers, heads[tp_rank], ffn[tp_rank], vocab[tp_rank])
+            )
     return Plan(mode, spec, tuple(shards))
 
 

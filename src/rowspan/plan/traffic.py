@@ -32,7 +32,7 @@ def traffic(plan: Plan, routes: Routes, tensors: Container[TensorKey], dtype: st
     """Of every rank.
 
     A rank that contributes to a sum gives its hidden states: after the embedding, after each layer's o and after its
-    down. The first row of a stage hands them on, once for all who take them; from host to host to the first row, which
+    down. The leader of a stage hands them on, once for all who take them; from host to host to the leader, which
     shares them by a sum. Rows but the first give their logits.
 
     Args:
@@ -50,14 +50,14 @@ def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey],
     if group is not None:
         # NCCL sums what two cards have as it is, and what more have as float32: comm/nccl.py.
         wide = FLOAT if len(plan.stage(shard.stage)) > 2 else _element(group, dtype)
-        shares = shard.stage > 0 and not shard.row and routes.links[shard.stage - 1].transport is Transport.GLOO
+        shares = shard.stage > 0 and not shard.tp_rank and routes.links[shard.stage - 1].transport is Transport.GLOO
         layers = shard.layers
         first_output = layers.stop - 1 if last else layers.stop  # layer
         start = shard.stage == 0 and len(shard.vocab) > 0
         sums = (start + shares + _contributions(plan, shard, tensors, layers.start, first_output)) * hidden * wide
         output_sums = _contributions(plan, shard, tensors, first_output, layers.stop) * hidden * wide
-        logits = len(shard.vocab) * _element(group, dtype) if last and shard.row else 0
-    if not last and not shard.row:
+        logits = len(shard.vocab) * _element(group, dtype) if last and shard.tp_rank else 0
+    if not last and not shard.tp_rank:
         hand_over = hidden * _element(routes.links[shard.stage], dtype)
     return Traffic(sums, hand_over, output_sums, logits)
 

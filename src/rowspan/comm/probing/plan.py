@@ -31,10 +31,12 @@ SPEC = ModelSpec(
 def bare_plan(stages: Sequence[Sequence[Device]]) -> Plan:
     """Ranks on these devices, which hold no layers."""
     none, vocabulary = Span(0, 0), Span(0, VOCABULARY)
-    places = [(stage, row, device) for stage, devices in enumerate(stages) for row, device in enumerate(devices)]
+    places = [
+        (stage, tp_rank, device) for stage, devices in enumerate(stages) for tp_rank, device in enumerate(devices)
+    ]
     shards = (
-        Shard(rank, device, stage, row, none, none, none, vocabulary)
-        for rank, (stage, row, device) in enumerate(places)
+        Shard(rank, device, stage, tp_rank, none, none, none, vocabulary)
+        for rank, (stage, tp_rank, device) in enumerate(places)
     )
     return Plan(SplitMode.ROW, SPEC, tuple(shards))
 

@@ -94,7 +94,7 @@ class _Rank:
         self._exercise = exercise
         self._comm = comm
         self._device = device
-        self._row = setup.plan.shards[setup.rank].row
+        self._tp_rank = setup.plan.shards[setup.rank].tp_rank
         self._stage = setup.plan.shards[setup.rank].stage
 
     def act(self, seeds: np.random.SeedSequence, turn: int) -> str:
@@ -109,25 +109,25 @@ class _Rank:
                 return self._hand_over(of_ranks[self._exercise.ranks[0]])
 
     def _sum(self, seeds: list[np.random.SeedSequence], turn: int) -> str:
-        rows = len(seeds)
+        tp_size = len(seeds)
         contribute = [
-            not turn % 2 or (turn + row) % rows != 0 for row in range(rows)
+            not turn % 2 or (turn + tp_rank) % tp_size != 0 for tp_rank in range(tp_size)
         ]  # in every second round all but one
         shape = (self._exercise.rows, self._exercise.widths[0])
         wanted = np.zeros(shape, np.float32)
         mine = wanted
-        for row, seed in enumerate(seeds):
-            part = _integers(seed, shape, EXACT_BITS - rows.bit_length())
-            mine = part if row == self._row else mine
-            if contribute[row]:
+        for tp_rank, seed in enumerate(seeds):
+            part = _integers(seed, shape, EXACT_BITS - tp_size.bit_length())
+            mine = part if tp_rank == self._tp_rank else mine
+            if contribute[tp_rank]:
                 wanted += part
-        got = self._comm.group.all_reduce(self._given(mine), contribute[self._row])
+        got = self._comm.group.all_reduce(self._given(mine), contribute[self._tp_rank])
         return _difference(self._array(got), wanted)
 
     def _gather(self, seeds: list[np.random.SeedSequence]) -> str:
         widths = self._exercise.widths
         parts = [_bits(seed, (self._exercise.rows, width)) for seed, width in zip(seeds, widths, strict=True)]
-        got = self._comm.group.gather_columns(self._given(parts[self._row].copy()), widths)
+        got = self._comm.group.gather_columns(self._given(parts[self._tp_rank].copy()), widths)
         return "" if got is None else _difference(self._array(got), np.concatenate(parts, axis=1))
 
     def _hand_over(self, seed: np.random.SeedSequence) -> str:

@@ -32,7 +32,7 @@ from rowspan.comm.probing.exercises import (
     exercises,
     largest_rows,
 )
-from rowspan.comm.shared import SharedLayout, SharedMemory, looks_before_sleep
+from rowspan.comm.shared import SharedLayout, SharedMemory, spins_before_sleep
 from rowspan.plan.routes import Routes, Transport
 from rowspan.plan.split import Plan
 from rowspan.rig.root import Root
@@ -166,7 +166,7 @@ def _running(
                 memory = SharedMemory.create(layout.nbytes)
                 spawning.callback(os.close, memory)
             meetings = [
-                Meeting(layout, looks_before_sleep(len(plan.shards)), peers, folder / "store")
+                Meeting(layout, spins_before_sleep(len(plan.shards)), peers, folder / "store")
                 for peers in socket_mesh(range(len(plan.shards)), len(plan.shards), spawning)
             ]
             name = native.__name__ if native is not None else None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.cpu.recorded_comm import record_comm
-from rowspan.kernels.cpu.trace import Op, Rows, Trace, Value
+from rowspan.kernels.cpu.trace import BatchDim, Op, Trace, Value
 from rowspan.kernels.isa import native_module
 from rowspan.kernels.ops import Forward, RawRows, Step, StepLimits, Weight
 from rowspan.model.rope_table import RopeTable
@@ -147,7 +147,7 @@ class CpuKernels:
         result = forward(SimpleNamespace(tokens=_Tokens()))
         if self._needs_tiles and limits.block_size % TILE_SLOTS:
             raise ValueError(f"blocks of an int16 cache are whole tiles of {TILE_SLOTS} slots, not {limits.block_size}")
-        max_rows = {Rows.TOKENS: limits.tokens, Rows.OUTPUTS: limits.outputs}
+        max_rows = {BatchDim.TOKENS: limits.tokens, BatchDim.OUTPUTS: limits.outputs}
 
         def nbytes(value: Value) -> int:
             if value.packed_as is None:
@@ -162,7 +162,7 @@ class CpuKernels:
         return table
 
     def embedding(self, table: RawRows, inputs: Any) -> Value:
-        out = Value(Rows.TOKENS, table.columns)
+        out = Value(BatchDim.TOKENS, table.columns)
         scheme, blocks = SCHEMES[table.scheme], self._trace.keep(table.blocks)
         place = (scheme.ggml_type, blocks.ctypes.data, blocks.strides[0], table.first, blocks.shape[0], table.columns)
         self._trace.op(lambda program, at: program.embedding(*place, at(out)), [], out)
@@ -268,8 +268,8 @@ class CpuKernels:
         return out
 
     def outputs(self, x: Value, inputs: Any) -> Value:
-        out = Value(Rows.OUTPUTS, x.width)
-        self._trace.op(lambda program, at: program.select(at(x), x.width, at(out)), [x], out, rows=Rows.OUTPUTS)
+        out = Value(BatchDim.OUTPUTS, x.width)
+        self._trace.op(lambda program, at: program.select(at(x), x.width, at(out)), [x], out, rows=BatchDim.OUTPUTS)
         return out
 
     def of_outputs(self, inputs: Any) -> Any:

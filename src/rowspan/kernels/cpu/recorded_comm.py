@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.comm.base import Comm, RowGroup, SoloGroup, StageLink
-from rowspan.comm.leads import LeadLink, NoLink
+from rowspan.comm.base import Comm, SoloGroup, StageLink, TPGroup
+from rowspan.comm.leader_link import LeaderLink, NoLink
 from rowspan.comm.shared import SharedGroup, SharedLink
-from rowspan.kernels.cpu.trace import Rows, Trace, Value
+from rowspan.kernels.cpu.trace import BatchDim, Trace, Value
 
 Floats = NDArray[np.float32]
 
@@ -23,17 +23,17 @@ def record_comm(comm: Comm[Floats], trace: Trace) -> Comm[Value]:
     return Comm(group, _link(comm.before, group, trace), _link(comm.after, group, trace), comm.close)
 
 
-def _group(group: RowGroup[Floats], trace: Trace) -> RowGroup[Value]:
+def _group(group: TPGroup[Floats], trace: Trace) -> TPGroup[Value]:
     if isinstance(group, SoloGroup):
         return SoloGroup()
     return _NativeGroup(group, trace) if isinstance(group, SharedGroup) else _CalledGroup(group, trace)
 
 
-def _link(link: StageLink[Floats] | None, group: RowGroup[Value], trace: Trace) -> StageLink[Value] | None:
+def _link(link: StageLink[Floats] | None, group: TPGroup[Value], trace: Trace) -> StageLink[Value] | None:
     if link is None:
         return None
-    if isinstance(link, LeadLink):
-        return LeadLink(_Nothing(trace) if isinstance(link.link, NoLink) else _CalledLink(link.link, trace), group)
+    if isinstance(link, LeaderLink):
+        return LeaderLink(_Nothing(trace) if isinstance(link.link, NoLink) else _CalledLink(link.link, trace), group)
     return _NativeLink(link, trace) if isinstance(link, SharedLink) else _CalledLink(link, trace)
 
 
@@ -43,12 +43,12 @@ class _NativeGroup:
     trace: Trace
 
     @property
-    def rows(self) -> int:
-        return self.shared.rows
+    def tp_size(self) -> int:
+        return self.shared.tp_size
 
     @property
-    def leads(self) -> bool:
-        return self.shared.leads
+    def is_leader(self) -> bool:
+        return self.shared.is_leader
 
     def all_reduce(self, x: Value, contributes: bool) -> Value:
         out = Value(x.rows, x.width)
@@ -66,8 +66,8 @@ class _NativeGroup:
         return out
 
     def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
-        # Written by one rank only; the others have it as something of no size, so that the order of acts is recorded.
-        out = Value(x.rows, sum(widths) if self.leads else 0)
+        # Written by one rank only; the others have it as something of no size, so that exchanges keep their order.
+        out = Value(x.rows, sum(widths) if self.is_leader else 0)
         group = self.shared.native
         self.trace.op(
             lambda program, at: program.gather(group, x.rows, at(x), list(widths), at(out)),
@@ -76,7 +76,7 @@ class _NativeGroup:
             rows=x.rows,
             by_rows=False,
         )
-        return out if self.leads else None
+        return out if self.is_leader else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _NativeLink:
         self.trace.op(lambda program, at: program.send(link, at(x), x.width), [x], self)
 
     def receive(self, shape: tuple[int, ...]) -> Value:
-        out = Value(Rows.TOKENS, shape[1])
+        out = Value(BatchDim.TOKENS, shape[1])
         link, place = self.shared.native, self.shared.place
         self.trace.op(lambda program, at: program.receive(link, place, out.width, at(out)), [], out)
         return out
@@ -107,23 +107,23 @@ class _Nothing:
         pass
 
     def receive(self, shape: tuple[int, ...]) -> Value:
-        out = Value(Rows.TOKENS, shape[1])
+        out = Value(BatchDim.TOKENS, shape[1])
         self.trace.op(lambda program, at: None, [], out)
         return out
 
 
 @dataclass(frozen=True)
 class _CalledGroup:
-    group: RowGroup[Floats]
+    group: TPGroup[Floats]
     trace: Trace
 
     @property
-    def rows(self) -> int:
-        return self.group.rows
+    def tp_size(self) -> int:
+        return self.group.tp_size
 
     @property
-    def leads(self) -> bool:
-        return self.group.leads
+    def is_leader(self) -> bool:
+        return self.group.is_leader
 
     def all_reduce(self, x: Value, contributes: bool) -> Value:
         def reduce(part: Floats) -> None:
@@ -135,7 +135,7 @@ class _CalledGroup:
         return x
 
     def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
-        if not self.leads:
+        if not self.is_leader:
             self.trace.call(lambda part: self.group.gather_columns(part, widths), [x], [])
             return None
         out = Value(x.rows, sum(widths))
@@ -156,7 +156,7 @@ class _CalledLink:
         self.trace.call(self.link.send, [x], [])
 
     def receive(self, shape: tuple[int, ...]) -> Value:
-        out = Value(Rows.TOKENS, shape[1])
+        out = Value(BatchDim.TOKENS, shape[1])
 
         def receive(whole: Floats) -> None:
             whole[:] = self.link.receive(whole.shape)

@@ -17,8 +17,8 @@ from rowspan.quant.panels import aligned
 T = TypeVar("T")
 
 
-class Rows(IntEnum):
-    """What a value has rows for: `Rows` of native/program.hpp."""
+class BatchDim(IntEnum):
+    """What a value has rows for: `BatchDim` of native/program.hpp."""
 
     TOKENS = 0
     OUTPUTS = 1
@@ -28,7 +28,7 @@ class Rows(IntEnum):
 class Value:
     """What an op works out: float32 (rows, width), or the kernels' own form of these for matrix products."""
 
-    rows: Rows
+    rows: BatchDim
     width: int
     packed_as: int | None = None
 
@@ -50,7 +50,7 @@ class Op:
     reads: list[Any]
     writes: Any
     by_rows: bool
-    rows: Rows
+    rows: BatchDim
     adds: bool
     residual: Value | None = None
 
@@ -82,7 +82,7 @@ class Trace:
         reads: Sequence[Any],
         writes: Any,
         *,
-        rows: Rows = Rows.TOKENS,
+        rows: BatchDim = BatchDim.TOKENS,
         by_rows: bool = True,
         adds: bool = False,
     ) -> Op:
@@ -114,7 +114,7 @@ class Trace:
         return True
 
     def compile(
-        self, program: Any, result: Value | None, max_rows: dict[Rows, int], nbytes: Callable[[Value], int]
+        self, program: Any, result: Value | None, max_rows: dict[BatchDim, int], nbytes: Callable[[Value], int]
     ) -> RecordedStep:
         """Lay out buffers and put the calls into a native program. nbytes: of a value with the most rows."""
         places = _lay_out(self.steps, result, nbytes)
@@ -198,7 +198,7 @@ class RecordedStep:
         program: Any,
         callouts: Sequence[tuple[Callable[..., object], Sequence[tuple[NDArray[np.uint8], Value]]]],
         result: tuple[NDArray[np.uint8], Value] | None,
-        max_rows: dict[Rows, int],
+        max_rows: dict[BatchDim, int],
         kept: Sequence[Any],
     ) -> None:
         self._kept = kept
@@ -208,8 +208,8 @@ class RecordedStep:
         self._max_rows = max_rows
 
     def __call__(self, inputs: StepInputs) -> NDArray[np.float32] | None:
-        counts = {Rows.TOKENS: len(inputs.tokens), Rows.OUTPUTS: len(inputs.output_rows)}
-        if any(counts[rows] > self._max_rows[rows] for rows in Rows):
+        counts = {BatchDim.TOKENS: len(inputs.tokens), BatchDim.OUTPUTS: len(inputs.output_rows)}
+        if any(counts[rows] > self._max_rows[rows] for rows in BatchDim):
             raise ValueError(f"a step of {counts}, of {self._max_rows} at most")
 
         def view(place: NDArray[np.uint8], value: Value) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A link between the first rows of two stages only, as there is from host to host."""
+"""A link between the leaders of two stages only, as there is from host to host."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.comm.base import Array, RowGroup, StageLink
+from rowspan.comm.base import Array, StageLink, TPGroup
 
 
-class LeadLink(Generic[Array]):
-    """See `rowspan.comm.base.StageLink`. What the first row of the later stage receives, it shares with its group by a
+class LeaderLink(Generic[Array]):
+    """See `rowspan.comm.base.StageLink`. What the leader of the later stage receives, it shares with its group by a
     sum with the others' nothing, which is exact: hidden states cross the slower link once."""
 
-    def __init__(self, link: StageLink[Array], group: RowGroup[Array]) -> None:
-        """Args: link: `NoLink` on all rows but the first; group: this rank's."""
+    def __init__(self, link: StageLink[Array], group: TPGroup[Array]) -> None:
+        """Args: link: `NoLink` on all ranks but the leader; group: this rank's."""
         self.link = link
         self.group = group
 
     def send(self, x: Array) -> None:
-        if self.group.leads:
+        if self.group.is_leader:
             self.link.send(x)
 
     def receive(self, shape: tuple[int, ...]) -> Array:
-        return self.group.all_reduce(self.link.receive(shape), self.group.leads)
+        return self.group.all_reduce(self.link.receive(shape), self.group.is_leader)
 
 
 class NoLink:
-    """Where another row of the stage has the link."""
+    """Where another rank of the stage has the link."""
 
     def send(self, x: NDArray[np.float32]) -> None:
         pass
