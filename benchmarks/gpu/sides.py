@@ -16,7 +16,7 @@ from gpu.models import BenchModel
 from gpu.rows import workload
 from rowspan.bench.engines.native_runner import NativeRunner
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.plan.device import Device
 from rowspan.plan.split import SplitMode
 
@@ -102,7 +102,7 @@ class Rowspan:
 
     def _loaded(self, model: BenchModel) -> NativeRunner:
         if model.path not in self._runners:
-            self._runners[model.path] = NativeRunner(draw_up(replace(self._config, model_path=model.path)))
+            self._runners[model.path] = NativeRunner(make_blueprint(replace(self._config, model_path=model.path)))
         return self._runners[model.path]
 
     def _unload(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from kit.http_server import eventually
 from kit.thread_ranks import start
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.errors import EngineError, OutOfMemoryError
 from rowspan.kernels.isa import TORCH
@@ -45,7 +45,7 @@ def open_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             cpu_isa=TORCH,
             **{"parallel": 4, "token_budget": 64, "block_size": 16, "gpu_memory_utilization": 1.0, **options},
         )
-        with Engine(draw_up(config), start=start) as engine:
+        with Engine(make_blueprint(config), start=start) as engine:
             yield engine
 
     return opened
@@ -75,7 +75,7 @@ def test_the_cache_takes_what_weights_and_the_largest_steps_leave(
     open_on: Callable[..., Any], expected: list[list[int]]
 ) -> None:
     held = weights(open_on)
-    # The rehearsals keep free what 64 tokens take, and 4 that decode; rope's angles are held beside the weights.
+    # Profiling keeps free what 64 tokens take, and 4 that decode; rope's angles are held beside the weights.
     card = FakeCard(held + 256 * 16 * 4 + 68 * 1000 + 30 * BLOCK)
     with open_on(card) as engine:
         assert 24 <= engine.ready[0].n_blocks <= 30
@@ -189,20 +189,20 @@ def test_parked_weights_leave_the_card_empty_and_the_next_request_brings_them_ba
     card = FakeCard(1 << 30)
     with open_on(card) as engine:
         assert run(engine, PROMPTS[0]) == expected[0]
-        assert engine.park()
+        assert engine.offload()
         assert card.caches == 0
-        assert card.log[-1] == "parked"
+        assert card.log[-1] == "offloaded"
         assert run(engine, PROMPTS[0]) == expected[0], "nothing of the old cache may be used"
-        assert "fetched" in card.log
+        assert "restored" in card.log
         pieces = engine.generate(PROMPTS[1], GREEDY)
         next(pieces)
-        assert not engine.park(), "a request is running"
+        assert not engine.offload(), "a request is running"
         list(pieces)
 
 
 def test_what_is_in_the_hosts_memory_cannot_be_parked(path: Path) -> None:
     with Engine.open(EngineConfig(path, block_size=16)) as engine:
-        assert not engine.park()
+        assert not engine.offload()
         assert len(run(engine, PROMPTS[0])) == 40
 
 
@@ -216,6 +216,6 @@ def test_an_int8_cache_holds_more_and_is_parked_like_any_other(
         assert ready.cache_bytes == card.caches == ready.n_blocks * BLOCK * (16 + 4) // (4 * 16)
         assert ready.n_blocks == 64, "all that four requests of 256 tokens can use; of float32 there are 30"
         answers = run_all(engine)
-        assert engine.park()
+        assert engine.offload()
         assert card.caches == 0
         assert [run(engine, prompt) for prompt in PROMPTS] == answers

@@ -19,7 +19,7 @@ from kit.http_server import eventually, serving
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.plan.split import SplitMode
 
 CHAT = "/v1/chat/completions"
@@ -44,7 +44,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[5])), Handler).serve_forever()
 @pytest.fixture(params=["native", "llamacpp"])
 def backend(request: pytest.FixtureRequest, tiny_path: Path, tmp_path: Path) -> Backend:
     if request.param == "native":
-        return NativeBackend(draw_up(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2, threads=1)))
+        return NativeBackend(make_blueprint(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2, threads=1)))
     return fake_backend(setup_for(tiny_path, tmp_path, context_size=512))
 
 

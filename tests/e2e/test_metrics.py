@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.plan.split import SplitMode
 
@@ -170,7 +170,7 @@ def test_what_runs_is_told_while_it_runs(fake: Fake) -> None:
 
 
 def test_looking_wakes_nothing(tiny_path: Path) -> None:
-    backend = NativeBackend(draw_up(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2, threads=1)))
+    backend = NativeBackend(make_blueprint(EngineConfig(tiny_path, split_mode=SplitMode.NONE, parallel=2, threads=1)))
     backend.start(LoadWatch())
     try:
         with serving(backend, ServerConfig(sleep_idle_seconds=0.3)) as server, server.client() as http:

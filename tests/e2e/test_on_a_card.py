@@ -87,7 +87,7 @@ def test_parked_weights_leave_the_card(path: Path) -> None:
     with opened(path, "cuda:0", dtype="float16") as engine:
         expected = answers(engine)
         before, _ = torch.cuda.mem_get_info()
-        assert engine.park()
+        assert engine.offload()
         assert torch.cuda.mem_get_info()[0] > before + engine.ready[0].cache_bytes // 2
         assert answers(engine) == expected
 

@@ -10,7 +10,7 @@ from rowspan.bench.engines.native_runner import NativeRunner
 from rowspan.bench.grid import Workload
 from rowspan.cli.memory_check import memory_line, predicted_memory
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(available_isas() == [TORCH], reason="no native k
 )
 def test_workers_take_what_was_predicted(smollm2_path: Path, devices: str, mode: SplitMode) -> None:
     config = EngineConfig(smollm2_path, parse_devices(devices), mode, context_size=1024, cache_tokens=1024)
-    blueprint = draw_up(config)
+    blueprint = make_blueprint(config)
     predicted = predicted_memory(blueprint)
     assert predicted is not None
     with NativeRunner(blueprint) as runner:

@@ -13,7 +13,7 @@ from kit.leftovers import leftovers
 from rowspan.comm.probing import supervise
 from rowspan.config import EngineConfig
 from rowspan.engine import core
-from rowspan.engine.blueprint import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.engine.group import WorkerGroup
 from rowspan.kernels.isa import native_module
@@ -34,7 +34,7 @@ def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def blueprint_of(tmp_path: Path, mode: SplitMode) -> Blueprint:
     path = TinyModel().write(tmp_path / "tiny.gguf")
-    return draw_up(EngineConfig(path, parse_devices("cpu:0,cpu:1"), mode, context_size=64))
+    return make_blueprint(EngineConfig(path, parse_devices("cpu:0,cpu:1"), mode, context_size=64))
 
 
 def answer(blueprint: Blueprint) -> list[int]:

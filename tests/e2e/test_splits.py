@@ -13,7 +13,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.bench.engines.steps import Steps
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.engine.group import WorkerGroup
 from rowspan.kernels.isa import TORCH, native_module
@@ -104,7 +104,7 @@ def test_a_rank_with_torch_works_beside_a_native_one(tmp_path: Path, mode: str, 
 
     def tokens(devices: str, mode: str, torch_ranks: tuple[int, ...]) -> list[int]:
         config = EngineConfig(path, devices=parse_devices(devices), split_mode=SplitMode(mode), dtype="float32")
-        blueprint = draw_up(config)
+        blueprint = make_blueprint(config)
         steps = Steps(blueprint.spec.vocab_size, 64, 512, config.block_size)
         plans: list[StepPlan] = [*steps.prompt(0, 40), *steps.generation(40, 10)]
         setups = [replace(setup, cpu_isa=TORCH) if setup.rank in torch_ranks else setup for setup in blueprint.setups()]

@@ -17,7 +17,7 @@ from kit.gguf_builder import TinyModel
 from kit.thread_ranks import start
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.errors import EngineError, OutOfMemoryError
 from rowspan.kernels.isa import TORCH
@@ -80,7 +80,7 @@ def open_on(path: Path, plain: Engine, monkeypatch: pytest.MonkeyPatch) -> Calla
         vocabulary = plain.blueprint.spec.vocab_size
         monkeypatch.setattr("rowspan.worker.worker.kernels_for", lambda *args: StreamKernels(card, vocabulary))
         config = EngineConfig(path, cpu_isa=TORCH, **{"parallel": 4, "token_budget": 64, "block_size": 16, **options})
-        with Engine(draw_up(config), start=start) as engine:
+        with Engine(make_blueprint(config), start=start) as engine:
             assert engine.ready[0].ahead
             yield engine
 
@@ -141,7 +141,7 @@ def test_stop_tokens_and_strings_and_leaving_end_requests_while_a_step_is_under_
             left.close()
             assert [token for token, _ in run(engine, [7] * 20)] == expected
         assert engine.stats().blocks_used == 0
-        assert engine.park(), "a step that nobody waits for any more is no reason not to"
+        assert engine.offload(), "a step that nobody waits for any more is no reason not to"
         assert [token for token, _ in run(engine, [7] * 20)] == expected
 
 

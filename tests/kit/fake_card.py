@@ -57,13 +57,13 @@ class FakeMemory(CardMemory):
     def empty(self) -> None:
         self._card.steps = 0
 
-    def park(self) -> None:
-        super().park()
-        self._card.log.append("parked")
+    def offload(self) -> None:
+        super().offload()
+        self._card.log.append("offloaded")
 
-    def fetch(self) -> None:
-        super().fetch()
-        self._card.log.append("fetched")
+    def restore(self) -> None:
+        super().restore()
+        self._card.log.append("restored")
 
 
 class FakeCardKernels(TorchKernels):
@@ -87,18 +87,18 @@ class FakeCardKernels(TorchKernels):
         weakref.finalize(cache, _give_back, card, nbytes)
         return cache
 
-    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+    def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         card = self.card
         compute = super().capture(forward, limits)
 
         @full_memory_told()
         def step(inputs: StepInputs) -> object:
             needed = card.token * len(inputs.tokens)
-            if not rehearsal:
+            if not profiling:
                 card.log.append(f"{len(inputs.tokens)} tokens")
             card.take(max(0, needed - card.steps), self.memory.free_and_total()[0])
             card.steps = max(card.steps, needed)
-            if rehearsal:
+            if profiling:
                 return compute(inputs)
             if card.full_for:
                 card.full_for -= 1

@@ -12,7 +12,7 @@ from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import FakeCard, FakeCardKernels
 from numpy.typing import NDArray
 
-from rowspan.kernels.ops import Fetch, Step, StepInputs
+from rowspan.kernels.ops import Step, StepInputs, WaitForTokens
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.triton.sampling.choose_tokens import sample, torch_draw_beyond, torch_rank_keys
 
@@ -44,7 +44,7 @@ class StreamKernels(FakeCardKernels):
 
         return Promise((len(inputs.output_rows), self._vocabulary), self._stream.submit(work))
 
-    def sample(self, promise: Promise, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:  # type: ignore[override]
+    def sample(self, promise: Promise, batch: SamplingBatch[NDArray[np.generic]]) -> WaitForTokens:  # type: ignore[override]
         def work() -> NDArray[np.float64]:
             time.sleep(self.card.step_seconds)
             if self.card.broken:
@@ -61,9 +61,9 @@ class StreamKernels(FakeCardKernels):
         number = self._samples
         self.card.log.append(f"launched {number}")
 
-        def fetch() -> NDArray[np.float64]:
+        def wait_for_tokens() -> NDArray[np.float64]:
             answer = future.result()
             self.card.log.append(f"fetched {number}")
             return answer
 
-        return fetch
+        return wait_for_tokens

@@ -10,7 +10,15 @@ from typing import Any
 
 from rowspan.errors import EngineError
 from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult
-from rowspan.worker.messages import GivenBack, Loaded, OpenCache, Rehearse, Rehearsed, WorkerReady, WorkerSetup
+from rowspan.worker.messages import (
+    CreateCache,
+    Loaded,
+    MemoryProfiled,
+    ProfileMemory,
+    StepOutOfMemory,
+    WorkerReady,
+    WorkerSetup,
+)
 
 Script = Callable[[int, StepPlan], bool]
 """Whether a rank has room for a step."""
@@ -26,7 +34,7 @@ class ScriptedRanks:
         self._n_blocks = n_blocks
         pairs = [socket.socketpair() for _ in setups]
         self.links = [Connection(ours.detach()) for ours, _ in pairs]
-        self.rehearsed: list[tuple[int, Rehearse]] = []  # by which rank
+        self.profiled: list[tuple[int, ProfileMemory]] = []  # by which rank
         self.opened: list[int] = []  # blocks
         for rank, (_, theirs) in enumerate(pairs):
             Thread(target=self._run, args=(rank, Connection(theirs.detach())), daemon=True).start()
@@ -61,14 +69,14 @@ class ScriptedRanks:
                     order = link.recv()
                 except (EOFError, OSError):
                     return
-                if isinstance(order, Rehearse) and order.turn == self._setups[rank].turn:
-                    self.rehearsed.append((rank, order))
-                    link.send(Rehearsed(rank, self._n_blocks[rank]))
-                elif isinstance(order, OpenCache):
+                if isinstance(order, ProfileMemory) and order.turn == self._setups[rank].turn:
+                    self.profiled.append((rank, order))
+                    link.send(MemoryProfiled(rank, self._n_blocks[rank]))
+                elif isinstance(order, CreateCache):
                     self.opened.append(order.n_blocks)
                     link.send(WorkerReady(rank, "script", True, False, order.n_blocks, 0, 0, 0.0))
                 elif isinstance(order, StepPlan) and not self._has_room(rank, order):
-                    link.send(GivenBack(rank, order.number))
+                    link.send(StepOutOfMemory(rank, order.number))
                 elif isinstance(order, StepPlan) and rank == 0 and self._has_room(1, order):
                     link.send(self._result(order))
 

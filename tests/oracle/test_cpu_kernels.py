@@ -178,7 +178,7 @@ def test_small_ops(isa: str, seed: int) -> None:
     check(lambda k, x, i: k.rope(x, k.rope_table(table), size, i), x)
     check(lambda k, x, y, i: k.gated_silu(x, y), x, other)
     check(lambda k, x, y, i: k.add(x, y), x, other)
-    check(lambda k, x, i: k.outputs(x, i), x)
+    check(lambda k, x, i: k.gather_output_rows(x, i), x)
 
 
 def test_extremes_of_silu(isa: str) -> None:
@@ -203,10 +203,10 @@ def test_shapes_without_elements(isa: str) -> None:
 def test_a_sequence_behind_its_last_block_is_refused(isa: str) -> None:
     kernels, x = native(isa), np.ones((3, 64), np.float32)
     inputs = one_sequence(3)
-    assert run_ops(kernels, kernels.outputs, x, inputs=inputs).shape == (3, 64)
+    assert run_ops(kernels, kernels.gather_output_rows, x, inputs=inputs).shape == (3, 64)
     kernels = native(isa)
     with pytest.raises(ValueError, match="behind its last block"):
-        run_ops(kernels, kernels.outputs, x, inputs=replace(inputs, blocks=inputs.blocks[:, :2].copy()))
+        run_ops(kernels, kernels.gather_output_rows, x, inputs=replace(inputs, blocks=inputs.blocks[:, :2].copy()))
 
 
 def test_another_kernels_layout_is_refused(isa: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
 from rowspan.kernels.isa import TORCH, TRITON
 from rowspan.scheduler.request import SamplingParams
@@ -37,7 +37,7 @@ def answer(
     with Engine.open(config) as engine:
         assert engine.ready[0].kernels == isa
         positions = engine.ready[0].n_blocks * 16 + (1 if isa == TRITON else 0)  # one that fills up graphs
-        assert engine.ready[0].cache_bytes == positions * draw_up(config).sizes[0].cache_per_token
+        assert engine.ready[0].cache_bytes == positions * make_blueprint(config).sizes[0].cache_per_token
         return [
             (token.token, token.logprob, [other for other, _ in token.top])
             for piece in engine.generate(PROMPT, params)

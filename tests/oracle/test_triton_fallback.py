@@ -103,7 +103,7 @@ def test_torchs_attention_is_not_captured(tmp_path: Path, caplog: pytest.LogCapt
     path = TinyModel(n_layers=1).write(tmp_path / "tiny.gguf")
     recorder = FakeRecorder()
     kernels = new_kernels(recorder)
-    rank(path, kernels)  # only now it is known: as a rehearsal would have found out
+    rank(path, kernels)  # only now it is known: as profiling would have found out
     assert recorder.rows == [4, 2, 1]
     rank(path, kernels).step(STEPS[1])
     assert recorder.rows == [4, 2, 1]
@@ -140,16 +140,16 @@ def test_equal_tokens_are_ranked_alike() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 17, 33, 512, 770, 4095])
-def test_every_width_is_rehearsed(most: int) -> None:
+def test_every_width_is_profiled(most: int) -> None:
     """What `linear` chooses a kernel by, and what Triton compiles one anew for."""
 
     def kinds(widths: Iterable[int]) -> set[tuple[int, bool, bool]]:
         return {(bucket(width), width == 1, width % 16 == 0) for width in widths}
 
-    rehearsed = all_widths(most)
-    assert kinds(rehearsed) == kinds(range(1, most + 1))
-    assert all(1 <= width <= most for width in rehearsed)
-    assert len(rehearsed) <= 2 * most.bit_length() + 2
+    profiled = all_widths(most)
+    assert kinds(profiled) == kinds(range(1, most + 1))
+    assert all(1 <= width <= most for width in profiled)
+    assert len(profiled) <= 2 * most.bit_length() + 2
 
 
 def from_triton(error: Exception) -> Callable[[], NoReturn]:
@@ -168,7 +168,7 @@ CANNOT_BE_HAD = [
     refuse,
 ]
 ANOTHER_MATTER = [
-    from_triton(RuntimeError("Triton Error [CUDA]: out of memory")),  # given back
+    from_triton(RuntimeError("Triton Error [CUDA]: out of memory")),  # the step runs out of memory
     from_triton(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")),  # the card is lost
     from_triton(TypeError("dynamic_func() missing 1 required positional argument: 'rows'")),  # a bug
     from_triton(InterpreterError("IndexError")),  # a bug that a test has found

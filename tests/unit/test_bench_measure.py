@@ -17,7 +17,7 @@ from rowspan.bench.engines.steps import Steps, random_tokens
 from rowspan.bench.machine.peak_memory import peak_child_memory
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
@@ -94,7 +94,7 @@ def test_generation_of_several_sequences_is_one_step() -> None:
 
 def cores_of(path: Path, devices: str, mode: SplitMode, main: int = 0, threads: int | None = None) -> list[object]:
     config = EngineConfig(path, parse_devices(devices), mode, main_gpu=main, threads=threads)
-    return [(setup.cores, setup.threads) for setup in draw_up(config).setups()]
+    return [(setup.cores, setup.threads) for setup in make_blueprint(config).setups()]
 
 
 def test_a_cpu_device_is_the_same_share_in_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,12 +28,12 @@ class BlockManagerMachine(RuleBasedStateMachine):
         super().__init__()
         self.manager = BlockManager(n_blocks=9, block_size=SIZE)
         self.contents: dict[int, tuple[int, ...]] = {}  # block → the whole prefix its positions stand for
-        self.live: list[tuple[list[int], list[bytes], list[int], int]] = []  # tokens, identities, blocks, computed
+        self.live: list[tuple[list[int], list[bytes], list[int], int]] = []  # tokens, block_hashes, blocks, computed
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=22))
     def admit(self, tokens: list[int]) -> None:
-        identities: list[bytes] = []
-        matched = self.manager.match(tokens, identities)
+        block_hashes: list[bytes] = []
+        matched = self.manager.match(tokens, block_hashes)
         assert len(matched) * SIZE < len(tokens)
         for index, block in enumerate(matched):
             assert self.contents[block] == tuple(tokens[: (index + 1) * SIZE])
@@ -50,18 +50,18 @@ class BlockManagerMachine(RuleBasedStateMachine):
         assert not owned & set(fresh)
         for block in fresh:
             self.contents.pop(block, None)
-        self.live.append((tokens, identities, matched + fresh, len(matched) * SIZE))
+        self.live.append((tokens, block_hashes, matched + fresh, len(matched) * SIZE))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def compute(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.live) - 1))
-        tokens, identities, blocks, start = self.live[index]
+        tokens, block_hashes, blocks, start = self.live[index]
         end = data.draw(st.integers(start, len(tokens)))
         for number in range(start // SIZE, end // SIZE):
             self.contents[blocks[number]] = tuple(tokens[: (number + 1) * SIZE])
-        self.manager.commit(tokens, identities, blocks, start, end)
-        self.live[index] = (tokens, identities, blocks, end)
+        self.manager.commit(tokens, block_hashes, blocks, start, end)
+        self.live[index] = (tokens, block_hashes, blocks, end)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -99,12 +99,12 @@ def test_equal_tokens_after_different_beginnings_are_different_blocks() -> None:
 def test_only_computed_blocks_are_offered() -> None:
     manager = BlockManager(8, SIZE)
     tokens = list(range(12))
-    identities: list[bytes] = []
+    block_hashes: list[bytes] = []
     blocks = manager.allocate(3)
     assert blocks is not None
-    manager.commit(tokens, identities, blocks, 0, 7)
+    manager.commit(tokens, block_hashes, blocks, 0, 7)
     assert manager.match([*tokens, 0], []) == blocks[:1]
-    manager.commit(tokens, identities, blocks, 7, 8)
+    manager.commit(tokens, block_hashes, blocks, 7, 8)
     assert manager.match([*tokens, 0], []) == blocks[:2]
 
 

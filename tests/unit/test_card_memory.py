@@ -73,24 +73,24 @@ def test_parked_weights_take_nothing_and_come_back() -> None:
         memory.hold(weight)
     before = [weight.clone() for weight in (*weights, pair.a)]
     free, _ = memory.free_and_total()
-    memory.park()
+    memory.offload()
     assert memory.free_and_total()[0] == free + 4000 + 24
-    memory.fetch()
+    memory.restore()
     assert memory.free_and_total()[0] == free
     assert all(torch.equal(weight, old) for weight, old in zip((*weights, pair.a), before, strict=True))
 
 
-def test_what_each_rehearsal_takes_is_kept_free() -> None:
+def test_what_each_profiled_step_takes_is_kept_free() -> None:
     card = FakeCard(1000)
     memory = FakeMemory(card)
 
     def take(nbytes: int) -> None:
         card.steps = nbytes
 
-    assert memory.room([lambda: take(200), lambda: take(50)], share=0.9) == 1000 - 250 - 100
+    assert memory.profile([lambda: take(200), lambda: take(50)], share=0.9) == 1000 - 250 - 100
     assert card.steps == 0, "nothing is held"
-    assert memory.room([lambda: take(990)], share=0.9) == 0
-    assert memory.room([lambda: take(200)], share=0.9, sharers=2) == (1000 - 2 * 200 - 100) // 2
+    assert memory.profile([lambda: take(990)], share=0.9) == 0
+    assert memory.profile([lambda: take(200)], share=0.9, sharers=2) == (1000 - 2 * 200 - 100) // 2
 
 
 @pytest.mark.parametrize(

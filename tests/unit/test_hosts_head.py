@@ -20,12 +20,12 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import ModelStamp, model_stamp
 from rowspan.comm.probing import trusted
 from rowspan.config import EngineConfig, HostsConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.ranks import PeersLostError
 from rowspan.errors import EngineError, SplitError, UsageError
 from rowspan.hosts import head as head_module
 from rowspan.hosts.head import Head
-from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, speech
+from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, protocol_version
 from rowspan.hosts.link import call
 from rowspan.hosts.remote_ranks import RemoteRanks
 from rowspan.kernels.isa import native_module
@@ -36,7 +36,7 @@ from rowspan.plan.split import Plan, SplitMode, split
 
 KEY = b"0123456789abcdef"
 MODEL = ModelStamp("tiny.gguf", 1000, "abc")
-OFFER = Offer(speech(), "b", 1, 2, (Device("cpu", 0, 1),), MODEL, 1 << 30)
+OFFER = Offer(protocol_version(), "b", 1, 2, (Device("cpu", 0, 1),), MODEL, 1 << 30)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_it_waits_and_says_for_whom(head: Head, config: HostsConfig, said: list[
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"speech": "Rowspan 0.0.1 on Python 3.11"}, ["Rowspan 0.0.1", speech()]),
+        ({"protocol_version": "Rowspan 0.0.1 on Python 3.11"}, ["Rowspan 0.0.1", protocol_version()]),
         ({"host": 0}, ["--node-rank 0"]),
         ({"host": 2}, ["--node-rank 2", "1 to 1"]),
         ({"n_hosts": 3}, ["--nnodes 3", "--nnodes 2"]),
@@ -114,7 +114,7 @@ def test_a_host_that_is_away_is_an_error_and_not_for_ever(
     monkeypatch.setattr(head_module, "RETURN_SECONDS", 1.0)
     path = TinyModel().write(tmp_path / "tiny.gguf")
     devices = (Device("cpu", 0), *OFFER.devices)
-    setups = draw_up(EngineConfig(path, devices=devices), [1 << 34]).setups()
+    setups = make_blueprint(EngineConfig(path, devices=devices), [1 << 34]).setups()
     with offer(config) as link:
         head.gather()
     with pytest.raises(EngineError) as caught:
@@ -190,7 +190,7 @@ def test_the_tightest_host_decides_on_the_cache(tmp_path: Path) -> None:
     config = EngineConfig(
         path, devices=(Device("cpu", 0), Device("cpu", 0, 1), Device("cpu", 1, 1)), split_mode=SplitMode.ROW
     )
-    roomy, tight = draw_up(config, [1 << 34]), draw_up(config, [1 << 21])
+    roomy, tight = make_blueprint(config, [1 << 34]), make_blueprint(config, [1 << 21])
     assert [str(shard.device) for shard in tight.plan.shards] == ["cpu:0", "1/cpu:0", "1/cpu:1"]
     assert [shard.stage for shard in tight.plan.shards] == [0, 1, 1]
     there = sum(size.cache_per_token for size in tight.sizes[1:])

@@ -10,7 +10,7 @@ from kit.gguf_builder import TinyModel
 
 from rowspan.bench.engines.native_jobs import _option_fields
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import Computing, draw_up
+from rowspan.engine.blueprint import RankKernels, make_blueprint
 from rowspan.errors import UsageError
 from rowspan.kernels.isa import TORCH, TRITON, available_isas, choose_isa
 from rowspan.plan.device import Device
@@ -32,16 +32,16 @@ def test_what_the_machine_lacks_is_refused() -> None:
 def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     monkeypatch.setenv("ROWSPAN_CPU_ISA", TORCH)
-    dense = draw_up(EngineConfig(path))
+    dense = make_blueprint(EngineConfig(path))
     assert {setup.cpu_isa for setup in dense.setups()} == {TORCH}
     monkeypatch.setenv("ROWSPAN_CPU_ISA", "sse")
     with pytest.raises(UsageError):
-        draw_up(EngineConfig(path))
+        make_blueprint(EngineConfig(path))
 
 
 def test_native_kernels_are_for_int8_and_float32(tmp_path: Path) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
-    assert draw_up(EngineConfig(path, dtype="bfloat16")).lead.cpu_isa == TORCH
+    assert make_blueprint(EngineConfig(path, dtype="bfloat16")).lead.cpu_isa == TORCH
 
 
 def test_cards_get_tritons_kernels_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,12 +49,12 @@ def test_cards_get_tritons_kernels_where_it_is_installed(tmp_path: Path, monkeyp
     config = EngineConfig(path, devices=(Device("cuda", 0),), card_kernels=None)
     for found, kernels in ((True, TRITON), (None, TORCH)):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
-        assert draw_up(config).lead == Computing(kernels, "bfloat16", ("bfloat16", "bfloat16"))
-        assert draw_up(replace(config, dtype="float32")).lead.cpu_isa == TORCH
+        assert make_blueprint(config).lead == RankKernels(kernels, "bfloat16", ("bfloat16", "bfloat16"))
+        assert make_blueprint(replace(config, dtype="float32")).lead.cpu_isa == TORCH
     with pytest.raises(UsageError, match="int8"):
-        draw_up(replace(config, dtype="int8"))
+        make_blueprint(replace(config, dtype="int8"))
     with pytest.raises(UsageError, match="ROWSPAN_CARD_KERNELS=triton cannot be had"):
-        draw_up(replace(config, card_kernels=TRITON))
+        make_blueprint(replace(config, card_kernels=TRITON))
 
 
 def test_tritons_kernels_run_on_cpus_in_its_interpreter_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,17 +68,17 @@ def test_tritons_kernels_run_on_cpus_in_its_interpreter_only(monkeypatch: pytest
 @pytest.mark.parametrize(("hidden", "cache_dtype"), [(64, "int16"), (96, "float16")])
 def test_the_cache_is_int16_beside_int8_if_heads_allow_it(tmp_path: Path, hidden: int, cache_dtype: str) -> None:
     path = TinyModel(scheme="Q8_0", hidden_size=hidden, n_heads=4).write(tmp_path / "m.gguf")
-    assert draw_up(EngineConfig(path, dtype="int8")).lead.cache_dtypes == (cache_dtype, cache_dtype)
-    assert draw_up(EngineConfig(path, dtype="float32")).lead.cache_dtypes == ("float32", "float32")
+    assert make_blueprint(EngineConfig(path, dtype="int8")).lead.cache_dtypes == (cache_dtype, cache_dtype)
+    assert make_blueprint(EngineConfig(path, dtype="float32")).lead.cache_dtypes == ("float32", "float32")
 
 
 def test_int8_needs_native_kernels(tmp_path: Path) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     with pytest.raises(UsageError, match="int8"):
-        draw_up(EngineConfig(path, dtype="int8", cpu_isa=TORCH))
+        make_blueprint(EngineConfig(path, dtype="int8", cpu_isa=TORCH))
     with pytest.raises(UsageError, match="i16"):
-        draw_up(EngineConfig(path, cache_type_k="i16", cpu_isa=TORCH))
-    assert draw_up(EngineConfig(path, cpu_isa=TORCH)).lead.dtype == "float32"
+        make_blueprint(EngineConfig(path, cache_type_k="i16", cpu_isa=TORCH))
+    assert make_blueprint(EngineConfig(path, cpu_isa=TORCH)).lead.dtype == "float32"
 
 
 def test_tensors_have_q8_0_caches_as_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +87,13 @@ def test_tensors_have_q8_0_caches_as_int8(tmp_path: Path, monkeypatch: pytest.Mo
     path = TinyModel(hidden_size=80, n_heads=2, n_kv_heads=1, n_layers=3, ffn_size=80).write(tmp_path / "m.gguf")
     for isa, dtype in ((TORCH, "float32"), (TRITON, "float16")):
         config = EngineConfig(path, cpu_isa=isa, dtype=dtype, cache_type_k="q8_0", cache_type_v="q8_0")
-        blueprint = draw_up(config)
+        blueprint = make_blueprint(config)
         assert blueprint.lead.cache_dtypes == ("int8", "int8")
         assert blueprint.sizes[0].cache_per_token == 3 * 1 * 2 * (40 + 4)  # layers · KV heads · (K, V) · (codes, scale)
         assert _option_fields(blueprint)["type_k"] == "q8_0"
-    assert draw_up(EngineConfig(path, cpu_isa=TORCH, cache_type_k="q8_0")).lead.cache_dtypes == ("int8", "float32")
+    assert make_blueprint(EngineConfig(path, cpu_isa=TORCH, cache_type_k="q8_0")).lead.cache_dtypes == (
+        "int8",
+        "float32",
+    )
     with pytest.raises(UsageError, match="--cache-type-k is q8_0 and --cache-type-v float16"):
-        draw_up(EngineConfig(path, cpu_isa=TRITON, dtype="float16", cache_type_k="q8_0"))
+        make_blueprint(EngineConfig(path, cpu_isa=TRITON, dtype="float16", cache_type_k="q8_0"))

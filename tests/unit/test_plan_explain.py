@@ -10,7 +10,7 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.describe import describe
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
@@ -24,7 +24,7 @@ MODEL = TinyModel(scheme="Q4_0", n_layers=4, hidden_size=96, n_heads=6, n_kv_hea
 def explained(folder: Path, mode: SplitMode, n_devices: int, model: TinyModel = MODEL) -> Explanation:
     path = model.write(folder / "m.gguf")
     devices = parse_devices(",".join(f"cpu:{index}" for index in range(n_devices)))
-    return describe(draw_up(EngineConfig(path, devices, mode, context_size=64, cache_tokens=320)))
+    return describe(make_blueprint(EngineConfig(path, devices, mode, context_size=64, cache_tokens=320)))
 
 
 def cells(explanation: Explanation) -> dict[str, list[str]]:

@@ -541,7 +541,7 @@ def test_steps_given_back_are_computed_again_the_one_ahead_too() -> None:
     ahead.plan()
     lost = [ahead.under_way.popleft() for _ in range(2)]
     assert [plan.ahead for plan in lost] == [True, True]
-    ahead.scheduler.give_back()
+    ahead.scheduler.abandon_steps()
     ahead.scheduler.resize(20)
     known, number = ahead.workers.known, lost[-1].number
     ahead.workers = Workers(BlockManager(20, 4), 4, 16, known=known, number=number)

@@ -18,7 +18,7 @@ from rowspan.comm.base import Comm
 from rowspan.comm.connect import connect
 from rowspan.comm.meeting import Meeting
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Route, Routes, Transport
 from rowspan.plan.split import Plan, SplitMode
@@ -81,7 +81,7 @@ def counted(blueprint: Blueprint, steps: Sequence[StepPlan], monkeypatch: pytest
         worker = Worker(setup)
         given = []
         with closing(worker):  # also of one that fails, or the others would wait for it
-            worker.open_cache(worker.rehearse().n_blocks)
+            worker.create_cache(worker.profile_memory().n_blocks)
             for step in steps:
                 worker.step(step)
                 given.append(sum(counter.given for counter in counters[rank]))
@@ -111,10 +111,10 @@ def test_what_is_foretold_is_what_is_given(
 ) -> None:
     names = parse_devices(",".join(f"cpu:{index}" for index in range(devices)))
     path = MODEL.write(tmp_path / "tiny.gguf")
-    drawn = draw_up(EngineConfig(path, names, mode, ratios, context_size=64, cpu_isa=isa, dtype="float32"))
-    groups = tuple(None if group is None else Route(Transport.SOCKETS, "") for group in drawn.routes.groups)
-    routes = Routes(groups, (Route(Transport.SOCKETS, ""),) * (drawn.plan.n_stages - 1))
-    blueprint = replace(drawn, routes=routes)
+    blueprint = make_blueprint(EngineConfig(path, names, mode, ratios, context_size=64, cpu_isa=isa, dtype="float32"))
+    groups = tuple(None if group is None else Route(Transport.SOCKETS, "") for group in blueprint.routes.groups)
+    routes = Routes(groups, (Route(Transport.SOCKETS, ""),) * (blueprint.plan.n_stages - 1))
+    blueprint = replace(blueprint, routes=routes)
     prompt = tuple(range(1, 21))
     new = NewSequence(0, prompt, len(prompt), SamplingParams(temperature=0, seed=1))
     steps = [

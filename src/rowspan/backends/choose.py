@@ -9,7 +9,7 @@ from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, BackendName, Format, MissingBackendError, Setup, UnsupportedOptionError
 from rowspan.backends.vllm import Vllm
-from rowspan.engine.blueprint import draw_up, trust
+from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
 
 
@@ -60,7 +60,7 @@ def _native(setup: Setup) -> NativeBackend:
         raise UnsupportedOptionError(
             "--backend-args cannot be had with --backend native.", fix="Use Rowspan's own options."
         )
-    return NativeBackend(trust(draw_up(setup.engine)))
+    return NativeBackend(with_trusted_routes(make_blueprint(setup.engine)))
 
 
 def _instead(error: RowspanError, setup: Setup) -> Backend:

@@ -93,7 +93,7 @@ class NativeBackend:
     async def sleep(self) -> None:
         if self._engine is None:
             return
-        if self.blueprint.config.sleep_level == 1 and await asyncio.to_thread(self._engine.park):
+        if self.blueprint.config.sleep_level == 1 and await asyncio.to_thread(self._engine.offload):
             self._asleep = True
             return
         engine, self._engine, self._asleep = self._engine, None, True
@@ -102,7 +102,7 @@ class NativeBackend:
     async def wake(self) -> None:
         if self._engine is None:
             await asyncio.to_thread(self.start, LoadWatch())
-        self._asleep = False  # parked weights are fetched by the first step
+        self._asleep = False  # offloaded weights are restored by the first step
 
     async def encode(self, text: str) -> list[int]:
         return await self._text.encode(text)

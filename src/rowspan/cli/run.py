@@ -53,7 +53,7 @@ def run(
     from rowspan.backends.native import NativeBackend
     from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
-    from rowspan.engine.blueprint import draw_up
+    from rowspan.engine.blueprint import make_blueprint
     from rowspan.errors import UsageError
     from rowspan.hub.download_progress import Silent
     from rowspan.scheduler.request import SamplingParams
@@ -64,7 +64,7 @@ def run(
     if prompt is not None and not prompt.strip():
         raise UsageError("The prompt is empty.", fix='Write it behind the model: rowspan run MODEL "PROMPT".')
     files = hub.resolve(model or hub.DEFAULT_MODEL, progress=terminal_progress())
-    blueprint = draw_up(engine_config(files.path))
+    blueprint = make_blueprint(engine_config(files.path))
     params = SamplingParams(
         max_tokens=max_tokens or blueprint.cache.context_size,
         temperature=temperature,

@@ -16,7 +16,7 @@ from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
 from rowspan.cli.console_output import stderr_console
 from rowspan.config import HostsConfig
-from rowspan.engine.blueprint import draw_up
+from rowspan.engine.blueprint import make_blueprint
 from rowspan.errors import UsageError
 from rowspan.hosts.agent import Agent
 from rowspan.hosts.head import Head
@@ -45,7 +45,7 @@ def gathered(hosts: HostsConfig, backend: BackendName | None, setup: Setup) -> I
     with Head(hosts, model_stamp(open_checkpoint(config.model_path)), say) as head:
         offers = head.gather()
         devices = (*config.devices, *(device for offer in offers for device in offer.devices))
-        blueprint = draw_up(replace(config, devices=devices), [offer.free_memory for offer in offers])
+        blueprint = make_blueprint(replace(config, devices=devices), [offer.free_memory for offer in offers])
         at_work = {shard.device.host for shard in blueprint.plan.shards}
         if idle := set(range(hosts.n_hosts)) - at_work:
             raise UsageError(f"Host {min(idle)} would have nothing to do.", fix="Leave out the host, or -ngl.")

@@ -39,15 +39,15 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
     return Comm(group, link(comm.before), link(comm.after), comm.close)
 
 
-def silent(comm: Comm[Tensor], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
-    """Connections of the same shapes that nothing passes through, for a rank that rehearses a step by itself."""
+def detached(comm: Comm[Tensor], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
+    """Connections of the same shapes that nothing passes through, for a rank that profiles a step by itself."""
     link = _SilentLink(device, dtype)
-    group = _SilentGroup(comm.group.tp_size, comm.group.is_leader)
+    group = _DetachedGroup(comm.group.tp_size, comm.group.is_leader)
     return Comm(group, comm.before and link, comm.after and link)
 
 
 @dataclass(frozen=True)
-class _SilentGroup:
+class _DetachedGroup:
     tp_size: int
     is_leader: bool
 

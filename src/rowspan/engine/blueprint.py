@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Computing:
+class RankKernels:
     """How a rank computes."""
 
     cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
@@ -34,7 +34,7 @@ class Computing:
     cache_dtypes: tuple[str, str]
 
     @classmethod
-    def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> Computing:
+    def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> RankKernels:
         """Raises UsageError: the configuration asks for what this device cannot do."""
         cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype, config.card_kernels)
         cache_dtypes = (
@@ -61,12 +61,12 @@ class Blueprint:
     routes: Routes
     sizes: tuple[ShardBytes, ...]  # by rank
     cache: CacheSize
-    computing: tuple[Computing, ...]  # by rank
+    kernels: tuple[RankKernels, ...]  # by rank
 
     @property
-    def lead(self) -> Computing:
+    def lead(self) -> RankKernels:
         """How the first rank computes: all of them, where devices are of one kind."""
-        return self.computing[0]
+        return self.kernels[0]
 
     def setups(self) -> list[WorkerSetup]:
         return [
@@ -75,9 +75,9 @@ class Blueprint:
                 plan=self.plan,
                 routes=self.routes,
                 model_path=self.config.model_path,
-                dtype=computing.dtype,
-                cpu_isa=computing.cpu_isa,
-                cache_dtypes=computing.cache_dtypes,
+                dtype=kernels.dtype,
+                cpu_isa=kernels.cpu_isa,
+                cache_dtypes=kernels.cache_dtypes,
                 n_blocks=self.cache.n_blocks if shard.device.kind == "cpu" else self.cache.most_blocks,
                 block_size=self.config.block_size,
                 context_size=self.cache.context_size,
@@ -89,13 +89,13 @@ class Blueprint:
                 sharers=len(sharing := [other.rank for other in self.plan.shards if other.device == shard.device]),
                 turn=sharing.index(shard.rank),
             )
-            for shard, computing, (cores, threads) in zip(
-                self.plan.shards, self.computing, share_cores(self.plan, self.config), strict=True
+            for shard, kernels, (cores, threads) in zip(
+                self.plan.shards, self.kernels, share_cores(self.plan, self.config), strict=True
             )
         ]
 
 
-def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Blueprint:
+def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Blueprint:
     """Read the model's header and decide.
 
     Args:
@@ -124,7 +124,7 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
     )
     if plan.note:
         log.warning("%s", plan.note)
-    computing = tuple(Computing.on(shard.device, config, spec) for shard in plan.shards)
+    kernels = tuple(RankKernels.on(shard.device, config, spec) for shard in plan.shards)
     sizes = tuple(
         shard_bytes(
             plan,
@@ -135,14 +135,14 @@ def draw_up(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Bluepri
             native=is_native(how.cpu_isa),
             on_card=how.cpu_isa == TRITON,
         )
-        for shard, how in zip(plan.shards, computing, strict=True)
+        for shard, how in zip(plan.shards, kernels, strict=True)
     )
     cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
     routes = known_routes(plan, native_module())
-    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, computing)
+    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, kernels)
 
 
-def trust(blueprint: Blueprint) -> Blueprint:
+def with_trusted_routes(blueprint: Blueprint) -> Blueprint:
     """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
     Of a plan over several hosts, what is on this one: `check_host` is for the others.
 

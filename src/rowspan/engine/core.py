@@ -13,7 +13,7 @@ from itertools import count
 
 import psutil
 
-from rowspan.engine.blueprint import Blueprint, check_room, trust
+from rowspan.engine.blueprint import Blueprint, check_room, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
@@ -21,12 +21,12 @@ from rowspan.kvcache.blocks import BlockManager
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import Request, SamplingParams
 from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
-from rowspan.worker.messages import GivenBack
+from rowspan.worker.messages import StepOutOfMemory
 
 log = logging.getLogger(__name__)
 
-PARKED_SHARE = 0.9  # of the host's free memory that parked weights may take
-GIVE_UP_AFTER = 4  # steps given back one after the other, each half as large as the one before
+OFFLOADED_SHARE = 0.9  # of the host's free memory that offloaded weights may take
+GIVE_UP_AFTER = 4  # steps out of memory one after the other, each half as large as the one before
 
 EventSink = Callable[[TokenEvent | RowspanError], None]
 """Gets a request's events, then nothing more after one with a finish reason, or after an error. Called on the engine's
@@ -78,7 +78,7 @@ class EngineCore:
             SplitError: no transport between the devices can be trusted.
         """
         config = blueprint.config
-        self._blueprint = blueprint = trust(blueprint)
+        self._blueprint = blueprint = with_trusted_routes(blueprint)
         self._start = start
         self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress, start)
         try:
@@ -100,7 +100,7 @@ class EngineCore:
         self.ready = self._group.ready
         self._most_under_way = blueprint.plan.n_stages + self._group.ahead
         self._under_way = 0  # steps
-        self._given_back = 0  # steps, one after the other
+        self._out_of_memory = 0  # steps, one after the other
         self._proven = False  # this group of workers has done a step
         self._sinks: dict[int, EventSink] = {}
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Park | _Stop] = queue.SimpleQueue()
@@ -139,7 +139,7 @@ class EngineCore:
         self._put(_AskStats(answer))
         return answer.result(timeout=60)
 
-    def park(self) -> bool:
+    def offload(self) -> bool:
         """Move weights from cards to the host's memory; the next request brings them back. False, and nothing is done,
         if something is running, if there are no cards, or if the host has no room.
 
@@ -203,13 +203,13 @@ class EngineCore:
 
     def _park(self) -> bool:
         on_cards = [rank.weight_bytes for rank in self.ready if rank.on_card]
-        room = sum(on_cards) < psutil.virtual_memory().available * PARKED_SHARE
+        room = sum(on_cards) < psutil.virtual_memory().available * OFFLOADED_SHARE
         if self._scheduler.busy or self._group is None or not on_cards or not room:
             return False
         try:
             while self._under_way:  # steps whose requests are gone
                 self._take_result(self._group)
-            self._group.park()
+            self._group.offload()
         except RowspanError as error:
             self._lose_workers(error)
             return False
@@ -241,11 +241,11 @@ class EngineCore:
         """Wait for the oldest step's result, and hand out its tokens. Raises RowspanError: a worker died or failed."""
         result = group.receive()
         self._under_way -= 1
-        if isinstance(result, GivenBack):
+        if isinstance(result, StepOutOfMemory):
             self._compute_again(result)
             return
         self._proven = True
-        self._given_back = 0
+        self._out_of_memory = 0
         for event in self._scheduler.finish_step(result):
             sink = self._sinks[event.seq_id]
             if event.finish is not None:
@@ -267,22 +267,22 @@ class EngineCore:
             )
             self._proven = False
             self._adopt_cache(self._group)
-        elif self._group.parked:
-            self._group.fetch(self._scheduler.step_tokens)
+        elif self._group.offloaded:
+            self._group.restore(self._scheduler.step_tokens)
             self._adopt_cache(self._group)
 
-    def _compute_again(self, given_back: GivenBack) -> None:
+    def _compute_again(self, out_of_memory: StepOutOfMemory) -> None:
         """A card had no room for a step: its requests go on in smaller steps, with a cache that fits. Raises
         RowspanError: that was tried often enough, or a worker died."""
         self._under_way = 0
-        self._given_back += 1
-        if self._given_back > GIVE_UP_AFTER:
+        self._out_of_memory += 1
+        if self._out_of_memory > GIVE_UP_AFTER:
             raise OutOfMemoryError(
-                f"The card of rank {given_back.rank} has no room for the smallest step.",
+                f"The card of rank {out_of_memory.rank} has no room for the smallest step.",
                 fix="End what else uses the card, or start with a smaller --gpu-memory-utilization or --ctx-size.",
             )
-        log.warning("The card of rank %d was full; its requests are computed again.", given_back.rank)
-        self._scheduler.give_back()
+        log.warning("The card of rank %d was full; its requests are computed again.", out_of_memory.rank)
+        self._scheduler.abandon_steps()
         self._scheduler.shrink_steps()
         assert self._group is not None, "it gave something back"
         if len(self._blueprint.plan.shards) > 1:  # the others wait for what this rank will never send
@@ -290,7 +290,7 @@ class EngineCore:
             self._group = None
             self._see_to_workers()
         else:
-            self._group.open_cache(self._scheduler.step_tokens)
+            self._group.create_cache(self._scheduler.step_tokens)
             self._adopt_cache(self._group)
 
     def _adopt_cache(self, group: WorkerGroup) -> None:

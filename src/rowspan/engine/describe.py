@@ -39,9 +39,9 @@ def _buffers(blueprint: Blueprint) -> list[int]:
     tokens, outputs = blueprint.config.token_budget, min(blueprint.config.token_budget, blueprint.config.parallel)
     used = [
         activation_bytes(
-            plan, shard, tokens, outputs, plan.spec.ffn_size, gate_is_written=not is_native(computing.cpu_isa)
+            plan, shard, tokens, outputs, plan.spec.ffn_size, gate_is_written=not is_native(kernels.cpu_isa)
         )
-        for shard, computing in zip(plan.shards, blueprint.computing, strict=True)
+        for shard, kernels in zip(plan.shards, blueprint.kernels, strict=True)
     ]
     if native is None or not {Transport.SHARED, Transport.HOST} & set(blueprint.routes.transports):
         return used

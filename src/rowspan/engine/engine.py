@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
-from rowspan.engine.mailbox import Post
+from rowspan.engine.mailbox import LoopMailbox
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
@@ -57,12 +57,12 @@ class Engine:
                 raise
         self.ready = self._core.ready
         self.context_size = self._core.context_size
-        self._post: Post | None = None
+        self._mailbox: LoopMailbox | None = None
 
     @classmethod
     def open(cls, config: EngineConfig, on_progress: Callable[[int], None] = lambda nbytes: None) -> Engine:
         """Read the model, decide on the split and the cache, start the workers. Raises as the steps do."""
-        return cls(draw_up(config), on_progress)
+        return cls(make_blueprint(config), on_progress)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], **template_options: Any) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
@@ -102,9 +102,9 @@ class Engine:
         """As `generate`, for asyncio. Closing the iterator, or cancelling the task, cancels the request."""
         params, generation = self._prepare(params, stops, continuation)
         loop = asyncio.get_running_loop()
-        if self._post is None or self._post.loop is not loop:
-            self._post = Post(loop)
-        post = self._post
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = LoopMailbox(loop)
+        post = self._mailbox
         events: asyncio.Queue[TokenEvent | RowspanError] = asyncio.Queue()
         seq_id = self._core.submit(tokens, params, lambda event: post.put(events, event))
         try:
@@ -119,9 +119,9 @@ class Engine:
     def stats(self) -> SchedulerStats:
         return self._core.stats()
 
-    def park(self) -> bool:
-        """See `EngineCore.park`."""
-        return self._core.park()
+    def offload(self) -> bool:
+        """See `EngineCore.offload`."""
+        return self._core.offload()
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """End the workers; with a drain time, after the running requests have finished or the time is up."""

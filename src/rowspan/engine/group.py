@@ -9,21 +9,21 @@ from multiprocessing.connection import Connection, wait
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TypeVar
 
-from rowspan.engine.hang_detector import LOOK_SECONDS, Watch
+from rowspan.engine.hang_detector import LOOK_SECONDS, HangDetector
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError, Ranks, StartRanks
 from rowspan.errors import EngineError, OutOfMemoryError, RowspanError
 from rowspan.scheduler.batch import StepPlan, StepResult
 from rowspan.worker.messages import (
-    Fetch,
-    GivenBack,
+    CreateCache,
     Loaded,
     LoadProgress,
-    OpenCache,
-    Park,
-    Parked,
-    Rehearse,
-    Rehearsed,
+    MemoryProfiled,
+    Offload,
+    Offloaded,
+    ProfileMemory,
+    Restore,
+    StepOutOfMemory,
     WorkerReady,
     WorkerSetup,
 )
@@ -49,7 +49,7 @@ class WorkerGroup:
             hang_seconds: how long natively computing ranks may do nothing within a step.
             on_progress: told the file bytes read since the last call, over all ranks.
             start: starts ranks on several hosts; None: all are on this one.
-            tokens: see `open_cache`.
+            tokens: see `create_cache`.
 
         Raises:
             EngineError: a rank could not load, with the rank's own reason.
@@ -57,10 +57,10 @@ class WorkerGroup:
         self._output_rank = setups[0].plan.output_rank
         self._n_ranks = len(setups)
         self._turns = Counter(setup.turn for setup in setups)
-        self.parked = False
+        self.offloaded = False
         self.ready: tuple[WorkerReady, ...] = ()
         self._hang_seconds = hang_seconds
-        self._watch: Watch | None = None
+        self._hang_detector: HangDetector | None = None
         self._parts: Sequence[Ranks] = start(setups) if start is not None else [LocalRanks(setups)]
         self._links = {link: part for part in self._parts for link in part.links}
         self._readable = DefaultSelector()
@@ -68,12 +68,12 @@ class WorkerGroup:
             self._readable.register(link, EVENT_READ)
         try:
             self._await(Loaded, on_progress=on_progress)
-            self.open_cache(tokens)
+            self.create_cache(tokens)
         except BaseException:
             self.close()
             raise
         if len(self._progress()) == len(setups):
-            self._watch = Watch(self._progress, hang_seconds)
+            self._hang_detector = HangDetector(self._progress, hang_seconds)
 
     @property
     def n_blocks(self) -> int:
@@ -85,31 +85,31 @@ class WorkerGroup:
         """Steps may be planned ahead: see `rowspan.scheduler.scheduler.Scheduler`."""
         return all(rank.ahead for rank in self.ready)
 
-    def open_cache(self, tokens: int | None = None) -> None:
+    def create_cache(self, tokens: int | None = None) -> None:
         """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died.
 
         Args:
             tokens: of the largest step for the time being; None: as large as it may ever be.
         """
-        rehearsed: list[Rehearsed] = []
+        profiled: list[MemoryProfiled] = []
         for turn, n_ranks in sorted(self._turns.items()):
-            self._tell(Rehearse(turn, tokens))
-            rehearsed += self._await(Rehearsed, n_ranks)
-        self._tell(OpenCache(min(rank.n_blocks for rank in rehearsed)))
+            self._tell(ProfileMemory(turn, tokens))
+            profiled += self._await(MemoryProfiled, n_ranks)
+        self._tell(CreateCache(min(rank.n_blocks for rank in profiled)))
         self.ready = self._await(WorkerReady)
 
-    def park(self) -> None:
+    def offload(self) -> None:
         """Have weights moved from cards to the host's memory. Raises EngineError: a rank died or failed."""
-        self._tell(Park())
-        self._await(Parked)
-        self.parked = True
+        self._tell(Offload())
+        self._await(Offloaded)
+        self.offloaded = True
 
-    def fetch(self, tokens: int | None = None) -> None:
-        """Have them moved back, to new caches. See `open_cache`."""
-        self._tell(Fetch())
+    def restore(self, tokens: int | None = None) -> None:
+        """Have them moved back, to new caches. See `create_cache`."""
+        self._tell(Restore())
         self._await(Loaded)
-        self.open_cache(tokens)
-        self.parked = False
+        self.create_cache(tokens)
+        self.offloaded = False
 
     def send(self, plan: StepPlan) -> None:
         """Have all ranks run a step after those sent before.
@@ -117,11 +117,11 @@ class WorkerGroup:
         Raises:
             EngineError: a rank died or failed; the group is of no more use.
         """
-        if self._watch is not None:
-            self._watch.begin()
+        if self._hang_detector is not None:
+            self._hang_detector.begin()
         self._tell(plan)
 
-    def receive(self) -> StepResult | GivenBack:
+    def receive(self) -> StepResult | StepOutOfMemory:
         """The result of the oldest step that is under way; or who could not compute it.
 
         Raises:
@@ -129,7 +129,7 @@ class WorkerGroup:
         """
         while True:
             rank, message = self._receive()
-            if isinstance(message, GivenBack) or (rank == self._output_rank and isinstance(message, StepResult)):
+            if isinstance(message, StepOutOfMemory) or (rank == self._output_rank and isinstance(message, StepResult)):
                 return message
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -140,7 +140,7 @@ class WorkerGroup:
     def result(self) -> StepResult:
         """As `receive`. Raises OutOfMemoryError: a card had no room for the step."""
         result = self.receive()
-        if isinstance(result, GivenBack):
+        if isinstance(result, StepOutOfMemory):
             raise OutOfMemoryError(
                 f"The card of rank {result.rank} has no room for this step.",
                 fix="Use a smaller --ubatch-size or --gpu-memory-utilization.",
@@ -183,9 +183,9 @@ class WorkerGroup:
 
     def _receive(self) -> tuple[int, Any]:
         """The next message of any rank."""
-        while not (readable := self._readable.select(LOOK_SECONDS if self._watch else None)):
-            assert self._watch is not None, "else there is no time-out"
-            if (rank := self._watch.hangs()) is not None:
+        while not (readable := self._readable.select(LOOK_SECONDS if self._hang_detector else None)):
+            assert self._hang_detector is not None, "else there is no time-out"
+            if (rank := self._hang_detector.hangs()) is not None:
                 raise self._hung(rank)
         link = readable[0][0].fileobj
         assert isinstance(link, Connection)

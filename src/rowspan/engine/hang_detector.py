@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 LOOK_SECONDS = 0.5  # between two looks
 
 
-class Watch:
+class HangDetector:
     """Over the ranks while a step is under way. Those that wait for one that hangs do nothing either; all do about the
     same number of calls, so the one that hangs has done least."""
 

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 
-class Post:
+class LoopMailbox:
     """Wakes a loop once for all that a step has for its requests: a wake-up is a system call and some Python."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -23,7 +23,7 @@ from rowspan.engine.hang_detector import LOOK_SECONDS
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import PeersLostError
 from rowspan.errors import EngineError, RowspanError, SplitError, UsageError
-from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, speech
+from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, protocol_version
 from rowspan.hosts.link import call, own_address
 from rowspan.kernels.isa import is_native, kernels_used, native_module
 from rowspan.worker.messages import WorkerSetup
@@ -93,7 +93,7 @@ class Agent:
 
     def _offer(self) -> Offer:
         return Offer(
-            speech=speech(),
+            protocol_version=protocol_version(),
             name=socket.gethostname(),
             host=self._hosts.host,
             n_hosts=self._hosts.n_hosts,

@@ -18,7 +18,7 @@ from rowspan.config import HostsConfig
 from rowspan.engine.local_ranks import LocalRanks
 from rowspan.engine.ranks import Ranks
 from rowspan.errors import EngineError, UsageError
-from rowspan.hosts.host_messages import Offer, Refusal, speech
+from rowspan.hosts.host_messages import Offer, Refusal, protocol_version
 from rowspan.hosts.link import answer
 from rowspan.hosts.remote_ranks import RemoteRanks
 from rowspan.plan.split import Plan
@@ -210,9 +210,11 @@ class Head:
 
     def _refusal(self, caller: _Caller) -> Refusal | None:
         offer, mine = caller.offer, self._config
-        if offer.speech != speech():
+        if offer.protocol_version != protocol_version():
             return Refusal(
-                f"{caller} runs {offer.speech}.", f"The head runs {speech()}.", "Install the same on all hosts."
+                f"{caller} runs {offer.protocol_version}.",
+                f"The head runs {protocol_version()}.",
+                "Install the same on all hosts.",
             )
         if offer.n_hosts != mine.n_hosts or offer.host not in self._others:
             return Refusal(

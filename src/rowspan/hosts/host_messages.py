@@ -12,7 +12,7 @@ from rowspan.plan.device import Device
 from rowspan.worker.messages import WorkerSetup
 
 
-def speech() -> str:
+def protocol_version() -> str:
     """What both ends must be alike in, to understand each other's messages."""
     return f"Rowspan {version('rowspan')} on Python {sys.version_info.major}.{sys.version_info.minor}"
 
@@ -21,7 +21,7 @@ def speech() -> str:
 class Offer:
     """The first message of a host: what it has for the head."""
 
-    speech: str
+    protocol_version: str
     name: str
     host: int
     n_hosts: int

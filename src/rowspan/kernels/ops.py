@@ -88,7 +88,7 @@ class StepInputs:
         return np.ascontiguousarray(slots[:, :width])
 
     @cached_property
-    def of_outputs(self) -> StepInputs:
+    def outputs_only(self) -> StepInputs:
         """The step as if its output rows were all its tokens. Those of a sequence must follow one another."""
         rows = self.output_rows
         starts = np.searchsorted(rows, self.starts)
@@ -129,11 +129,11 @@ class DeviceMemoryError(Exception):
 class DeviceMemory(Protocol):
     """The memory of a card, which weights and caches are in."""
 
-    def room(self, rehearsals: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
+    def profile(self, largest_steps: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
         """Bytes that a cache may take.
 
         Args:
-            rehearsals: compute steps as large as there may be; what each takes is kept free beside the others.
+            largest_steps: compute steps as large as there may be; what each takes is kept free beside the others.
             share: of the whole memory, which everyone who uses the card may fill together.
             sharers: ranks that have loaded, need as much for steps, and will make a cache as large.
 
@@ -142,19 +142,19 @@ class DeviceMemory(Protocol):
         """
         ...
 
-    def silent(self, comm: Comm[Any]) -> Comm[Any]:
-        """Connections of the same shapes to nobody, for a rank that rehearses by itself."""
+    def detached(self, comm: Comm[Any]) -> Comm[Any]:
+        """Connections of the same shapes to nobody, for a rank that profiles by itself."""
         ...
 
     def trim(self) -> None:
         """Give the system what nothing needs any more."""
         ...
 
-    def park(self) -> None:
-        """Move all weights to the host's memory. Nothing can be computed until `fetch`."""
+    def offload(self) -> None:
+        """Move all weights to the host's memory. Nothing can be computed until `restore`."""
         ...
 
-    def fetch(self) -> None:
+    def restore(self) -> None:
         """Move them back."""
         ...
 
@@ -168,12 +168,12 @@ Step = Callable[[StepInputs], Any]
 """From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none. They
 are NumPy arrays, or, of kernels that sample, what they sample from. Raises DeviceMemoryError."""
 
-Fetch = Callable[[], NDArray[np.float64]]
+WaitForTokens = Callable[[], NDArray[np.float64]]
 """Waits for what the card was told to compute."""
 
-Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], Fetch]
+Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], WaitForTokens]
 """Has tokens chosen from logits on the card: see `rowspan.kernels.triton.sampling.choose_tokens`. Returns at once; the
-next step may be launched before they are fetched, and have them as its tokens. Nothing of the vocabulary's size leaves
+next step may be launched before they are here, and have them as its tokens. Nothing of the vocabulary's size leaves
 the card."""
 
 
@@ -223,8 +223,8 @@ class Kernels(Protocol[Array]):
         """All weights have been handed over: wait until they are where they belong."""
         ...
 
-    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
-        """Make the model ready to be run over and over; or, for a rehearsal, once, with as little ado as possible."""
+    def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
+        """Make the model ready to be run over and over; or, for profiling, once, with as little ado as possible."""
         ...
 
     def lookup(self, table: RawRows) -> Any:
@@ -279,10 +279,10 @@ class Kernels(Protocol[Array]):
         """silu(gate) · up."""
         ...
 
-    def outputs(self, x: Array, inputs: Any) -> Array:
+    def gather_output_rows(self, x: Array, inputs: Any) -> Array:
         """The rows whose logits are wanted, (N, width)."""
         ...
 
-    def of_outputs(self, inputs: Any) -> Any:
-        """Inputs for the attention of these rows alone: `StepInputs.of_outputs` in the kernels' own form."""
+    def outputs_only(self, inputs: Any) -> Any:
+        """Inputs for the attention of these rows alone: `StepInputs.outputs_only` in the kernels' own form."""
         ...

@@ -19,10 +19,10 @@ NO_PARENT = b""
 class BlockManager:
     """Hands out blocks, counts references to them, and remembers what the full ones hold.
 
-    A block's *identity* is a 256-bit digest of everything the keys and values in it depend on: the identity of the
+    A block's *hash* is a 256-bit digest of everything the keys and values in it depend on: the hash of the
     block before it and its own token ids. It is strong enough to be trusted without comparing tokens, and it depends
     on content only, so it outlives the block: a prefix that was evicted and computed again leads to the same blocks.
-    A sequence keeps its identities in a list that grows with it, so that no token is ever hashed twice.
+    A sequence keeps its block hashes in a list that grows with it, so that no token is ever hashed twice.
 
     An unreferenced block with known content stays reusable until its space is needed, the one released longest ago
     going first.
@@ -62,20 +62,20 @@ class BlockManager:
         """How many blocks hold `n_tokens` positions."""
         return -(-n_tokens // self.block_size)
 
-    def match(self, tokens: Sequence[int], identities: list[bytes]) -> list[int]:
+    def match(self, tokens: Sequence[int], block_hashes: list[bytes]) -> list[int]:
         """Find the blocks that already hold the beginning of a sequence; `take` them before anything is allocated.
 
         Args:
             tokens: all known tokens of the sequence.
-            identities: what is known of its blocks' identities; grows by the missing ones.
+            block_hashes: those that are known so far; grows by the missing ones.
 
         Returns:
             Full blocks, in order, never covering the last token: it has to be computed to give logits.
         """
-        self._identify(tokens, identities)
+        self._extend_hashes(tokens, block_hashes)
         matched = []
-        for identity in identities[: (len(tokens) - 1) // self.block_size]:
-            block = self._registered.get(identity)
+        for block_hash in block_hashes[: (len(tokens) - 1) // self.block_size]:
+            block = self._registered.get(block_hash)
             if block is None:
                 break
             matched.append(block)
@@ -102,7 +102,7 @@ class BlockManager:
         return blocks
 
     def commit(
-        self, tokens: Sequence[int], identities: list[bytes], blocks: Sequence[int], start: int, end: int
+        self, tokens: Sequence[int], block_hashes: list[bytes], blocks: Sequence[int], start: int, end: int
     ) -> None:
         """Offer the blocks of a sequence that became full when its positions start … end - 1 were computed.
 
@@ -111,10 +111,10 @@ class BlockManager:
         first, last = start // self.block_size, end // self.block_size
         if first == last:
             return
-        self._identify(tokens, identities)
-        for block, identity in zip(blocks[first:last], identities[first:last], strict=True):
-            if self._registered.setdefault(identity, block) == block:
-                self._identity[block] = identity
+        self._extend_hashes(tokens, block_hashes)
+        for block, block_hash in zip(blocks[first:last], block_hashes[first:last], strict=True):
+            if self._registered.setdefault(block_hash, block) == block:
+                self._hash_of[block] = block_hash
 
     def release(self, blocks: Sequence[int]) -> None:
         """Take one reference from each block of a table; from its end, so that the beginning lives longest."""
@@ -122,7 +122,7 @@ class BlockManager:
             self._references[block] -= 1
             if self._references[block]:
                 continue
-            if block in self._identity:
+            if block in self._hash_of:
                 self._reusable[block] = None
             else:
                 self._blank.append(block)
@@ -132,18 +132,18 @@ class BlockManager:
         self._references = [0] * self.n_blocks
         self._blank = list(range(self.n_blocks - 1, -1, -1))  # free, content unknown; a stack
         self._reusable: OrderedDict[int, None] = OrderedDict()  # free, content known; least recently released first
-        self._registered: dict[bytes, int] = {}  # identity → the block that holds it
-        self._identity: dict[int, bytes] = {}  # the reverse
+        self._registered: dict[bytes, int] = {}  # block hash → the block that holds it
+        self._hash_of: dict[int, bytes] = {}  # the reverse
 
     def _evict(self) -> int:
         block, _ = self._reusable.popitem(last=False)
-        del self._registered[self._identity.pop(block)]
+        del self._registered[self._hash_of.pop(block)]
         return block
 
-    def _identify(self, tokens: Sequence[int], identities: list[bytes]) -> None:
+    def _extend_hashes(self, tokens: Sequence[int], block_hashes: list[bytes]) -> None:
         size = self.block_size
-        parent = identities[-1] if identities else NO_PARENT
-        for start in range(len(identities) * size, len(tokens) - size + 1, size):
+        parent = block_hashes[-1] if block_hashes else NO_PARENT
+        for start in range(len(block_hashes) * size, len(tokens) - size + 1, size):
             content = array("q", tokens[start : start + size]).tobytes()
             parent = blake2b(parent + content, digest_size=32).digest()
-            identities.append(parent)
+            block_hashes.append(parent)

@@ -37,7 +37,7 @@ class Transformer(Generic[Array]):
         for layer, cache in zip(self.weights.layers, self.caches, strict=True):
             normed, x = self._add_norm(x, change, layer.attn_norm)
             if layer is last:
-                x = self.kernels.outputs(x, inputs)
+                x = self.kernels.gather_output_rows(x, inputs)
             change = self._attention(layer, normed, cache, inputs, outputs_only=layer is last)
             normed, x = self._add_norm(x, change, layer.ffn_norm)
             change = self._mlp(layer, normed)
@@ -62,7 +62,7 @@ class Transformer(Generic[Array]):
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         q = self.kernels.rope_and_cache(q, k, v, self.rope, spec.head_dim, cache, inputs)
         if outputs_only:
-            q, inputs = self.kernels.outputs(q, inputs), self.kernels.of_outputs(inputs)
+            q, inputs = self.kernels.gather_output_rows(q, inputs), self.kernels.outputs_only(inputs)
         mixed = self.kernels.attention(q, cache, inputs, spec.sliding_window)
         return self._add_up(mixed, layer.o, self.shard.kv_heads)
 

@@ -63,7 +63,7 @@ class Request:
     blocks: array[int] = field(default_factory=block_table)
     cached: int = 0  # tokens whose cache entries were reused when the request was first admitted
     introduced: bool = False  # the workers know its tokens and parameters
-    identities: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
+    block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
     preemptions: int = 0  # times it lost its blocks to an older request
 
     def __post_init__(self) -> None:

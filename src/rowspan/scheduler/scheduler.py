@@ -152,7 +152,7 @@ class Scheduler:
             if self._requests.get(request.seq_id) is not request:
                 continue  # cancelled; its blocks may hold another sequence by now, so they must not be committed
             if self._prefix_reuse:
-                self._blocks.commit(request.tokens, request.identities, request.blocks, request.computed, end)
+                self._blocks.commit(request.tokens, request.block_hashes, request.blocks, request.computed, end)
             request.computed = end
             if end == len(request.tokens):
                 events.append(self._append(request, sampled[request.seq_id]))
@@ -181,7 +181,7 @@ class Scheduler:
         assert not self._running, "running requests would lose what they have computed"
         self._blocks.clear()
 
-    def give_back(self) -> None:
+    def abandon_steps(self) -> None:
         """Take back all steps under way, whose results will never come: every running request waits again, in its
         place, and is computed anew. The cache's content is lost."""
         while self._running:
@@ -286,7 +286,7 @@ class Scheduler:
             request = self._waiting[0]
             if not draft.budget:
                 return
-            matched = self._blocks.match(request.tokens, request.identities) if self._prefix_reuse else []
+            matched = self._blocks.match(request.tokens, request.block_hashes) if self._prefix_reuse else []
             start = len(matched) * self._blocks.block_size
             end = self._chunk_end(start, request, draft.budget)
             if end <= start:

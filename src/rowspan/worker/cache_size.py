@@ -30,12 +30,12 @@ def cache_blocks(setup: WorkerSetup, model: Transformer[Any], limits: StepLimits
     memory = model.kernels.memory
     if memory is None:
         return setup.n_blocks  # the engine has counted the host's memory
-    rehearsal = replace(model, caches=make_caches(setup, model, 1), comm=memory.silent(model.comm))
-    step = model.kernels.capture(rehearsal.forward, limits, rehearsal=True)
+    alone = replace(model, caches=make_caches(setup, model, 1), comm=memory.detached(model.comm))
+    step = model.kernels.capture(alone.forward, limits, profiling=True)
     for tokens in all_widths(limits.tokens):
         step(one_prompt(limits, tokens))
-    rehearsals = [lambda: step(one_prompt(limits, limits.tokens)), lambda: step(all_decode(limits))]
-    room = memory.room(rehearsals, setup.memory_share, setup.sharers)
+    largest_steps = [lambda: step(one_prompt(limits, limits.tokens)), lambda: step(all_decode(limits))]
+    room = memory.profile(largest_steps, setup.memory_share, setup.sharers)
     heads = len(model.weights.layers) * len(model.shard.kv_heads)
     each = setup.block_size * heads * sum(cache_bytes(model.plan.spec.head_dim, name) for name in setup.cache_dtypes)
     blocks = room // each if each else setup.n_blocks

@@ -36,7 +36,7 @@ class CardSampler:
             return tuple  # part of a prompt: nothing to wait for, the next part can be launched behind it
         self._rows = {seq_id: row for row, seq_id in enumerate(seq_ids)}
         histories = [self._histories[seq_id] for seq_id in seq_ids]
-        fetch = self._sample(logits, sampling_batch(histories, logits.shape[1]))
+        wait_for_tokens = self._sample(logits, sampling_batch(histories, logits.shape[1]))
         for history in histories:
             history.expect()
-        return lambda: sampled_tokens(seq_ids, histories, fetch())
+        return lambda: sampled_tokens(seq_ids, histories, wait_for_tokens())

@@ -53,7 +53,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearse:
+class ProfileMemory:
     """To a rank, once all have loaded: find out how large a cache there is room for now, without the one before. Ranks
     on one card do so in turn, and say nothing when it is another's: what one takes meanwhile the others would not find.
     tokens: of the largest step for the time being; None: as large as it may ever be."""
@@ -63,7 +63,7 @@ class Rehearse:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class MemoryProfiled:
     """n_blocks: that its cache has room for, and no more than asked for."""
 
     rank: int
@@ -71,8 +71,8 @@ class Rehearsed:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCache:
-    """To a rank, once all have rehearsed: make the cache."""
+class CreateCache:
+    """To a rank, once all have profiled theirs: make the cache."""
 
     n_blocks: int
 
@@ -93,7 +93,7 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenBack:
+class StepOutOfMemory:
     """A step was not computed, for want of memory on the rank's card."""
 
     rank: int
@@ -101,18 +101,18 @@ class GivenBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
+class Offload:
     """To a rank: move the weights from the card to the host's memory, and drop the cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class Offloaded:
     rank: int
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """To a rank that is parked: move the weights back. It says `Loaded`."""
+class Restore:
+    """To a rank that is offloaded: move the weights back. It says `Loaded`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,14 +23,14 @@ from rowspan.worker.answers import Later
 from rowspan.worker.cache_size import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
 from rowspan.worker.messages import (
-    Fetch,
-    GivenBack,
+    CreateCache,
     Loaded,
-    OpenCache,
-    Park,
-    Parked,
-    Rehearse,
-    Rehearsed,
+    MemoryProfiled,
+    Offload,
+    Offloaded,
+    ProfileMemory,
+    Restore,
+    StepOutOfMemory,
     WorkerReady,
     WorkerSetup,
 )
@@ -87,23 +87,23 @@ class Worker:
         match order:
             case StepPlan():
                 return self.step(order)
-            case Rehearse(turn, tokens):
-                return self.rehearse(tokens) if turn == self._setup.turn else None
-            case OpenCache(n_blocks):
-                return self.open_cache(n_blocks)
-            case Park():
-                return self.park()
-            case Fetch():
-                return self.fetch()
+            case ProfileMemory(turn, tokens):
+                return self.profile_memory(tokens) if turn == self._setup.turn else None
+            case CreateCache(n_blocks):
+                return self.create_cache(n_blocks)
+            case Offload():
+                return self.offload()
+            case Restore():
+                return self.restore()
         raise TypeError(f"a worker is told {type(order).__name__}")
 
-    def rehearse(self, tokens: int | None = None) -> Rehearsed:
-        """See `Rehearse`. Raises DeviceMemoryError: there is no room for a cache."""
+    def profile_memory(self, tokens: int | None = None) -> MemoryProfiled:
+        """See `ProfileMemory`. Raises DeviceMemoryError: there is no room for a cache."""
         self._close_cache()
         limits = replace(self._limits, tokens=tokens or self._limits.tokens)
-        return Rehearsed(self._setup.rank, cache_blocks(self._setup, self._model, limits))
+        return MemoryProfiled(self._setup.rank, cache_blocks(self._setup, self._model, limits))
 
-    def open_cache(self, n_blocks: int) -> WorkerReady:
+    def create_cache(self, n_blocks: int) -> WorkerReady:
         """Make the cache, of so many blocks or as many as there is room for, and be ready for steps."""
         if self._kernels.memory is None:  # it stays for good; others on cards may have more room another time
             n_blocks = self._setup.n_blocks
@@ -116,7 +116,7 @@ class Worker:
                 if not n_blocks:
                     raise
 
-    def step(self, plan: StepPlan) -> StepResult | Later | GivenBack | None:
+    def step(self, plan: StepPlan) -> StepResult | Later | StepOutOfMemory | None:
         """Run one plan. The output rank returns what was sampled, the others None."""
         for seq_id in plan.forget:
             self._sampler.forget(seq_id)
@@ -125,7 +125,7 @@ class Worker:
                 self._sampler.learn(sequence)
 
         if self._gave_back and plan.ahead:
-            return None  # what it goes on from was given back: the engine does not wait for it any more
+            return None  # what it goes on from ran out of memory: the engine does not wait for it any more
 
         assert self._forward is not None, "steps come when this rank is ready"
         self._gave_back = False
@@ -135,25 +135,25 @@ class Worker:
         except DeviceMemoryError as error:
             log.warning("Rank %d: %s", self._setup.rank, str(error))  # not the error, which holds what failed
             self._gave_back = True
-            return GivenBack(self._setup.rank, plan.number)
+            return StepOutOfMemory(self._setup.rank, plan.number)
 
     def _sample(self, plan: StepPlan, logits: Any) -> StepResult | Later:
         seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
         if isinstance(self._sampler, Sampler):
             return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
-        fetch = self._sampler.sample(seq_ids, logits)
-        return Later(lambda: StepResult(plan.number, fetch()))
+        wait_for_tokens = self._sampler.sample(seq_ids, logits)
+        return Later(lambda: StepResult(plan.number, wait_for_tokens()))
 
-    def park(self) -> Parked:
+    def offload(self) -> Offloaded:
         """Weights to the host's memory; those of a CPU rank are there."""
         if self._kernels.memory is not None:
             self._close_cache()
-            self._kernels.memory.park()
-        return Parked(self._setup.rank)
+            self._kernels.memory.offload()
+        return Offloaded(self._setup.rank)
 
-    def fetch(self) -> Loaded:
+    def restore(self) -> Loaded:
         if self._kernels.memory is not None:
-            self._kernels.memory.fetch()
+            self._kernels.memory.restore()
         return Loaded(self._setup.rank)
 
     def _takes_steps_ahead(self) -> bool:

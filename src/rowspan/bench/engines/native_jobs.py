@@ -16,7 +16,7 @@ from rowspan.bench.job import Job
 from rowspan.bench.model_demand import Demand
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.config import CACHE_TYPES, TENSOR_CACHE_TYPES, EngineConfig
-from rowspan.engine.blueprint import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.errors import ContextOverflowError
 from rowspan.model.spec import ModelSpec
 
@@ -44,7 +44,7 @@ def native_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Wo
 def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None, checker: Checker | None = None) -> Job:
     """Of one configuration; compared with a single device first, if there is a checker. Raises RowspanError: it cannot
     work."""
-    blueprint = draw_up(config)
+    blueprint = make_blueprint(config)
     checked = checker.check(config).fields() if checker is not None else {}
     cache = blueprint.cache.n_blocks * config.block_size * sum(size.cache_per_token for size in blueprint.sizes)
     return Job(

@@ -16,7 +16,7 @@ from rowspan.bench.engines.steps import Steps
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import LoadFacts, Sample
 from rowspan.bench.machine.peak_memory import peak_memory
-from rowspan.engine.blueprint import Blueprint, trust
+from rowspan.engine.blueprint import Blueprint, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.errors import OutOfMemoryError
 from rowspan.scheduler.batch import StepPlan
@@ -37,7 +37,7 @@ class NativeRunner:
         self._steps: Steps | None = None  # of the workload that is prepared
         self._depth = 0  # likewise
         self._stages = blueprint.plan.n_stages
-        self._trusted = trust(blueprint)
+        self._trusted = with_trusted_routes(blueprint)
         seconds = self._start()
         ready = self._group.ready
         self.facts = LoadFacts(

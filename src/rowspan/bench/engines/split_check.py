@@ -17,7 +17,7 @@ from typing import Any
 
 from rowspan.bench.load.prompts import read_text
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import draw_up, trust
+from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.plan.split import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan
@@ -82,7 +82,7 @@ def answers(
     Raises:
         RowspanError: the configuration could not be loaded, or failed.
     """
-    blueprint = trust(draw_up(config))
+    blueprint = with_trusted_routes(make_blueprint(config))
     group = WorkerGroup(blueprint.setups(), config.hang_seconds)
     try:
         prompt = Tokenizer.from_metadata(blueprint.checkpoint.metadata).encode(read_text(None))[:PROMPT]

@@ -100,7 +100,7 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
     from rowspan import hub
     from rowspan.cli.plan.outline_of import in_catalog
     from rowspan.cli.progress import terminal_progress
-    from rowspan.engine.blueprint import draw_up
+    from rowspan.engine.blueprint import make_blueprint
     from rowspan.engine.describe import describe
     from rowspan.errors import ModelNotFoundError, UsageError
 
@@ -114,7 +114,7 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
             f"{model} is only a shape to plan cards with.",
             fix="Name cards with --gpus, or a model of `rowspan models`.",
         ) from None
-    blueprint = draw_up(configure(path))
+    blueprint = make_blueprint(configure(path))
     if not as_json:
         show_plan(blueprint)
     measured = {}

@@ -143,7 +143,7 @@ class CpuKernels:
     def finish_loading(self) -> None:
         pass
 
-    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+    def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         result = forward(SimpleNamespace(tokens=_Tokens()))
         if self._needs_tiles and limits.block_size % TILE_SLOTS:
             raise ValueError(f"blocks of an int16 cache are whole tiles of {TILE_SLOTS} slots, not {limits.block_size}")
@@ -267,12 +267,12 @@ class CpuKernels:
         )
         return out
 
-    def outputs(self, x: Value, inputs: Any) -> Value:
+    def gather_output_rows(self, x: Value, inputs: Any) -> Value:
         out = Value(BatchDim.OUTPUTS, x.width)
         self._trace.op(lambda program, at: program.select(at(x), x.width, at(out)), [x], out, rows=BatchDim.OUTPUTS)
         return out
 
-    def of_outputs(self, inputs: Any) -> Any:
+    def outputs_only(self, inputs: Any) -> Any:
         return inputs  # a value tells what it has rows for
 
     def _gated_linear(self, gate: _Product, up: _Product) -> Value:

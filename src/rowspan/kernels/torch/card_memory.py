@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rowspan.comm.base import Comm
-from rowspan.comm.tensors import silent
+from rowspan.comm.tensors import detached
 from rowspan.kernels.ops import DeviceMemoryError
 from rowspan.kernels.torch.upload import Uploader
 
@@ -44,12 +44,12 @@ class CardMemory:
         for tensor in _tensors(what):
             self._held.pop(tensor.untyped_storage().data_ptr(), None)
 
-    def room(self, rehearsals: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
+    def profile(self, largest_steps: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
         needed = 0
-        for rehearse in rehearsals:
+        for step in largest_steps:
             self.trim()
             before, _ = self.free_and_total()
-            rehearse()
+            step()
             # While torch's allocator still holds what was taken; libraries' memory, which it cannot see, counts, too.
             after, _ = self.free_and_total()
             needed += max(0, before - after)
@@ -57,17 +57,17 @@ class CardMemory:
         free, total = self.free_and_total()
         return max(0, free - sharers * needed - round((1 - share) * total)) // sharers
 
-    def silent(self, comm: Comm[Any]) -> Comm[Any]:
-        return silent(comm, self._device, self._dtype)
+    def detached(self, comm: Comm[Any]) -> Comm[Any]:
+        return detached(comm, self._device, self._dtype)
 
-    def park(self) -> None:
+    def offload(self) -> None:
         # The tensors stay, for whoever knows them, and lose their memory.
         for storage in self._held.values():
             self._parked.append(torch.empty(storage.nbytes(), dtype=torch.uint8).copy_(_bytes(storage, self._device)))
             storage.resize_(0)
         self.trim()
 
-    def fetch(self) -> None:
+    def restore(self) -> None:
         for storage, copy in zip(self._held.values(), self._parked, strict=True):
             storage.resize_(copy.nbytes)
             self.uploader.fill(_bytes(storage, self._device), copy.numpy())

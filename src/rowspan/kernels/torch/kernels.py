@@ -76,7 +76,7 @@ class TorchKernels:
         if self.memory is not None:
             self.memory.uploader.finish()
 
-    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+    def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         @torch.inference_mode()
         @full_memory_told()
         def step(inputs: StepInputs) -> NDArray[np.float32] | None:
@@ -144,13 +144,13 @@ class TorchKernels:
     def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
         return small_ops.gated_silu(gate, up)
 
-    def outputs(self, x: Tensor, inputs: TensorInputs) -> Tensor:
+    def gather_output_rows(self, x: Tensor, inputs: TensorInputs) -> Tensor:
         return x[inputs.output_rows]
 
-    def of_outputs(self, inputs: TensorInputs) -> TensorInputs:
+    def outputs_only(self, inputs: TensorInputs) -> TensorInputs:
         if len(inputs.output_rows) == len(inputs.tokens):
             return inputs
-        return replace(inputs, groups=attention_groups(inputs.step.of_outputs, self._device))
+        return replace(inputs, groups=attention_groups(inputs.step.outputs_only, self._device))
 
 
 def _tensor(raw: NDArray[np.uint8]) -> Tensor:

@@ -39,7 +39,7 @@ class CardInputs:
     max_query: int  # most tokens of one sequence
 
     @cached_property
-    def of_outputs(self) -> CardInputs:
+    def outputs_only(self) -> CardInputs:
         """As that of `StepInputs`."""
         rows = self.output_rows
         if rows is None:

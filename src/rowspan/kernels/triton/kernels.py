@@ -16,7 +16,7 @@ from rowspan.comm.base import Comm, SoloGroup
 from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
-from rowspan.kernels.ops import Fetch, Forward, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, WaitForTokens, Weight
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.card_memory import CardMemory, full_memory_told
@@ -40,8 +40,8 @@ from rowspan.kernels.triton.linear.tuned import config_for
 from rowspan.kernels.triton.norm import add_rms_norm, rms_norm
 from rowspan.kernels.triton.rope import rope_and_cache
 from rowspan.kernels.triton.sampling.choose_tokens import (
+    profile,
     rank_keys,
-    rehearse,
     sample,
     torch_draw_beyond,
     torch_rank_keys,
@@ -141,7 +141,7 @@ class TritonKernels:
     def finish_loading(self) -> None:
         self._memory.uploader.finish()
 
-    def capture(self, forward: Forward, limits: StepLimits, *, rehearsal: bool = False) -> Step:
+    def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         with torch.inference_mode(), full_memory_told():
             buffers = InputBuffers(self._device, limits, self._n_slots)
             self._chosen = buffers.chosen
@@ -155,8 +155,8 @@ class TritonKernels:
             result: Tensor | None = forward(inputs)
             if result is None:
                 return None
-            if rehearsal:
-                rehearse(result, self._rank_keys, self._draw_beyond)
+            if profiling:
+                profile(result, self._rank_keys, self._draw_beyond)
             return result
 
         @torch.inference_mode()
@@ -170,12 +170,12 @@ class TritonKernels:
             buffers.fill_decode(inputs, size)
             return graphs.replay(size, n)
 
-        graphs = None if rehearsal else self._record(buffers, limits, logits)
+        graphs = None if profiling else self._record(buffers, limits, logits)
         return step
 
     @torch.inference_mode()
     @full_memory_told()
-    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> Fetch:
+    def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> WaitForTokens:
         """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
         answer = sample(logits, to_card(batch, self._asked, self._device), self._rank_keys, self._draw_beyond)
         self._chosen[: len(answer)].copy_(answer[:, 0])
@@ -185,12 +185,12 @@ class TritonKernels:
         there = torch.cuda.Event()
         there.record()
 
-        def fetch() -> NDArray[np.float64]:
+        def wait_for_tokens() -> NDArray[np.float64]:
             there.synchronize()
             array: NDArray[np.float64] = on_host.numpy()
             return array
 
-        return fetch
+        return wait_for_tokens
 
     def _record(
         self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]
@@ -315,8 +315,8 @@ class TritonKernels:
     def _rank_keys(self, logits: Tensor) -> Tensor:
         return self._usable.run("sampling", lambda: rank_keys(logits), lambda: torch_rank_keys(logits))
 
-    def outputs(self, x: Tensor, inputs: CardInputs) -> Tensor:
+    def gather_output_rows(self, x: Tensor, inputs: CardInputs) -> Tensor:
         return x if inputs.output_rows is None else x.index_select(0, inputs.output_rows)
 
-    def of_outputs(self, inputs: CardInputs) -> CardInputs:
-        return inputs.of_outputs
+    def outputs_only(self, inputs: CardInputs) -> CardInputs:
+        return inputs.outputs_only

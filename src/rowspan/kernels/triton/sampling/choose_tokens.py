@@ -55,7 +55,7 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw
     return torch.cat(columns, dim=1)
 
 
-def rehearse(logits: Tensor, keys_of: RankKeys, draw_beyond: DrawBeyond) -> None:
+def profile(logits: Tensor, keys_of: RankKeys, draw_beyond: DrawBeyond) -> None:
     """Sampling's part of what a step takes, with all kernels that it may need."""
     one = torch.ones((len(logits), 1), dtype=torch.float64, device=logits.device)
     filters = (one, one * logits.shape[1], one, -one, 0 * one, one)

@@ -1,5 +1,5 @@
-"""Ranks on cards, which are scripts here: how their caches are sized; and a step given back by one of them: all are
-started anew, and every request is answered."""
+"""Ranks on cards, which are scripts here: how their caches are sized; and a step for which one of them is out of
+memory: all are started anew, and every request is answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kit.gguf_builder import TinyModel
 from kit.scripted_ranks import ScriptedRanks
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import Blueprint, draw_up
+from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.engine.core import EngineCore
 from rowspan.engine.group import WorkerGroup
 from rowspan.errors import RowspanError
@@ -21,7 +21,7 @@ from rowspan.plan.device import parse_devices
 from rowspan.plan.split import SplitMode
 from rowspan.scheduler.batch import StepPlan, TokenEvent
 from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.messages import Rehearse, WorkerSetup
+from rowspan.worker.messages import ProfileMemory, WorkerSetup
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def blueprint(tmp_path: Path) -> Blueprint:
         token_budget=128,
         block_size=16,
     )
-    drawn = draw_up(config)
-    return replace(drawn, routes=replace(drawn.routes, probed=True))
+    blueprint = make_blueprint(config)
+    return replace(blueprint, routes=replace(blueprint.routes, probed=True))
 
 
 @pytest.mark.parametrize("culprit", [0, 1])
@@ -72,18 +72,18 @@ def test_all_ranks_are_started_anew_and_nothing_is_lost(blueprint: Blueprint, cu
         assert len(groups) == 2
         assert core.stats().blocks_total == 30
         assert max(largest) <= 64, "steps are half as large"
-        rehearsed = [{order.tokens for _, order in group.rehearsed} for group in groups]
-        assert rehearsed == [{None}, {64}], "a cache is sized by the steps that come"
+        profiled = [{order.tokens for _, order in group.profiled} for group in groups]
+        assert profiled == [{None}, {64}], "a cache is sized by the steps that come"
     finally:
         core.close()
 
 
-def test_ranks_on_one_card_rehearse_in_turn_and_the_least_room_is_for_all(blueprint: Blueprint) -> None:
+def test_ranks_on_one_card_profile_in_turn_and_the_least_room_is_for_all(blueprint: Blueprint) -> None:
     setups = [replace(setup, sharers=2, turn=setup.rank) for setup in blueprint.setups()]
     ranks = ScriptedRanks(setups, lambda rank, plan: True, n_blocks=[40, 30])
     group = WorkerGroup(setups, hang_seconds=60, start=lambda setups: [ranks])
     try:
-        assert ranks.rehearsed == [(0, Rehearse(0)), (1, Rehearse(1))]
+        assert ranks.profiled == [(0, ProfileMemory(0)), (1, ProfileMemory(1))]
         assert ranks.opened == [30, 30]
         assert group.n_blocks == 30
     finally:
