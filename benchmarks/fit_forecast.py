@@ -26,7 +26,7 @@ from rowspan.plan.demand import ModelDemand, Run, demand_of
 from rowspan.plan.forecast import DATA, Constants, family, prompt_seconds, token_seconds
 from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import outline_of_shape
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card
 
 FOLDER = Path(__file__).parent

@@ -10,7 +10,7 @@ from rowspan.bench.engines.split_check import PROMPT, answers, difference
 from rowspan.config import EngineConfig
 from rowspan.kernels.isa import TORCH
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 TOKENS = 128
 CLOSE = 2e-2  # nats

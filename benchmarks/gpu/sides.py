@@ -18,7 +18,7 @@ from rowspan.bench.engines.native_runner import NativeRunner
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 Samples = Mapping[Figure, Sequence[float]]  # tokens per second, of all sequences together
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 DTYPES = ("int8", "float32", "bfloat16", "float16")
 # What users call the cache's types, as llama.cpp does, and i16: 16-bit integers, a scale for each head of each token.

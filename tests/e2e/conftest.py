@@ -12,7 +12,7 @@ from kit.http_server import RunningServer, serving
 
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 PARALLEL, MAX_WAITING, CONTEXT = 4, 3, 2048
 

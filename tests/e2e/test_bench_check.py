@@ -15,7 +15,7 @@ from rowspan.comm.probing import supervise
 from rowspan.config import EngineConfig
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import SampledToken
 
 

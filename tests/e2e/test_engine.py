@@ -33,7 +33,7 @@ from rowspan.errors import (
     UsageError,
 )
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import FinishReason, SamplingParams
 
 MODEL = TinyModel("llama", n_heads=9, n_kv_heads=3, hidden_size=288, ffn_size=384, n_layers=3, context_length=256)

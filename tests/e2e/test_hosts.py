@@ -25,7 +25,7 @@ from kit.two_hosts import Host, two_hosts
 
 from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import SamplingParams
 
 ROWSPAN = [sys.executable, "-c", "from rowspan.cli.main import main; main()"]

@@ -20,7 +20,7 @@ from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import Backend, HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.blueprint import make_blueprint
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -18,7 +18,7 @@ from rowspan.backends.protocol import HealthState, LoadWatch
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.blueprint import make_blueprint
 from rowspan.engine.engine import Engine
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]

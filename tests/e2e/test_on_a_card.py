@@ -16,7 +16,7 @@ from rowspan.engine.engine import Engine
 from rowspan.kernels.isa import TORCH
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import SamplingParams
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card here")

@@ -13,7 +13,7 @@ from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint
 from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 CLOSE = 0.03
 

@@ -19,7 +19,7 @@ from rowspan.engine.group import WorkerGroup
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import SamplingParams
 
 FAULTY = Path(__file__).parents[1] / "kit" / "faulty_probe.py"

@@ -15,7 +15,7 @@ from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
 from rowspan.engine.generation import TokenText
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import SamplingParams
 
 PROMPTS = [

@@ -19,7 +19,7 @@ from kit.http_server import RunningServer, eventually, serving
 
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 CHAT = "/v1/chat/completions"
 PARALLEL, MAX_WAITING = 4, 3  # of the shared server

@@ -18,7 +18,7 @@ from rowspan.engine.engine import Engine
 from rowspan.engine.group import WorkerGroup
 from rowspan.kernels.isa import TORCH, native_module
 from rowspan.plan.device import parse_devices, parse_ratios
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import StepPlan
 from rowspan.scheduler.request import SamplingParams
 

@@ -13,7 +13,7 @@ from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.llamacpp_probe import probe
 from rowspan.backends.protocol import Format, Model, Setup
 from rowspan.config import BackendConfig, EngineConfig
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 QUICK = Patience(end=1.0, back_off=(0.05, 0.05, 0.05))
 

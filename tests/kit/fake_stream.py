@@ -12,7 +12,7 @@ from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import FakeCard, FakeCardKernels
 from numpy.typing import NDArray
 
-from rowspan.kernels.ops import Step, StepInputs, WaitForTokens
+from rowspan.kernels.ops import Step, StepInputs, WaitForTokens, pending_token
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.triton.sampling.choose_tokens import sample, torch_draw_beyond, torch_rank_keys
 
@@ -38,7 +38,7 @@ class StreamKernels(FakeCardKernels):
     def launch(self, compute: Step, inputs: StepInputs) -> Promise:
         def work() -> NDArray[np.float32]:
             taken = np.flatnonzero(inputs.tokens < 0)
-            inputs.tokens[taken] = self._chosen[-1 - inputs.tokens[taken]]
+            inputs.tokens[taken] = self._chosen[pending_token(inputs.tokens[taken])]
             logits: NDArray[np.float32] = compute(inputs)
             return logits
 

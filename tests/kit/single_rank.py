@@ -21,7 +21,8 @@ from rowspan.model.spec import ModelSpec
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode, split
+from rowspan.plan.split import split
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.step_inputs import step_inputs
 

@@ -29,7 +29,7 @@ from rowspan.backends.xllamacpp_server import main as xllamacpp_server
 from rowspan.config import BackendConfig
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 OLD_HELP = """usage: llama-server [options]
 

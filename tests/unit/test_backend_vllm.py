@@ -20,7 +20,7 @@ from rowspan.backends.vllm_probe import VllmFeatures, probe
 from rowspan.config import BackendConfig
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 NEW = VllmFeatures("0.32.0", frozenset({"enable_sleep_mode", "enable_per_request_metrics", "generation_config"}))
 OLD = VllmFeatures("0.6", frozenset({"model"}))

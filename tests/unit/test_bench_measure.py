@@ -20,7 +20,7 @@ from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 VOCAB, CONTEXT = 50, 400
 

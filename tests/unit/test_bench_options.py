@@ -12,7 +12,7 @@ from rowspan.bench.grid import Grid, Workload, longest, most_concurrent, workloa
 from rowspan.bench.run.ranges import MAX_VALUES, alternatives, parse_names, parse_numbers, parse_pairs
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from rowspan.bench.run.stopper import Stopper
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.errors import EngineError
 from rowspan.plan.device import Device, parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 PP, TG = Workload(8, 0), Workload(0, 4)
 SPIN = "while True: pass"
@@ -315,7 +315,7 @@ BENCH = """
 import sys
 from pathlib import Path
 from rowspan.bench.run.rounds import Procedure, measure_jobs
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from unit.test_bench_pause import PP, native, served
 
 folder = Path(sys.argv[1])

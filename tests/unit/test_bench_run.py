@@ -270,7 +270,7 @@ def test_the_ceiling_of_generation_is_reading_and_that_of_prompts_computing(tmp_
     from rowspan.bench.grid import Grid
     from rowspan.bench.machine.roofline import ceiling_fields
     from rowspan.plan.device import parse_devices
-    from rowspan.plan.split import SplitMode
+    from rowspan.plan.split_mode import SplitMode
 
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     grid = Grid([parse_devices("cpu:0")], [SplitMode.LAYER], [0], [None], [None], [None], [None], [512], [1])

@@ -36,7 +36,7 @@ from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import BackendConfig
 from rowspan.errors import CheckpointError, ContextOverflowError, EngineError, UsageError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import FinishReason
 
 VOCABULARY = 50

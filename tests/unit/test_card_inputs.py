@@ -12,7 +12,7 @@ from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
 from torch import Tensor
 
-from rowspan.kernels.ops import StepInputs, StepLimits
+from rowspan.kernels.ops import StepInputs, StepLimits, pending_token
 from rowspan.kernels.triton.graphs import DecodeGraphs, graph_sizes
 from rowspan.kernels.triton.inputs import TAKE_BLOCK, CardInputs, InputBuffers, Staging, no_sequences
 from rowspan.scheduler.batch import Chunk, StepPlan
@@ -132,7 +132,7 @@ def test_graphs_compute_what_the_plain_way_does() -> None:
     assert not cache[:-1].any(), "recording writes nothing that anyone reads"
     for seed in range(30):
         inputs = random_step(seed, decode=True)
-        inputs.tokens[seed % 2 :: 2] = -1 - np.arange(len(inputs.tokens))[seed % 2 :: 2]
+        inputs.tokens[seed % 2 :: 2] = pending_token(np.arange(len(inputs.tokens)))[seed % 2 :: 2]
         buffers.chosen.random_(100)
         other.chosen.copy_(buffers.chosen)
         size = graphs.size_for(len(inputs.tokens))

@@ -27,7 +27,8 @@ from rowspan.kernels.isa import native_module
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
 from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan, Shard, Span, SplitMode
+from rowspan.plan.split import Plan, Shard, Span
+from rowspan.plan.split_mode import SplitMode
 
 T = TypeVar("T")
 LOOPBACK = "127.0.0.1"

@@ -17,7 +17,7 @@ from rowspan.comm.probing import each_transport, supervise, trusted
 from rowspan.comm.probing.supervise import NotProbed
 from rowspan.kernels.isa import native_module
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.check import State
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import examine

@@ -32,7 +32,8 @@ from rowspan.kernels.isa import native_module
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.routes import Transport, choose_routes
-from rowspan.plan.split import Plan, SplitMode, split
+from rowspan.plan.split import Plan, split
+from rowspan.plan.split_mode import SplitMode
 
 KEY = b"0123456789abcdef"
 MODEL = ModelStamp("tiny.gguf", 1000, "abc")

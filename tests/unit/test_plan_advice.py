@@ -15,7 +15,7 @@ from rowspan.plan.advice_table import lines, notes, to_dict
 from rowspan.plan.capacity import Load
 from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import Outline, outline_of_shape
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card, known_cards
 from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 

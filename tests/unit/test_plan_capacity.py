@@ -15,7 +15,7 @@ from rowspan.plan.fit import shard_bytes
 from rowspan.plan.model_shapes import find_model, known_models
 from rowspan.plan.outline import Outline, outline_of_shape
 from rowspan.plan.planned_rig import Card, MemoryKind
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card
 
 GIB = 1 << 30

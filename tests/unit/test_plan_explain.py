@@ -16,7 +16,7 @@ from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
 from rowspan.plan.explain import Explanation, memory_text
 from rowspan.plan.explain_table import lines, notes, to_text
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 MODEL = TinyModel(scheme="Q4_0", n_layers=4, hidden_size=96, n_heads=6, n_kv_heads=3, vocab_size=300)
 

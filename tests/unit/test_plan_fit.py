@@ -14,7 +14,8 @@ from rowspan.errors import OutOfMemoryError, UsageError
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CacheSize, shard_bytes, size_cache
-from rowspan.plan.split import SplitMode, split
+from rowspan.plan.split import split
+from rowspan.plan.split_mode import SplitMode
 
 SPEC = ModelSpec("llama", "Fit", 2, 64, 4, 2, 16, 128, 100, 4096, 1e-5, RopeSpec(16, 1e4, True), None, True)
 GIB = 2**30

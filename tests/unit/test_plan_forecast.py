@@ -19,7 +19,7 @@ from rowspan.plan.forecast import DATA, fitted_constants, forecast
 from rowspan.plan.forecast_cpu import forecast_processor, processor
 from rowspan.plan.model_shapes import find_model
 from rowspan.plan.outline import outline_of_shape
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card, known_cards
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fit_forecast.py"

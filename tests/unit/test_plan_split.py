@@ -17,7 +17,8 @@ from rowspan.errors import RowSplitError, SplitError, UsageError
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device, parse_devices, parse_ratios
 from rowspan.plan.shares import apportion
-from rowspan.plan.split import Plan, Shard, Span, SplitMode, split, split_or_fall_back
+from rowspan.plan.split import Plan, Shard, Span, split, split_or_fall_back
+from rowspan.plan.split_mode import SplitMode
 from rowspan.quant.scheme import SCHEMES
 
 BY_OUTPUTS = {Role.EMBEDDING, Role.HEAD, Role.Q, Role.K, Role.V, Role.GATE, Role.UP}

@@ -20,7 +20,8 @@ from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.model.spec import ModelSpec
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode, split
+from rowspan.plan.split import split
+from rowspan.plan.split_mode import SplitMode
 
 MODEL = TinyModel(n_layers=4, tied=False)
 

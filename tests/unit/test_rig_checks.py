@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.recorded_rig import recorded_rigs, unpack
 
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.check import Check, Impact, Machine, Need, Outcome, State
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import Diagnosis, examine

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.recorded_rig import recorded_rigs, unpack
 
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import examine
 from rowspan.rig.markdown_report import report

@@ -18,7 +18,7 @@ from rowspan.engine.core import EngineCore
 from rowspan.engine.group import WorkerGroup
 from rowspan.errors import RowspanError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import StepPlan, TokenEvent
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.messages import ProfileMemory, WorkerSetup

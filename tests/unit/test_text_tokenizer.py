@@ -147,7 +147,7 @@ def test_unknown_kinds_are_refused(key: str, value: str | None, says: str) -> No
         ("eot_token_id", True),
         ("eom_token_id", 1.0),
         ("unknown_token_id", 10**6),
-        ("padding_token_id", 10**6),
+        ("eot_token_id", 10**6),
         ("add_bos_token", 1),
         ("add_space_prefix", "yes"),
         ("scores", [[0.0]]),

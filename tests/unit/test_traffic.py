@@ -21,7 +21,8 @@ from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.plan.device import parse_devices
 from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan, SplitMode
+from rowspan.plan.split import Plan
+from rowspan.plan.split_mode import SplitMode
 from rowspan.plan.traffic import traffic
 from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
 from rowspan.scheduler.request import SamplingParams

@@ -14,7 +14,7 @@ from rowspan.backends.refusal import refuse_given
 from rowspan.checkpoint.shape import Shape
 from rowspan.errors import UsageError
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 REFUSED = {
     "dtype": "--dtype",

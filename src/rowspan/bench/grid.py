@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rowspan.config import EngineConfig
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 
 @dataclass(frozen=True)

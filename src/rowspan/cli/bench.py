@@ -122,7 +122,7 @@ def bench(
     from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig, HubConfig
     from rowspan.hub.file_cache import Cache
     from rowspan.plan.device import parse_devices, parse_ratios
-    from rowspan.plan.split import SplitMode
+    from rowspan.plan.split_mode import SplitMode
 
     work = workloads(
         parse_numbers("-p", n_prompt or ["512"]),

@@ -13,6 +13,7 @@ import typer
 
 from rowspan.cli.terminal import page_width
 from rowspan.errors import UsageError
+from rowspan.plan.split_mode import SplitMode
 
 if TYPE_CHECKING:
     from rowspan.rig.doctor import Diagnosis, Verdict
@@ -26,18 +27,10 @@ class Baseline(StrEnum):
     CHECK = "check"
 
 
-class Mode(StrEnum):
-    """As plan.SplitMode, which is not imported before the command runs."""
-
-    NONE = "none"
-    LAYER = "layer"
-    ROW = "row"
-
-
 def doctor(
     split_mode: Annotated[
-        Mode, typer.Option("--split-mode", "-sm", help="Rank findings by what this way to split needs.")
-    ] = Mode.LAYER,
+        SplitMode, typer.Option("--split-mode", "-sm", help="Rank findings by what this way to split needs.")
+    ] = SplitMode.LAYER,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every check, with all it read.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Print Markdown for a forum, without names, serials and addresses.")
@@ -81,9 +74,8 @@ def doctor(
     raise typer.Exit(diagnosis.exit_code)
 
 
-def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
+def _examine(machine: Root, split_mode: SplitMode, try_cards: bool) -> Diagnosis:
     from rowspan.kernels.isa import available_isas
-    from rowspan.plan.split import SplitMode
     from rowspan.rig.checks import all_checks
     from rowspan.rig.copies import try_copies
     from rowspan.rig.doctor import examine
@@ -92,7 +84,7 @@ def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
         raise UsageError("A recorded machine has no cards to try.", fix="Leave --root or --probe out.")
     kernels = None if machine.recorded else tuple(available_isas())
     if not try_cards:
-        return examine(machine, all_checks(), SplitMode(split_mode), kernels=kernels)
+        return examine(machine, all_checks(), split_mode, kernels=kernels)
     from functools import partial
 
     from rowspan.comm.probing.each_transport import probe_transport
@@ -101,9 +93,7 @@ def _examine(machine: Root, split_mode: Mode, try_cards: bool) -> Diagnosis:
 
     forget()  # engines that start after this find out anew, too
     transports = partial(probe_transport, native=native_module())
-    return examine(
-        machine, all_checks(), SplitMode(split_mode), kernels=kernels, copies=try_copies, transports=transports
-    )
+    return examine(machine, all_checks(), split_mode, kernels=kernels, copies=try_copies, transports=transports)
 
 
 def _print_report(diagnosis: Diagnosis, machine: Root) -> None:

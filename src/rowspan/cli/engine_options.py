@@ -115,7 +115,7 @@ class EngineOptions:
 
         from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
         from rowspan.plan.device import parse_devices, parse_ratios
-        from rowspan.plan.split import SplitMode
+        from rowspan.plan.split_mode import SplitMode
 
         given = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         given["prefix_reuse"] = not given.pop("no_prefix_reuse")

@@ -20,7 +20,7 @@ from rowspan.engine.blueprint import make_blueprint
 from rowspan.errors import UsageError
 from rowspan.hosts.agent import Agent
 from rowspan.hosts.head import Head
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 
 @contextmanager

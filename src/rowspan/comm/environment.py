@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rowspan.rig.checks.amd_rccl import BAD, installed
+from rowspan.rig.rccl import BAD, rccl_release
 from rowspan.rig.root import Root, Unreadable
 
 AMD_DRIVER = "/dev/kfd"  # of cards that compute
@@ -24,7 +24,7 @@ def _amd(root: Root) -> dict[str, str]:
     # With its usual four queues an idle RDNA3 card that a process merely holds stays at full clocks: some 100 W.
     wanted = {"GPU_MAX_HW_QUEUES": "1"}
     try:
-        _, release = installed(root)
+        _, release = rccl_release(root)
     except Unreadable:
         return wanted
     if release == BAD:  # its first sum never returns, or faults, on some pairs of Radeon cards

@@ -12,7 +12,7 @@ from rowspan.engine.engine import Engine
 from rowspan.engine.generation import Piece, TokenText
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import FinishReason, SamplingParams
 
 Message = Mapping[str, Any]

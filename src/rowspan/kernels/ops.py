@@ -47,6 +47,17 @@ class RawRows:
     first: int
 
 
+def pending_token(row: Any) -> Any:
+    """What stands in `StepInputs.tokens` for the token that the last `sample` chose for this row of its logits, which
+    only the card knows: a negative number, as no token is. The function is its own inverse; plans of the scheduler have
+    `rowspan.scheduler.batch.LATEST` instead.
+
+    Args:
+        row: an int, or an array or tensor of them.
+    """
+    return -1 - row
+
+
 @dataclass(frozen=True)
 class StepInputs:
     """One step's tokens, sequence by sequence. All arrays are contiguous int64, but for the tables of blocks.
@@ -54,7 +65,7 @@ class StepInputs:
     Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions.
     """
 
-    tokens: NDArray[np.int64]  # (T,); of kernels that sample, -1 - n is the n-th token chosen by the last `sample`
+    tokens: NDArray[np.int64]  # (T,); of kernels that sample, also `pending_token`s
     starts: NDArray[np.int64]  # (sequences + 1,)
     first_positions: NDArray[np.int64]  # (sequences,) of each sequence's first token
     blocks: NDArray[np.int32]  # (sequences, B): cache blocks of positions 0, 1, …; padded with any valid block

@@ -13,7 +13,7 @@ from rowspan.plan.demand import Run, demand_of
 from rowspan.plan.forecast import Forecast, forecast
 from rowspan.plan.outline import Outline
 from rowspan.plan.planned_rig import Rig
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the largest
 TIE = 1.05  # of two splits or rigs no further apart than this, none is called faster

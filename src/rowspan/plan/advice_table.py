@@ -12,7 +12,7 @@ from rowspan.plan.capacity import usable_bytes
 from rowspan.plan.explain import memory_text
 from rowspan.plan.forecast import Interval
 from rowspan.plan.planned_rig import are_linked
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 NONE = "-"
 GIB = 1 << 30

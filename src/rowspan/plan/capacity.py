@@ -12,7 +12,8 @@ from rowspan.plan.device import Device
 from rowspan.plan.fit import activation_bytes, shard_bytes
 from rowspan.plan.outline import LayerCache, Outline
 from rowspan.plan.planned_rig import Card, MemoryKind
-from rowspan.plan.split import Plan, Shard, SplitMode, split
+from rowspan.plan.split import Plan, Shard, split
+from rowspan.plan.split_mode import SplitMode
 
 STEP_TOKENS = 512  # computed at once; what buffers are sized for
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rowspan.plan.outline import Outline
 from rowspan.plan.planned_rig import Card, are_linked
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 FLOAT_SCHEMES = ("F32", "F16", "BF16")
 

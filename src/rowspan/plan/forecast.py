@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rowspan.plan.demand import ModelDemand, Run
 from rowspan.plan.planned_rig import Card
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 DATA = Path(__file__).with_name("forecast.json")
 FAMILIES = {"sm_": "nvidia", "gfx11": "rdna", "gfx12": "rdna", "gfx9": "cdna", "xe": "intel"}

@@ -7,7 +7,7 @@ import math
 from rowspan.plan.demand import ModelDemand, Run
 from rowspan.plan.forecast import Constants, Forecast, forecast
 from rowspan.plan.planned_rig import Card, MemoryKind
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 # What the native kernels reach of measured ceilings, from docs/performance.md: with these two, the tg of a 1B and of a
 # 135M model on the same machine are both met; of products on 8-bit units they reach 20 to 45 %.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import accumulate, groupby, pairwise
 from typing import Any
 
@@ -23,15 +22,10 @@ from rowspan.errors import RowSplitError, SplitError
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.shares import apportion, check_ratios
+from rowspan.plan.split_mode import SplitMode
 from rowspan.quant.scheme import GEOMETRIES
 
 FFN_GRAIN = 16  # rows of an MLP slice come in multiples of a vector register (AVX-512: 16 floats) where they can
-
-
-class SplitMode(StrEnum):
-    NONE = "none"
-    LAYER = "layer"
-    ROW = "row"
 
 
 @dataclass(frozen=True, slots=True)

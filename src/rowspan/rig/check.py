@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 from functools import cached_property
 
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.kernel_log import Hit, Hits, LogPattern, blocks, scan
 from rowspan.rig.probe.cards import Card
 from rowspan.rig.probe.rig import Rig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.check import Check, Impact, Machine, Outcome, State, Sureness
 from rowspan.rig.probe.rig import Rig, probe
 from rowspan.rig.root import Root

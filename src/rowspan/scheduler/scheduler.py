@@ -176,11 +176,6 @@ class Scheduler:
         """Requests that own cache blocks."""
         return len(self._running)
 
-    def forget_cache(self) -> None:
-        """The workers lost the cache's content while no request was running: nothing of it can be reused."""
-        assert not self._running, "running requests would lose what they have computed"
-        self._blocks.clear()
-
     def abandon_steps(self) -> None:
         """Take back all steps under way, whose results will never come: every running request waits again, in its
         place, and is computed anew. The cache's content is lost."""

@@ -51,7 +51,6 @@ class Vocabulary:
     eot_id: int | None
     eom_id: int | None
     unknown_id: int | None
-    padding_id: int | None
     add_bos: bool | None
     add_eos: bool | None
     add_space_prefix: bool | None
@@ -94,7 +93,6 @@ class Vocabulary:
             eot_id=token_id("eot"),
             eom_id=token_id("eom"),
             unknown_id=token_id("unknown"),
-            padding_id=token_id("padding"),
             add_bos=_flag(metadata, "add_bos_token"),
             add_eos=_flag(metadata, "add_eos_token"),
             add_space_prefix=_flag(metadata, "add_space_prefix"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rowspan.kernels.ops import Sample
+from rowspan.kernels.ops import Sample, pending_token
 from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.worker.history import History
 from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
@@ -27,7 +27,8 @@ class CardSampler:
 
     def latest(self, seq_id: int) -> int:
         """As `StepInputs.tokens` has it: where the card finds the token that the last call chose for a sequence."""
-        return -1 - self._rows[seq_id]
+        token: int = pending_token(self._rows[seq_id])
+        return token
 
     def sample(self, seq_ids: Sequence[int], logits: Any) -> Callable[[], tuple[SampledToken, ...]]:
         """Have one token chosen for each sequence from logits (len(seq_ids), vocabulary); returns what waits for them.

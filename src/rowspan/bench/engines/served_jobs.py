@@ -19,7 +19,7 @@ from rowspan.bench.job import Job
 from rowspan.bench.model_demand import CACHE_VALUE_BYTES, Demand
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 
 SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 2500 << 20}  # beside weights and cache
 SPARE_TOKENS = 2  # a prompt of at least one, and one token more than is timed

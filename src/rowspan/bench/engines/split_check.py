@@ -19,7 +19,7 @@ from rowspan.bench.load.prompts import read_text
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan
 from rowspan.scheduler.request import SamplingParams
 from rowspan.text.tokenizer import Tokenizer

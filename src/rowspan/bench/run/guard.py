@@ -21,7 +21,7 @@ from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import EngineConfig
 from rowspan.errors import RowspanError, UsageError
 from rowspan.plan.device import Device
-from rowspan.plan.split import SplitMode
+from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.probe.rig import Rig
 
 LEAST_CHANGE = 0.05  # processes differ by some percent from start to start, whatever their repetitions say

@@ -38,7 +38,7 @@ def advise_rigs(
     from rowspan.plan.device import parse_ratios
     from rowspan.plan.fit import check_context
     from rowspan.plan.shares import check_ratios
-    from rowspan.plan.split import SplitMode
+    from rowspan.plan.split_mode import SplitMode
     from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 
     engine.check()

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
-from rowspan.plan.split import Plan, Shard, Span, SplitMode
+from rowspan.plan.split import Plan, Shard, Span
+from rowspan.plan.split_mode import SplitMode
 
 HIDDEN, VOCABULARY = 4096, 1024  # floats that ranks sum and hand over for each token; logits of each rank
 SPEC = ModelSpec(

@@ -15,7 +15,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rowspan.kernels.ops import StepInputs, StepLimits
+from rowspan.kernels.ops import StepInputs, StepLimits, pending_token
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch.upload import pinned
 
@@ -129,12 +129,12 @@ class InputBuffers:
             table[n:size, 0] = self._spare_slot // inputs.block_size
 
     def take_chosen(self, tokens: Tensor) -> None:
-        """Put in what the step before chose: see `rowspan.kernels.ops.StepInputs`. Part of every graph."""
+        """Put in what the step before chose: see `rowspan.kernels.ops.pending_token`. Part of every graph."""
         n = tokens.numel()
         _take_chosen[(triton.cdiv(n, TAKE_BLOCK),)](tokens, self.chosen, n, BLOCK=TAKE_BLOCK)
 
     def take_chosen_with_torch(self, tokens: Tensor) -> None:
-        places = (-1 - tokens).clamp(min=0, max=len(self.chosen) - 1)
+        places = pending_token(tokens).clamp(min=0, max=len(self.chosen) - 1)
         tokens.copy_(torch.where(tokens < 0, self.chosen.index_select(0, places), tokens))
 
     def decode_views(self, size: int, block_size: int) -> CardInputs:
@@ -202,4 +202,4 @@ def _take_chosen(tokens, chosen, n, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(tokens + at, mask=at < n, other=0)
     here = (at < n) & (token < 0)
-    tl.store(tokens + at, tl.load(chosen + (-1 - token), mask=here), mask=here)
+    tl.store(tokens + at, tl.load(chosen + (-1 - token), mask=here), mask=here)  # `pending_token`, which is no kernel

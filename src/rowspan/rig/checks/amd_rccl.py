@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
-from rowspan.rig.root import Root, Unreadable
-
-HEADERS = ("/opt/rocm/include/rccl/rccl.h", "/usr/include/rccl/rccl.h")
-BAD = (2, 27, 7)
+from rowspan.rig.rccl import BAD, HEADERS, rccl_release
 
 
 def look(machine: Machine) -> Outcome:
     machine.cards("AMD", least=2)
-    path, version = installed(machine.root)
+    path, version = rccl_release(machine.root)
     evidence = f"{path}: {'.'.join(map(str, version))} (a Python package may bring another)"
     return found(evidence) if version == BAD else passed(evidence)
-
-
-def installed(root: Root) -> tuple[str, tuple[int, ...]]:
-    """Of the system: where it says so, and the release. Raises Unreadable."""
-    path = next((path for path in HEADERS if root.has(path)), HEADERS[0])
-    text = root.text(path)
-    numbers = [re.search(rf"#define NCCL_{part}\s+(\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
-    if None in numbers:
-        raise Unreadable(path, "it names no version")
-    return path, tuple(int(number[1]) for number in numbers if number)
 
 
 CHECK = Check(
