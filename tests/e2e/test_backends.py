@@ -20,7 +20,7 @@ from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.choose import choose, open_backend
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.programs import find_llama_server
-from rowspan.backends.protocol import Backend, BackendName, Format, HealthState, LoadWatch, MissingBackendError
+from rowspan.backends.protocol import Backend, BackendName, HealthState, LoadWatch, MissingBackendError, ModelFormat
 from rowspan.config import BackendConfig, ServerConfig
 from rowspan.errors import UnsupportedModelError, UsageError
 
@@ -166,7 +166,7 @@ def test_auto_says_why(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.Monk
         choose(None, setup_for(strange, tmp_path))
     assert "mamba" in str(refused.value)
     assert "pip install xllamacpp" in refused.value.fix, "what else could run it"
-    folder = setup_for(tmp_path, tmp_path, format=Format.HF)
+    folder = setup_for(tmp_path, tmp_path, format=ModelFormat.HF)
     with pytest.raises(MissingBackendError, match="vLLM"):
         choose(None, folder)
     with pytest.raises(UsageError, match="Hugging Face folder"):

@@ -11,14 +11,16 @@ from rowspan.backends.child import Patience
 from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.llamacpp_probe import probe
-from rowspan.backends.protocol import Format, Model, Setup
+from rowspan.backends.protocol import Model, ModelFormat, Setup
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.split_mode import SplitMode
 
 QUICK = Patience(end=1.0, back_off=(0.05, 0.05, 0.05))
 
 
-def setup_for(path: Path, logs: Path, *, format: Format = Format.GGUF, arguments: str = "", **options: Any) -> Setup:
+def setup_for(
+    path: Path, logs: Path, *, format: ModelFormat = ModelFormat.GGUF, arguments: str = "", **options: Any
+) -> Setup:
     """options: fields of EngineConfig, as if a user had set them."""
     engine = EngineConfig(path, **{"split_mode": SplitMode.NONE, "parallel": 2, **options})
     backend = BackendConfig(tuple(arguments.split()), log_folder=logs)

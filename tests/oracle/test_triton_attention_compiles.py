@@ -6,10 +6,10 @@ import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 
 from rowspan.kernels.triton.attention.tile_sizes import Tiles, decode_tiles, prefill_tiles
-from rowspan.kernels.triton.card_family import Family
+from rowspan.kernels.triton.card_family import CardFamily
 
 ATTENTION = "rowspan.kernels.triton.attention."
-FAMILY = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx1100": Family.RDNA, "gfx942": Family.CDNA}
+FAMILY = {"sm_80": CardFamily.AMPERE, "sm_90": CardFamily.HOPPER, "gfx1100": CardFamily.RDNA, "gfx942": CardFamily.CDNA}
 TYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16"}
 # Bytes of a thread's registers that are in memory, at most.
 SPILLED = {"sm_80": 0, "sm_90": 0, "gfx1100": 64, "gfx942": 0}

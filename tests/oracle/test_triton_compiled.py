@@ -9,16 +9,16 @@ import pytest
 from kit.triton_aot import MATRIX_INSTRUCTION, SHARED_LIMIT, TARGETS, Compiled, Constant, Variant, compile_for_cards
 from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
 
-from rowspan.kernels.triton.card_family import Card, Family
+from rowspan.kernels.triton.card_family import CardFamily, CardModel
 from rowspan.kernels.triton.linear.configs import Narrow, Unpacked, Wide, choose
 from rowspan.kernels.triton.linear.layout import BITS, UNIT
 from rowspan.quant.scheme import SCHEMES
 
 CARDS = {
-    "sm_80": Card("A100", Family.AMPERE, 108),
-    "sm_90": Card("H200", Family.HOPPER, 132),
-    "gfx1100": Card("RX 7900 XTX", Family.RDNA, 96),
-    "gfx942": Card("MI300X", Family.CDNA, 304),
+    "sm_80": CardModel("A100", CardFamily.AMPERE, 108),
+    "sm_90": CardModel("H200", CardFamily.HOPPER, 132),
+    "gfx1100": CardModel("RX 7900 XTX", CardFamily.RDNA, 96),
+    "gfx942": CardModel("MI300X", CardFamily.CDNA, 304),
 }
 ROWS, COLUMNS = 4096, 4096
 ROOM = "rowspan.kernels.triton."

@@ -16,7 +16,7 @@ import pytest
 from kit import fake_llama_server
 from kit.http_server import eventually
 
-from rowspan.backends.child import Child, ChildError, Launch, Patience, State
+from rowspan.backends.child import Child, ChildError, ChildState, Launch, Patience
 from rowspan.backends.child_log import FILE_BYTES, KEPT_LINES, ChildLog
 
 QUICK = Patience(end=1.0, back_off=(0.05, 0.05))
@@ -60,7 +60,7 @@ def test_it_serves_until_stopped_and_may_be_started_again(log: ChildLog) -> None
     said: list[str] = []
     for _ in range(2):
         child.start(said.append)
-        assert child.state == State.READY
+        assert child.state == ChildState.READY
         command = " ".join(argument for process in family() for argument in process.cmdline())
         assert child.address().key not in command, "everyone can read a command line"
         child.stop()
@@ -80,7 +80,7 @@ def test_dying_while_loading_is_explained(log: ChildLog) -> None:
     assert str(log.file) in died.value.what
     assert died.value.why.startswith("ValueError: tensor 'blk.0' is damaged"), "the cause comes first"
     assert "giving up" in died.value.why
-    assert child.state == State.FAILED
+    assert child.state == ChildState.FAILED
 
 
 def test_a_warning_that_mentions_an_error_is_not_the_cause(log: ChildLog) -> None:
@@ -116,8 +116,8 @@ def test_a_crash_is_followed_by_a_restart(
     child.start()
     first = child.address()
     kill_program()
-    assert eventually(lambda: child.state != State.READY)
-    assert eventually(lambda: child.state == State.READY)
+    assert eventually(lambda: child.state != ChildState.READY)
+    assert eventually(lambda: child.state == ChildState.READY)
     assert child.address().key != first.key
     assert "ended while it served (signal 9)" in caplog.text
     assert child.reason is None
@@ -131,13 +131,13 @@ def test_after_crashes_in_a_row_it_is_given_up(log: ChildLog, stopped: list[Chil
     child.start()
     flag.unlink()
     kill_program()
-    assert eventually(lambda: child.state == State.FAILED)
+    assert eventually(lambda: child.state == ChildState.FAILED)
     assert "ended while loading (exit code 3)" in str(child.reason)
     assert not [process for process in family() if "fake_llama_server" in " ".join(process.cmdline())]
     flag.touch()
     child.stop()
     child.start()
-    assert child.state == State.READY
+    assert child.state == ChildState.READY
 
 
 def test_what_ignores_sigterm_is_killed_with_its_children(log: ChildLog, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from kit.gguf_builder import TinyModel
 from rowspan.backends import llamacpp_flags
 from rowspan.backends.child import ChildError
 from rowspan.backends.llamacpp import LlamaCpp, LlamaCppReader
-from rowspan.backends.llamacpp_probe import Card, Features, cards_from, features_from, probe, version_from
+from rowspan.backends.llamacpp_probe import Features, ListedCard, cards_from, features_from, probe, version_from
 from rowspan.backends.programs import find_llama_server
 from rowspan.backends.protocol import (
     FinishReason,
-    Format,
     MissingBackendError,
+    ModelFormat,
     SamplingParams,
     Timings,
     UnsupportedOptionError,
@@ -77,7 +77,7 @@ def test_older_and_other_programs() -> None:
     assert "--device" not in old.flags
     assert cards_from("Available devices:\n") == ()
     assert cards_from("Available devices:\n  ROCm0: AMD Radeon PRO W7900 Dual Slot (49136 MiB, 49000 MiB free)\n") == (
-        Card("ROCm0", "AMD Radeon PRO W7900 Dual Slot", 49000 << 20),
+        ListedCard("ROCm0", "AMD Radeon PRO W7900 Dual Slot", 49000 << 20),
     )
 
 
@@ -165,7 +165,7 @@ def test_a_context_of_its_own_choice(model: Path, features: Features) -> None:
 
 
 def test_a_folder_is_not_for_it(tmp_path: Path, features: Features) -> None:
-    setup = setup_for(tmp_path, tmp_path, format=Format.HF)
+    setup = setup_for(tmp_path, tmp_path, format=ModelFormat.HF)
     with pytest.raises(UsageError, match=r"Hugging Face folder.*--backend vllm"):
         LlamaCpp(setup, fake_llama_server.COMMAND, features)
 

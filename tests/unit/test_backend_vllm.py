@@ -13,7 +13,7 @@ from kit.backends import setup_for
 
 from rowspan.backends.child import ChildError
 from rowspan.backends.programs import find_vllm_python
-from rowspan.backends.protocol import FinishReason, Format, MissingBackendError, Piece, SamplingParams, Timings
+from rowspan.backends.protocol import FinishReason, MissingBackendError, ModelFormat, Piece, SamplingParams, Timings
 from rowspan.backends.vllm import Vllm, VllmReader
 from rowspan.backends.vllm_flags import launch
 from rowspan.backends.vllm_probe import VllmFeatures, probe
@@ -27,7 +27,7 @@ OLD = VllmFeatures("0.6", frozenset({"model"}))
 
 
 def flags(features: VllmFeatures = NEW, **options: Any) -> tuple[list[str], dict[str, str]]:
-    setup = setup_for(Path("/models/m"), Path(), format=Format.HF, **options)
+    setup = setup_for(Path("/models/m"), Path(), format=ModelFormat.HF, **options)
     found = launch(setup, "python", features)
     return list(found.command), dict(found.environment)
 
@@ -97,7 +97,7 @@ def test_a_gguf_file_is_not_for_it() -> None:
 
 
 def test_what_is_asked() -> None:
-    dialect = Vllm(setup_for(Path("/models/m"), Path(), format=Format.HF), "python", NEW)
+    dialect = Vllm(setup_for(Path("/models/m"), Path(), format=ModelFormat.HF), "python", NEW)
     params = SamplingParams(max_tokens=3, seed=-5, logit_bias={7: 2.0}, stop_tokens=frozenset({9}), logprobs=2)
     path, body = dialect.ask([1, 2], params, ["x"])
     asked = orjson.loads(body)

@@ -20,7 +20,7 @@ from kit.http_server import eventually
 from kit.leftovers import leftovers
 
 from rowspan.backends.programs import find_llamacpp_program
-from rowspan.backends.protocol import BackendName, Format, Model
+from rowspan.backends.protocol import BackendName, Model, ModelFormat
 from rowspan.bench.engines.native_jobs import gguf_facts, native_jobs
 from rowspan.bench.engines.served_jobs import ServedModel, served_job
 from rowspan.bench.engines.served_runner import ServedRunner
@@ -278,7 +278,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if find_llamacpp_program("llama-server", BackendConfig()) is None:
         pytest.skip("no llama-server in PATH")
     path = TinyModel(scheme="Q8_0").write(tmp_path / "served.gguf")
-    model = ServedModel(Model("tiny", str(path), Format.GGUF), *gguf_facts(path)[:2], vocabulary=50)
+    model = ServedModel(Model("tiny", str(path), ModelFormat.GGUF), *gguf_facts(path)[:2], vocabulary=50)
     config = EngineConfig(path, context_size=64, parallel=1, threads=1, split_mode=SplitMode.NONE)
     return served_job(BackendName.LLAMACPP, model, config, BackendConfig(log_folder=tmp_path / "logs")), 1
 

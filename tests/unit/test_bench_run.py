@@ -20,7 +20,7 @@ from rowspan.bench.machine.roofline import Ceilings
 from rowspan.bench.results.fields import NAMES, complete
 from rowspan.bench.results.store import Store
 from rowspan.bench.run import rounds
-from rowspan.bench.run.rounds import Procedure, Progress, measure_jobs, turns
+from rowspan.bench.run.rounds import Procedure, RoundsProgress, measure_jobs, turns
 from rowspan.bench.run.time_left import TimeLeft
 from rowspan.errors import RowspanError, UsageError
 from rowspan.plan.device import Device
@@ -157,7 +157,7 @@ def test_it_waits_until_all_is_cool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_progress_tells_turns_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Progress] = []
+    told: list[RoundsProgress] = []
     list(measure_jobs([Bench().job("a")], [PP, TG], Procedure(2), told.append))
     assert {progress.total for progress in told} == {4}
     assert told[0].seconds_left is None

@@ -24,14 +24,14 @@ from kit.http_server import eventually
 
 from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.programs import find_llamacpp_program
-from rowspan.backends.protocol import BackendName, Format, Model, Piece, SamplingParams, Timings
+from rowspan.backends.protocol import BackendName, Model, ModelFormat, Piece, SamplingParams, Timings
 from rowspan.bench.engines.hf_folder import read_folder
 from rowspan.bench.engines.llama_bench import LlamaBenchRunner, options
 from rowspan.bench.engines.served_runner import ServedRunner
 from rowspan.bench.engines.steps import random_tokens
 from rowspan.bench.grid import Grid, Workload, workloads
 from rowspan.bench.job import Job
-from rowspan.bench.run.plan_jobs import Request, plan_jobs
+from rowspan.bench.run.plan_jobs import BenchRequest, plan_jobs
 from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import BackendConfig
 from rowspan.errors import CheckpointError, ContextOverflowError, EngineError, UsageError
@@ -186,15 +186,15 @@ def test_a_benchmark_that_is_killed_leaves_no_llama_bench(tmp_path: Path) -> Non
     assert eventually(lambda: not psutil.pid_exists(own))
 
 
-def request(tmp_path: Path, models: list[Model], backends: list[BackendName], **changes: Any) -> Request:
+def request(tmp_path: Path, models: list[Model], backends: list[BackendName], **changes: Any) -> BenchRequest:
     grid = Grid([parse_devices("cpu:0")], [SplitMode.NONE], [0], [None], [None], [None], [None], [512], [1])
     nothing_installed = BackendConfig(llamacpp_folder=tmp_path / "none", vllm_python=tmp_path / "none/python")
     given = {"grid": grid, "work": workloads([8], [2], [], [0]), "backend_config": nothing_installed, **changes}
-    return Request(models, {}, backends, **given)
+    return BenchRequest(models, {}, backends, **given)
 
 
 def tiny(tmp_path: Path) -> Model:
-    return Model("tiny", str(TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")), Format.GGUF)
+    return Model("tiny", str(TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")), ModelFormat.GGUF)
 
 
 def folder(tmp_path: Path, **config: Any) -> Path:
@@ -219,7 +219,7 @@ def folder(tmp_path: Path, **config: Any) -> Path:
 
 def test_what_one_of_several_backends_cannot_do_is_left_out_and_told(tmp_path: Path) -> None:
     told: list[str] = []
-    models = [tiny(tmp_path), Model("hf", str(folder(tmp_path)), Format.HF)]
+    models = [tiny(tmp_path), Model("hf", str(folder(tmp_path)), ModelFormat.HF)]
     jobs = plan_jobs(request(tmp_path, models, list(BackendName)), told.append)
     assert [job.fields["engine"] for job in jobs] == ["native"]
     assert [text.partition(",")[0] for text in told] == ["llamacpp", "vllm"]
@@ -249,7 +249,7 @@ def test_batches_are_of_several_steps_only_where_the_engine_has_such(tmp_path: P
 
 
 def test_what_the_only_backend_cannot_do_is_an_error(tmp_path: Path) -> None:
-    hf = Model("hf", str(folder(tmp_path)), Format.HF)
+    hf = Model("hf", str(folder(tmp_path)), ModelFormat.HF)
     with pytest.raises(UsageError, match="native cannot read"):
         plan_jobs(request(tmp_path, [hf], [BackendName.NATIVE]), print)
     with pytest.raises(UsageError, match="no model that vllm reads"):
@@ -258,7 +258,7 @@ def test_what_the_only_backend_cannot_do_is_an_error(tmp_path: Path) -> None:
         plan_jobs(request(tmp_path, [hf], [BackendName.NATIVE], work=[]), print)
     with pytest.raises(ContextOverflowError):
         plan_jobs(request(tmp_path, [tiny(tmp_path)], [BackendName.NATIVE], work=[Workload(300, 0)]), print)
-    missing = Model("x/y", "x/y", Format.HF)
+    missing = Model("x/y", "x/y", ModelFormat.HF)
     with pytest.raises(UsageError, match="not on this machine"):
         plan_jobs(request(tmp_path, [missing], [BackendName.VLLM]), print)
 

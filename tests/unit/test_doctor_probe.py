@@ -18,7 +18,7 @@ from rowspan.comm.probing.supervise import NotProbed
 from rowspan.kernels.isa import native_module
 from rowspan.plan.routes import Transport
 from rowspan.plan.split_mode import SplitMode
-from rowspan.rig.check import State
+from rowspan.rig.check import CheckState
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import examine
 from rowspan.rig.root import Root, Unreadable
@@ -59,7 +59,9 @@ def test_a_lie_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks["comm.sockets"]["state"] == "pass"
 
 
-def states(folder: Path, name: str, tried: Mapping[Transport, str | Unreadable]) -> tuple[dict[str, State], list[Any]]:
+def states(
+    folder: Path, name: str, tried: Mapping[Transport, str | Unreadable]
+) -> tuple[dict[str, CheckState], list[Any]]:
     """Of a recorded machine's transports, as if it could be tried."""
     asked = []
 
@@ -79,17 +81,17 @@ def test_cards_are_tried_with_all_of_them(tmp_path: Path) -> None:
     no_torch = Unreadable("host", "torch sees 0 cards")
     found, asked = states(tmp_path, "dual-4090-no-p2p", {Transport.NCCL: "lies", Transport.HOST: no_torch})
     assert found == {
-        "comm.nccl": State.FINDING,
-        "comm.host": State.UNKNOWN,
-        "comm.shm": State.PASS,
-        "comm.sockets": State.PASS,
+        "comm.nccl": CheckState.FINDING,
+        "comm.host": CheckState.UNKNOWN,
+        "comm.shm": CheckState.PASS,
+        "comm.sockets": CheckState.PASS,
     }
     assert dict(asked) == {Transport.NCCL: 2, Transport.HOST: 2, Transport.SHARED: 0, Transport.SOCKETS: 0}
 
 
 def test_a_machine_without_cards_has_none_to_try(tmp_path: Path) -> None:
     found, _ = states(tmp_path, "cpu-only-server", {})
-    assert found["comm.nccl"] == found["comm.host"] == State.NOT_APPLICABLE
+    assert found["comm.nccl"] == found["comm.host"] == CheckState.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(

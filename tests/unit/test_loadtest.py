@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kit.openai_endpoint import Endpoint, answering
 from typer.testing import CliRunner
 
-from rowspan.bench.load.drive import Outcome, arrivals
-from rowspan.bench.load.endpoint import Answer
+from rowspan.bench.load.drive import LoadOutcome, arrivals
+from rowspan.bench.load.endpoint import EndpointAnswer
 from rowspan.bench.load.prompts import Mix, prompts, read_text
 from rowspan.bench.load.summary import Goals, percentile, summary, usage_problems
 from rowspan.cli.main import app
@@ -66,10 +66,10 @@ def test_percentiles_are_numpys(values: list[float], percent: float) -> None:
     assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)), rel=1e-9, abs=1e-9)
 
 
-def answer(first: float, tokens: int, step: float, **counts: Any) -> Answer:
+def answer(first: float, tokens: int, step: float, **counts: Any) -> EndpointAnswer:
     moments = [10.0 + first + step * place for place in range(tokens)]
     given = {"prompt_tokens": 7, "generated_tokens": tokens, "counted_tokens": None, **counts}
-    return Answer(10.0, moments, **given)
+    return EndpointAnswer(10.0, moments, **given)
 
 
 def test_goals() -> None:
@@ -85,7 +85,7 @@ def test_goals() -> None:
 
 
 def test_the_summary_counts_what_was_good() -> None:
-    outcome = Outcome([answer(0.1, 5, 0.1), answer(0.9, 5, 0.1)], [])
+    outcome = LoadOutcome([answer(0.1, 5, 0.1), answer(0.9, 5, 0.1)], [])
     found = summary(outcome, Goals.parse("ttft<500ms"), joules=20.0)
     assert found["seconds"] == pytest.approx(1.3)
     assert found["generated_tokens_per_second"] == pytest.approx(10 / 1.3)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rowspan.errors import UsageError
-from rowspan.plan.advice import Advice, Request, advise
+from rowspan.plan.advice import Advice, AdviceRequest, advise
 from rowspan.plan.advice_table import lines, notes, to_dict
 from rowspan.plan.capacity import Load
 from rowspan.plan.model_shapes import find_model
@@ -31,7 +31,7 @@ def outline(name: str = "llama-3-70b", scheme: str = "Q8_0") -> Outline:
 def advice(
     rigs: str = ASKED, model: Outline | None = None, load: Load | None = None, prices: dict[str, float] | None = None
 ) -> Advice:
-    return advise(model or outline(), parse_rigs(rigs, prices), Request(load or Load(8192, 16)))
+    return advise(model or outline(), parse_rigs(rigs, prices), AdviceRequest(load or Load(8192, 16)))
 
 
 def cells(of: Advice, label: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rowspan.plan.capacity import Load, Placement, fewest_cards, largest, place,
 from rowspan.plan.fit import shard_bytes
 from rowspan.plan.model_shapes import find_model, known_models
 from rowspan.plan.outline import Outline, outline_of_shape
-from rowspan.plan.planned_rig import Card, MemoryKind
+from rowspan.plan.planned_rig import CardSpec, MemoryKind
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card
 
@@ -29,7 +29,7 @@ def outline(name: str, scheme: str = "Q8_0") -> Outline:
     return outline_of_shape(known.shape, scheme)
 
 
-def card(gib: float) -> Card:
+def card(gib: float) -> CardSpec:
     return replace(find_card("RTX 4090"), name=f"{gib} GiB", memory=int(gib * GIB))
 
 
@@ -46,7 +46,7 @@ models = st.sampled_from(SMALL)
 modes = st.sampled_from(list(SplitMode))
 
 
-def placed(model: Outline, cards: tuple[Card, ...], mode: SplitMode, load: Load) -> Placement | None:
+def placed(model: Outline, cards: tuple[CardSpec, ...], mode: SplitMode, load: Load) -> Placement | None:
     try:
         return place(model, cards, mode, load)
     except SplitError:
@@ -139,7 +139,7 @@ def test_partial_offload_leaves_the_rest_in_ram() -> None:
 @settings(max_examples=60)
 @given(name=models, scheme=st.sampled_from(BY_BITS), cards=rigs, mode=modes, load=loads)
 def test_a_plan_never_exceeds_a_device(
-    name: str, scheme: str, cards: tuple[Card, ...], mode: SplitMode, load: Load
+    name: str, scheme: str, cards: tuple[CardSpec, ...], mode: SplitMode, load: Load
 ) -> None:
     placement = placed(OUTLINES[name, scheme], cards, mode, load)
     if placement is None:
@@ -161,7 +161,7 @@ def test_a_plan_never_exceeds_a_device(
 @settings(max_examples=60)
 @given(name=models, cards=rigs, mode=modes, load=loads, more=st.integers(1, 5000), slots=st.integers(1, 9))
 def test_needs_rise_with_context_and_slots(
-    name: str, cards: tuple[Card, ...], mode: SplitMode, load: Load, more: int, slots: int
+    name: str, cards: tuple[CardSpec, ...], mode: SplitMode, load: Load, more: int, slots: int
 ) -> None:
     placement = placed(OUTLINES[name, "Q4_K_M"], cards, mode, load)
     if placement is None:
@@ -196,7 +196,7 @@ def test_more_bits_never_fit_where_fewer_do_not(name: str, gib: int, mode: Split
 @settings(max_examples=30)
 @given(scheme=st.sampled_from(BY_BITS), cards=rigs, mode=modes, context=st.integers(64, 9000))
 def test_the_parts_of_a_model_are_the_whole(
-    scheme: str, cards: tuple[Card, ...], mode: SplitMode, context: int
+    scheme: str, cards: tuple[CardSpec, ...], mode: SplitMode, context: int
 ) -> None:
     model = OUTLINES["qwen2.5-7b", scheme]
     placement = placed(model, cards, mode, Load(context))

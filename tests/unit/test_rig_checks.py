@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kit.recorded_rig import recorded_rigs, unpack
 
 from rowspan.plan.split_mode import SplitMode
-from rowspan.rig.check import Check, Impact, Machine, Need, Outcome, State
+from rowspan.rig.check import Check, CheckState, Impact, Machine, Need, Outcome
 from rowspan.rig.checks import all_checks
 from rowspan.rig.doctor import Diagnosis, examine
 from rowspan.rig.probe.rig import probe
@@ -64,7 +64,7 @@ def diagnose(name: str, folder: Path, split: SplitMode = SplitMode.ROW) -> Diagn
     return examine(Root(unpack(name, folder)), list(CHECKS.values()), split)
 
 
-def ids(diagnosis: Diagnosis, state: State) -> list[str]:
+def ids(diagnosis: Diagnosis, state: CheckState) -> list[str]:
     return [verdict.check.id for verdict in diagnosis.of(state)]
 
 
@@ -77,8 +77,8 @@ def diagnoses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Diagnosis]:
 @pytest.mark.parametrize("name", RIGS)
 def test_a_rig_gives_exactly_these_findings_and_unknowns(name: str, diagnoses: dict[str, Diagnosis]) -> None:
     diagnosis = diagnoses[name]
-    assert tuple(ids(diagnosis, State.FINDING)) == RIGS[name].findings
-    assert set(ids(diagnosis, State.UNKNOWN)) == RIGS[name].unknown
+    assert tuple(ids(diagnosis, CheckState.FINDING)) == RIGS[name].findings
+    assert set(ids(diagnosis, CheckState.UNKNOWN)) == RIGS[name].unknown
     assert all(verdict.outcome.evidence and all(verdict.outcome.evidence) for verdict in diagnosis.verdicts)
 
 
@@ -87,14 +87,16 @@ def test_every_pitfall_has_its_check() -> None:
 
 
 def test_every_check_is_seen_to_find_to_pass_and_not_to_know(diagnoses: dict[str, Diagnosis]) -> None:
-    seen: dict[State, set[str]] = {state: set() for state in State}
+    seen: dict[CheckState, set[str]] = {state: set() for state in CheckState}
     for diagnosis in diagnoses.values():
-        for state in State:
+        for state in CheckState:
             seen[state].update(ids(diagnosis, state))
     tried = {"comm.shm", "comm.sockets", "comm.nccl", "comm.host"}  # in tests/unit/test_doctor_probe.py
-    assert set(CHECKS) - seen[State.FINDING] == {"nv.p2p.lie"} | tried  # found, and passed, in a test of its own
-    assert set(CHECKS) - seen[State.PASS] == {"nv.p2p.lie", "amd.dkms.p2p", "llamacpp.amx", "amd.fw", "numa"} | tried
-    assert seen[State.UNKNOWN] == set(CHECKS) - tried
+    assert set(CHECKS) - seen[CheckState.FINDING] == {"nv.p2p.lie"} | tried  # found, and passed, in a test of its own
+    assert (
+        set(CHECKS) - seen[CheckState.PASS] == {"nv.p2p.lie", "amd.dkms.p2p", "llamacpp.amx", "amd.fw", "numa"} | tried
+    )
+    assert seen[CheckState.UNKNOWN] == set(CHECKS) - tried
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
@@ -108,7 +110,7 @@ def test_a_check_says_all_that_a_user_needs(check: Check) -> None:
 def test_findings_are_ranked_by_what_the_split_needs(tmp_path: Path) -> None:
     name = "dual-w7900-debian-no-p2p"
     concerned = {
-        split: [v.check.id for v in diagnose(name, tmp_path / split, split).of(State.FINDING) if v.concerns]
+        split: [v.check.id for v in diagnose(name, tmp_path / split, split).of(CheckState.FINDING) if v.concerns]
         for split in SplitMode
     }
     assert concerned == {
@@ -117,7 +119,7 @@ def test_findings_are_ranked_by_what_the_split_needs(tmp_path: Path) -> None:
         SplitMode.NONE: [],
     }
     by_layer = diagnose(name, tmp_path / "again", SplitMode.LAYER)
-    assert ids(by_layer, State.FINDING) == ["amd.iommu", "amd.kcfg.p2p", "amd.p2p.links"]
+    assert ids(by_layer, CheckState.FINDING) == ["amd.iommu", "amd.kcfg.p2p", "amd.p2p.links"]
     assert by_layer.exit_code == 1
     assert diagnose(name, tmp_path / "alone", SplitMode.NONE).exit_code == 0
 
@@ -129,7 +131,7 @@ def test_one_card_needs_no_peers(diagnoses: dict[str, Diagnosis]) -> None:
 
 
 def test_log_lines_carry_their_time_and_card(diagnoses: dict[str, Diagnosis]) -> None:
-    (verdict,) = diagnoses["dual-7900xtx-mes-errors"].of(State.FINDING)
+    (verdict,) = diagnoses["dual-7900xtx-mes-errors"].of(CheckState.FINDING)
     assert [hit.time for hit in verdict.outcome.hits][:2] == ["12034.818166 s", "12034.818171 s"]
     assert [hit.addresses for hit in verdict.outcome.hits][-2:] == [(), ("0000:23:00.0",)]
     assert verdict.outcome.evidence[0].startswith("the kernel's log since boot: 9 lines")
@@ -179,54 +181,69 @@ CONFIG = "boot/config-6.8.0-45-generic"
 @pytest.mark.parametrize(
     ("rig", "change", "check", "state"),
     [
-        (UNLINKED, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", State.FINDING),
-        (UNLINKED, replace(CONFIG, "CONFIG_DMABUF_MOVE_NOTIFY=y", ""), "amd.kcfg.p2p", State.FINDING),
-        (HEALTHY, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", State.PASS),  # links are the truth
-        (HEALTHY, remove(CONFIG), "amd.kcfg.p2p", State.UNKNOWN),
-        (HEALTHY, write("proc/config.gz", "damaged"), "amd.kcfg.p2p", State.PASS),
-        (HEALTHY, write("sys/module/amdgpu/version", "6.16.13"), "amd.dkms.p2p", State.PASS),
-        (HEALTHY, write(f"{CARD}/iommu_group/type", "DMA"), "amd.iommu", State.FINDING),
-        (HEALTHY, write(f"{CARD}/mem_info_vis_vram_total", "none"), "amd.rebar", State.UNKNOWN),
-        (HEALTHY, write(f"{PORT}/current_link_width", "8"), "amd.link", State.FINDING),
-        (HEALTHY, write(f"{PORT}/current_link_width", "8"), "pcie.slot", State.FINDING),
-        (HEALTHY, write(f"{PORT}/current_link_speed", "2.5 GT/s PCIe"), "amd.link", State.UNKNOWN),  # asleep?
-        (HEALTHY, write(f"{PORT}/current_link_speed", "Unknown"), "amd.link", State.UNKNOWN),
-        (HEALTHY, write(f"{PORT}/aer_dev_correctable", "BadTLP 3\nTOTAL_ERR_COR 3"), "pcie.aer", State.FINDING),
-        (HEALTHY, write("opt/rocm/include/rccl/rccl.h", "no version"), "amd.rccl", State.UNKNOWN),
-        (HEALTHY, write("environ", "HSA_OVERRIDE_GFX_VERSION=11.0.0"), "amd.gfxoverride", State.FINDING),
-        (HEALTHY, remove("environ"), "env", State.UNKNOWN),
-        (HEALTHY, write("environ", "GGML_CUDA_P2P="), "env", State.FINDING),
-        (HEALTHY, write("etc/nccl.conf", "# nothing\n"), "env", State.PASS),
-        (HEALTHY, replace("proc/self/mounts", "inode64", "size=999999k"), "mem.shm", State.PASS),
-        (HEALTHY, replace("proc/self/mounts", "inode64", "size=900m"), "mem.shm", State.FINDING),
-        (HEALTHY, replace("proc/self/mounts", "/dev/shm", "/shm"), "mem.shm", State.UNKNOWN),
-        (HEALTHY, lambda folder: cut(folder / PORT / "config", 256), "pcie.acs", State.PASS),  # no extended space
-        (HEALTHY, lambda folder: cut(folder / PORT / "config", 64), "pcie.acs", State.UNKNOWN),
-        (HEALTHY, write("sys/fs/cgroup/memory.max", str(8 << 30)), "mem.ram", State.FINDING),
-        (HEALTHY, write("sys/devices/system/node/node1/cpulist", "24"), "numa", State.PASS),
-        (HEALTHY, remove("dev/kfd"), "amd.perms", State.FINDING),
-        (R9700, write("later/" + CARD + "/gpu_busy_percent", "0"), "amd.idle", State.FINDING),  # the other burns on
-        (R9700, write(f"{CARD}/fw_version/mes_fw_version", "0x0010308b"), "amd.fw", State.FINDING),  # the other is old
-        (NVLINK, remove("nvml.json"), "nv.p2p", State.UNKNOWN),
-        (NVLINK, remove("nvml.json"), "mem.ram", State.UNKNOWN),
-        (NVLINK, write("log/kernel", "NVRM: Xid (PCI:0000:41:00): 43, pid=1"), "nv.xid", State.FINDING),
-        ("cpu-only-server", replace("commands/llama-server", "12.2.0", "13.2.0"), "llamacpp.amx", State.PASS),
+        (UNLINKED, replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"), "amd.kcfg.p2p", CheckState.FINDING),
+        (UNLINKED, replace(CONFIG, "CONFIG_DMABUF_MOVE_NOTIFY=y", ""), "amd.kcfg.p2p", CheckState.FINDING),
+        (
+            HEALTHY,
+            replace(CONFIG, "HSA_AMD_P2P=y", "HSA_AMD_P2P=m"),
+            "amd.kcfg.p2p",
+            CheckState.PASS,
+        ),  # links are the truth
+        (HEALTHY, remove(CONFIG), "amd.kcfg.p2p", CheckState.UNKNOWN),
+        (HEALTHY, write("proc/config.gz", "damaged"), "amd.kcfg.p2p", CheckState.PASS),
+        (HEALTHY, write("sys/module/amdgpu/version", "6.16.13"), "amd.dkms.p2p", CheckState.PASS),
+        (HEALTHY, write(f"{CARD}/iommu_group/type", "DMA"), "amd.iommu", CheckState.FINDING),
+        (HEALTHY, write(f"{CARD}/mem_info_vis_vram_total", "none"), "amd.rebar", CheckState.UNKNOWN),
+        (HEALTHY, write(f"{PORT}/current_link_width", "8"), "amd.link", CheckState.FINDING),
+        (HEALTHY, write(f"{PORT}/current_link_width", "8"), "pcie.slot", CheckState.FINDING),
+        (HEALTHY, write(f"{PORT}/current_link_speed", "2.5 GT/s PCIe"), "amd.link", CheckState.UNKNOWN),  # asleep?
+        (HEALTHY, write(f"{PORT}/current_link_speed", "Unknown"), "amd.link", CheckState.UNKNOWN),
+        (HEALTHY, write(f"{PORT}/aer_dev_correctable", "BadTLP 3\nTOTAL_ERR_COR 3"), "pcie.aer", CheckState.FINDING),
+        (HEALTHY, write("opt/rocm/include/rccl/rccl.h", "no version"), "amd.rccl", CheckState.UNKNOWN),
+        (HEALTHY, write("environ", "HSA_OVERRIDE_GFX_VERSION=11.0.0"), "amd.gfxoverride", CheckState.FINDING),
+        (HEALTHY, remove("environ"), "env", CheckState.UNKNOWN),
+        (HEALTHY, write("environ", "GGML_CUDA_P2P="), "env", CheckState.FINDING),
+        (HEALTHY, write("etc/nccl.conf", "# nothing\n"), "env", CheckState.PASS),
+        (HEALTHY, replace("proc/self/mounts", "inode64", "size=999999k"), "mem.shm", CheckState.PASS),
+        (HEALTHY, replace("proc/self/mounts", "inode64", "size=900m"), "mem.shm", CheckState.FINDING),
+        (HEALTHY, replace("proc/self/mounts", "/dev/shm", "/shm"), "mem.shm", CheckState.UNKNOWN),
+        (HEALTHY, lambda folder: cut(folder / PORT / "config", 256), "pcie.acs", CheckState.PASS),  # no extended space
+        (HEALTHY, lambda folder: cut(folder / PORT / "config", 64), "pcie.acs", CheckState.UNKNOWN),
+        (HEALTHY, write("sys/fs/cgroup/memory.max", str(8 << 30)), "mem.ram", CheckState.FINDING),
+        (HEALTHY, write("sys/devices/system/node/node1/cpulist", "24"), "numa", CheckState.PASS),
+        (HEALTHY, remove("dev/kfd"), "amd.perms", CheckState.FINDING),
+        (
+            R9700,
+            write("later/" + CARD + "/gpu_busy_percent", "0"),
+            "amd.idle",
+            CheckState.FINDING,
+        ),  # the other burns on
+        (
+            R9700,
+            write(f"{CARD}/fw_version/mes_fw_version", "0x0010308b"),
+            "amd.fw",
+            CheckState.FINDING,
+        ),  # the other is old
+        (NVLINK, remove("nvml.json"), "nv.p2p", CheckState.UNKNOWN),
+        (NVLINK, remove("nvml.json"), "mem.ram", CheckState.UNKNOWN),
+        (NVLINK, write("log/kernel", "NVRM: Xid (PCI:0000:41:00): 43, pid=1"), "nv.xid", CheckState.FINDING),
+        ("cpu-only-server", replace("commands/llama-server", "12.2.0", "13.2.0"), "llamacpp.amx", CheckState.PASS),
         (
             "cpu-only-server",
             write("commands/llama-server", "built with clang version 11.0.1 for x"),
             "llamacpp.amx",
-            State.PASS,
+            CheckState.PASS,
         ),
         (
             "cpu-only-server",
             write("commands/llama-server", "built with GNU 12.2.0 for Linux"),
             "llamacpp.amx",
-            State.FINDING,
+            CheckState.FINDING,
         ),
-        ("cpu-only-server", write("commands/llama-server", "version 1"), "llamacpp.amx", State.UNKNOWN),
+        ("cpu-only-server", write("commands/llama-server", "version 1"), "llamacpp.amx", CheckState.UNKNOWN),
     ],
 )
-def test_one_change_changes_the_answer(rig: str, change: Change, check: str, state: State, tmp_path: Path) -> None:
+def test_one_change_changes_the_answer(rig: str, change: Change, check: str, state: CheckState, tmp_path: Path) -> None:
     folder = unpack(rig, tmp_path)
     change(folder)
     machine = Machine(
@@ -237,7 +254,11 @@ def test_one_change_changes_the_answer(rig: str, change: Change, check: str, sta
 
 def test_from_linux_7_2_on_an_option_is_not_asked_for(tmp_path: Path) -> None:
     folder = unpack(UNLINKED, tmp_path)
-    for version, state in {"7.1.9-x": State.FINDING, "7.2.0-x": State.PASS, "10.0-x": State.PASS}.items():
+    for version, state in {
+        "7.1.9-x": CheckState.FINDING,
+        "7.2.0-x": CheckState.PASS,
+        "10.0-x": CheckState.PASS,
+    }.items():
         write("proc/sys/kernel/osrelease", version)(folder)
         write(f"boot/config-{version}", "CONFIG_PCI_P2PDMA=y\nCONFIG_HSA_AMD_P2P=y\n")(folder)
         assert CHECKS["amd.kcfg.p2p"].examine(Machine(Root(folder), probe(Root(folder)), {})).state is state
@@ -252,9 +273,9 @@ def with_firmware(folder: Path, version: str) -> Outcome:
 
 def test_firmware_is_new_enough_from_8b_on(tmp_path: Path) -> None:
     folder = unpack(R9700, tmp_path)
-    assert with_firmware(folder, "0x0000008a").state is State.FINDING
-    assert with_firmware(folder, "0x0000008b").state is State.PASS
-    assert with_firmware(folder, "0x00a0308b").state is State.PASS  # the bits above are no part of the version
+    assert with_firmware(folder, "0x0000008a").state is CheckState.FINDING
+    assert with_firmware(folder, "0x0000008b").state is CheckState.PASS
+    assert with_firmware(folder, "0x00a0308b").state is CheckState.PASS  # the bits above are no part of the version
 
 
 def copies(answers: Mapping[str, bool]) -> Callable[[], Mapping[str, bool]]:
@@ -268,15 +289,15 @@ def dead() -> Mapping[str, bool]:
 @pytest.mark.parametrize(
     ("tried", "state"),
     [
-        (None, State.UNKNOWN),
-        (copies({"cuda:0 → cuda:1": True, "cuda:1 → cuda:0": True}), State.PASS),
-        (copies({"cuda:0 → cuda:1": True, "cuda:1 → cuda:0": False}), State.FINDING),
-        (dead, State.UNKNOWN),
+        (None, CheckState.UNKNOWN),
+        (copies({"cuda:0 → cuda:1": True, "cuda:1 → cuda:0": True}), CheckState.PASS),
+        (copies({"cuda:0 → cuda:1": True, "cuda:1 → cuda:0": False}), CheckState.FINDING),
+        (dead, CheckState.UNKNOWN),
     ],
     ids=["not tried", "whole", "corrupted", "hangs"],
 )
 def test_copies_that_are_allowed_are_tried(
-    tried: Callable[[], Mapping[str, bool]] | None, state: State, tmp_path: Path
+    tried: Callable[[], Mapping[str, bool]] | None, state: CheckState, tmp_path: Path
 ) -> None:
     root = Root(unpack(NVLINK, tmp_path))
     assert CHECKS["nv.p2p.lie"].examine(Machine(root, probe(root), {}, copies=tried)).state is state
@@ -285,12 +306,12 @@ def test_copies_that_are_allowed_are_tried(
 @pytest.mark.parametrize(
     ("kernels", "state"),
     [
-        (None, State.PASS),
-        (("amx", "avx512_bf16", "avx512", "torch"), State.PASS),
-        (("avx512_bf16", "avx512", "torch"), State.FINDING),
+        (None, CheckState.PASS),
+        (("amx", "avx512_bf16", "avx512", "torch"), CheckState.PASS),
+        (("avx512_bf16", "avx512", "torch"), CheckState.FINDING),
     ],
 )
-def test_kernels_that_cannot_run_are_missed(kernels: tuple[str, ...] | None, state: State, tmp_path: Path) -> None:
+def test_kernels_that_cannot_run_are_missed(kernels: tuple[str, ...] | None, state: CheckState, tmp_path: Path) -> None:
     root = Root(unpack("cpu-only-server", tmp_path))
     assert CHECKS["cpu.isa"].examine(Machine(root, probe(root), {}, kernels)).state is state
 
@@ -333,7 +354,7 @@ def test_a_module_that_gives_no_version_is_unknown(tmp_path: Path) -> None:
     folder = unpack("dual-4090-no-p2p", tmp_path)
     (folder / "proc/driver/nvidia/version").write_text("\n")
     diagnosis = examine(Root(folder), [CHECKS["nv.module"]], SplitMode.ROW)
-    assert [verdict.check.id for verdict in diagnosis.of(State.UNKNOWN)] == ["nv.module"]
+    assert [verdict.check.id for verdict in diagnosis.of(CheckState.UNKNOWN)] == ["nv.module"]
 
 
 def test_recorded_rigs_hold_no_address_of_a_person() -> None:

@@ -12,14 +12,14 @@ import torch
 from kit.triton_device import DEVICE
 from torch import Tensor
 
-from rowspan.kernels.triton.card_family import Card, Family, card_of
+from rowspan.kernels.triton.card_family import CardFamily, CardModel, card_of
 from rowspan.kernels.triton.linear import tuned
 from rowspan.kernels.triton.linear.configs import Narrow, Unpacked, Wide, as_data, candidates, choose, from_data
 from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.kernels.triton.linear.pack import pack
 from rowspan.kernels.triton.linear.tuning import tune
 
-H200 = Card("H200", Family.HOPPER, 132)
+H200 = CardModel("H200", CardFamily.HOPPER, 132)
 BF16 = torch.bfloat16
 
 
@@ -110,11 +110,11 @@ def test_configurations_are_plain_data(config: Narrow | Wide | Unpacked) -> None
     assert from_data(json.loads(json.dumps(as_data(config)))) == config
 
 
-@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("family", CardFamily)
 @pytest.mark.parametrize("tokens", [1, 2, 16, 64, 256, 4096])
 @pytest.mark.parametrize("bits", [8, 6, 4, 2])
-def test_candidates_begin_with_the_default_and_are_sound(family: Family, tokens: int, bits: int) -> None:
-    card = Card("some", family, 100)
+def test_candidates_begin_with_the_default_and_are_sound(family: CardFamily, tokens: int, bits: int) -> None:
+    card = CardModel("some", family, 100)
     found = list(candidates(card, tokens, 4096, 4096, bits))
     assert found[0] == choose(card, tokens, 4096, 4096, bits)
     for config in found:
@@ -146,10 +146,10 @@ def test_few_rows_have_their_columns_shared_out() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4, 2])
-@pytest.mark.parametrize("family", Family)
-def test_a_step_of_5_to_16_tokens_is_one_configuration(family: Family, bits: int) -> None:
+@pytest.mark.parametrize("family", CardFamily)
+def test_a_step_of_5_to_16_tokens_is_one_configuration(family: CardFamily, bits: int) -> None:
     """So a token's bits do not depend on how many others there are."""
-    card = Card("some", family, 100)
+    card = CardModel("some", family, 100)
     assert len({choose(card, tuned.bucket(tokens), 4096, 4096, bits) for tokens in range(5, 17)}) == 1
 
 

@@ -77,7 +77,7 @@ class Patience:
     steady: float = 60.0
 
 
-class State(StrEnum):
+class ChildState(StrEnum):
     STOPPED = "stopped"
     LOADING = "loading"
     READY = "ready"
@@ -107,7 +107,7 @@ class Child:
         self._port = port
         self._program = program
         self._patience = patience or Patience()
-        self._state = State.STOPPED
+        self._state = ChildState.STOPPED
         self._address: Address | None = None
         self._reason: ChildError | None = None
         self._changed = threading.Condition()
@@ -116,7 +116,7 @@ class Child:
         self.pid: int | None = None  # of the guardian, while there is one
 
     @property
-    def state(self) -> State:
+    def state(self) -> ChildState:
         return self._state
 
     @property
@@ -153,13 +153,13 @@ class Child:
         """
         self._stopping.clear()
         self.log.tell(said)
-        self._become(State.LOADING)
+        self._become(ChildState.LOADING)
         self._thread = threading.Thread(target=self._run, name=f"rowspan-{self._program.title}", daemon=True)
         self._thread.start()
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._state != State.LOADING)
-                if self._state != State.READY:
+                self._changed.wait_for(lambda: self._state != ChildState.LOADING)
+                if self._state != ChildState.READY:
                     raise self._reason or ChildError(f"{self._program.title} was stopped while loading.")
         except BaseException:
             self.stop()
@@ -188,13 +188,13 @@ class Child:
             self._reason = self._died(code, was_ready)
             crashes = 1 if was_ready and time.monotonic() - began > self._patience.steady else crashes + 1
             if (crashes == 1 and not was_ready) or crashes > len(self._patience.back_off):
-                self._become(State.FAILED, self._reason)
+                self._become(ChildState.FAILED, self._reason)
                 return
             delay = self._patience.back_off[crashes - 1]
             log.error("%s It is restarted in %g s.", self._reason, delay)
-            self._become(State.CRASHED, self._reason)
+            self._become(ChildState.CRASHED, self._reason)
             self._stopping.wait(delay)
-        self._become(State.STOPPED)
+        self._become(ChildState.STOPPED)
 
     def _run_once(self, address: Address) -> tuple[bool, int]:
         """From its start to its end: whether it came to answer, and its exit code."""
@@ -218,7 +218,7 @@ class Child:
             while process.poll() is None and not self._stopping.is_set():
                 if not ready and answers(address.port):
                     ready = True
-                    self._become(State.READY, address=address)
+                    self._become(ChildState.READY, address=address)
                 elif not ready and self._patience.start and time.monotonic() - began > self._patience.start:
                     self.log.note(f"It did not answer within {self._patience.start:g} s.")
                     break
@@ -241,7 +241,7 @@ class Child:
             process.kill()
             return process.wait()
 
-    def _become(self, state: State, reason: ChildError | None = None, *, address: Address | None = None) -> None:
+    def _become(self, state: ChildState, reason: ChildError | None = None, *, address: Address | None = None) -> None:
         with self._changed:
             self._state, self._reason, self._address = state, reason, address
             self._changed.notify_all()

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequen
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
-from rowspan.backends.child import Address, Child, ChildError, Patience, State
+from rowspan.backends.child import Address, Child, ChildError, ChildState, Patience
 from rowspan.backends.child_log import ChildLog
 from rowspan.backends.dialect import Dialect
-from rowspan.backends.http_stream import BrokenAnswerError, Refusal, events
+from rowspan.backends.http_stream import BrokenAnswerError, HttpRefusal, events
 from rowspan.backends.protocol import (
     BackendStats,
     Capabilities,
@@ -28,11 +28,11 @@ from rowspan.errors import ContextOverflowError, EngineError, UsageError
 T = TypeVar("T")
 
 HEALTH = {
-    State.READY: HealthState.READY,
-    State.LOADING: HealthState.LOADING,
-    State.CRASHED: HealthState.LOADING,
-    State.STOPPED: HealthState.ASLEEP,
-    State.FAILED: HealthState.FAILED,
+    ChildState.READY: HealthState.READY,
+    ChildState.LOADING: HealthState.LOADING,
+    ChildState.CRASHED: HealthState.LOADING,
+    ChildState.STOPPED: HealthState.ASLEEP,
+    ChildState.FAILED: HealthState.FAILED,
 }
 
 
@@ -99,9 +99,9 @@ class ChildBackend:
             await asyncio.to_thread(self._child.stop)
 
     async def wake(self) -> None:
-        if self._asleep is not None and self._child.state == State.READY:
+        if self._asleep is not None and self._child.state == ChildState.READY:
             await self._explained(self._dialect.wake(self._asleep))
-        elif self._child.state in (State.STOPPED, State.FAILED):
+        elif self._child.state in (ChildState.STOPPED, ChildState.FAILED):
             await asyncio.to_thread(self._child.start)
         self._asleep = None
 
@@ -131,7 +131,7 @@ class ChildBackend:
                         if piece.finish is not None:
                             return
                 raise BrokenAnswerError("Its answer ended without a reason.")
-            except Refusal as refusal:
+            except HttpRefusal as refusal:
                 raise self._refused(refusal) from None
             except BrokenAnswerError as error:
                 raise self._broken(str(error)) from None
@@ -180,14 +180,14 @@ class ChildBackend:
     async def _explained(self, asked: Coroutine[Any, Any, T]) -> T:
         try:
             return await asked
-        except Refusal as refusal:
+        except HttpRefusal as refusal:
             raise self._refused(refusal) from None
         except BrokenAnswerError as error:
             raise self._broken(str(error)) from None
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise self._broken(f"It answers nonsense: {error!r:.200}.") from error
 
-    def _refused(self, refusal: Refusal) -> UsageError | EngineError:
+    def _refused(self, refusal: HttpRefusal) -> UsageError | EngineError:
         """A wrong request is the client's; anything else is the engine's failure."""
         if refusal.status in (400, 413, 422):
             return UsageError(f"{self._dialect.title} refuses the request.", why=refusal.message)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.llamacpp import LlamaCpp
 from rowspan.backends.native import NativeBackend
-from rowspan.backends.protocol import Backend, BackendName, Format, MissingBackendError, Setup, UnsupportedOptionError
+from rowspan.backends.protocol import (
+    Backend,
+    BackendName,
+    MissingBackendError,
+    ModelFormat,
+    Setup,
+    UnsupportedOptionError,
+)
 from rowspan.backends.vllm import Vllm
 from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
@@ -32,8 +39,10 @@ def choose(name: BackendName | None, setup: Setup) -> Choice:
         return Choice(open_backend(name, setup))
     if setup.backend.arguments:
         raise UsageError("--backend-args needs to know for whom.", fix="Add --backend llamacpp or --backend vllm.")
-    if setup.model.format == Format.HF:
-        return Choice(open_backend(BackendName.VLLM, setup), f"{setup.model.name} is a {Format.HF}: only vLLM reads it")
+    if setup.model.format == ModelFormat.HF:
+        return Choice(
+            open_backend(BackendName.VLLM, setup), f"{setup.model.name} is a {ModelFormat.HF}: only vLLM reads it"
+        )
     try:
         return Choice(open_backend(BackendName.NATIVE, setup), "the native engine can run this model here")
     except (UnsupportedModelError, SplitError) as error:
@@ -51,7 +60,7 @@ def open_child(name: BackendName, setup: Setup) -> ChildBackend:
 
 
 def _native(setup: Setup) -> NativeBackend:
-    if setup.model.format != Format.GGUF:
+    if setup.model.format != ModelFormat.GGUF:
         raise UsageError(
             f"{setup.model.name} is a {setup.model.format}, which the native engine does not read.",
             fix="Use --backend vllm, or a GGUF file of the model.",

@@ -9,7 +9,7 @@ from rowspan.backends.child import Address, Launch
 from rowspan.backends.protocol import BackendName, Capabilities, Limits, Piece, SamplingParams
 
 
-class Reader(Protocol):
+class EventReader(Protocol):
     """Understands the events of one answer."""
 
     def read(self, event: bytes) -> Piece | None:
@@ -50,7 +50,7 @@ class Dialect(Protocol):
         """
         ...
 
-    def reader(self, params: SamplingParams, *, continuation: bool) -> Reader: ...
+    def reader(self, params: SamplingParams, *, continuation: bool) -> EventReader: ...
 
     async def sleep(self, address: Address) -> bool:
         """Have the running server give its devices back; False: it cannot, so it is to be ended."""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from rowspan import hub
-from rowspan.backends.protocol import BackendName, Format, Model
+from rowspan.backends.protocol import BackendName, Model, ModelFormat
 from rowspan.hub import ProgressSink
 
 CONFIG = "config.json"  # what makes a folder a Hugging Face model
@@ -27,11 +27,11 @@ def find_model(name: str | None, backend: BackendName | None, progress: Progress
     """
     if name is not None and os.path.isfile(os.path.join(name, CONFIG)):
         folder = Path(name).absolute()
-        return Model(folder.name, str(folder), Format.HF, _vocabulary(folder / CONFIG))
+        return Model(folder.name, str(folder), ModelFormat.HF, _vocabulary(folder / CONFIG))
     if name is not None and backend == BackendName.VLLM and (match := _REPOSITORY.fullmatch(name)):
-        return Model(match["name"], match["name"], Format.HF)
+        return Model(match["name"], match["name"], ModelFormat.HF)
     files = hub.resolve(name or hub.DEFAULT_MODEL, progress=progress)
-    return Model(files.name, str(files.path), Format.GGUF)
+    return Model(files.name, str(files.path), ModelFormat.GGUF)
 
 
 def _vocabulary(config: Path) -> int | None:

@@ -24,7 +24,7 @@ class BrokenAnswerError(Exception):
     """The other side hung up, or answers nonsense."""
 
 
-class Refusal(Exception):
+class HttpRefusal(Exception):
     """An answer with another status than 200. message: the server's own words."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -141,7 +141,7 @@ async def _whole(answer: _Answer) -> bytes:
 async def _refuse_unless_ok(answer: _Answer, data: bytes) -> None:
     status = await answer.status
     if status != 200:
-        raise Refusal(status, _message(data))
+        raise HttpRefusal(status, _message(data))
 
 
 def _message(data: bytes) -> str:

@@ -21,8 +21,8 @@ from rowspan.backends.protocol import (
     BackendName,
     Capabilities,
     FinishReason,
-    Format,
     Limits,
+    ModelFormat,
     Piece,
     SamplingParams,
     Setup,
@@ -50,7 +50,7 @@ class LlamaCpp:
     name = BackendName.LLAMACPP
     title = "llama-server"
     capabilities = Capabilities(
-        formats=(Format.GGUF,),
+        formats=(ModelFormat.GGUF,),
         sleeps="llama-server ends, and is started again",
         seeded=False,
         timings=True,
@@ -62,7 +62,7 @@ class LlamaCpp:
         Raises:
             UsageError: a model or an option that this llama-server cannot take.
         """
-        if setup.model.format != Format.GGUF:
+        if setup.model.format != ModelFormat.GGUF:
             raise UsageError(
                 f"{setup.model.name} is a {setup.model.format}, which llama.cpp does not read.",
                 fix="Use --backend vllm, or a GGUF file of the model (llama.cpp's convert_hf_to_gguf.py makes one).",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from rowspan.backends.llamacpp_probe import Card, Features
+from rowspan.backends.llamacpp_probe import Features, ListedCard
 from rowspan.backends.protocol import Setup, UnsupportedOptionError
 from rowspan.backends.refusal import refuse_given
 from rowspan.checkpoint.shape import Shape
@@ -76,7 +76,7 @@ def split_name(mode: SplitMode, features: Features) -> str:
     return (advised or listed)[0]
 
 
-def _cards(devices: Sequence[Device], features: Features) -> list[Card]:
+def _cards(devices: Sequence[Device], features: Features) -> list[ListedCard]:
     """The program's names of the devices; none: the processor."""
     kinds = {device.kind for device in devices}
     if kinds == {"cpu"}:
@@ -105,7 +105,7 @@ def _cards(devices: Sequence[Device], features: Features) -> list[Card]:
     return found
 
 
-def _device_flags(setup: Setup, cards: Sequence[Card], features: Features) -> list[str]:
+def _device_flags(setup: Setup, cards: Sequence[ListedCard], features: Features) -> list[str]:
     config = setup.engine
     if not cards:
         return (["--device", "none"] if "--device" in features.flags else []) + ["--n-gpu-layers", "0"]
@@ -130,7 +130,7 @@ def _device_flags(setup: Setup, cards: Sequence[Card], features: Features) -> li
     return words
 
 
-def _context_flags(setup: Setup, cards: Sequence[Card], features: Features, shape: Shape | None) -> list[str]:
+def _context_flags(setup: Setup, cards: Sequence[ListedCard], features: Features, shape: Shape | None) -> list[str]:
     """Rowspan's --ctx-size is of one request, llama.cpp's of all its slots together."""
     config = setup.engine
     context = config.context_size
@@ -142,7 +142,7 @@ def _context_flags(setup: Setup, cards: Sequence[Card], features: Features, shap
     return ["--ctx-size", str(context * config.parallel), *own]
 
 
-def _affordable_context(setup: Setup, cards: Sequence[Card], shape: Shape) -> int:
+def _affordable_context(setup: Setup, cards: Sequence[ListedCard], shape: Shape) -> int:
     """The model's context for every slot, as far as memory lasts: llama.cpp takes all of it at once."""
     config = setup.engine
     kinds = (config.cache_type_k or "f16", config.cache_type_v or "f16")

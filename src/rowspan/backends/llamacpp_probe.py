@@ -14,7 +14,7 @@ _CARD = re.compile(r"^\s*(?P<name>[A-Za-z]+\d+): (?P<what>.*?)(?: \((?P<total>\d
 
 
 @dataclass(frozen=True)
-class Card:
+class ListedCard:
     """A card as the program names it: CUDA0, ROCm1, Vulkan0. free: bytes; None: it does not say."""
 
     name: str
@@ -33,7 +33,7 @@ class Features:
     deprecated_splits: frozenset[str]
     cache_types: tuple[str, ...]
     auto_layers: bool
-    cards: tuple[Card, ...]
+    cards: tuple[ListedCard, ...]
 
 
 def probe(program: Sequence[str]) -> Features:
@@ -47,7 +47,7 @@ def probe(program: Sequence[str]) -> Features:
     return features_from(help_text, version_from(output([*program, "--version"])), cards)
 
 
-def features_from(help_text: str, version: str, cards: Sequence[Card] = ()) -> Features:
+def features_from(help_text: str, version: str, cards: Sequence[ListedCard] = ()) -> Features:
     """Read what `--help` prints: options at the beginning of a line, their explanation behind or below them."""
     options = _options(help_text)
     split = options.get("--split-mode", "")
@@ -68,11 +68,11 @@ def version_from(text: str) -> str:
     return f"llama.cpp {found[1].strip()}" if found else "llama.cpp, unknown version"
 
 
-def cards_from(text: str) -> tuple[Card, ...]:
+def cards_from(text: str) -> tuple[ListedCard, ...]:
     """What `--list-devices` prints below its heading."""
     _, _, listed = text.partition("vailable devices")
     matches = [match for line in listed.splitlines()[1:] if (match := _CARD.match(line))]
-    return tuple(Card(m["name"], m["what"], int(m["free"]) << 20 if m["free"] else None) for m in matches)
+    return tuple(ListedCard(m["name"], m["what"], int(m["free"]) << 20 if m["free"] else None) for m in matches)
 
 
 def _options(help_text: str) -> dict[str, str]:

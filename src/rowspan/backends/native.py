@@ -12,11 +12,11 @@ from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
     Capabilities,
-    Format,
     Health,
     HealthState,
     Limits,
     LoadWatch,
+    ModelFormat,
     Piece,
     SamplingParams,
 )
@@ -32,7 +32,7 @@ class NativeBackend:
     name = BackendName.NATIVE
     command: tuple[str, ...] = ()
     capabilities = Capabilities(
-        formats=(Format.GGUF,),
+        formats=(ModelFormat.GGUF,),
         sleeps="its workers end, and are started again; with --sleep-level 1 weights go from cards to RAM",
         seeded=True,
         timings=False,

@@ -24,13 +24,13 @@ __all__ = [
     "BackendStats",
     "Capabilities",
     "FinishReason",
-    "Format",
     "Health",
     "HealthState",
     "Limits",
     "LoadWatch",
     "MissingBackendError",
     "Model",
+    "ModelFormat",
     "Piece",
     "SamplingParams",
     "Setup",
@@ -46,7 +46,7 @@ class BackendName(StrEnum):
     VLLM = "vllm"
 
 
-class Format(StrEnum):
+class ModelFormat(StrEnum):
     """How a model's weights are kept."""
 
     GGUF = "GGUF file"
@@ -78,7 +78,7 @@ class Model:
 
     name: str
     location: str
-    format: Format
+    format: ModelFormat
     vocabulary: int | None = None
 
 
@@ -106,7 +106,7 @@ class Capabilities:
     refused: `SamplingParams` it cannot honour, by name; a request that sets one is refused.
     """
 
-    formats: tuple[Format, ...]
+    formats: tuple[ModelFormat, ...]
     sleeps: str
     seeded: bool
     timings: bool

@@ -12,14 +12,14 @@ import orjson
 
 from rowspan.backends import vllm_flags
 from rowspan.backends.child import HOST, Address, ChildError, Launch
-from rowspan.backends.http_stream import Refusal, call
+from rowspan.backends.http_stream import HttpRefusal, call
 from rowspan.backends.programs import find_vllm_python
 from rowspan.backends.protocol import (
     BackendName,
     Capabilities,
     FinishReason,
-    Format,
     Limits,
+    ModelFormat,
     Piece,
     SamplingParams,
     Setup,
@@ -50,7 +50,7 @@ class Vllm:
         Raises:
             UsageError: a model or an option that vLLM cannot take.
         """
-        if setup.model.format != Format.HF:
+        if setup.model.format != ModelFormat.HF:
             raise UsageError(
                 f"{setup.model.name} is a {setup.model.format}, which vLLM does not read.",
                 why="vLLM has no loader for it any more (the plain weights, GPTQ and AWQ are safetensors).",
@@ -62,7 +62,7 @@ class Vllm:
         self._parallel = setup.engine.parallel
         self._sleeps = vllm_flags.SLEEP in self._launch.command
         self.capabilities = Capabilities(
-            formats=(Format.HF,),
+            formats=(ModelFormat.HF,),
             sleeps="its weights go to RAM" if self._sleeps else "vLLM ends, and is started again",
             seeded=False,
             timings=vllm_flags.METRICS in self._launch.command,
@@ -93,7 +93,7 @@ class Vllm:
     async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         try:
             answer = await call(address, "POST", "/tokenize", {"messages": list(messages)})
-        except Refusal as refusal:
+        except HttpRefusal as refusal:
             if refusal.status == 400 and "chat template" in refusal.message:
                 raise no_template() from None
             raise

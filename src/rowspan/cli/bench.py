@@ -114,13 +114,13 @@ def bench(
     from rowspan.bench.grid import Grid, workloads
     from rowspan.bench.results.formats import FORMATS
     from rowspan.bench.results.markdown import OPTIONAL, Expected
-    from rowspan.bench.run.plan_jobs import Request, plan_jobs
+    from rowspan.bench.run.plan_jobs import BenchRequest, plan_jobs
     from rowspan.bench.run.ranges import alternatives, parse_names, parse_numbers, parse_pairs
     from rowspan.bench.run.rounds import Procedure, measure_jobs
     from rowspan.cli.bench_progress import BenchProgress
     from rowspan.cli.progress import terminal_progress
     from rowspan.config import CACHE_TYPES, DTYPES, BackendConfig, EngineConfig, HubConfig
-    from rowspan.hub.file_cache import Cache
+    from rowspan.hub.file_cache import FileCache
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split_mode import SplitMode
 
@@ -148,12 +148,12 @@ def bench(
     names = [name for text in model or [hub.DEFAULT_MODEL] for name in text.split(",")]
     only = backends[0] if len(backends) == 1 else None
     models = [find_model(name, only, terminal_progress()) for name in names]
-    records = {path: record.sha256 for path, record in Cache(HubConfig.from_env().cache).records()}
+    records = {path: record.sha256 for path, record in FileCache(HubConfig.from_env().cache).records()}
     checksums = {path: records.get(path) for path in (Path(one.location) for one in models)}
     settings = BackendConfig.from_env(arguments=tuple(shlex.split(backend_args)))
     batches = parse_numbers("-b", batch, least=1) if batch else [None]
     checker = Checker() if check else None
-    request = Request(models, checksums, backends, grid, work, settings, flashes, batches, checker)
+    request = BenchRequest(models, checksums, backends, grid, work, settings, flashes, batches, checker)
     jobs = plan_jobs(request, _tell_left_out)
     typed = {
         "check_equal": check,

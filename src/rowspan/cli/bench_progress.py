@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from rowspan.bench.run.rounds import Progress as Turn
+    from rowspan.bench.run.rounds import RoundsProgress
 
 
 class BenchProgress:
@@ -27,7 +27,7 @@ class BenchProgress:
             )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
 
-    def show(self, turn: Turn) -> None:
+    def show(self, turn: RoundsProgress) -> None:
         if self._bar is None:
             text = f"{min(turn.done + 1, turn.total)}/{turn.total} {turn.text}"
             if turn.text != self._last:

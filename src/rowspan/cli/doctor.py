@@ -16,13 +16,13 @@ from rowspan.errors import UsageError
 from rowspan.plan.split_mode import SplitMode
 
 if TYPE_CHECKING:
-    from rowspan.rig.doctor import Diagnosis, Verdict
+    from rowspan.rig.doctor import CheckVerdict, Diagnosis
     from rowspan.rig.root import Root
 
 LOG_LINES = 5  # of a finding; --json has more
 
 
-class Baseline(StrEnum):
+class BaselineAction(StrEnum):
     SAVE = "save"
     CHECK = "check"
 
@@ -42,7 +42,7 @@ def doctor(
         ),
     ] = False,
     baseline: Annotated[
-        Baseline | None,
+        BaselineAction | None,
         typer.Option("--baseline", help="Measure this machine and save it; or measure again and compare."),
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Folder of a recorded machine; / is this one.")] = Path("/"),
@@ -62,7 +62,7 @@ def doctor(
 
         if machine.recorded:
             raise UsageError("A recorded machine cannot be measured.", fix="Leave --root or --baseline out.")
-        (save_baseline if baseline is Baseline.SAVE else check_baseline)()
+        (save_baseline if baseline is BaselineAction.SAVE else check_baseline)()
         return
     diagnosis = _examine(machine, split_mode, try_cards)
     if as_json:
@@ -106,11 +106,11 @@ def _print_report(diagnosis: Diagnosis, machine: Root) -> None:
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    from rowspan.rig.check import State
+    from rowspan.rig.check import CheckState
     from rowspan.rig.markdown_report import summary
 
     page = _Page()
-    findings = diagnosis.of(State.FINDING)
+    findings = diagnosis.of(CheckState.FINDING)
     headings = (
         (True, f"What split mode {diagnosis.split} suffers from"),
         (False, f"Also found; split mode {diagnosis.split} on this machine does not depend on it"),
@@ -122,7 +122,7 @@ def _show(diagnosis: Diagnosis) -> None:
             typer.echo()
         for verdict in chosen:
             _show_finding(page, verdict, diagnosis.rig.system.family)
-    unknown = diagnosis.of(State.UNKNOWN)
+    unknown = diagnosis.of(CheckState.UNKNOWN)
     if unknown:
         page.paragraph("Unknown, because it could not be read", underline=True)
         typer.echo()
@@ -130,15 +130,15 @@ def _show(diagnosis: Diagnosis) -> None:
             reason = " ".join((*(f"{line}." for line in verdict.outcome.evidence), verdict.outcome.fix))
             page.block(verdict.check.id, [reason], "yellow")
         typer.echo()
-    for state, word in ((State.PASS, "Passed"), (State.NOT_APPLICABLE, "Not here")):
+    for state, word in ((CheckState.PASS, "Passed"), (CheckState.NOT_APPLICABLE, "Not here")):
         ids = [verdict.check.id for verdict in diagnosis.of(state)]
         if ids:
-            page.block(word, [", ".join(ids)], "green" if state is State.PASS else "bright_black")
+            page.block(word, [", ".join(ids)], "green" if state is CheckState.PASS else "bright_black")
     typer.echo()
     page.paragraph(summary(diagnosis))
 
 
-def _show_finding(page: _Page, verdict: Verdict, family: str | None) -> None:
+def _show_finding(page: _Page, verdict: CheckVerdict, family: str | None) -> None:
     check, outcome = verdict.check, verdict.outcome
     page.title(verdict.impact.name, check.title)
     page.block("Check", [f"{check.id}, sureness {check.sureness}, matters to {check.need}"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rowspan.bench.load.drive import Outcome
+    from rowspan.bench.load.drive import LoadOutcome
     from rowspan.bench.load.procedure import Test
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -98,7 +98,7 @@ class _Shown:
         self._bar.stop()
 
 
-def _print_json(answer: dict[str, Any], outcome: Outcome) -> None:
+def _print_json(answer: dict[str, Any], outcome: LoadOutcome) -> None:
     import json
 
     single = [

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from rowspan.backends.choose import Choice
 from rowspan.backends.native import NativeBackend
-from rowspan.backends.protocol import BackendName, Format, Setup
+from rowspan.backends.protocol import BackendName, ModelFormat, Setup
 from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.stamp import model_stamp
 from rowspan.cli.console_output import stderr_console
@@ -33,7 +33,7 @@ def gathered(hosts: HostsConfig, backend: BackendName | None, setup: Setup) -> I
     Raises:
         RowspanError: this cannot run on several hosts.
     """
-    if backend not in (None, BackendName.NATIVE) or setup.model.format != Format.GGUF:
+    if backend not in (None, BackendName.NATIVE) or setup.model.format != ModelFormat.GGUF:
         raise UsageError(
             "Only the native engine runs on several hosts.", fix="Use --backend native and a GGUF file, or one host."
         )

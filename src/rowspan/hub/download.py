@@ -17,7 +17,7 @@ import httpx
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError, ModelNotFoundError, RowspanError
 from rowspan.hub.download_progress import ProgressSink, task
-from rowspan.hub.file_cache import Cache, Record, require_space
+from rowspan.hub.file_cache import FileCache, Record, require_space
 
 _CHUNK = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0)
@@ -37,7 +37,7 @@ class Remote:
 
 
 def download(
-    remote: Remote, path: Path, cache: Cache, config: HubConfig, *, label: str, progress: ProgressSink
+    remote: Remote, path: Path, cache: FileCache, config: HubConfig, *, label: str, progress: ProgressSink
 ) -> None:
     """Bring a file to `path` in the cache; nothing to do if it is there.
 

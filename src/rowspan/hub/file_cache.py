@@ -30,7 +30,7 @@ class Record:
     sha256: str
 
 
-class Cache:
+class FileCache:
     """The models under one folder."""
 
     def __init__(self, root: Path) -> None:

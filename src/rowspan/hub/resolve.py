@@ -8,7 +8,7 @@ from rowspan.config import HubConfig
 from rowspan.errors import ModelNotFoundError
 from rowspan.hub.catalog import CATALOG, Entry
 from rowspan.hub.download_progress import ProgressSink, Silent
-from rowspan.hub.file_cache import Cache
+from rowspan.hub.file_cache import FileCache
 from rowspan.hub.gguf_files import part_names
 from rowspan.hub.huggingface import cached_models
 from rowspan.hub.model_names import parse
@@ -42,7 +42,7 @@ def resolve(
     if paths is None:
         paths = source.fetch(config, canonical, progress or Silent())
     size = sum(path.stat().st_size for path in paths)
-    record = Cache(config.cache).record(paths[0]) if len(paths) == 1 else None
+    record = FileCache(config.cache).record(paths[0]) if len(paths) == 1 else None
     return ModelFiles(canonical, paths[0], size, str(source), record.sha256 if record else None)
 
 
@@ -50,7 +50,7 @@ def installed(config: HubConfig | None = None) -> list[InstalledModel]:
     """Every model in Rowspan's and Hugging Face's caches, by name. One of the catalog has its name there."""
     config = config or HubConfig.from_env()
     short_names = {path: entry.name for entry, path in catalog_state(config) if path is not None}
-    cache = Cache(config.cache)
+    cache = FileCache(config.cache)
     found = {path: record.source for path, record in cache.records()}
     models = []
     for path, source in found.items():

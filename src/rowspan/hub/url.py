@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from rowspan.config import HubConfig
 from rowspan.hub.download_progress import ProgressSink
-from rowspan.hub.file_cache import Cache
+from rowspan.hub.file_cache import FileCache
 from rowspan.hub.gguf_files import part_names
 
 _ADDRESS_DIGITS = 16
@@ -30,7 +30,7 @@ class Url:
         return f"{self.address}#sha256={self.digest}" if self.digest else self.address
 
     def locate(self, config: HubConfig) -> list[Path] | None:
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         paths = [self._path(cache, address) for address in self._addresses()]
         records = [cache.record(path) for path in paths]
         sound = all(record is not None and self.digest in (None, record.sha256) for record in records)
@@ -39,7 +39,7 @@ class Url:
     def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
         from rowspan.hub.download import Remote, download  # httpx is slow to import
 
-        cache = Cache(config.cache)
+        cache = FileCache(config.cache)
         addresses = self._addresses()
         paths = [self._path(cache, address) for address in addresses]
         for number, (address, path) in enumerate(zip(addresses, paths, strict=True), 1):
@@ -52,7 +52,7 @@ class Url:
         parts = urlsplit(self.address)
         return [parts._replace(path=path).geturl() for path in part_names(parts.path)]
 
-    def _path(self, cache: Cache, address: str) -> Path:
+    def _path(self, cache: FileCache, address: str) -> Path:
         """All parts of a model share a folder, whose name stands for host, path and query."""
         parts = urlsplit(address)
         name = unquote(parts.path).rpartition("/")[2] or "model.gguf"

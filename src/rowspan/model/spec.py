@@ -16,7 +16,7 @@ from rowspan.errors import CheckpointError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """What an architecture name implies and no metadata key says.
 
     interleaved_rope: rotate neighbours (2i, 2i+1) instead of halves (i, i + d/2). GGUF files of these families have
@@ -26,11 +26,11 @@ class Family:
     interleaved_rope: bool
 
 
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family(interleaved_rope=True),
-    "mistral": Family(interleaved_rope=True),
-    "qwen2": Family(interleaved_rope=False),
-    "qwen3": Family(interleaved_rope=False),
+FAMILIES: Mapping[str, ModelFamily] = {
+    "llama": ModelFamily(interleaved_rope=True),
+    "mistral": ModelFamily(interleaved_rope=True),
+    "qwen2": ModelFamily(interleaved_rope=False),
+    "qwen3": ModelFamily(interleaved_rope=False),
 }
 
 
@@ -184,7 +184,7 @@ def _describe(key: TensorKey) -> str:
     return f"{key.role} {key.part}{layer}"
 
 
-def _rope(keys: _Keys, family: Family, default_dim: int) -> RopeSpec:
+def _rope(keys: _Keys, family: ModelFamily, default_dim: int) -> RopeSpec:
     context = keys.integer("context_length")
     scaling = keys.text("rope.scaling.type", "none")
     factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))

@@ -12,7 +12,7 @@ from rowspan.plan.capacity import Load, Placement, fewest_cards, place
 from rowspan.plan.demand import Run, demand_of
 from rowspan.plan.forecast import Forecast, forecast
 from rowspan.plan.outline import Outline
-from rowspan.plan.planned_rig import Rig
+from rowspan.plan.planned_rig import RigSpec
 from rowspan.plan.split_mode import SplitMode
 
 USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")  # quantizations to try, from the largest
@@ -20,7 +20,7 @@ TIE = 1.05  # of two splits or rigs no further apart than this, none is called f
 
 
 @dataclass(frozen=True)
-class Request:
+class AdviceRequest:
     """What is wanted of a rig. prompt, generated: tokens, for the forecast. engine: see `demand.Run`. peer_copies:
     None: as the cards are by themselves. ratios: shares of the cards; None: by their memory."""
 
@@ -52,9 +52,9 @@ class Option:
 class RigAdvice:
     """One rig: every split, and the best of them."""
 
-    rig: Rig
+    rig: RigSpec
     options: tuple[Option, ...]
-    request: Request
+    request: AdviceRequest
     outline: Outline
 
     @cached_property
@@ -105,7 +105,7 @@ class Advice:
     """All rigs, and what to make of them."""
 
     outline: Outline
-    request: Request
+    request: AdviceRequest
     rigs: tuple[RigAdvice, ...]
 
     @property
@@ -114,7 +114,9 @@ class Advice:
         return recommendation(self)
 
 
-def advise(outline: Outline, rigs: Sequence[Rig], request: Request, modes: Sequence[SplitMode] = ()) -> Advice:
+def advise(
+    outline: Outline, rigs: Sequence[RigSpec], request: AdviceRequest, modes: Sequence[SplitMode] = ()
+) -> Advice:
     """Look at every rig with every split. modes: only these; empty: all."""
     return Advice(
         outline,
@@ -123,12 +125,12 @@ def advise(outline: Outline, rigs: Sequence[Rig], request: Request, modes: Seque
     )
 
 
-def _options(outline: Outline, rig: Rig, request: Request, modes: Sequence[SplitMode]) -> tuple[Option, ...]:
+def _options(outline: Outline, rig: RigSpec, request: AdviceRequest, modes: Sequence[SplitMode]) -> tuple[Option, ...]:
     possible = list(SplitMode) if len(rig.cards) > 1 else [SplitMode.NONE]
     return tuple(_option(outline, rig, mode, request) for mode in possible if mode in (modes or possible))
 
 
-def _option(outline: Outline, rig: Rig, mode: SplitMode, request: Request) -> Option:
+def _option(outline: Outline, rig: RigSpec, mode: SplitMode, request: AdviceRequest) -> Option:
     placement, refusal = _place(outline, rig, mode, request)
     slots = placement.full_slots() if placement else 0
     expected = None
@@ -139,7 +141,7 @@ def _option(outline: Outline, rig: Rig, mode: SplitMode, request: Request) -> Op
     return Option(mode, placement, refusal, slots, expected)
 
 
-def _place(outline: Outline, rig: Rig, mode: SplitMode, request: Request) -> tuple[Placement | None, str]:
+def _place(outline: Outline, rig: RigSpec, mode: SplitMode, request: AdviceRequest) -> tuple[Placement | None, str]:
     try:
         return place(outline, rig.cards, mode, request.load, request.ratios), ""
     except SplitError as error:

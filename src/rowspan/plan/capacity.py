@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 from rowspan.errors import SplitError
 from rowspan.plan.device import Device
 from rowspan.plan.fit import activation_bytes, shard_bytes
-from rowspan.plan.outline import LayerCache, Outline
-from rowspan.plan.planned_rig import Card, MemoryKind
+from rowspan.plan.outline import LayerCacheShape, Outline
+from rowspan.plan.planned_rig import CardSpec, MemoryKind
 from rowspan.plan.split import Plan, Shard, split
 from rowspan.plan.split_mode import SplitMode
 
@@ -41,7 +41,7 @@ class Load:
 class CardNeed:
     """Bytes on one card."""
 
-    card: Card
+    card: CardSpec
     layers: int
     weights: int
     cache: int
@@ -64,11 +64,11 @@ class Placement:
 
     outline: Outline  # of what is on the cards
     plan: Plan
-    cards: tuple[Card, ...]  # by rank
+    cards: tuple[CardSpec, ...]  # by rank
     weights: tuple[int, ...]  # bytes, by rank
     load: Load
     ram_weights: int  # bytes of what is left in RAM
-    ram_cache: tuple[LayerCache, ...]
+    ram_cache: tuple[LayerCacheShape, ...]
 
     @property
     def mode(self) -> SplitMode:
@@ -124,7 +124,7 @@ class Placement:
         return slots * sum(count * _layer_cache(layer, heads, self.load, context) for layer, count in kinds)
 
     @cached_property
-    def _cache_kinds(self) -> list[Counter[LayerCache]]:
+    def _cache_kinds(self) -> list[Counter[LayerCacheShape]]:
         """How many layers of each kind a rank holds: one or two kinds, where layers are many."""
         return [Counter(self.outline.cache[s.layers.start : s.layers.stop]) for s in self.plan.shards]
 
@@ -132,7 +132,7 @@ class Placement:
 @lru_cache(maxsize=512)  # the answers to a table's questions share most of their placements
 def place(
     outline: Outline,
-    cards: tuple[Card, ...],
+    cards: tuple[CardSpec, ...],
     mode: SplitMode,
     load: Load,
     ratios: tuple[float, ...] | None = None,
@@ -155,7 +155,7 @@ def place(
     )
 
 
-def fewest_cards(outline: Outline, card: Card, mode: SplitMode, load: Load) -> int | None:
+def fewest_cards(outline: Outline, card: CardSpec, mode: SplitMode, load: Load) -> int | None:
     """Cards of one kind on which a single request of the whole context fits; None: more than a rig has."""
     least = max(1, outline.token_bytes // usable_bytes(card))
     for count in range(least, MOST_CARDS + 1):
@@ -167,7 +167,7 @@ def fewest_cards(outline: Outline, card: Card, mode: SplitMode, load: Load) -> i
     return None
 
 
-def usable_bytes(card: Card) -> int:
+def usable_bytes(card: CardSpec) -> int:
     """Of a card's memory, what an engine can count on."""
     return int(card.memory * (1 - MARGIN[card.memory_kind]))
 
@@ -208,7 +208,7 @@ def _weights(outline: Outline, plan: Plan, shard: Shard, load: Load) -> int:
     return size.file - size.looked_up + sum(each.whole + -(-each.cut // parts) for each in rest)
 
 
-def _layer_cache(layer: LayerCache, heads: int, load: Load, context: int) -> int:
+def _layer_cache(layer: LayerCacheShape, heads: int, load: Load, context: int) -> int:
     """Bytes of one request."""
     positions = context if layer.window is None else min(context, layer.window + load.step_tokens)
     return positions * layer.position_bytes(heads, load.cache_types)

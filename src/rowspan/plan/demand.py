@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rowspan.plan.outline import Outline
-from rowspan.plan.planned_rig import Card, are_linked
+from rowspan.plan.planned_rig import CardSpec, are_linked
 from rowspan.plan.split_mode import SplitMode
 
 FLOAT_SCHEMES = ("F32", "F16", "BF16")
@@ -78,7 +78,7 @@ class Run:
     build before 2025. peer_copies: None: as the cards are by themselves.
     """
 
-    cards: tuple[Card, ...]
+    cards: tuple[CardSpec, ...]
     mode: SplitMode
     engine: str = "llama.cpp"
     is_old: bool = False

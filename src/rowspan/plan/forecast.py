@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rowspan.plan.demand import ModelDemand, Run
-from rowspan.plan.planned_rig import Card
+from rowspan.plan.planned_rig import CardSpec
 from rowspan.plan.split_mode import SplitMode
 
 DATA = Path(__file__).with_name("forecast.json")
@@ -128,21 +128,21 @@ def prompt_seconds(demand: ModelDemand, run: Run, tokens: int, constants: Consta
     return sum(stages) + (batches - 1) * max(stages)
 
 
-def family(card: Card) -> str:
+def family(card: CardSpec) -> str:
     """Kin of a card's architecture."""
     return next((name for prefix, name in FAMILIES.items() if card.arch.startswith(prefix)), card.vendor.lower())
 
 
-def _reading(card: Card, constants: Constants) -> float:
+def _reading(card: CardSpec, constants: Constants) -> float:
     """Bytes per second."""
     return card.bandwidth * constants.of("read", card.memory_kind, f"{card.memory_kind}/{family(card)}")
 
 
-def _overhead(card: Card, run: Run, constants: Constants) -> float:
+def _overhead(card: CardSpec, run: Run, constants: Constants) -> float:
     return constants.of("layer", family(card), card.arch, *_circumstances(run))
 
 
-def _rate(card: Card, demand: ModelDemand, run: Run, constants: Constants) -> float:
+def _rate(card: CardSpec, demand: ModelDemand, run: Run, constants: Constants) -> float:
     """Operations per second. Quantized products run on 8-bit units where a card has them."""
     on_int8 = demand.is_quantized and card.int8_ops is not None
     peak = card.int8_ops if on_int8 and card.int8_ops else card.fp16_flops

@@ -6,7 +6,7 @@ import math
 
 from rowspan.plan.demand import ModelDemand, Run
 from rowspan.plan.forecast import Constants, Forecast, forecast
-from rowspan.plan.planned_rig import Card, MemoryKind
+from rowspan.plan.planned_rig import CardSpec, MemoryKind
 from rowspan.plan.split_mode import SplitMode
 
 # What the native kernels reach of measured ceilings, from docs/performance.md: with these two, the tg of a 1B and of a
@@ -18,9 +18,9 @@ CPU = Constants(
 )
 
 
-def processor(read_bytes_per_second: float, float_flops: float, int8_ops: float) -> Card:
+def processor(read_bytes_per_second: float, float_flops: float, int8_ops: float) -> CardSpec:
     """A processor as a card, by its ceilings: what can be read of memory, and computed out of registers, a second."""
-    return Card(
+    return CardSpec(
         name="this processor",
         vendor="cpu",
         arch="cpu",
@@ -38,6 +38,6 @@ def processor(read_bytes_per_second: float, float_flops: float, int8_ops: float)
     )
 
 
-def forecast_processor(demand: ModelDemand, card: Card, prompt: int, generated: int) -> Forecast:
+def forecast_processor(demand: ModelDemand, card: CardSpec, prompt: int, generated: int) -> Forecast:
     """Of the native engine on one rank."""
     return forecast(demand, Run((card,), SplitMode.NONE), prompt=prompt, generated=generated, constants=CPU)

@@ -30,7 +30,7 @@ class Rest:
 
 
 @dataclass(frozen=True)
-class LayerCache:
+class LayerCacheShape:
     """Elements that a layer keeps of one position.
 
     per_head: of a KV head's keys, and of its values. shared: of what all heads use, and all ranks of a stage hold.
@@ -58,7 +58,7 @@ class Outline:
     spec: ModelSpec
     tensors: Mapping[TensorKey, TensorInfo]
     rest: tuple[Rest, ...]
-    cache: tuple[LayerCache, ...]
+    cache: tuple[LayerCacheShape, ...]
     file_bytes: int
     routed_bytes: int
     parameters: int
@@ -173,7 +173,7 @@ def _spec(shape: Shape) -> ModelSpec:
     )
 
 
-def _cache(shape: Shape, layer: int) -> LayerCache:
+def _cache(shape: Shape, layer: int) -> LayerCacheShape:
     if shape.kv_rank:
-        return LayerCache((0, 0), shape.kv_rank + shape.rope_head, None)
-    return LayerCache((shape.head_dim, shape.head_dim), 0, shape.window_of(layer))
+        return LayerCacheShape((0, 0), shape.kv_rank + shape.rope_head, None)
+    return LayerCacheShape((shape.head_dim, shape.head_dim), 0, shape.window_of(layer))

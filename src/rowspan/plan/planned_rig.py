@@ -19,7 +19,7 @@ class MemoryKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Card:
+class CardSpec:
     """Figures as published; None where nobody has published one that can be trusted.
 
     memory: bytes. bandwidth: bytes/s. fp16_flops, int8_ops: dense, two to a multiply-add, per second. interconnect: as
@@ -55,17 +55,17 @@ class Card:
         return PCIE_4_LANE * 2.0 ** (int(pcie[1]) - 4) * int(pcie[2]) if pcie else None
 
 
-def are_linked(cards: Sequence[Card], peer_copies: bool | None) -> bool:
+def are_linked(cards: Sequence[CardSpec], peer_copies: bool | None) -> bool:
     """Whether cards copy to each other directly. peer_copies: None: as they do by themselves."""
     return all(card.peer_copies for card in cards) if peer_copies is None else peer_copies
 
 
 @dataclass(frozen=True)
-class Rig:
+class RigSpec:
     """Cards in one machine. name: as people write it, "2x W7900DS"."""
 
     name: str
-    cards: tuple[Card, ...]
+    cards: tuple[CardSpec, ...]
 
     @property
     def watts(self) -> float:

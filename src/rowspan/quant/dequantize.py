@@ -8,7 +8,7 @@ import torch
 
 from rowspan.quant import dense, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
 from rowspan.quant.scheme import SCHEMES, Scheme
-from rowspan.quant.unpacking import Unpacked, values
+from rowspan.quant.unpacking import UnpackedBlocks, values
 
 # [n, block_bytes] uint8 → [n, 1] float32; a new tensor, except of F32.
 DENSE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -17,7 +17,7 @@ DENSE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "BF16": dense.bf16,
 }
 # [n, block_bytes] uint8 → codes, scales and minima; new tensors, except of the codes of Q8_0.
-QUANTIZED: Mapping[str, Callable[[torch.Tensor], Unpacked]] = {
+QUANTIZED: Mapping[str, Callable[[torch.Tensor], UnpackedBlocks]] = {
     "Q8_0": q8.q8_0,
     "Q4_0": q4.q4_0,
     "Q4_1": q4.q4_1,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q2_k(blocks: torch.Tensor) -> Unpacked:
+def q2_k(blocks: torch.Tensor) -> UnpackedBlocks:
     d, dmin = halves(blocks, 80), halves(blocks, 82)
     scale, minimum = bit_fields(blocks[:, :16], bits=4, width=16).chunk(2, dim=1)
     q = bit_fields(blocks[:, 16:80], bits=2, width=32)
-    return Unpacked(q.view(torch.int8), d, -dmin, scale, minimum)
+    return UnpackedBlocks(q.view(torch.int8), d, -dmin, scale, minimum)

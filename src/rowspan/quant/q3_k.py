@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q3_k(blocks: torch.Tensor) -> Unpacked:
+def q3_k(blocks: torch.Tensor) -> UnpackedBlocks:
     d = halves(blocks, 108)
     scale = bit_fields(blocks[:, 96:104], bits=4, width=8) | (bit_fields(blocks[:, 104:108], bits=2, width=4) << 4)
     q = bit_fields(blocks[:, 32:96], bits=2, width=32) | (bit_fields(blocks[:, :32], bits=1, width=32) << 2)
-    return Unpacked(q.view(torch.int8).sub_(4), d, sub_scales=scale.view(torch.int8).sub_(32))
+    return UnpackedBlocks(q.view(torch.int8).sub_(4), d, sub_scales=scale.view(torch.int8).sub_(32))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q4_0(blocks: torch.Tensor) -> Unpacked:
+def q4_0(blocks: torch.Tensor) -> UnpackedBlocks:
     d, q = halves(blocks, 0), bit_fields(blocks[:, 2:], bits=4, width=16)
-    return Unpacked(q.view(torch.int8).sub_(8), d)
+    return UnpackedBlocks(q.view(torch.int8).sub_(8), d)
 
 
-def q4_1(blocks: torch.Tensor) -> Unpacked:
+def q4_1(blocks: torch.Tensor) -> UnpackedBlocks:
     d, m, q = halves(blocks, 0), halves(blocks, 2), bit_fields(blocks[:, 4:], bits=4, width=16)
-    return Unpacked(q.view(torch.int8), d, m)
+    return UnpackedBlocks(q.view(torch.int8), d, m)

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q4_k(blocks: torch.Tensor) -> Unpacked:
+def q4_k(blocks: torch.Tensor) -> UnpackedBlocks:
     return _scaled(blocks, bit_fields(blocks[:, 16:144], bits=4, width=32))
 
 
-def q5_k(blocks: torch.Tensor) -> Unpacked:
+def q5_k(blocks: torch.Tensor) -> UnpackedBlocks:
     high = bit_fields(blocks[:, 16:48], bits=1, width=32)
     return _scaled(blocks, bit_fields(blocks[:, 48:176], bits=4, width=32) | (high << 4))
 
 
-def _scaled(blocks: torch.Tensor, q: torch.Tensor) -> Unpacked:
+def _scaled(blocks: torch.Tensor, q: torch.Tensor) -> UnpackedBlocks:
     d, dmin = halves(blocks, 0), halves(blocks, 2)
     scale, minimum = _scales_and_minima(blocks[:, 4:16])
-    return Unpacked(q.view(torch.int8), d, -dmin, scale, minimum)
+    return UnpackedBlocks(q.view(torch.int8), d, -dmin, scale, minimum)
 
 
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

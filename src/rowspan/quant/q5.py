@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q5_0(blocks: torch.Tensor) -> Unpacked:
+def q5_0(blocks: torch.Tensor) -> UnpackedBlocks:
     d, q = halves(blocks, 0), _codes(blocks[:, 2:])
-    return Unpacked(q.view(torch.int8).sub_(16), d)
+    return UnpackedBlocks(q.view(torch.int8).sub_(16), d)
 
 
-def q5_1(blocks: torch.Tensor) -> Unpacked:
+def q5_1(blocks: torch.Tensor) -> UnpackedBlocks:
     d, m, q = halves(blocks, 0), halves(blocks, 2), _codes(blocks[:, 4:])
-    return Unpacked(q.view(torch.int8), d, m)
+    return UnpackedBlocks(q.view(torch.int8), d, m)
 
 
 def _codes(packed: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, bit_fields, halves
+from rowspan.quant.unpacking import UnpackedBlocks, bit_fields, halves
 
 
-def q6_k(blocks: torch.Tensor) -> Unpacked:
+def q6_k(blocks: torch.Tensor) -> UnpackedBlocks:
     d, scale = halves(blocks, 208), blocks[:, 192:208].view(torch.int8)
     q = bit_fields(blocks[:, :128], bits=4, width=64) | (bit_fields(blocks[:, 128:192], bits=2, width=32) << 4)
-    return Unpacked(q.view(torch.int8).sub_(32), d, sub_scales=scale)
+    return UnpackedBlocks(q.view(torch.int8).sub_(32), d, sub_scales=scale)

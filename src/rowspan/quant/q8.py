@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rowspan.quant.unpacking import Unpacked, halves
+from rowspan.quant.unpacking import UnpackedBlocks, halves
 
 
-def q8_0(blocks: torch.Tensor) -> Unpacked:
-    return Unpacked(blocks[:, 2:].view(torch.int8), halves(blocks, 0))
+def q8_0(blocks: torch.Tensor) -> UnpackedBlocks:
+    return UnpackedBlocks(blocks[:, 2:].view(torch.int8), halves(blocks, 0))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 
-class Unpacked(NamedTuple):
+class UnpackedBlocks(NamedTuple):
     """n blocks taken apart: value = scale · code + minimum, with the scale and the minimum of the code's group.
 
     Those are the block's own, or where it is several groups, products of it and a small integer of each group. They and
@@ -34,7 +34,7 @@ class Unpacked(NamedTuple):
         return self.minimum * self.sub_minima.float()
 
 
-def values(unpacked: Unpacked, group: int) -> torch.Tensor:
+def values(unpacked: UnpackedBlocks, group: int) -> torch.Tensor:
     """The elements themselves, `group` of which share a scale: a new tensor of the codes' shape, float32."""
     scales, minima = unpacked.scales, unpacked.minima
     result = unpacked.codes.view(*scales.shape, group).float().mul_(scales.unsqueeze(2))

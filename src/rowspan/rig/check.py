@@ -15,7 +15,7 @@ from rowspan.rig.probe.rig import Rig
 from rowspan.rig.root import Root, Unreadable
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """FINDING: evidence that something is wrong. UNKNOWN: it could not be read, so nobody knows."""
 
     FINDING = "finding"
@@ -73,7 +73,7 @@ class Outcome:
     impact: where it differs from what the check declares. fix: how an unknown could be known.
     """
 
-    state: State
+    state: CheckState
     evidence: tuple[str, ...]
     hits: tuple[Hit, ...] = ()
     impact: Impact | None = None
@@ -81,11 +81,11 @@ class Outcome:
 
 
 def passed(*evidence: str) -> Outcome:
-    return Outcome(State.PASS, evidence)
+    return Outcome(CheckState.PASS, evidence)
 
 
 def found(*evidence: str, hits: tuple[Hit, ...] = (), impact: Impact | None = None) -> Outcome:
-    return Outcome(State.FINDING, evidence, hits, impact)
+    return Outcome(CheckState.FINDING, evidence, hits, impact)
 
 
 class DoesNotApply(Exception):
@@ -170,9 +170,9 @@ class Check:
         try:
             return self.look(machine)
         except Unreadable as error:
-            return Outcome(State.UNKNOWN, (str(error),), fix=error.fix)
+            return Outcome(CheckState.UNKNOWN, (str(error),), fix=error.fix)
         except DoesNotApply as reason:
-            return Outcome(State.NOT_APPLICABLE, (str(reason),))
+            return Outcome(CheckState.NOT_APPLICABLE, (str(reason),))
 
 
 def boot_option(option: str) -> dict[str, tuple[str, ...]]:

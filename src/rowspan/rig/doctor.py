@@ -8,16 +8,16 @@ from typing import Any
 
 from rowspan.plan.routes import Transport
 from rowspan.plan.split_mode import SplitMode
-from rowspan.rig.check import Check, Impact, Machine, Outcome, State, Sureness
+from rowspan.rig.check import Check, CheckState, Impact, Machine, Outcome, Sureness
 from rowspan.rig.probe.rig import Rig, probe
 from rowspan.rig.root import Root
 
-STATES = tuple(State)
+STATES = tuple(CheckState)
 SURENESSES = tuple(Sureness)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckVerdict:
     """A check's answer. concerns: whether the chosen split depends on it."""
 
     check: Check
@@ -37,7 +37,7 @@ class Verdict:
     def to_dict(self, family: str | None) -> dict[str, Any]:
         """As plain data; a fix for the distribution of the machine only."""
         check, outcome = self.check, self.outcome
-        found = outcome.state is State.FINDING
+        found = outcome.state is CheckState.FINDING
         return {
             "id": check.id,
             "title": check.title,
@@ -64,15 +64,15 @@ class Diagnosis:
 
     rig: Rig
     split: SplitMode
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CheckVerdict, ...]
 
-    def of(self, state: State) -> list[Verdict]:
+    def of(self, state: CheckState) -> list[CheckVerdict]:
         return [verdict for verdict in self.verdicts if verdict.outcome.state is state]
 
     @property
     def exit_code(self) -> int:
         """1: something that the split depends on is broken or slow. Notes and what is unknown are no reason for it."""
-        return int(any(found.concerns and found.impact > Impact.NOTE for found in self.of(State.FINDING)))
+        return int(any(found.concerns and found.impact > Impact.NOTE for found in self.of(CheckState.FINDING)))
 
     def to_dict(self) -> dict[str, Any]:
         family = self.rig.system.family
@@ -92,5 +92,5 @@ def examine(
     rig = probe(root)
     machine = Machine(root, rig, {check.id: check.log for check in checks if check.log}, kernels, copies, transports)
     n_cards = len(rig.compute_cards)
-    verdicts = (Verdict(check, check.examine(machine), check.need.concerns(split, n_cards)) for check in checks)
+    verdicts = (CheckVerdict(check, check.examine(machine), check.need.concerns(split, n_cards)) for check in checks)
     return Diagnosis(rig, split, tuple(sorted(verdicts, key=lambda verdict: verdict.rank)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rowspan.rig.check import State
-from rowspan.rig.doctor import Diagnosis, Verdict
+from rowspan.rig.check import CheckState
+from rowspan.rig.doctor import CheckVerdict, Diagnosis
 from rowspan.rig.probe.cards import Card
 from rowspan.rig.probe.rig import Rig
 
@@ -24,11 +24,12 @@ def report(diagnosis: Diagnosis, version: str) -> str:
 
 def summary(diagnosis: Diagnosis) -> str:
     """How many checks ended how, in one line."""
-    counts = {state: len(diagnosis.of(state)) for state in State}
-    mattering = sum(verdict.concerns for verdict in diagnosis.of(State.FINDING))
+    counts = {state: len(diagnosis.of(state)) for state in CheckState}
+    mattering = sum(verdict.concerns for verdict in diagnosis.of(CheckState.FINDING))
     return (
-        f"Findings: {counts[State.FINDING]}, of which {mattering} matter to split mode {diagnosis.split}; "
-        f"{counts[State.UNKNOWN]} unknown, {counts[State.PASS]} passed, {counts[State.NOT_APPLICABLE]} not applicable."
+        f"Findings: {counts[CheckState.FINDING]}, of which {mattering} matter to split mode {diagnosis.split}; "
+        f"{counts[CheckState.UNKNOWN]} unknown, "
+        f"{counts[CheckState.PASS]} passed, {counts[CheckState.NOT_APPLICABLE]} not applicable."
     )
 
 
@@ -42,16 +43,16 @@ def _lines(diagnosis: Diagnosis, version: str) -> Iterator[str]:
     yield ""
     yield from _cards(rig)
     yield summary(diagnosis)
-    for verdict in diagnosis.of(State.FINDING):
+    for verdict in diagnosis.of(CheckState.FINDING):
         yield from _finding(verdict, rig.system.family)
-    unknown = diagnosis.of(State.UNKNOWN)
+    unknown = diagnosis.of(CheckState.UNKNOWN)
     if unknown:
         yield ""
         yield "### Unknown"
         yield ""
         yield from (f"- `{one.check.id}` {one.check.title}: {'; '.join(one.outcome.evidence)}" for one in unknown)
     yield ""
-    yield f"Passed: {', '.join(f'`{one.check.id}`' for one in diagnosis.of(State.PASS)) or 'none'}."
+    yield f"Passed: {', '.join(f'`{one.check.id}`' for one in diagnosis.of(CheckState.PASS)) or 'none'}."
 
 
 def _cards(rig: Rig) -> Iterator[str]:
@@ -73,7 +74,7 @@ def _link(card: Card) -> str:
     return f"{link.speed or '?'} GT/s x{link.width or '?'} of {link.best_speed or '?'} x{link.best_width or '?'}"
 
 
-def _finding(verdict: Verdict, family: str | None) -> Iterator[str]:
+def _finding(verdict: CheckVerdict, family: str | None) -> Iterator[str]:
     check, outcome = verdict.check, verdict.outcome
     aside = "" if verdict.concerns else f", matters to {check.need} only"
     yield ""

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import Piece, TokenText
 from rowspan.server.error_replies import FieldError
-from rowspan.server.reply import Answer, Json, Reply, respond
+from rowspan.server.reply import Json, Reply, ServerAnswer, respond
 from rowspan.server.sampling_params import choice_params, limited, sampling_params
 from rowspan.server.schema import ChatRequest, refuse_unsupported
-from rowspan.server.service import Job, Service
+from rowspan.server.service import AnswerJob, Service
 
 
 class ChatWriter:
@@ -25,7 +25,7 @@ class ChatWriter:
         self._with_logprobs = with_logprobs
         self._introduced: set[int] = set()
 
-    def whole(self, index: int, answer: Answer) -> Json:
+    def whole(self, index: int, answer: ServerAnswer) -> Json:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         return {"message": message, "logprobs": self._logprobs(answer.tokens)}
 
@@ -81,7 +81,7 @@ def chat_routes(service: Service) -> APIRouter:
             params, request.max_completion_tokens or request.max_tokens, len(prompt), backend.limits.context_size
         )
         jobs = [
-            Job(prompt, choice_params(params, choice), request.stops, continuation=False)
+            AnswerJob(prompt, choice_params(params, choice), request.stops, continuation=False)
             for choice in range(request.n or 1)
         ]
         reply = Reply(service, request, ChatWriter(with_logprobs=bool(request.logprobs)), len(prompt))

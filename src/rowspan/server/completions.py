@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import Piece, TokenText
 from rowspan.server.error_replies import FieldError
-from rowspan.server.reply import Answer, Json, Reply, respond
+from rowspan.server.reply import Json, Reply, ServerAnswer, respond
 from rowspan.server.sampling_params import choice_params, limited, sampling_params
 from rowspan.server.schema import CompletionRequest, refuse_unsupported
-from rowspan.server.service import Job, Service
+from rowspan.server.service import AnswerJob, Service
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_ANSWERS = 2048  # prompts × n of one request
@@ -32,7 +32,7 @@ class CompletionWriter:
         self._echoes = list(echoes)
         self._logprobs = [LegacyLogprobs() for _ in echoes] if with_logprobs else None
 
-    def whole(self, index: int, answer: Answer) -> Json:
+    def whole(self, index: int, answer: ServerAnswer) -> Json:
         return {"text": self._echoes[index] + answer.text, "logprobs": self._of(index, answer.tokens)}
 
     def part(self, index: int, piece: Piece) -> Json | None:
@@ -110,7 +110,7 @@ def completion_routes(service: Service) -> APIRouter:
         params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
         max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         jobs = [
-            Job(
+            AnswerJob(
                 prompt,
                 choice_params(limited(params, max_tokens, len(prompt), backend.limits.context_size), choice),
                 request.stops,

@@ -21,13 +21,13 @@ from rowspan.server.connection import DONE, EventStream, event, json_event, whil
 from rowspan.server.error_replies import ERROR_CODE, code_of, describe
 from rowspan.server.metrics import ARRIVED
 from rowspan.server.schema import GenerationRequest
-from rowspan.server.service import Job, Pieces, Service
+from rowspan.server.service import AnswerJob, Pieces, Service
 
 Json = dict[str, Any]
 
 
 @dataclass
-class Answer:
+class ServerAnswer:
     """All pieces of one answer, put together."""
 
     text: str = ""
@@ -48,7 +48,7 @@ class ChoiceWriter(Protocol):
     whole_object: str  # the "object" of an answer in one
     chunk_object: str  # the "object" of a part of a stream
 
-    def whole(self, index: int, answer: Answer) -> Json: ...
+    def whole(self, index: int, answer: ServerAnswer) -> Json: ...
 
     def part(self, index: int, piece: Piece) -> Json | None:
         """None: nothing to tell yet. A piece with a finish reason always is told."""
@@ -71,7 +71,7 @@ class Reply:
         }
 
     async def whole(self, pieces: Pieces, n_answers: int) -> Json:
-        answers = [Answer() for _ in range(n_answers)]
+        answers = [ServerAnswer() for _ in range(n_answers)]
         async with aclosing(pieces):
             async for index, piece in pieces:
                 self._note_cached(piece)
@@ -131,7 +131,7 @@ class Reply:
 
 
 async def respond(
-    service: Service, http: Request, request: GenerationRequest, jobs: Sequence[Job], reply: Reply
+    service: Service, http: Request, request: GenerationRequest, jobs: Sequence[AnswerJob], reply: Reply
 ) -> Response:
     """Compute, and answer in the way the client asked for. Nothing is sent before the first token is there, so that
     whatever goes wrong until then gets its own status."""

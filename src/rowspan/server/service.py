@@ -20,7 +20,7 @@ Pieces = AsyncGenerator[tuple[int, Piece], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class AnswerJob:
     """One answer to compute."""
 
     prompt: Sequence[int]
@@ -53,7 +53,7 @@ class Service:
         """Before a request asks anything of the backend."""
         await self._idle.wake()
 
-    async def answer(self, jobs: Sequence[Job], arrived: float) -> Pieces:
+    async def answer(self, jobs: Sequence[AnswerJob], arrived: float) -> Pieces:
         """Compute all answers at once. Closing the iterator cancels what is unfinished.
 
         Args:
@@ -75,13 +75,13 @@ class Service:
                             note(piece)
                             yield 0, piece
 
-    def _stream(self, job: Job) -> AsyncGenerator[Piece, None]:
+    def _stream(self, job: AnswerJob) -> AsyncGenerator[Piece, None]:
         return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
 
-    async def _several(self, jobs: Sequence[Job], arrived: float) -> Pieces:
+    async def _several(self, jobs: Sequence[AnswerJob], arrived: float) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
-        async def follow(index: int, job: Job) -> None:
+        async def follow(index: int, job: AnswerJob) -> None:
             try:
                 with self.metrics.answer(len(job.prompt), arrived) as note:
                     async with aclosing(self._stream(job)) as stream:

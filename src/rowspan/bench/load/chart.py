@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rowspan.bench.load.endpoint import Answer
+from rowspan.bench.load.endpoint import EndpointAnswer
 from rowspan.bench.load.summary import MEASURES, Goals, measured
 from rowspan.figures import new_figure, save_figure
 
 
-def draw(answers: Sequence[Answer], goals: Goals, title: str, path: Path) -> None:
+def draw(answers: Sequence[EndpointAnswer], goals: Goals, title: str, path: Path) -> None:
     """Write it as .png, .svg or .pdf.
 
     Raises:

@@ -9,16 +9,16 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from rowspan.bench.load.endpoint import Answer, EndpointError
+from rowspan.bench.load.endpoint import EndpointAnswer, EndpointError
 
-Ask = Callable[[str], Awaitable[Answer]]
+Ask = Callable[[str], Awaitable[EndpointAnswer]]
 
 
 @dataclass
-class Outcome:
+class LoadOutcome:
     """What became of the requests so far."""
 
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[EndpointAnswer] = field(default_factory=list)
     failures: list[EndpointError] = field(default_factory=list)
 
     @property
@@ -26,7 +26,7 @@ class Outcome:
         return len(self.answers) + len(self.failures)
 
 
-async def closed_loop(ask: Ask, prompts: Sequence[str], clients: int, outcome: Outcome) -> None:
+async def closed_loop(ask: Ask, prompts: Sequence[str], clients: int, outcome: LoadOutcome) -> None:
     """So many clients, each of which sends its next request when it has its answer."""
     waiting = iter(prompts)
 
@@ -37,7 +37,7 @@ async def closed_loop(ask: Ask, prompts: Sequence[str], clients: int, outcome: O
     await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def open_loop(ask: Ask, prompts: Sequence[str], rate: float, outcome: Outcome, seed: int = 0) -> None:
+async def open_loop(ask: Ask, prompts: Sequence[str], rate: float, outcome: LoadOutcome, seed: int = 0) -> None:
     """So many requests a second in the mean, at moments that the seed decides."""
     clock = asyncio.get_running_loop().time
     start = clock()
@@ -56,7 +56,7 @@ def arrivals(count: int, rate: float, seed: int = 0) -> list[float]:
     return found
 
 
-async def _one(ask: Ask, prompt: str, outcome: Outcome) -> None:
+async def _one(ask: Ask, prompt: str, outcome: LoadOutcome) -> None:
     try:
         outcome.answers.append(await ask(prompt))
     except EndpointError as failure:

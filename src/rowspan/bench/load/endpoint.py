@@ -27,7 +27,7 @@ class EndpointError(RowspanError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class EndpointAnswer:
     """One request that was answered; moments by the monotonic clock, in seconds.
 
     arrivals: of every part with text. prompt_tokens, generated_tokens: what the endpoint counts; None: it does not.
@@ -112,7 +112,7 @@ class Endpoint:
         except (ValueError, KeyError, TypeError):
             raise self._nonsense("GET /v1/models", response.text) from None
 
-    async def ask(self, body: Mapping[str, Any], *, chat: bool) -> Answer:
+    async def ask(self, body: Mapping[str, Any], *, chat: bool) -> EndpointAnswer:
         """One streamed request.
 
         Raises:
@@ -129,7 +129,7 @@ class Endpoint:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
 
-    async def _read(self, response: httpx.Response, path: str, started: float) -> Answer:
+    async def _read(self, response: httpx.Response, path: str, started: float) -> EndpointAnswer:
         arrivals: list[float] = []
         usage: Mapping[str, Any] = {}
         counted: int | None = None
@@ -157,7 +157,7 @@ class Endpoint:
                 fix="Check that the address is an OpenAI endpoint's, and that the model answers at all.",
             )
         tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        return Answer(started, arrivals, *tokens, counted)
+        return EndpointAnswer(started, arrivals, *tokens, counted)
 
     def _unreachable(self, error: httpx.HTTPError) -> EndpointError:
         why = str(error) or type(error).__name__

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rowspan.bench.load.drive import Outcome, closed_loop, open_loop
-from rowspan.bench.load.endpoint import Answer, Endpoint, EndpointError
+from rowspan.bench.load.drive import LoadOutcome, closed_loop, open_loop
+from rowspan.bench.load.endpoint import Endpoint, EndpointAnswer, EndpointError
 from rowspan.bench.load.summary import Goals, summary, usage_problems
 from rowspan.bench.machine.energy import meters
 from rowspan.errors import UsageError
@@ -43,7 +43,7 @@ class Result:
     """usage_problems: see `summary.usage_problems`. joules: that this machine used meanwhile; None without a meter."""
 
     model: str
-    outcome: Outcome
+    outcome: LoadOutcome
     usage_problems: Sequence[str]
     joules: float | None
 
@@ -63,13 +63,13 @@ async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
     async with Endpoint(test.url, test.key, test.timeout) as endpoint:
         model = _choose(test.model, await endpoint.models(), endpoint.base)
 
-        async def ask(prompt: str, more: Mapping[str, Any] | None = None) -> Answer:
+        async def ask(prompt: str, more: Mapping[str, Any] | None = None) -> EndpointAnswer:
             words = {"messages": [{"role": "user", "content": prompt}]} if test.chat else {"prompt": prompt}
             answer = await endpoint.ask({**test.body, "model": model, **words, **(more or {})}, chat=test.chat)
             on_progress(outcome.done + 1, model)
             return answer
 
-        outcome = Outcome()
+        outcome = LoadOutcome()
         problems = usage_problems(await _check(ask, test), CHECK_TOKENS)
         energy = meters(Root(), probe_cards())
         start = energy.read()
@@ -88,12 +88,12 @@ async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
         return Result(model, outcome, problems, energy.joules(start, energy.read()))
 
 
-async def _check(ask: Callable[[str, Mapping[str, Any]], Any], test: Test) -> Answer:
+async def _check(ask: Callable[[str, Mapping[str, Any]], Any], test: Test) -> EndpointAnswer:
     """One short answer in which every token is named; where the endpoint refuses to, one without names."""
     naming = {"logprobs": True} if test.chat else {"logprobs": 1}
     short = {"max_tokens": CHECK_TOKENS}
     try:
-        answer: Answer = await ask(test.prompts[0], {**short, **naming})
+        answer: EndpointAnswer = await ask(test.prompts[0], {**short, **naming})
     except EndpointError as error:
         if REFUSED not in error.what:
             raise

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rowspan.bench.load.drive import Outcome
-from rowspan.bench.load.endpoint import Answer
+from rowspan.bench.load.drive import LoadOutcome
+from rowspan.bench.load.endpoint import EndpointAnswer
 from rowspan.errors import UsageError
 
 PERCENTILES = (50, 90, 95, 99)
@@ -40,13 +40,13 @@ class Goals:
             limits[match[1]] = float(match[2]) / (1000 if match[3] == "ms" else 1)
         return cls(limits)
 
-    def met_by(self, answer: Answer) -> bool:
+    def met_by(self, answer: EndpointAnswer) -> bool:
         """Whether it was good enough; a single token has no latency between tokens."""
         times = measured(answer)
         return all(times[name] is None or times[name] <= limit for name, limit in self.limits.items())  # type: ignore[operator]
 
 
-def measured(answer: Answer) -> dict[str, float | None]:
+def measured(answer: EndpointAnswer) -> dict[str, float | None]:
     """Seconds, by measure."""
     return {"ttft": answer.first, "itl": answer.between, "e2e": answer.whole}
 
@@ -60,7 +60,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def summary(outcome: Outcome, goals: Goals, joules: float | None) -> dict[str, Any]:
+def summary(outcome: LoadOutcome, goals: Goals, joules: float | None) -> dict[str, Any]:
     """For programs and tables; seconds. None: not known.
 
     Args:
@@ -90,14 +90,14 @@ def summary(outcome: Outcome, goals: Goals, joules: float | None) -> dict[str, A
     }
 
 
-def _percentiles(answers: Sequence[Answer], name: str) -> dict[str, float] | None:
+def _percentiles(answers: Sequence[EndpointAnswer], name: str) -> dict[str, float] | None:
     values = [value for one in answers if (value := measured(one)[name]) is not None]
     if not values:
         return None
     return {"mean": sum(values) / len(values), **{f"p{each}": percentile(values, each) for each in PERCENTILES}}
 
 
-def usage_problems(answer: Answer, limit: int) -> list[str]:
+def usage_problems(answer: EndpointAnswer, limit: int) -> list[str]:
     """What is wrong with the endpoint's own counts.
 
     Args:

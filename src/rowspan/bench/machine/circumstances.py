@@ -52,7 +52,7 @@ def machine_fields(rig: Rig, root: Root) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class State:
+class MachineState:
     """A moment of the machine. celsius: of the processor's hottest sensor. Per card: comma lists, or None.
 
     throttled: how often the processor has slowed down for heat since it was started."""
@@ -65,13 +65,13 @@ class State:
     hottest: float | None  # of processor and cards
 
 
-def look(root: Root) -> State:
+def look(root: Root) -> MachineState:
     """Now; takes milliseconds (a card's driver may take longer)."""
     reader, cards = Reader(root), [card for card in probe_cards(root) if not card.integrated]
     celsius = _cpu_celsius(reader)
     known = [value for value in (celsius, *(card.celsius for card in cards)) if value is not None]
     throttled = [reader.number(path) for path in root.glob(f"{CPU}/cpu[0-9]*/thermal_throttle/package_throttle_count")]
-    return State(
+    return MachineState(
         cpu_mhz=_cpu_mhz(reader),
         cpu_celsius=celsius,
         card_mhz=_per_card(_card_mhz(reader, card) for card in cards),
@@ -81,7 +81,7 @@ def look(root: Root) -> State:
     )
 
 
-def state_fields(before: State, after: State) -> dict[str, Any]:
+def state_fields(before: MachineState, after: MachineState) -> dict[str, Any]:
     """A row's fields of both moments."""
     throttled = None if before.throttled is None or after.throttled is None else after.throttled - before.throttled
     fields: dict[str, Any] = {"throttle_events": throttled}

@@ -34,7 +34,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairVerdict:
     """Two configurations in one test."""
 
     before: str
@@ -56,7 +56,7 @@ class Part:
     header: list[str]
     table: list[tuple[Configuration, list[Cell | None]]]
     charts: Sequence[Chart]
-    verdicts: list[Verdict]
+    verdicts: list[PairVerdict]
     circumstances: list[tuple[str, str]]
     engines: list[tuple[str, str, str, str]]
     warnings: list[str]
@@ -140,7 +140,7 @@ def _headline(section: Section) -> list[str]:
     return lines
 
 
-def _verdicts(section: Section) -> list[Verdict]:
+def _verdicts(section: Section) -> list[PairVerdict]:
     """Each configuration against the first one, and llama-bench's own figure against its server's, in every test that
     both have, of one sequence without depth; of others, where they have none of these in common, the first."""
     configurations = section.configurations
@@ -160,12 +160,12 @@ def _verdicts(section: Section) -> list[Verdict]:
     return found
 
 
-def _verdict(before: Configuration, after: Configuration, workload: Workload) -> Verdict:
+def _verdict(before: Configuration, after: Configuration, workload: Workload) -> PairVerdict:
     comparison = compare(before.rows[workload], after.rows[workload])
     names = "; ".join(", ".join(fields) for fields in comparison.differing.values())
     word = comparison.verdict.value.split(",")[0]
     change, interval = _change(comparison.change)
-    return Verdict(before.name, after.name, workload.name, word, comparison.reason, names, change, interval)
+    return PairVerdict(before.name, after.name, workload.name, word, comparison.reason, names, change, interval)
 
 
 def _change(change: Change | None) -> tuple[str, str]:

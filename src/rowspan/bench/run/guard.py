@@ -44,7 +44,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RateComparison:
     """Medians in tokens per second; change and threshold are shares of the earlier median."""
 
     workload: str
@@ -114,7 +114,7 @@ def changed(before: Baseline, after: Baseline) -> list[str]:
     return [f"{name}: {was} → {now}" for name, was, now in values if was != now]
 
 
-def compare(before: Baseline, after: Baseline) -> list[Comparison]:
+def compare(before: Baseline, after: Baseline) -> list[RateComparison]:
     """Every workload that both measured.
 
     Raises:
@@ -134,9 +134,9 @@ def compare(before: Baseline, after: Baseline) -> list[Comparison]:
     return [_compare(name, before.rates[name], after.rates[name]) for name in common]
 
 
-def _compare(workload: str, before: Sequence[float], after: Sequence[float]) -> Comparison:
+def _compare(workload: str, before: Sequence[float], after: Sequence[float]) -> RateComparison:
     then, now = statistics.median(before), statistics.median(after)
-    return Comparison(workload, then, now, _threshold(before, after))
+    return RateComparison(workload, then, now, _threshold(before, after))
 
 
 def _threshold(before: Sequence[float], after: Sequence[float]) -> float:

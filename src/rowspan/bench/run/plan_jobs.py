@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from rowspan.backends.protocol import BackendName, Format, MissingBackendError, Model, UnsupportedOptionError
+from rowspan.backends.protocol import BackendName, MissingBackendError, Model, ModelFormat, UnsupportedOptionError
 from rowspan.bench.engines.hf_folder import read_folder
 from rowspan.bench.engines.llama_bench import llama_bench_job
 from rowspan.bench.engines.native_jobs import check_context, gguf_facts, native_job
@@ -18,11 +18,11 @@ from rowspan.bench.job import Job
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.errors import RowspanError, UsageError
 
-READS = {BackendName.NATIVE: Format.GGUF, BackendName.LLAMACPP: Format.GGUF, BackendName.VLLM: Format.HF}
+READS = {BackendName.NATIVE: ModelFormat.GGUF, BackendName.LLAMACPP: ModelFormat.GGUF, BackendName.VLLM: ModelFormat.HF}
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What to measure, on what. checksums: of files, where they are known. flash_attentions: on, off, auto, for
     llama.cpp; None: its own choice. batch_sizes: tokens that an engine is handed at once, None: its own choice.
     checker: compares splits of the native engine with a single device."""
@@ -38,7 +38,7 @@ class Request:
     checker: Checker | None = None
 
 
-def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]:
+def plan_jobs(request: BenchRequest, on_left_out: Callable[[str], None]) -> list[Job]:
     """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
 
     Every model goes to those backends that read its format. In a grid over several backends, what one of them cannot do
@@ -68,7 +68,7 @@ def plan_jobs(request: Request, on_left_out: Callable[[str], None]) -> list[Job]
     return jobs
 
 
-def _check_formats(request: Request) -> None:
+def _check_formats(request: BenchRequest) -> None:
     """Every model must have a reader, and every backend something to read."""
     for model in request.models:
         if not any(READS[name] == model.format for name in request.backends):
@@ -85,7 +85,7 @@ def _check_formats(request: Request) -> None:
             )
 
 
-def _configurations(model: Model, request: Request) -> list[EngineConfig]:
+def _configurations(model: Model, request: BenchRequest) -> list[EngineConfig]:
     context, parallel = longest(request.work).context, most_concurrent(request.work)
     return list(request.grid.configurations([Path(model.location)], context, parallel))
 
@@ -109,9 +109,9 @@ def _batched(
             yield pair
 
 
-def _known(model: Model, request: Request) -> ServedModel:
+def _known(model: Model, request: BenchRequest) -> ServedModel:
     path, most = Path(model.location), longest(request.work)
-    if model.format == Format.HF:
+    if model.format == ModelFormat.HF:
         if not path.is_dir():
             raise UsageError(
                 f"{model.location} is not on this machine.",
@@ -126,7 +126,7 @@ def _known(model: Model, request: Request) -> ServedModel:
 
 
 def _jobs(
-    name: BackendName, known: ServedModel, config: EngineConfig, batch: int | None, request: Request
+    name: BackendName, known: ServedModel, config: EngineConfig, batch: int | None, request: BenchRequest
 ) -> list[Job]:
     if name == BackendName.NATIVE:
         return [native_job(config, known.facts, known.demand, request.checker)]

@@ -13,7 +13,7 @@ from typing import Any
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job, Runner, Sample
 from rowspan.bench.machine.circumstances import (
-    State,
+    MachineState,
     StolenTime,
     look,
     machine_fields,
@@ -49,7 +49,7 @@ class Procedure:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RoundsProgress:
     """done, total: turns. seconds_left: None as long as nothing tells."""
 
     text: str
@@ -67,8 +67,8 @@ class _Cell:
     runner: Runner
     started: str  # when, ISO 8601, UTC
     other_load: float
-    before: State
-    after: State
+    before: MachineState
+    after: MachineState
     peak_memory: int | None = None
     links: str | None = None
     others: Others = field(default_factory=Others)  # the most that were there
@@ -93,7 +93,7 @@ def measure_jobs(
     jobs: Sequence[Job],
     work: Sequence[Workload],
     procedure: Procedure,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[RoundsProgress], None],
     roofs: Roofs | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
@@ -116,7 +116,7 @@ class _Bench:
         jobs: Sequence[Job],
         work: Sequence[Workload],
         procedure: Procedure,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[RoundsProgress], None],
         roofs: Roofs,
     ) -> None:
         self._procedure, self._on_progress, self._roofs = procedure, on_progress, roofs
@@ -249,7 +249,7 @@ class _Bench:
         )
 
     def _tell(self, text: str) -> None:
-        self._on_progress(Progress(text, self._done, len(self._turns), self._left.seconds()))
+        self._on_progress(RoundsProgress(text, self._done, len(self._turns), self._left.seconds()))
 
     def __enter__(self) -> _Bench:
         return self

@@ -33,7 +33,7 @@ def advise_rigs(
     as_json: bool,
 ) -> None:
     """Print the table and the recommendation; for each quantization, if several are asked for."""
-    from rowspan.plan.advice import Request, advise
+    from rowspan.plan.advice import AdviceRequest, advise
     from rowspan.plan.capacity import Load
     from rowspan.plan.device import parse_ratios
     from rowspan.plan.fit import check_context
@@ -44,7 +44,7 @@ def advise_rigs(
     engine.check()
     check_context(engine.context_size, outline.spec)
     rigs = parse_rigs(gpus, parse_prices(prices))
-    request = Request(
+    request = AdviceRequest(
         Load(
             context=engine.context_size or min(DEFAULT_CONTEXT, outline.shape.context or DEFAULT_CONTEXT),
             parallel=engine.parallel or 16,

@@ -8,20 +8,20 @@ import re
 from pathlib import Path
 
 from rowspan.errors import UsageError
-from rowspan.plan.planned_rig import Card, MemoryKind
+from rowspan.plan.planned_rig import CardSpec, MemoryKind
 
 DATA = Path(__file__).with_name("cards.csv")
 VENDOR_WORDS = re.compile(r"nvidia|geforce|radeon|instinct|intel|apple|\bamd\b")
 SLOTS = re.compile(r"[\d.]+")
 
 
-def known_cards() -> list[Card]:
+def known_cards() -> list[CardSpec]:
     """The whole catalog, in its own order."""
     with DATA.open(encoding="utf-8", newline="") as file:
         return [_card(row) for row in csv.DictReader(file)]
 
 
-def find_card(name: str) -> Card:
+def find_card(name: str) -> CardSpec:
     """The card of a name: in any spelling ("rtx4090"), or a part of it that means one card only ("4090").
 
     Raises:
@@ -49,7 +49,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9+]", "", VENDOR_WORDS.sub("", name.lower()))
 
 
-def _card(row: dict[str, str]) -> Card:
+def _card(row: dict[str, str]) -> CardSpec:
     def number(column: str, unit: float = 1.0) -> float | None:
         return float(row[column]) * unit if row[column] else None
 
@@ -58,7 +58,7 @@ def _card(row: dict[str, str]) -> Card:
         assert value is not None, f"{row['card']} needs {column}"
         return value
 
-    return Card(
+    return CardSpec(
         name=row["card"],
         vendor=row["vendor"],
         arch=row["arch"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rowspan.errors import UsageError
-from rowspan.plan.planned_rig import Card, Rig
+from rowspan.plan.planned_rig import CardSpec, RigSpec
 from rowspan.rig.catalog.known_cards import find_card
 
 MOST_CARDS = 64
@@ -15,7 +15,7 @@ COUNTED = re.compile(r"(?:(\d{1,3})\s*[x×*]\s*)?(.+)", re.IGNORECASE)
 MORE_CARDS = re.compile(r"\+(?=\s*\d{1,3}\s*[x×*])", re.IGNORECASE)  # a plus may be part of a name: Max+ 395
 
 
-def parse_rigs(text: str, prices: Mapping[str, float] | None = None) -> list[Rig]:
+def parse_rigs(text: str, prices: Mapping[str, float] | None = None) -> list[RigSpec]:
     """Rigs, parted by commas; unlike cards of one rig are joined by a plus: "2xRTX 3090+1xRTX 4090".
 
     Args:
@@ -46,8 +46,8 @@ def parse_prices(texts: list[str]) -> dict[str, float]:
     return prices
 
 
-def _rig(text: str, prices: Mapping[str, float]) -> Rig:
-    cards: list[Card] = []
+def _rig(text: str, prices: Mapping[str, float]) -> RigSpec:
+    cards: list[CardSpec] = []
     names = []
     for part in MORE_CARDS.split(text):
         match = COUNTED.fullmatch(part.replace('"', "").replace("'", "").strip())
@@ -61,4 +61,4 @@ def _rig(text: str, prices: Mapping[str, float]) -> Rig:
         card = find_card(match[2])
         cards += [replace(card, price=prices.get(card.name, card.price))] * count
         names.append(f"{count}x {card.name}" if count > 1 else card.name)
-    return Rig(" + ".join(names), tuple(cards))
+    return RigSpec(" + ".join(names), tuple(cards))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, State, Sureness, found, passed
+from rowspan.rig.check import Check, CheckState, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
 from rowspan.rig.probe import pci
 
 BUSY_PERCENT = 5  # below that a link may have slowed down to save power
@@ -27,7 +27,7 @@ def look(machine: Machine) -> Outcome:
         return found(*evidence)
     if asleep:
         words = "Idle links slow down to save power. Put load on the cards and look again: rowspan devices --sample 30"
-        return Outcome(State.UNKNOWN, tuple(evidence), fix=words)
+        return Outcome(CheckState.UNKNOWN, tuple(evidence), fix=words)
     return passed(*evidence)
 
 

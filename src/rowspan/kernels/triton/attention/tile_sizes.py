@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rowspan.kernels.triton.card_family import Family
+from rowspan.kernels.triton.card_family import CardFamily
 
 
 class Tiles(NamedTuple):
@@ -21,31 +21,31 @@ class Tiles(NamedTuple):
     value_parts: int = 1  # of values' columns, each a program's that computes all scores anew: for want of registers
 
 
-def decode_tiles(family: Family, head_dim: int, converted: bool = False) -> Tiles:
+def decode_tiles(family: CardFamily, head_dim: int, converted: bool = False) -> Tiles:
     """Enough bytes under way to hide memory's latency, and room for several programs on a multiprocessor.
 
     Args: converted: the cache is of integers, which are held in both types for a while.
     """
     wide = head_dim > 128
-    if family == Family.RDNA:  # every lane holds matrix operands twice: registers are short
+    if family == CardFamily.RDNA:  # every lane holds matrix operands twice: registers are short
         if wide or converted:
             return Tiles(16, 16, warps=8 if wide else 4, stages=1)
         return Tiles(16, 32, warps=4, stages=2)
-    stages = {Family.HOPPER: 5, Family.AMPERE: 3, Family.CDNA: 2}[family]
+    stages = {CardFamily.HOPPER: 5, CardFamily.AMPERE: 3, CardFamily.CDNA: 2}[family]
     return Tiles(16, 32 if wide else 64, warps=4, stages=stages)
 
 
-def prefill_tiles(family: Family, head_dim: int, group: int, converted: bool = False) -> Tiles:
+def prefill_tiles(family: CardFamily, head_dim: int, group: int, converted: bool = False) -> Tiles:
     """As many rows as registers can sum up.
 
     Args: converted: the cache is of integers, which are held in both types for a while.
     """
     wide = head_dim > 128
-    if family == Family.HOPPER:  # its matrix instructions take 64 rows for each 4 warps
+    if family == CardFamily.HOPPER:  # its matrix instructions take 64 rows for each 4 warps
         tiles = Tiles(128, 32, warps=8, stages=3) if wide else Tiles(128, 64, warps=8, stages=5)
-    elif family == Family.AMPERE:  # 99 KiB of shared memory, as consumer cards have
+    elif family == CardFamily.AMPERE:  # 99 KiB of shared memory, as consumer cards have
         tiles = Tiles(64, 32, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=3)
-    elif family == Family.RDNA:
+    elif family == CardFamily.RDNA:
         tiles = Tiles(64, 16, warps=8 if wide or converted else 4, stages=1, value_parts=2 if converted else 1)
     else:
         tiles = Tiles(64, 32, warps=4, stages=1) if wide else Tiles(128, 64, warps=4, stages=1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
-from rowspan.kernels.triton.card_family import Card, Family
+from rowspan.kernels.triton.card_family import CardFamily, CardModel
 from rowspan.kernels.triton.linear.layout import UNIT
 
 
@@ -56,7 +56,7 @@ UNDER_WAY = 48 << 10
 SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a card, few enough to stay in a large L2
 
 
-def choose(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Config:
+def choose(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Config:
     """Sensible without tuning."""
     if tokens <= MOST_NARROW:
         return _narrow(card, tokens, rows, columns, bits)
@@ -71,7 +71,7 @@ def unpacked(columns: int, scratch: int = SCRATCH) -> Unpacked:
     return Unpacked(max(256, scratch // (2 * columns) // 256 * 256))
 
 
-def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:
+def candidates(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:
     """What is worth timing, the default first; some of it twice."""
     yield choose(card, tokens, rows, columns, bits)
     if tokens <= 4 * MOST_NARROW:
@@ -82,7 +82,7 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
             yield replace(narrow, split=split)
     if tokens > 1:
         splits = (1,) if tokens > 256 else (1, 2, 4, 8)
-        stages = (2,) if card.family in (Family.RDNA, Family.CDNA) else (3, 4)
+        stages = (2,) if card.family in (CardFamily.RDNA, CardFamily.CDNA) else (3, 4)
         tiles = [tile for tile in TILES[card.family] if tile[1] < 2 * max(16, tokens)]
         for tile, block_columns, split, num_stages in product(tiles, (64, 128), splits, stages):
             block_rows, block_tokens, num_warps = tile
@@ -96,14 +96,14 @@ def candidates(card: Card, tokens: int, rows: int, columns: int, bits: int) -> I
 # Each thread holds rows · tokens / threads sums.
 TILES = {
     # wgmma takes 64 rows a time from four warps; two use the matrix instructions of older cards.
-    Family.HOPPER: ((64, 16, 2), (64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
-    Family.AMPERE: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
-    Family.RDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 8), (64, 64, 4)),
-    Family.CDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
+    CardFamily.HOPPER: ((64, 16, 2), (64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8), (128, 256, 8)),
+    CardFamily.AMPERE: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
+    CardFamily.RDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 8), (64, 64, 4)),
+    CardFamily.CDNA: ((64, 16, 4), (64, 32, 4), (128, 64, 4), (64, 64, 4), (128, 128, 8)),
 }
 
 
-def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
+def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
     """More rows share what activations cost, fewer leave registers to more threads. Where there would be too few
     programs to go around, fewer; then a row's columns are shared out among more warps of its program, and as a last
     resort among programs, whose sums a second launch of some 2 µs adds up."""
@@ -112,7 +112,7 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
     block_rows = 4 if held == 1 or few_columns else 2
     if held == 1 and few_columns:
         block_rows = 8
-    if card.family is Family.RDNA:  # else the compiler spills registers
+    if card.family is CardFamily.RDNA:  # else the compiler spills registers
         block_rows //= 2
     while block_rows > 1 and rows < 3 * block_rows * card.processors:
         block_rows //= 2
@@ -131,12 +131,12 @@ def _narrow(card: Card, tokens: int, rows: int, columns: int, bits: int) -> Narr
     return Narrow(held, block_rows, num_warps * card.lanes, num_warps, split=split)
 
 
-def _wide(card: Card, tokens: int, rows: int, columns: int) -> Wide:
+def _wide(card: CardModel, tokens: int, rows: int, columns: int) -> Wide:
     """The tile of as many tokens as there are, and parts of columns until every processor has six warps or more:
     further parts would cost more in sums to be written and read again."""
     fitting = [tile for tile in TILES[card.family] if tile[1] <= max(16, _power_of_two(tokens))]
     block_rows, block_tokens, num_warps = fitting[-1]
-    amd = card.family in (Family.RDNA, Family.CDNA)
+    amd = card.family in (CardFamily.RDNA, CardFamily.CDNA)
     block_columns = 128 if block_tokens <= 32 and not amd else 64
     warps = -(-rows // block_rows) * -(-tokens // block_tokens) * num_warps
     split = 1

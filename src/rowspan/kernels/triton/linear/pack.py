@@ -9,7 +9,7 @@ from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.linear.layout import BITS, UNIT, PlanarWeight, units
 from rowspan.quant.dequantize import QUANTIZED, dequantize
 from rowspan.quant.scheme import SCHEMES, Scheme
-from rowspan.quant.unpacking import Unpacked
+from rowspan.quant.unpacking import UnpackedBlocks
 
 # A GPU wants large pieces: one takes some 20 launches. Of each element, up to 16 bytes are held while it is repacked.
 ELEMENTS_AT_ONCE = 1 << 23
@@ -59,7 +59,7 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
     )
 
 
-def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: Unpacked) -> None:
+def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: UnpackedBlocks) -> None:
     n_rows, device = weight.codes[rows].shape[0], weight.codes.device
     codes = torch.zeros(n_rows, weight.units * weight.unit, dtype=torch.uint8, device=device)
     # In 8 bits, two's complement: Q8_0's code of -128 and zero of 128 give 0.

@@ -15,7 +15,7 @@ import torch
 import triton
 
 from rowspan.config import TuningConfig
-from rowspan.kernels.triton.card_family import Card, card_of
+from rowspan.kernels.triton.card_family import CardModel, card_of
 from rowspan.kernels.triton.linear.configs import Config, as_data, choose, from_data
 from rowspan.kernels.triton.linear.layout import BITS
 
@@ -52,7 +52,7 @@ def remember(
         log.warning("What tuning found is not kept: %s", error)
 
 
-def _key(card: Card, scheme: str, tokens: int, rows: int, columns: int, dtype: torch.dtype) -> str:
+def _key(card: CardModel, scheme: str, tokens: int, rows: int, columns: int, dtype: torch.dtype) -> str:
     kind = str(dtype).removeprefix("torch.")
     return f"{card.name}, triton {triton.__version__}: linear {scheme} {rows}x{columns} {kind} {tokens}"
 
