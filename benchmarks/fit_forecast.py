@@ -1,7 +1,7 @@
 """Fits the forecast's constants to published results, checks them on rigs left out of the fit, writes both down.
 
     python benchmarks/fit_forecast.py           # compare with what is in the repository; exit code 1 if it differs
-    python benchmarks/fit_forecast.py --write   # src/rowspan/plan/forecast.json and docs/forecast.md
+    python benchmarks/fit_forecast.py --write   # src/rowspan/plan/rigs/forecast.json and docs/forecast.md
 
 Constants are logarithms, fitted together by regularized least squares (Gauss-Newton) to the logarithms of tokens per
 second. Each has a prior: the general ones a wide one around what physics suggests, deviations of a family or an
@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rowspan.plan.demand import ModelDemand, Run, demand_of
-from rowspan.plan.forecast import DATA, Constants, family, prompt_seconds, token_seconds
-from rowspan.plan.model_shapes import find_model
-from rowspan.plan.outline import outline_of_shape
+from rowspan.plan.rigs.demand import ModelDemand, Run, demand_of
+from rowspan.plan.rigs.forecast import DATA, Constants, family, prompt_seconds, token_seconds
+from rowspan.plan.rigs.model_shapes import find_model
+from rowspan.plan.rigs.outline import outline_of_spec
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card
 
@@ -118,13 +118,13 @@ def _row(line: dict[str, str]) -> Row:
     }
     return Row(
         rig=f"{count}x{card.name}" if count > 1 else card.name,
-        model=known.shape.name,
+        model=known.name,
         quantization=line["quantization"],
         engine=line["engine"],
         split=line["split"],
         build=line["build"],
         run=Run((card,) * count, SplitMode(line["split"]), line["engine"], is_old=line["build"] < "2025"),
-        demand=demand_of(outline_of_shape(known.shape, line["quantization"])),
+        demand=demand_of(outline_of_spec(known.spec, line["quantization"])),
         measured=measured,
     )
 

@@ -24,8 +24,8 @@ import orjson
 import psutil
 import uvloop
 
-from rowspan.backends.child import Address, free_port
-from rowspan.backends.http_stream import events
+from rowspan.backends.process.child import Address, free_port
+from rowspan.backends.process.http_stream import events
 from rowspan.bench.results.change import change
 
 STREAMS, TOKENS, PROMPTS = 16, 64, 10

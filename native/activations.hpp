@@ -1,5 +1,5 @@
-// What a product takes its tokens from: reordered, and for integer products rounded to int8. Done once for all matrices
-// that share an input.
+// Packs tokens for matrix products: reorders them and, for integer products, rounds them to int8. Done once for all
+// matrices that share an input.
 //
 // Tokens come in tiles of kTokenTile, the last one may be lower; within a tile of height h, what is needed together lies
 // together: floats (columns, h); int8 codes (columns / 4, h, 4), four columns to a lane.
@@ -23,7 +23,7 @@ inline size_t tile_height(size_t tokens, size_t tile) { return lower(kTokenTile,
 struct Int8Tile {
     int8_t* codes;
     float* scales;  // (columns / kScaled, h)
-    int32_t* sums;  // of codes, (columns / kSummed, h)
+    int32_t* sums;  // sums of codes, (columns / kSummed, h)
 };
 
 // The three arrays of packed int8 tokens, in one block of memory.
@@ -55,7 +55,7 @@ struct Int8Tokens {
 inline size_t float_tokens_bytes(size_t tokens, size_t columns) { return tokens * columns * sizeof(float); }
 inline size_t int8_tokens_bytes(size_t tokens, size_t columns) { return Int8Tokens::bytes(tokens, columns); }
 
-// x (tokens, columns) → packed, these tiles of it.
+// Pack these tiles of x (tokens, columns).
 inline void pack_floats(const float* x, size_t tokens, size_t columns, void* packed, Range tiles) {
     for (size_t tile = tiles.from; tile < tiles.to; ++tile) {
         const size_t height = tile_height(tokens, tile);
@@ -66,9 +66,9 @@ inline void pack_floats(const float* x, size_t tokens, size_t columns, void* pac
     }
 }
 
-constexpr float kLeastScale = 1e-37f;  // whose inverse is finite
+constexpr float kLeastScale = 1e-37f;  // the smallest scale whose inverse is finite
 
-// kScaled activations, rounded.
+// Rounds kScaled activations.
 struct Rounded {
     float scale;
     int32_t sums[kScaled / kSummed];
@@ -99,7 +99,7 @@ inline Rounded rounded(const float* x) {
     return out;
 }
 
-// A tile of any height, token after token.
+// Packs a tile of any height, token after token.
 inline void pack_int8_rows(const float* x, const Int8Tokens& all, size_t tile) {
     const size_t height = tile_height(all.tokens, tile);
     for (size_t t = 0; t < height; ++t) {
@@ -125,7 +125,7 @@ inline size_t pack_int8_groups(const float* x, const Int8Tokens& all, size_t til
         const size_t group = lane % kLanes / kTokenTile, token = tile * kTokenTile + lane % kTokenTile;
         rows[lane] = x + token * all.columns + column + group * kScaled;
     }
-    // Each group's lanes, of 4 bytes, to where it has its tokens'.
+    // Move each group's lanes, of 4 bytes, to the place of their tokens.
     static_assert(kTokenTile == 4);
     const auto put = [](Vec vector, void* to, size_t stride) {
         if constexpr (kLanes == Vec::width) return vector.store_fours(static_cast<char*>(to), stride);

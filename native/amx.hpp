@@ -1,4 +1,4 @@
-// What the tile registers of AMX ask of a process before it may use them.
+// Asks the kernel for permission to use the tile registers of AMX, as a process must.
 #pragma once
 
 #include <cpuid.h>

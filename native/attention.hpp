@@ -7,6 +7,7 @@
 
 #include "flash_float.hpp"
 #include "flash_int16.hpp"
+#include "small_ops.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
@@ -17,16 +18,17 @@ inline size_t n_rows(const Attention& work, size_t sequence) {
 // The positions that a row sees. Rows of a sequence and KV head: each token's query heads, token after token.
 inline Range seen_by(const Attention& work, size_t sequence, size_t row) {
     const size_t end = static_cast<size_t>(work.first_positions[sequence]) + row / work.group + 1;
-    return {work.window != 0 && end > work.window ? end - work.window : 0, end};
+    const size_t window = work.options.window;
+    return {window != 0 && end > window ? end - window : 0, end};
 }
 inline Range seen_by(const Attention& work, size_t sequence, Range rows) {
     return {seen_by(work, sequence, rows.from).from, seen_by(work, sequence, rows.to - 1).to};
 }
 
-// Where a row is in q and out.
-inline size_t offset_of(const Attention& work, size_t sequence, size_t kv_head, size_t row) {
+// A row's index among the heads of all tokens, in q and out.
+inline size_t index_of(const Attention& work, size_t sequence, size_t kv_head, size_t row) {
     const size_t token = static_cast<size_t>(work.starts[sequence]) + row / work.group;
-    return ((token * work.kv_heads + kv_head) * work.group + row % work.group) * work.size;
+    return (token * work.k.kv_heads + kv_head) * work.group + row % work.group;
 }
 
 // The part of these positions in their first chunk; none of none.
@@ -58,7 +60,7 @@ inline bool is_split(const Attention& work, size_t sequence) {
 inline size_t split_floats(const Attention& work, size_t sequence) {
     if (!is_split(work, sequence)) return 0;
     const size_t rows = n_rows(work, sequence);
-    return work.kv_heads * n_chunks(seen_by(work, sequence, Range{0, rows})) * rows * sum_floats(work.size);
+    return work.k.kv_heads * n_chunks(seen_by(work, sequence, Range{0, rows})) * rows * sum_floats(work.v.size);
 }
 
 inline size_t attention_scratch(const Attention& work) {
@@ -82,7 +84,7 @@ inline void by_tasks(const Attention& work, float* scratch, Visit visit) {
     for (size_t sequence = 0; sequence < work.sequences; ++sequence) {
         const size_t rows = n_rows(work, sequence);
         if (!is_split(work, sequence)) {
-            for (size_t kv_head = 0; kv_head < work.kv_heads; ++kv_head) {
+            for (size_t kv_head = 0; kv_head < work.k.kv_heads; ++kv_head) {
                 for (size_t from = 0; from < rows; from += kQueryTile) {
                     const Range tile = {from, lower(from + kQueryTile, rows)};
                     visit(Task{sequence, kv_head, tile, seen_by(work, sequence, tile), nullptr});
@@ -91,31 +93,39 @@ inline void by_tasks(const Attention& work, float* scratch, Visit visit) {
             continue;
         }
         const Range all = {0, rows}, positions = seen_by(work, sequence, all);
-        for (size_t kv_head = 0; kv_head < work.kv_heads; ++kv_head) {
+        for (size_t kv_head = 0; kv_head < work.k.kv_heads; ++kv_head) {
             by_chunks(positions, [&](Range chunk) {
                 visit(Task{sequence, kv_head, all, chunk, scratch});
-                scratch += rows * sum_floats(work.size);
+                scratch += rows * sum_floats(work.v.size);
             });
         }
     }
 }
 
-// Flash: the arithmetic of one chunk, FloatFlash or Int16Flash.
+// Flash: the arithmetic of one chunk.
 template <typename Flash>
 struct AttentionBuffers {
     Flash flash;
-    alignas(64) float chunk_sums[kQueryTile * (kMaxHead + Vec::width)];
-    alignas(64) float sums[kQueryTile * (kMaxHead + Vec::width)];
+    alignas(64) float chunk_sums[kQueryTile * (Flash::kMaxSize + Vec::width)];
+    alignas(64) float sums[kQueryTile * (Flash::kMaxSize + Vec::width)];
 };
 
-inline void write_out(const Sum& sum, size_t size, float* out) {
+// What a row's chunks have come to.
+inline void write_out(const Attention& work, size_t sequence, size_t kv_head, size_t row, const Sum& sum) {
+    const size_t size = work.v.size, at = index_of(work, sequence, kv_head, row) * size;
+    const float* const sinks = work.options.sinks;
+    const float* const gate = work.options.gate;
+    if (sinks) add_sink(sum, sinks[kv_head * work.group + row % work.group] * kLog2E, size);
+    float* const out = work.out + at;
     for (size_t d = 0; d < size; ++d) out[d] = sum.values[d] / *sum.total;
+    if (!gate) return;
+    by_elements({0, size}, out, [&](auto loading) { return loading(out) * sigmoid(loading(gate + at)); });
 }
 
 // These positions of a task, of a chunk of keys.
 inline Chunk chunk_of(const Attention& work, const Task& task, Range positions) {
     const BlockTable table = work.tables.of(task.sequence);
-    return {{work.k, table, task.kv_head, work.size}, {work.v, table, task.kv_head, work.size}, positions};
+    return {{work.k, table, task.kv_head}, {work.v, table, task.kv_head}, positions};
 }
 
 // after: what is computed next; of no positions if that is not known.
@@ -123,10 +133,10 @@ template <typename Flash>
 inline void run_task(const Attention& work, const Task& task, const Task& after, AttentionBuffers<Flash>& buffers) {
     Flash& flash = buffers.flash;
     const size_t count = task.rows.to - task.rows.from;
-    flash.begin(count);
+    flash.begin(count, work.options);
     for (size_t r = 0; r < count; ++r) {
         const size_t row = task.rows.from + r;
-        flash.set(r, work.q + offset_of(work, task.sequence, task.kv_head, row), work.size,
+        flash.set(r, work.q + index_of(work, task.sequence, task.kv_head, row) * work.k.size, work.k.size,
                   seen_by(work, task.sequence, row));
     }
     const auto attend = [&](Range chunk, float* sums) {
@@ -137,16 +147,15 @@ inline void run_task(const Attention& work, const Task& task, const Task& after,
     };
     if (task.sums) return attend(task.positions, task.sums);
 
-    for (size_t r = 0; r < count; ++r) empty_sum(buffers.sums, r, work.size);
+    for (size_t r = 0; r < count; ++r) empty_sum(buffers.sums, r, work.v.size);
     by_chunks(task.positions, [&](Range chunk) {
         attend(chunk, buffers.chunk_sums);
         for (size_t r = 0; r < count; ++r) {
-            add_chunk(sum_at(buffers.sums, r, work.size), sum_at(buffers.chunk_sums, r, work.size), work.size);
+            add_chunk(sum_at(buffers.sums, r, work.v.size), sum_at(buffers.chunk_sums, r, work.v.size), work.v.size);
         }
     });
     for (size_t r = 0; r < count; ++r) {
-        write_out(sum_at(buffers.sums, r, work.size), work.size,
-                  work.out + offset_of(work, task.sequence, task.kv_head, task.rows.from + r));
+        write_out(work, task.sequence, task.kv_head, task.rows.from + r, sum_at(buffers.sums, r, work.v.size));
     }
 }
 
@@ -154,7 +163,7 @@ inline void run_task(const Attention& work, const Task& task, const Task& after,
 inline void join_chunks(const Attention& work, float* scratch, const Team& team) {
     size_t n = 0;
     for (size_t sequence = 0; sequence < work.sequences; ++sequence) {
-        if (is_split(work, sequence)) n += work.kv_heads * n_rows(work, sequence);
+        if (is_split(work, sequence)) n += work.k.kv_heads * n_rows(work, sequence);
     }
     const Range share = team.share(n);
     alignas(64) float memory[kMaxHead + Vec::width];
@@ -162,21 +171,21 @@ inline void join_chunks(const Attention& work, float* scratch, const Team& team)
     for (size_t sequence = 0; sequence < work.sequences; ++sequence) {
         if (!is_split(work, sequence)) continue;
         const size_t rows = n_rows(work, sequence), chunks = n_chunks(seen_by(work, sequence, Range{0, rows}));
-        for (size_t i = 0; i < work.kv_heads * rows; ++i, ++index) {
+        for (size_t i = 0; i < work.k.kv_heads * rows; ++i, ++index) {
             if (index < share.from || share.to <= index) continue;
             const size_t kv_head = i / rows, row = i % rows;
-            const Sum sum = empty_sum(memory, 0, work.size);
+            const Sum sum = empty_sum(memory, 0, work.v.size);
             for (size_t chunk = 0; chunk < chunks; ++chunk) {
-                add_chunk(sum, sum_at(scratch, (kv_head * chunks + chunk) * rows + row, work.size), work.size);
+                add_chunk(sum, sum_at(scratch, (kv_head * chunks + chunk) * rows + row, work.v.size), work.v.size);
             }
-            write_out(sum, work.size, work.out + offset_of(work, sequence, kv_head, row));
+            write_out(work, sequence, kv_head, row, sum);
         }
         scratch += split_floats(work, sequence);
     }
 }
 
 template <typename Flash>
-inline void attention(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {
+inline void attention_with(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {
     size_t total = 0;
     by_tasks(work, scratch, [&](const Task& task) { total += task.cost(); });
 
@@ -209,6 +218,13 @@ inline void attention(const Attention& work, float* scratch, const Team& team, T
     if (attention_scratch(work) == 0) return;
     team.wait();
     join_chunks(work, scratch, team);
+}
+
+// Flash: FloatFlash, Int16Flash or BfloatFlash.
+template <template <size_t> class Flash>
+inline void attention(const Attention& work, float* scratch, const Team& team, Tasks& tasks) {
+    higher(work.k.size, work.v.size) <= kUsualHead ? attention_with<Flash<kUsualHead>>(work, scratch, team, tasks)
+                                                   : attention_with<Flash<kMaxHead>>(work, scratch, team, tasks);
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

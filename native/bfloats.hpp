@@ -1,4 +1,4 @@
-// Tokens rounded to bfloat16, and the sums of products of bfloat16 numbers that processors have instructions for.
+// Rounds tokens to bfloat16, and adds up products of bfloat16 numbers by the processor's own instructions.
 //
 // These instructions round to nearest and take denormal numbers for zeros, whatever the processor is set to. With
 // ROWSPAN_EMULATED they are done in plain C++, to the bit as they are documented.

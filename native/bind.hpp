@@ -1,4 +1,4 @@
-// Shared by the bind_*.cpp.
+// Declarations shared by the bind_*.cpp.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,10 @@
 // Packing for Python: src/rowspan/quant/panels.py. Sizes are checked here, since a wrong one would corrupt memory.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 
 #include <stdexcept>
+#include <string>
 
 #include "bind.hpp"
 #include "pack.hpp"
@@ -23,40 +25,44 @@ T* data_of(const Array<T>& array, size_t size) {
     return given ? array.data() : nullptr;
 }
 
-void pack_rows(int ggml_type, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu> raw, Array<uint8_t> codes,
-               Array<uint16_t> scales, Array<uint16_t> minima, Array<int8_t> sub_scales, Array<int8_t> sub_minima,
-               Cpu& cpu) {
+void pack_rows(const std::string& scheme, nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu> raw,
+               Array<uint8_t> codes, Array<uint16_t> scales, Array<uint8_t> exponents, Array<uint16_t> minima,
+               Array<int8_t> sub_scales, Array<int8_t> sub_minima, Cpu& cpu) {
     if (raw.size() > 0 && raw.shape(1) > 1 && raw.stride(1) != 1) {
         throw std::invalid_argument("bytes of a row are not side by side");
     }
-    const size_t rows = raw.shape(0), columns = columns_of(ggml_type, raw.shape(1));
-    const PackedSizes sizes = packed_sizes(ggml_type, rows, columns);
-    const BlockRows from{ggml_type, raw.data(), static_cast<size_t>(raw.stride(0)), rows, columns};
-    const PackedArrays to{data_of(codes, sizes.codes), data_of(scales, sizes.scales), data_of(minima, sizes.minima),
+    const BlockFormat& format = block_format(scheme);
+    const size_t rows = raw.shape(0), columns = format.columns(raw.shape(1));
+    const PackedSizes sizes = format.sizes(rows, columns);
+    const BlockRows from{raw.data(), static_cast<size_t>(raw.stride(0)), rows, columns};
+    const PackedArrays to{data_of(codes, sizes.codes), data_of(scales, sizes.scales),
+                          data_of(exponents, sizes.exponents), data_of(minima, sizes.minima),
                           data_of(sub_scales, sizes.sub_scales), data_of(sub_minima, sizes.sub_minima)};
     nb::gil_scoped_release released;
     // Each thread packs the panels that it computes with when tokens are few, so that on a machine of several memory nodes
     // they lie in its own: the system takes a page from the node of the thread that first writes to it.
     cpu.pool.run([&](const Team& team) {
         const Range mine = team.share((rows + kPanel - 1) / kPanel);
-        pack(from, to, mine.from, mine.to);
+        format.pack(from, to, mine.from, mine.to);
     });
 }
 
-void dequantize(int ggml_type, Array<const uint8_t> row, Array<float> out) {
-    const size_t columns = columns_of(ggml_type, row.size());
-    dequantize_row(ggml_type, row.data(), columns, data_of(out, columns));
+void dequantize(const std::string& scheme, Array<const uint8_t> row, Array<float> out) {
+    const BlockFormat& format = block_format(scheme);
+    const size_t columns = format.columns(row.size());
+    format.dequantize_row(row.data(), columns, data_of(out, columns));
 }
 
 }  // namespace
 
 void bind_pack(nb::module_& module) {
     module.def("pack", &pack_rows, "Repack rows of blocks: (rows, bytes) to the arrays of a `Matrix`.",
-               nb::arg("ggml_type"), nb::arg("raw").noconvert(), nb::arg("codes").noconvert(),
-               nb::arg("scales").noconvert().none(), nb::arg("minima").noconvert().none(),
+               nb::arg("scheme"), nb::arg("raw").noconvert(), nb::arg("codes").noconvert(),
+               nb::arg("scales").noconvert().none(), nb::arg("exponents").noconvert().none(),
+               nb::arg("minima").noconvert().none(),
                nb::arg("sub_scales").noconvert().none(), nb::arg("sub_minima").noconvert().none(), nb::arg("cpu"));
     module.def("dequantize_row", &dequantize, "Write the elements of one row of blocks to `out`.",
-               nb::arg("ggml_type"), nb::arg("row").noconvert(), nb::arg("out").noconvert());
+               nb::arg("scheme"), nb::arg("row").noconvert(), nb::arg("out").noconvert());
 }
 
 }  // namespace rowspan

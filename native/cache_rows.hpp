@@ -7,10 +7,7 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kMaxHead = 256;      // elements per head that buffers have room for: callers refuse more
 static_assert(kMaxHead <= kMaxRow);
-constexpr size_t kCodesPerScale = 32;  // of q8_0
-constexpr size_t kTileRows = 16;       // neighbouring slots of an i16 cache
 
 // Elements of a row in a buffer: whole vectors, the rest of the last one zero.
 inline size_t padded(size_t size) { return (size + Vec::width - 1) / Vec::width * Vec::width; }
@@ -70,7 +67,7 @@ inline void narrow_q8(const float* from, size_t size, int8_t* codes, uint16_t* s
 struct CachedRows {
     const CacheSide& side;
     BlockTable table;
-    size_t kv_head, size;
+    size_t kv_head, size = side.size;
 
     // to (positions, padded) = the rows of these positions
     void read(Range positions, float* to) const {
@@ -80,9 +77,9 @@ struct CachedRows {
     }
     // The row of a position, of a cache of bf16.
     const uint16_t* bfloats(size_t position) const { return halves() + row_of(position) * size; }
-    // codes (positions, kMaxHead), n_words(size) of each, and scales (positions) = the rows of these positions.
-    void encode_rows(Range positions, int16_t* codes, float* scales) const {
-        for (size_t position = positions.from; position < positions.to; ++position, codes += kMaxHead) {
+    // codes (positions, stride), n_words(size) of each, and scales (positions) = the rows of these positions.
+    void encode_rows(Range positions, int16_t* codes, size_t stride, float* scales) const {
+        for (size_t position = positions.from; position < positions.to; ++position, codes += stride) {
             alignas(64) float floats[kMaxHead];
             widen_row(row_of(position), floats);
             *scales++ = encode(floats, size, kCachedCodes, codes);
@@ -151,12 +148,11 @@ struct CachedRows {
     }
 };
 
-inline void write_cache(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
-                        Range tokens) {
+inline void write_cache(const float* rows, const int64_t* slots, const CacheSide& side, Range tokens) {
     for (size_t token = tokens.from; token < tokens.to; ++token) {
-        for (size_t head = 0; head < kv_heads; ++head) {
-            const CachedRows cached = {side, {}, head, size};
-            cached.write(rows + (token * kv_heads + head) * size, static_cast<size_t>(slots[token]));
+        for (size_t head = 0; head < side.kv_heads; ++head) {
+            const CachedRows cached = {side, {}, head};
+            cached.write(rows + (token * side.kv_heads + head) * side.size, static_cast<size_t>(slots[token]));
         }
     }
 }

@@ -1,4 +1,4 @@
-// What a machine can do at most: bytes read from memory, and multiply-adds out of registers. Kernels are measured against
+// The most that a machine can do: bytes read from memory, and multiply-adds out of registers. Kernels are measured against
 // these. The loops are assembly, so that no compiler flag changes what is measured.
 #pragma once
 
@@ -111,7 +111,7 @@ inline void f32_avx2(size_t rounds) { ROWSPAN_CHAINS("vfmadd231ps %%ymm0, %%ymm1
 inline void f32_avx512(size_t rounds) { ROWSPAN_CHAINS("vfmadd231ps %%zmm0, %%zmm1, %%zmm\\n\n"); }
 inline void bf16_avx512(size_t rounds) { ROWSPAN_CHAINS("vdpbf16ps %%zmm0, %%zmm1, %%zmm\\n\n"); }
 inline void int8_avx512(size_t rounds) { ROWSPAN_CHAINS("vpdpbusd %%zmm0, %%zmm1, %%zmm\\n\n"); }
-// What it takes without VNNI: products summed to 16 bits, to 32 bits, to the others.
+// A product of bytes without VNNI: summed to 16 bits, then to 32 bits, then added to the accumulator.
 inline void int8_avx2(size_t rounds) {
     ROWSPAN_CHAINS(
         "vpmaddubsw %%ymm0, %%ymm1, %%ymm14\n"

@@ -20,6 +20,12 @@ struct Ints {
     static Ints zero() { return {_mm512_setzero_si512()}; }
     static Ints all(int32_t x) { return {_mm512_set1_epi32(x)}; }
     static Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
+    // 16 bytes, over and over.
+    static Ints sixteen(const void* p) {
+        return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+    }
+    // Of every 16 bytes those in the places, 0 … 15, that the bytes of `places` name.
+    Ints looked_up(Ints places) const { return {_mm512_shuffle_epi8(v, places.v)}; }
     void store(void* p) const { _mm512_storeu_si512(p, v); }
     Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
     Vec bits() const { return {_mm512_castsi512_ps(v)}; }
@@ -87,6 +93,10 @@ struct Ints {
     static Ints zero() { return {_mm256_setzero_si256()}; }
     static Ints all(int32_t x) { return {_mm256_set1_epi32(x)}; }
     static Ints load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+    static Ints sixteen(const void* p) {
+        return {_mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+    }
+    Ints looked_up(Ints places) const { return {_mm256_shuffle_epi8(v, places.v)}; }
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
     Vec bits() const { return {_mm256_castsi256_ps(v)}; }

@@ -1,5 +1,5 @@
-// Numbers made known to the compiler: that of a loop, as tile registers are chosen when it compiles; that of rows, of
-// which as many are computed together as registers have room for.
+// Makes numbers known to the compiler: a loop's counter, since tile registers are chosen at compile time; and the number
+// of rows that are computed together, as many as registers have room for.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ inline void each(const Visit& visit) {
     visit_each(std::make_integer_sequence<int, Count>{}, visit);
 }
 
-// Rows that are computed together.
+// Computes several rows together.
 template <size_t Rows>
 struct Block {
     static constexpr size_t rows = Rows;

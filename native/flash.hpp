@@ -6,10 +6,11 @@
 #include "cache_rows.hpp"
 #include "each.hpp"
 #include "kernels.hpp"
-#include "vector_math.hpp"
+#include "nonlinear.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
+constexpr size_t kUsualHead = 256;  // elements; in buffers for larger heads such are slower by 3 to 8 %
 constexpr size_t kKeyChunk = 256;  // keys per softmax; chunks begin at multiples of it
 constexpr size_t kKeyTile = 64;    // keys in the first cache at a time
 constexpr size_t kQueryTile = 128;  // rows at most: enough to make up for converting and transposing the keys
@@ -63,14 +64,28 @@ inline void add_chunk(const Sum& sum, const Sum& chunk, size_t size) {
     *sum.highest = highest;
 }
 
+// Let one more score take part in a softmax, of a key without a value.
+inline void add_sink(const Sum& sum, float score, size_t size) {
+    const float highest = *sum.highest < score ? score : *sum.highest;
+    const Vec shrink = exp2(Vec::all(*sum.highest - highest)), weight = exp2(Vec::all(score - highest));
+    for (size_t d = 0; d < padded(size); d += Vec::width) (shrink * Vec::load(sum.values + d)).store(sum.values + d);
+    float totals[Vec::width];
+    Vec::fma(shrink, Vec::all(*sum.total), weight).store(totals);
+    *sum.total = totals[0];
+    *sum.highest = highest;
+}
+
+// Cap the scores of these keys, which `scale` makes of what is there.
+inline void cap_scores(float* scores, Range keys, float scale, float cap) {
+    for (size_t i = keys.from / Vec::width * Vec::width; i < keys.to; i += Vec::width)
+        soft_capped(Vec::load(scores + i), scale, cap).store(scores + i);
+}
+
 // Call visit(Block<n>, r) for rows r … r + n - 1, at most so many at a time, until all are done.
 template <size_t Most, typename Visit>
 inline void by_blocks(size_t n_rows, Visit visit) {
     for (size_t r = 0; r < n_rows; r += Most) visit_block<Most>(n_rows - r, r, visit);
 }
-
-// The factor of a product of q and a key that makes it a score: weights are powers of 2.
-inline float score_scale(size_t size) { return 1.44269504f / __builtin_sqrtf(static_cast<float>(size)); }
 
 // Call visit(tile, seen) for each tile of keys that the chunk reaches into; seen: the part of it, relative to its start.
 template <typename Visit>

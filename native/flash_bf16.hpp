@@ -15,18 +15,25 @@
 namespace rowspan::ROWSPAN_ISA {
 
 constexpr size_t kBfloatStride = kKeyChunk + 2 * Vec::width;  // see kWeightStride
-static_assert(kQueryTile % kTileTokens == 0 && kMaxHead % kBfloatColumns == 0 && kKeyTile == 4 * kPanel);
+static_assert(kQueryTile % kTileTokens == 0 && kKeyTile == 4 * kPanel);
+static_assert(kUsualHead % kBfloatColumns == 0 && kMaxHead % kBfloatColumns == 0);
 
-// One thread's work on rows that share a sequence and KV head.
+// One thread's work on rows that share a sequence and KV head, of so many elements at most.
+template <size_t MaxHead>
 class BfloatFlash {
   public:
+    static constexpr size_t kMaxSize = MaxHead;
+
     // The rows to come: their number; then each, in the order of their tokens, with the positions that it sees.
-    void begin(size_t count) { count_ = count; }
+    void begin(size_t count, const AttentionOptions& options) {
+        count_ = count;
+        scale_ = options.scale;
+        soft_cap_ = options.soft_cap;
+    }
     void set(size_t r, const float* q, size_t size, Range sees) {
         sees_[r] = sees;
-        alignas(64) float scaled[kMaxHead] = {};
-        const float scale = score_scale(size);
-        for (size_t d = 0; d < size; ++d) scaled[d] = q[d] * scale;
+        alignas(64) float scaled[MaxHead] = {};
+        for (size_t d = 0; d < size; ++d) scaled[d] = q[d] * scale_;
         uint16_t* to = q_ + r * whole_bfloats(size);
         for (size_t d = 0; d < whole_bfloats(size); d += Vec::width) Vec::load(scaled + d).store_bfloats(to + d);
     }
@@ -35,10 +42,10 @@ class BfloatFlash {
     // nothing else is read, as an unwritten slot may hold NaN.
     void attend(const Chunk& of, const Chunk&, float* memory) {
         const auto& [k, v, chunk] = of;
-        const size_t size = k.size, start = chunk.from / kKeyChunk * kKeyChunk;
+        const size_t size = v.size, start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {
             load_keys(k, tile, seen);
-            score(whole_bfloats(size), weights_ + (tile.from - start));
+            score(whole_bfloats(k.size), weights_ + (tile.from - start));
         });
         by_tiles(chunk, [&](Range tile, Range seen) { load_values(v, tile, seen, tile.from - start); });
 
@@ -85,7 +92,7 @@ class BfloatFlash {
         for (size_t r = rows.from; r < rows.to; ++r) {
             to[r] = cached.bfloats(first + r);
             if (size % kBfloatColumns == 0) continue;
-            uint16_t* copy = rows_ + r * kMaxHead;
+            uint16_t* copy = rows_ + r * MaxHead;
             __builtin_memcpy(copy, to[r], size * sizeof *copy);
             for (size_t d = size; d < whole_bfloats(size); ++d) copy[d] = 0;
             to[r] = copy;
@@ -116,7 +123,8 @@ class BfloatFlash {
     // Turn a row's scores of the keys of a chunk into weights relative to the highest, 0 for the keys that it does not see
     // in the steps that are summed.
     void weigh(size_t r, Range seen, Range steps, const Sum& sum) {
-        const float* row = weights_ + r * kWeightStride;
+        float* row = weights_ + r * kWeightStride;
+        if (soft_cap_ != 0.0f) cap_scores(row, seen, 1.0f, soft_cap_);
         *sum.highest = highest_seen(row, seen);
 
         uint16_t* weights = bfloats_ + r * kBfloatStride;
@@ -156,14 +164,15 @@ class BfloatFlash {
         for (; d < padded(size); d += kPanel) vectors(std::integral_constant<int, 1>{}, d);
     }
 
-    static constexpr uint16_t kZeros[kMaxHead] = {};
+    static constexpr uint16_t kZeros[MaxHead] = {};
 
     size_t count_;
+    float scale_, soft_cap_;
     Range sees_[kQueryTile];                               // positions
-    alignas(64) uint16_t q_[kQueryTile * kMaxHead];        // (rows, depth), scaled
-    alignas(64) uint16_t rows_[Vec::width * kMaxHead];     // keys or values, filled up with zeros
-    alignas(64) int32_t keys_[kMaxHead / 2 * kKeyTile];
-    alignas(64) int32_t values_[kKeyChunk / 2 * kMaxHead];
+    alignas(64) uint16_t q_[kQueryTile * MaxHead];        // (rows, depth), scaled
+    alignas(64) uint16_t rows_[Vec::width * MaxHead];     // keys or values, filled up with zeros
+    alignas(64) int32_t keys_[MaxHead / 2 * kKeyTile];
+    alignas(64) int32_t values_[kKeyChunk / 2 * MaxHead];
     alignas(64) float weights_[kQueryTile * kWeightStride];    // of the chunk: scores
     alignas(64) uint16_t bfloats_[kQueryTile * kBfloatStride];  // the weights
 };

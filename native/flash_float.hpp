@@ -15,25 +15,31 @@ constexpr size_t kFloatRows = 6;  // at most, computed together
 template <size_t Rows>
 constexpr size_t kFloatVectors = Vec::width == 16 ? 4 : Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
 
-// One thread's work on rows that share a sequence and KV head.
+// One thread's work on rows that share a sequence and KV head, of so many elements at most.
+template <size_t MaxHead>
 class FloatFlash {
   public:
+    static constexpr size_t kMaxSize = MaxHead;
+
     // The rows to come: their number; then each, in the order of their tokens, with the positions that it sees.
-    void begin(size_t count) { count_ = count; }
+    void begin(size_t count, const AttentionOptions& options) {
+        count_ = count;
+        scale_ = options.scale;
+        soft_cap_ = options.soft_cap;
+    }
     void set(size_t r, const float* q, size_t size, Range sees) {
         sees_[r] = sees;
         const size_t block = r / kFloatRows * kFloatRows, n = lower(count_ - block, kFloatRows);
-        const float scale = score_scale(size);
-        for (size_t d = 0; d < size; ++d) q_[block * size + d * n + r - block] = q[d] * scale;
+        for (size_t d = 0; d < size; ++d) q_[block * size + d * n + r - block] = q[d] * scale_;
     }
 
     // sums (count) = softmax(q · keys) · values over one chunk, given as the positions of it that some row sees:
     // nothing else is read, as an unwritten slot may hold NaN.
     void attend(const Chunk& of, const Chunk&, float* memory) {
         const auto& [k, v, chunk] = of;
-        const size_t size = k.size, start = chunk.from / kKeyChunk * kKeyChunk;
+        const size_t size = k.size, values = v.size, start = chunk.from / kKeyChunk * kKeyChunk;
         Sum sums[kQueryTile];
-        for (size_t r = 0; r < count_; ++r) sums[r] = empty_sum(memory, r, size);
+        for (size_t r = 0; r < count_; ++r) sums[r] = empty_sum(memory, r, values);
 
         by_tiles(chunk, [&](Range tile, Range seen) {
             float* scores = weights_ + (tile.from - start);
@@ -42,15 +48,19 @@ class FloatFlash {
                 score<block.rows>(q_ + r * size, keys_, size, scores + r * kWeightStride);
             });
         });
+        if (soft_cap_ != 0.0f) {
+            for (size_t r = 0; r < count_; ++r)
+                cap_scores(weights_ + r * kWeightStride, {chunk.from - start, chunk.to - start}, 1.0f, soft_cap_);
+        }
         by_blocks<kFloatRows>(count_, [&](auto block, size_t r) {
             weigh<block.rows>(weights_ + r * kWeightStride, sees_ + r, {start, start + kKeyChunk}, sums + r);
         });
         by_tiles(chunk, [&](Range tile, Range seen) {
             const float* weights = weights_ + (tile.from - start);
-            v.read({tile.from + seen.from, tile.from + seen.to}, rows_ + seen.from * padded(size));
+            v.read({tile.from + seen.from, tile.from + seen.to}, rows_ + seen.from * padded(values));
             by_blocks<kFloatRows>(count_, [&](auto block, size_t r) {
                 add_seen_values<block.rows>(sees_ + r, sums + r, weights + r * kWeightStride, rows_, tile,
-                                            padded(size));
+                                            padded(values));
             });
         });
     }
@@ -175,10 +185,11 @@ class FloatFlash {
     }
 
     size_t count_;
+    float scale_, soft_cap_;
     Range sees_[kQueryTile];                           // positions
-    alignas(64) float q_[kQueryTile * kMaxHead];       // scaled; (size, n) for each block of n
-    alignas(64) float rows_[kKeyTile * kMaxHead];      // keys or values of a tile, as they are cached
-    alignas(64) float keys_[kMaxHead * kKeyTile];      // (size, kKeyTile)
+    alignas(64) float q_[kQueryTile * MaxHead];       // scaled; (size, n) for each block of n
+    alignas(64) float rows_[kKeyTile * MaxHead];      // keys or values of a tile, as they are cached
+    alignas(64) float keys_[MaxHead * kKeyTile];      // (size, kKeyTile)
     alignas(64) float weights_[kQueryTile * kWeightStride];  // of the chunk; scores at first
 };
 

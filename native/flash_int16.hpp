@@ -21,15 +21,22 @@ constexpr size_t kIntVectors = Rows == 1 && Vec::width == 8 ? 8 : Rows <= (Vec::
 constexpr size_t kCodeStride = kKeyChunk + 2 * Vec::width;  // see kWeightStride
 static_assert(kKeyChunk <= kMaxRow);                         // a row of weights
 
-// One thread's work on rows that share a sequence and KV head.
+// One thread's work on rows that share a sequence and KV head, of so many elements at most.
+template <size_t MaxHead>
 class Int16Flash {
   public:
+    static constexpr size_t kMaxSize = MaxHead;
+
     // The rows to come: their number; then each, in the order of their tokens, with the positions that it sees.
-    void begin(size_t count) { count_ = count; }
+    void begin(size_t count, const AttentionOptions& options) {
+        count_ = count;
+        scale_ = options.scale;
+        soft_cap_ = options.soft_cap;
+    }
     void set(size_t r, const float* q, size_t size, Range sees) {
         sees_[r] = sees;
-        alignas(64) int16_t codes[kMaxHead];
-        score_scales_[r] = encode(q, size, kFineCodes, codes) * score_scale(size);
+        alignas(64) int16_t codes[MaxHead];
+        score_scales_[r] = encode(q, size, kFineCodes, codes) * scale_;
         const size_t pairs = n_words(size) / 2;
         const size_t block = r / kIntRows * kIntRows, n = lower(count_ - block, kIntRows);
         for (size_t p = 0; p < pairs; ++p) {
@@ -42,7 +49,7 @@ class Int16Flash {
     void attend(const Chunk& of, const Chunk& next, float* memory) {
         const auto& [k, v, chunk] = of;
         upcoming_.begin(of, next);
-        const size_t size = k.size, words = n_words(size), start = chunk.from / kKeyChunk * kKeyChunk;
+        const size_t words = n_words(k.size), size = v.size, start = chunk.from / kKeyChunk * kKeyChunk;
         by_tiles(chunk, [&](Range tile, Range seen) {
             const size_t at = tile.from - start;
             const int32_t* keys[kSubtiles];
@@ -116,10 +123,11 @@ class Int16Flash {
             __builtin_memcpy(scales, cached.tile_scales(first), kTileRows * sizeof *scales);
             return cached.tile(first);
         }
-        cached.encode_rows({first + rows.from, first + rows.to}, rows_ + rows.from * kMaxHead, scales + rows.from);
+        cached.encode_rows({first + rows.from, first + rows.to}, rows_ + rows.from * MaxHead, MaxHead,
+                           scales + rows.from);
         const int16_t* codes[kTileRows];  // in place of rows that are not seen, one that is
         for (size_t r = 0; r < kTileRows; ++r) {
-            codes[r] = rows_ + (rows.from <= r && r < rows.to ? r : rows.from) * kMaxHead;
+            codes[r] = rows_ + (rows.from <= r && r < rows.to ? r : rows.from) * MaxHead;
         }
         arrange(codes);
         return to;
@@ -165,10 +173,15 @@ class Int16Flash {
     // value's scale, into codes, 0 for the keys that it does not see. Returns the codes' scale.
     float weigh(size_t r, Range seen, Range loaded, const Sum& sum) {
         float* row = weights_ + r * kWeightStride;
-        *sum.highest = highest_seen(row, seen) * score_scales_[r];
+        float score_scale = score_scales_[r];
+        if (soft_cap_ != 0.0f) {
+            cap_scores(row, seen, score_scale, soft_cap_);
+            score_scale = 1.0f;
+        }
+        *sum.highest = highest_seen(row, seen) * score_scale;
         if (r < kIntRows) upcoming_.ask((seen.to - seen.from) / (Vec::width / 2));  // two lines a vector
 
-        const Vec scale = Vec::all(score_scales_[r]), lowered = Vec::all(-*sum.highest);
+        const Vec scale = Vec::all(score_scale), lowered = Vec::all(-*sum.highest);
         Vec totals = Vec::zero(), largest = Vec::zero(), sums = Vec::zero();
         by_seen(seen, [&](size_t i, size_t, auto only_seen) {
             const Vec weights = exp2(Vec::fma(Vec::load(row + i), scale, lowered), kCoarseExp2);
@@ -228,14 +241,15 @@ class Int16Flash {
     }
 
     size_t count_;
+    float scale_, soft_cap_;
     Upcoming upcoming_;
     Range sees_[kQueryTile];  // positions
     float score_scales_[kQueryTile];
-    alignas(64) int16_t q_[kQueryTile * kMaxHead];      // (pairs, n, 2) for each block of n
+    alignas(64) int16_t q_[kQueryTile * MaxHead];      // (pairs, n, 2) for each block of n
     const int32_t* subtiles_[kKeyChunk / kTileRows];    // of values
-    alignas(64) int16_t rows_[kTileRows * kMaxHead];    // codes of keys or values whose cache has none
-    alignas(64) int32_t keys_[kMaxHead / 2 * kKeyTile];
-    alignas(64) int32_t values_[kKeyChunk / 2 * kMaxHead];
+    alignas(64) int16_t rows_[kTileRows * MaxHead];    // codes of keys or values whose cache has none
+    alignas(64) int32_t keys_[MaxHead / 2 * kKeyTile];
+    alignas(64) int32_t values_[kKeyChunk / 2 * MaxHead];
     alignas(64) float key_scales_[kKeyChunk], value_scales_[kKeyChunk];
     alignas(64) float weights_[kQueryTile * kWeightStride];  // of the chunk; scores at first
     alignas(64) int16_t codes_[kQueryTile * kCodeStride];    // of the weights

@@ -8,13 +8,13 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-// Of a row's codes: the largest, and what their magnitudes add up to.
+// Limits of a row's codes: the largest code, and the sum of their magnitudes.
 struct CodeLimits {
     float each, sum;
 };
-constexpr float kMaxRow = 256.0f;                                   // elements
-constexpr CodeLimits kCachedCodes = {4095.0f, 4095.0f * kMaxRow};   // 2¹² - 1; the sum is no limit
-constexpr CodeLimits kFineCodes = {32767.0f, 524288.0f - kMaxRow};  // 2¹⁵ - 1; 2¹⁹ less what rounding may add
+constexpr float kMaxRow = 512.0f;                                       // elements
+constexpr CodeLimits kCachedCodes = {4095.0f, 4095.0f * kMaxRow};       // 2¹² - 1; the sum is no limit
+constexpr CodeLimits kFineCodes = {32767.0f, 524288.0f - kMaxRow / 2};  // 2¹⁵ - 1; 2¹⁹ less what rounding may add
 
 // The scale of a row's codes, from the largest of its magnitudes and their sum, both still spread over lanes. NaN if an
 // element is, by the sum.
@@ -22,7 +22,7 @@ inline float code_scale(Vec largest, Vec sums, CodeLimits limits) {
     const float by_each = largest.largest() / limits.each, by_sum = sums.sum() / limits.sum;
     return by_each > by_sum ? by_each : by_sum;
 }
-// What to multiply with for codes. Rows of zeros, and of less than can be told from them, have codes 0.
+// The factor that turns elements into codes. Rows of zeros, or of numbers too small to tell from these, have codes 0.
 inline float codes_per_unit(float scale) { return scale > 1e-30f ? 1.0f / scale : 0.0f; }
 
 // Words of a row that are read, those after its own zeros; an i16 cache takes no heads that have such.
@@ -50,7 +50,7 @@ inline float encode(const float* row, size_t size, CodeLimits limits, int16_t* w
     return scale;
 }
 
-// The pair of words from here on, in all lanes.
+// The pair of words at this address, in all lanes.
 inline Ints pair_at(const int16_t* words) {
     int32_t pair;
     __builtin_memcpy(&pair, words, sizeof pair);

@@ -15,8 +15,8 @@ const Kernels& ROWSPAN_KERNELS() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
         ROWSPAN_NAME, kTokenTile, {float_tokens_bytes, pack_floats, linear_float},
-        {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, gated_silu, sum, rope, write_cache, attention_scratch,
-        attention<FloatFlash>, attention<Int16Flash>};
+        {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, gated, activate, scale, soft_cap, sum, rope, write_cache,
+        attention_scratch, attention<FloatFlash>, attention<Int16Flash>};
     return kernels;
 }
 

@@ -1,4 +1,4 @@
-// What the kernels of an instruction set are called, from its name: ROWSPAN_KERNELS() is their function's.
+// Derives identifiers from an instruction set's name: ROWSPAN_KERNELS() names the function that returns its kernels.
 #pragma once
 
 #define ROWSPAN_JOIN_(a, b) a##b

@@ -14,6 +14,10 @@ namespace rowspan {
 
 enum class CacheType : int { f32, f16, bf16, q8_0, i16_keys, i16_values };
 
+constexpr size_t kMaxHead = 512;       // elements of a head that attention has room for: programs refuse more
+constexpr size_t kCodesPerScale = 32;  // of q8_0: heads are whole ones of so many
+constexpr size_t kTileRows = 16;       // neighbouring slots of an i16 cache; its heads are whole ones of so many elements
+
 // The keys, or the values, of one layer: (kv_heads, slots, size) of the type, so that a head's lie together. value =
 // scale · code for q8_0, int8 codes with float16 scales (kv_heads, slots, size / 32), and for i16, int16 codes with
 // float32 scales (kv_heads, slots). Codes of i16 lie as attention multiplies them, in tiles of 16 slots: of keys
@@ -23,7 +27,7 @@ struct CacheSide {
     CacheType type;
     void* data;
     void* scales;
-    size_t slots;
+    size_t kv_heads, slots, size;
 };
 
 // Where a sequence is cached, in blocks of so many slots: its positions from n · size on in block blocks[n].
@@ -45,10 +49,20 @@ struct BlockTables {
     BlockTable of(size_t sequence) const { return {blocks + sequence * stride, block_size}; }
 };
 
-// Attention of several sequences' new tokens to themselves and what is cached before them. q and out (tokens, kv_heads ·
-// group, size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions from first_positions[s] on. A
-// token sees no position after its own, and none more than window - 1 before it (window 0: all). Scores are scaled by
-// 1 / sqrt(size).
+constexpr float kLog2E = 1.44269504f;
+
+// What attention does beside softmax(q · keys) · values. Scores count in log2(e), as softmax's weights are powers of 2.
+struct AttentionOptions {
+    float scale;         // what makes a score of q · key
+    size_t window;       // positions that a token sees, its own included; 0: all before it
+    float soft_cap;      // c in c · tanh(score / c); 0: none
+    const float* sinks;  // (kv_heads · group) plain scores of keys without values, neither scaled nor capped; null: none
+    const float* gate;   // (tokens, kv_heads · group, value size): out is multiplied by its sigmoid; null: it is not
+};
+
+// Attention of several sequences' new tokens to themselves and what is cached before them. q (tokens, kv_heads · group,
+// key size), out (tokens, kv_heads · group, value size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive
+// positions from first_positions[s] on. A token sees no position after its own, and none before its window.
 struct Attention {
     const float* q;
     float* out;
@@ -57,17 +71,22 @@ struct Attention {
     const int64_t* starts;
     const int64_t* first_positions;
     BlockTables tables;
-    size_t kv_heads, group, size, window;
+    size_t group;
+    AttentionOptions options;
 };
+
+// The nonlinearity of an MLP: see src/rowspan/model/spec.py.
+enum class Activation : int { silu, gelu, relu2, clamped_swiglu };
 
 // What products take their tokens as: exact, rounded to int8, rounded to bfloat16.
 enum class Form : int { floats, int8, bfloats };
 
 // y (tokens, rows) = tokens · w.T + bias (rows) + residual (tokens, rows); bias and residual may be null. With `up`, a
-// matrix of w's shape and kind: silu(tokens · w.T) · (tokens · up.T) instead.
+// matrix of w's shape and kind: activation(tokens · w.T) · (tokens · up.T) instead.
 struct Linear {
     const Matrix& w;
     const Matrix* up;
+    Activation activation;
     const float* bias;
     const float* residual;
     float* y;
@@ -94,8 +113,12 @@ struct Kernels {
 
     // out (rows, width) = x / rms(x) · weight
     void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
-    // out = silu(gate) · up
-    void (*gated_silu)(const float* gate, const float* up, float* out, Range elements);
+    // out = activation(gate) · up, and activation(x)
+    void (*gated)(Activation activation, const float* gate, const float* up, float* out, Range elements);
+    void (*activate)(Activation activation, const float* x, float* out, Range elements);
+    // out = x · factor, and cap · tanh(x / cap)
+    void (*scale)(const float* x, float factor, float* out, Range elements);
+    void (*soft_cap)(const float* x, float cap, float* out, Range elements);
     // out = parts[0] + parts[1] + … of n parts, added in this order; 0 of none
     void (*sum)(const float* const* parts, size_t n, float* out, Range elements);
     // Rotate the leading 2 · half elements of each head of x (tokens, heads, size) into out, by the rows of cos and sin
@@ -104,8 +127,7 @@ struct Kernels {
                  size_t half, bool interleaved, float* out, Range tokens);
 
     // Store rows (tokens, kv_heads, size) at slots[token], in the cache's type.
-    void (*write_cache)(const float* rows, size_t kv_heads, size_t size, const int64_t* slots, const CacheSide& side,
-                        Range tokens);
+    void (*write_cache)(const float* rows, const int64_t* slots, const CacheSide& side, Range tokens);
     // attention_float: exact arithmetic; attention_rounded: q, weights, keys and values rounded to 16-bit integers, or, of
     // bf16 caches where there are tiles, q and weights to bfloat16.
     size_t (*attention_scratch)(const Attention& work);  // floats

@@ -86,7 +86,7 @@ struct Sums {
     }
 };
 
-// silu(product) · the other matrix's product.
+// activation(product) · the other matrix's product.
 template <typename Product>
 struct Gated {
     const Product& product;
@@ -112,12 +112,14 @@ struct Gated {
         } else {
             multiply(product, op.w.columns, stretch, both, y);
         }
-        for (size_t p = 0; p < Pairs; ++p) {
-            put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto) {
-                const float* gate = y + t * width + p * kPanel + r;
-                return silu(Vec::load(gate)) * Vec::load(gate + to_up);
-            });
-        }
+        with_activation(op.activation, [&](auto activation) {
+            for (size_t p = 0; p < Pairs; ++p) {
+                put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto) {
+                    const float* gate = y + t * width + p * kPanel + r;
+                    return activation.gated(Vec::load(gate), Vec::load(gate + to_up));
+                });
+            }
+        });
     }
 };
 
@@ -207,6 +209,8 @@ template <typename Run>
 inline void with_format(const Matrix& w, Run run) {
     if (w.kind == Codes::u8) {
         run(Format<Codes::u8, true, false, 32>());
+    } else if (w.kind == Codes::t4) {
+        run(Format<Codes::t4, true, false, 32>());
     } else if (w.group == 32) {
         if (w.kind == Codes::u4)
             w.minima ? run(Format<Codes::u4, false, true, 32>()) : run(Format<Codes::u4, false, false, 32>());

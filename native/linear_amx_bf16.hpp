@@ -12,7 +12,7 @@
 namespace rowspan::ROWSPAN_ISA {
 
 using TiledTokens = BfloatTokens<kTileTokens, kBfloatColumns>;
-constexpr size_t kTileBfloats = kTileBytes / sizeof(uint16_t);  // of weights: 32 columns of a panel
+constexpr size_t kTileBfloats = kTileBytes / sizeof(uint16_t);  // weights in a tile: 32 columns of a panel
 
 // Registers 0 to 3 add up, 4 and 5 hold tokens, 6 and 7 weights. height: of the first six.
 inline TileConfig bfloat_config(size_t height) {

@@ -113,7 +113,7 @@ inline void tile_product(Tiles& registers, const Int8Tile& tile, size_t count, c
 
 // Narrow codes of a strip as bytes.
 template <Codes kind, size_t Panels>
-inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
+inline void widen(const CodeTable<kind>& table, Strip<Panels>& strip, uint8_t* bytes) {
     for (size_t p = 0; p < Panels; ++p) {
         uint8_t* to = bytes + p * kWidePanel;
         const uint8_t *at = strip.codes[p], *end = at + code_bytes(kind, strip.count);
@@ -121,7 +121,7 @@ inline void widen(Strip<Panels>& strip, uint8_t* bytes) {
             for (size_t line = 0; line < kUnitBytes<kind>; line += 64) __builtin_prefetch(at + line + kAhead<kTokenTile>);
             for (size_t i = 0; i < 64; i += Ints::width * 4) {
                 Ints quads[kQuads<kind>];
-                read_unit<kind>(at + i, quads);
+                read_unit<kind>(at + i, table, quads);
                 for (size_t q = 0; q < kQuads<kind>; ++q) quads[q].store(to + q * 64 + i);
             }
             to += kQuads<kind> * 64;
@@ -135,12 +135,14 @@ template <typename F>
 struct TileProduct {
     Int8Tokens tokens;
     size_t count;  // of tokens; there are more in whole tiles
+    CodeTable<F::kind> table;
     int zero;
     Tiles& registers;
 
     TileProduct(const void* packed, size_t n_tokens, const Matrix& matrix, Tiles& configured)
         : tokens(const_cast<void*>(packed), tile_tokens(n_tokens), matrix.columns),
           count(n_tokens),
+          table(matrix),
           zero(matrix.zero),
           registers(configured) {}
 
@@ -149,7 +151,7 @@ struct TileProduct {
         Strip<Panels> strip;
         load_strip(panels, first, columns, strip);
         alignas(64) uint8_t bytes[F::narrow ? Panels * kWidePanel : 64];
-        if constexpr (F::narrow) widen<F::kind>(strip, bytes);
+        if constexpr (F::narrow) widen<F::kind>(table, strip, bytes);
         const size_t end = lower(count, tiles.to * kTokenTile);
         for (size_t token = tiles.from * kTokenTile; token < end; token += kTileTokens) {
             const Int8Tile tile = tokens.part(token, kTileTokens, first);

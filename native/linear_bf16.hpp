@@ -56,7 +56,7 @@ struct BfloatProduct {
                                                        y + (token - start) * Panels * kPanel);
             token += height.rows * together.rows;
         };
-        // One tile's sums are too few to hide how long each takes: a prompt takes 1.3 times as long.
+        // One tile has too few sums to hide their latency: with one at a time a prompt takes 1.3 times as long.
         if constexpr (Panels < kPanelsOfOne)
             while (token + 2 * kTokenTile <= end) add_tiles(Block<kTokenTile>(), Block<2>());
         while (token < end)

@@ -28,12 +28,13 @@ inline void unpack_quantized(const Panel& panel, size_t first, size_t count, flo
     const Matrix& w = *panel.of;
     Strip<1> strip;
     load_strip({panel}, first, count, strip);
+    const CodeTable<kind> table(w);
     const Vec zero = Vec::all(static_cast<float>(w.zero));
     for (size_t column = 0; column < count; column += kColumns) {
         const size_t g = column / w.group;
         for (size_t i = 0; i < kPerPanel; ++i) {
             Ints quads[kQuads<kind>];
-            read_unit<kind>(strip.codes[0] + column / kColumns * kUnitBytes<kind> + i * Ints::width * 4, quads);
+            read_unit<kind>(strip.codes[0] + column / kColumns * kUnitBytes<kind> + i * Ints::width * 4, table, quads);
             const Vec scale = Vec::load(strip.scales[0][g] + i * Vec::width);
             const Vec minimum = w.minima ? Vec::load(strip.minima[0][g] + i * Vec::width) : Vec::zero();
             for (size_t j = 0; j < kColumns; ++j) {
@@ -60,6 +61,7 @@ inline void unpack_floats(const Panel& panel, size_t first, size_t count, float*
     if (w.kind == Codes::u8) return unpack_quantized<Codes::u8>(panel, first, count, out);
     if (w.kind == Codes::u4) return unpack_quantized<Codes::u4>(panel, first, count, out);
     if (w.kind == Codes::u6) return unpack_quantized<Codes::u6>(panel, first, count, out);
+    if (w.kind == Codes::t4) return unpack_quantized<Codes::t4>(panel, first, count, out);
     if (w.kind == Codes::bf16) return unpack_pairs(panel.bfloats(first), count, out);
     const size_t at = (panel.index * w.columns + first) * kPanel;
     for (size_t i = 0; i < count * kPanel; i += Vec::width) {

@@ -22,8 +22,9 @@ struct Format {
 // sums[t][p] += codes · activations over one group of columns; if Widens, codes go to `bytes` as such. Inlined, or its sums
 // are no registers: clang would not.
 template <typename F, size_t Tokens, bool Widens, size_t Panels>
-ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_t* activations,
-                              Ints (&sums)[Tokens][Panels * kPerPanel], uint8_t* const (&bytes)[Panels]) {
+ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const CodeTable<F::kind>& table,
+                              const int8_t* activations, Ints (&sums)[Tokens][Panels * kPerPanel],
+                              uint8_t* const (&bytes)[Panels]) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kParts = kQuads<F::kind>;
     constexpr size_t kSteps = F::group / 4 / kParts;
@@ -43,7 +44,7 @@ ROWSPAN_INLINE void dot_group(const uint8_t* const (&codes)[Panels], const int8_
         for (size_t p = 0; p < Panels; ++p) {
             for (size_t i = 0; i < kPerPanel; ++i) {
                 Ints quads[kParts];
-                read_unit<F::kind>(codes[p] + step * kUnitBytes<F::kind> + i * Ints::width * 4, quads);
+                read_unit<F::kind>(codes[p] + step * kUnitBytes<F::kind> + i * Ints::width * 4, table, quads);
                 for (size_t part = 0; part < kParts; ++part) {
                     parts[part][p * kPerPanel + i] = quads[part];
                     if constexpr (Widens)
@@ -112,8 +113,8 @@ constexpr size_t kWidePanel = kStripColumns * kPanel;  // bytes, at most, of a p
 
 // y (Tokens, Panels · 16) += tile · strip. If Widens, its codes go to `widened` (Panels, kWidePanel) as bytes.
 template <typename F, size_t Tokens, Asks asks, bool Widens, size_t Panels>
-inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int zero, const Share<Panels>& share, float* y,
-                         uint8_t* widened) {
+inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, const CodeTable<F::kind>& table, int zero,
+                         const Share<Panels>& share, float* y, uint8_t* widened) {
     constexpr size_t kVecs = Panels * kPerPanel;
     constexpr size_t kGroupBytes = code_bytes(F::kind, F::group);
     const size_t groups = strip.count / F::group;
@@ -147,7 +148,7 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, int z
 #pragma GCC unroll 8
         for (size_t t = 0; t < Tokens; ++t)
             for (size_t i = 0; i < kVecs; ++i) sums[t][i] = Ints::all(group_sums.starts[g * Tokens + t]);
-        dot_group<F, Tokens, Widens>(codes, tile.codes + g * F::group * Tokens, sums, bytes);
+        dot_group<F, Tokens, Widens>(codes, table, tile.codes + g * F::group * Tokens, sums, bytes);
 
         const float* scales = tile.scales + g * F::group / kScaled * Tokens;
         Vec weight_scales[kVecs], minima[kVecs];
@@ -178,11 +179,12 @@ constexpr size_t kFewPasses = 16;  // of tiles, that share what is asked for
 template <typename F>
 struct Int8Product {
     Int8Tokens tokens;
+    CodeTable<F::kind> table;
     int zero;
     using Bytes = Format<Codes::u8, F::wide, F::has_minima, F::group>;  // of widened codes
 
     Int8Product(const void* packed, size_t n_tokens, const Matrix& matrix)
-        : tokens(const_cast<void*>(packed), n_tokens, matrix.columns), zero(matrix.zero) {}
+        : tokens(const_cast<void*>(packed), n_tokens, matrix.columns), table(matrix), zero(matrix.zero) {}
 
     // y: for each tile one after the other (h, Panels · 16).
     template <size_t Panels>
@@ -202,12 +204,12 @@ struct Int8Product {
             const Asks of_first = passes == 1 ? Asks::alone : Asks::first;
             const Asks asks = share.lines ? Asks::share : is_first ? of_first : Asks::none;
             if (!widens) {
-                by_height<F>(height, from, strip, asks, share, y);
+                by_height<F>(height, from, strip, table, asks, share, y);
             } else if (is_first) {
                 pass_widening(from, strip, asks, share, y, bytes);
                 for (size_t p = 0; p < Panels; ++p) strip.codes[p] = bytes + p * kWidePanel;
             } else {
-                by_height<Bytes>(height, from, strip, asks, share, y);
+                by_height<Bytes>(height, from, strip, CodeTable<Codes::u8>(), asks, share, y);
             }
             for (const uint8_t*& codes : share.codes) codes += bytes_of_share;
             y += height * Panels * kPanel;
@@ -234,18 +236,18 @@ struct Int8Product {
                        uint8_t* bytes) const {
         if constexpr (Panels <= kPanelsOfTile) {
             if (asks == Asks::share)
-                int8_product<F, kTokenTile, Asks::share, F::narrow>(from, strip, zero, share, y, bytes);
+                int8_product<F, kTokenTile, Asks::share, F::narrow>(from, strip, table, zero, share, y, bytes);
             else
-                int8_product<F, kTokenTile, Asks::first, F::narrow>(from, strip, zero, share, y, bytes);
+                int8_product<F, kTokenTile, Asks::first, F::narrow>(from, strip, table, zero, share, y, bytes);
         }
     }
 
     template <typename G, size_t Panels>
-    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, Asks asks,
-                   const Share<Panels>& share, float* y) const {
+    void by_height(size_t height, const Int8Tile& from, const Strip<Panels>& strip, const CodeTable<G::kind>& codes,
+                   Asks asks, const Share<Panels>& share, float* y) const {
         visit_block<(Panels > kPanelsOfTile ? 1 : kTokenTile)>(height, 0, [&](auto block, size_t) {
             const auto pass = [&](auto how) {
-                int8_product<G, block.rows, how.value, false>(from, strip, zero, share, y, nullptr);
+                int8_product<G, block.rows, how.value, false>(from, strip, codes, zero, share, y, nullptr);
             };
             switch (asks) {
                 case Asks::none: return pass(std::integral_constant<Asks, Asks::none>());

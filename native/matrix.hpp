@@ -15,10 +15,13 @@ constexpr size_t whole_bfloats(size_t columns) {
     return (columns + kBfloatColumns - 1) / kBfloatColumns * kBfloatColumns;
 }
 
-enum class Codes : int { f32, f16, bf16, u8, u4, u6 };
+enum class Codes : int { f32, f16, bf16, u8, u4, u6, t4 };
 
 // Of a quantized code.
-constexpr size_t code_bits(Codes kind) { return kind == Codes::u4 ? 4 : kind == Codes::u6 ? 6 : 8; }
+constexpr size_t code_bits(Codes kind) {
+    return kind == Codes::u4 || kind == Codes::t4 ? 4 : kind == Codes::u6 ? 6 : 8;
+}
+constexpr size_t kTableSize = 16;
 
 // rows × columns in panels of 16 rows, the last one filled up with zeros.
 //
@@ -30,18 +33,22 @@ constexpr size_t code_bits(Codes kind) { return kind == Codes::u4 ? 4 : kind == 
 //   u4: (panels, columns / 8, 16, 4) bytes: low half of byte j of lane r is column 8 i + j, high half column 8 i + 4 + j.
 //   u6: (panels, columns / 16, 3, 16, 4) bytes: of 16 columns the lower four bits of the first 8, and of the last 8, as u4;
 //     then the upper two: those of column 16 i + 4 k + j are bits 2 k and 2 k + 1 of byte j of lane r.
+//   t4: as u4, but a code stands for the byte in its place of the matrix's table, and that byte for a code of u8.
 // That is the order in which VNNI (and AMX) read four columns of sixteen rows at once.
 //
 // scale and minimum are float16 (panels, columns / group, 16); or, with `sub_scales`, products: scales and minima float16
 // (panels, columns / 256, 16), one per 256 columns, times sub_scales and sub_minima int8 (panels, columns / group, 16).
-// All products are exact in float32. minima (and sub_minima) null: zero.
+// All products are exact in float32. minima (and sub_minima) null: zero. Or scales are null, and powers of two:
+// 2^(exponent - 128), exponents (panels, columns / group, 16).
 struct Matrix {
     Codes kind;
     const void* codes;
     const uint16_t* scales;
+    const uint8_t* exponents;
     const uint16_t* minima;
     const int8_t* sub_scales;
     const int8_t* sub_minima;
+    const uint8_t* table;  // of t4, kTableSize bytes; else null
     size_t rows, columns, group;
     int zero;
 

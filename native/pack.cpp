@@ -23,23 +23,26 @@ float from_half(uint16_t half) {
     return load<float>(&bits);
 }
 
+// 2^(exponent - 128), exactly.
+float power(uint32_t exponent) {
+    const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
+    return load<float>(&bits);
+}
+
 // Dense types: what an element is in memory, and as a number; whether neighbours stay side by side in a panel.
 struct F32 {
-    static constexpr int kType = 0;
     static constexpr bool kPairs = false;
     using Element = uint32_t;
     static float number(Element element) { return load<float>(&element); }
 };
 
 struct F16 {
-    static constexpr int kType = 1;
     static constexpr bool kPairs = false;
     using Element = uint16_t;
     static float number(Element element) { return from_half(element); }
 };
 
 struct BF16 {
-    static constexpr int kType = 30;
     static constexpr bool kPairs = true;
     using Element = uint16_t;
     static float number(Element element) {
@@ -52,27 +55,6 @@ template <typename Scheme, typename = void>
 constexpr bool is_dense = false;
 template <typename Scheme>
 constexpr bool is_dense<Scheme, std::void_t<typename Scheme::Element>> = true;
-
-// use(Scheme{}) with the scheme of that number.
-template <typename Use>
-auto with_scheme(int ggml_type, const Use& use) {
-    switch (ggml_type) {
-        case F32::kType: return use(F32{});
-        case F16::kType: return use(F16{});
-        case BF16::kType: return use(BF16{});
-        case Q8_0::kType: return use(Q8_0{});
-        case Q4_0::kType: return use(Q4_0{});
-        case Q4_1::kType: return use(Q4_1{});
-        case Q5_0::kType: return use(Q5_0{});
-        case Q5_1::kType: return use(Q5_1{});
-        case Q2_K::kType: return use(Q2_K{});
-        case Q3_K::kType: return use(Q3_K{});
-        case Q4_K::kType: return use(Q4_K{});
-        case Q5_K::kType: return use(Q5_K{});
-        case Q6_K::kType: return use(Q6_K{});
-        default: throw std::invalid_argument("no packing of ggml type " + std::to_string(ggml_type));
-    }
-}
 
 // The first n elements of 16 lanes → (n, 16).
 template <typename T, size_t width>
@@ -115,7 +97,7 @@ void to_words(const uint8_t* __restrict codes, size_t n, uint32_t* __restrict wo
     const auto four = [codes](size_t column) { return load<uint32_t>(codes + column); };
     if constexpr (kind == Codes::u8) {
         std::memcpy(words, codes, n);
-    } else if constexpr (kind == Codes::u4) {
+    } else if constexpr (kind == Codes::u4 || kind == Codes::t4) {
         for (size_t at = 0; at < n; at += 8) *words++ = four(at) | four(at + 4) << 4;
     } else {
         static_assert(kind == Codes::u6);
@@ -132,7 +114,10 @@ void to_words(const uint8_t* __restrict codes, size_t n, uint32_t* __restrict wo
 // A lane's factors of one block of a panel.
 template <typename Scheme>
 void put(const Factors& factors, const PackedArrays& to, size_t block, size_t lane) {
-    to.scales[block * kPanel + lane] = factors.scale;
+    if constexpr (Scheme::kExponents)
+        to.exponents[block * kPanel + lane] = static_cast<uint8_t>(factors.scale);
+    else
+        to.scales[block * kPanel + lane] = factors.scale;
     if constexpr (Scheme::kMinima) to.minima[block * kPanel + lane] = factors.minimum;
     if constexpr (Scheme::kSubScales) {
         constexpr size_t groups = Scheme::kColumns / Scheme::kGroup;
@@ -172,76 +157,88 @@ void pack_quantized_panel(const BlockRows& from, const PackedArrays& to, size_t 
 }
 
 template <typename Scheme>
+int number(uint8_t code) {
+    if constexpr (Scheme::kKind == Codes::t4) return Scheme::kTable[code];
+    return code - Scheme::kZero;
+}
+
+template <typename Scheme>
 void dequantize_blocks(const uint8_t* row, size_t columns, float* out) {
     uint8_t codes[Scheme::kColumns];
     Factors factors;
     for (size_t block = 0; block < columns / Scheme::kColumns; ++block, row += Scheme::kBytes) {
         Scheme::unpack(row, codes, factors);
-        const float block_scale = from_half(factors.scale), block_minimum = from_half(factors.minimum);
+        const float block_scale = Scheme::kExponents ? power(factors.scale) : from_half(factors.scale);
+        const float block_minimum = from_half(factors.minimum);
         for (size_t g = 0; g < Scheme::kColumns / Scheme::kGroup; ++g, out += Scheme::kGroup) {
             const float scale = Scheme::kSubScales ? block_scale * factors.sub_scales[g] : block_scale;
             const float minimum = Scheme::kSubScales ? block_minimum * factors.sub_minima[g] : block_minimum;
             for (size_t i = 0; i < Scheme::kGroup; ++i) {
-                const float product = scale * static_cast<float>(codes[g * Scheme::kGroup + i] - Scheme::kZero);
+                const float product = scale * static_cast<float>(number<Scheme>(codes[g * Scheme::kGroup + i]));
                 out[i] = Scheme::kMinima ? product + minimum : product;
             }
         }
     }
 }
 
+template <typename Scheme>
+PackedSizes packed_sizes(size_t rows, size_t columns) {
+    const size_t lanes = (rows + kPanel - 1) / kPanel * kPanel, elements = lanes * columns;
+    if constexpr (is_dense<Scheme>) {
+        return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0, 0};
+    } else {
+        const size_t codes = elements * code_bits(Scheme::kKind) / 8;
+        const size_t blocks = elements / Scheme::kColumns;
+        const size_t groups = Scheme::kSubScales ? elements / Scheme::kGroup : 0;
+        const size_t exponents = Scheme::kExponents ? blocks : 0;
+        return {codes, blocks - exponents, exponents, Scheme::kMinima ? blocks : 0, groups, Scheme::kMinima ? groups : 0};
+    }
+}
+
+template <typename Scheme>
+void pack_panels(const BlockRows& from, const PackedArrays& to, size_t first_panel, size_t last_panel) {
+    for (size_t panel = first_panel; panel < last_panel; ++panel)
+        if constexpr (is_dense<Scheme>)
+            pack_dense_panel<Scheme>(from, to.codes, panel);
+        else
+            pack_quantized_panel<Scheme>(from, to, panel);
+}
+
+template <typename Scheme>
+void dequantize_elements(const uint8_t* row, size_t columns, float* out) {
+    using Element = typename Scheme::Element;
+    for (size_t i = 0; i < columns; ++i) out[i] = Scheme::number(load<Element>(row + i * sizeof(Element)));
+}
+
+template <typename Scheme>
+constexpr BlockFormat format_of(std::string_view name) {
+    if constexpr (is_dense<Scheme>)
+        return {name, 1, sizeof(typename Scheme::Element), packed_sizes<Scheme>, pack_panels<Scheme>,
+                dequantize_elements<Scheme>};
+    else
+        return {name, Scheme::kColumns, Scheme::kBytes, packed_sizes<Scheme>, pack_panels<Scheme>,
+                dequantize_blocks<Scheme>};
+}
+
+constexpr BlockFormat kFormats[] = {
+    format_of<F32>("F32"),   format_of<F16>("F16"),   format_of<BF16>("BF16"), format_of<Q8_0>("Q8_0"),
+    format_of<Q4_0>("Q4_0"), format_of<Q4_1>("Q4_1"), format_of<Q5_0>("Q5_0"), format_of<Q5_1>("Q5_1"),
+    format_of<Q2_K>("Q2_K"), format_of<Q3_K>("Q3_K"), format_of<Q4_K>("Q4_K"), format_of<Q5_K>("Q5_K"),
+    format_of<Q6_K>("Q6_K"), format_of<IQ4_NL>("IQ4_NL"), format_of<IQ4_XS>("IQ4_XS"),
+    format_of<MXFP4>("MXFP4"),
+};
+
 }  // namespace
 
-size_t columns_of(int ggml_type, size_t row_bytes) {
-    return with_scheme(ggml_type, [=](auto scheme) {
-        using Scheme = decltype(scheme);
-        size_t block_columns = 1, block_bytes = 0;
-        if constexpr (is_dense<Scheme>) {
-            block_bytes = sizeof(typename Scheme::Element);
-        } else {
-            block_columns = Scheme::kColumns;
-            block_bytes = Scheme::kBytes;
-        }
-        if (row_bytes % block_bytes) throw std::invalid_argument("rows are not whole blocks");
-        return row_bytes / block_bytes * block_columns;
-    });
+size_t BlockFormat::columns(size_t row_bytes) const {
+    if (row_bytes % block_bytes) throw std::invalid_argument("rows are not whole blocks");
+    return row_bytes / block_bytes * block_columns;
 }
 
-PackedSizes packed_sizes(int ggml_type, size_t rows, size_t columns) {
-    const size_t lanes = (rows + kPanel - 1) / kPanel * kPanel, elements = lanes * columns;
-    return with_scheme(ggml_type, [=](auto scheme) -> PackedSizes {
-        using Scheme = decltype(scheme);
-        if constexpr (is_dense<Scheme>) {
-            return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0};
-        } else {
-            const size_t codes = elements * code_bits(Scheme::kKind) / 8;
-            const size_t blocks = elements / Scheme::kColumns;
-            const size_t groups = Scheme::kSubScales ? elements / Scheme::kGroup : 0;
-            return {codes, blocks, Scheme::kMinima ? blocks : 0, groups, Scheme::kMinima ? groups : 0};
-        }
-    });
-}
-
-void pack(const BlockRows& from, const PackedArrays& to, size_t first_panel, size_t last_panel) {
-    with_scheme(from.ggml_type, [&](auto scheme) {
-        using Scheme = decltype(scheme);
-        for (size_t panel = first_panel; panel < last_panel; ++panel)
-            if constexpr (is_dense<Scheme>)
-                pack_dense_panel<Scheme>(from, to.codes, panel);
-            else
-                pack_quantized_panel<Scheme>(from, to, panel);
-    });
-}
-
-void dequantize_row(int ggml_type, const uint8_t* row, size_t columns, float* out) {
-    with_scheme(ggml_type, [=](auto scheme) {
-        using Scheme = decltype(scheme);
-        if constexpr (is_dense<Scheme>) {
-            using Element = typename Scheme::Element;
-            for (size_t i = 0; i < columns; ++i) out[i] = Scheme::number(load<Element>(row + i * sizeof(Element)));
-        } else {
-            dequantize_blocks<Scheme>(row, columns, out);
-        }
-    });
+const BlockFormat& block_format(std::string_view scheme) {
+    for (const BlockFormat& format : kFormats)
+        if (format.scheme == scheme) return format;
+    throw std::invalid_argument("no blocks of " + std::string(scheme) + " can be read");
 }
 
 }  // namespace rowspan

@@ -3,10 +3,23 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
-
-#include "pack.hpp"
+#include <string>
 
 namespace rowspan {
+
+namespace {
+
+void check(const CacheSide& side) {
+    const auto require = [&](bool fits, const std::string& what) {
+        if (!fits) throw std::invalid_argument("heads of " + std::to_string(side.size) + " elements: " + what);
+    };
+    require(side.size <= kMaxHead, "there is room for " + std::to_string(kMaxHead));
+    const bool tiled = side.type == CacheType::i16_keys || side.type == CacheType::i16_values;
+    require(side.type != CacheType::q8_0 || side.size % kCodesPerScale == 0, "q8_0 takes whole groups of 32");
+    require(!tiled || side.size % kTileRows == 0, "int16 takes whole groups of 16");
+}
+
+}  // namespace
 
 void Program::record(Call call) { segments_.back().push_back(std::move(call)); }
 
@@ -36,17 +49,20 @@ void Program::embedding(const Table& table, float* out) {
             const size_t at = static_cast<size_t>(step_.ids[row]) - table.first;  // wraps below the first one
             float* to = out + row * table.columns;
             if (at < table.rows)
-                dequantize_row(table.ggml_type, table.blocks + at * table.stride, table.columns, to);
+                table.format->dequantize_row(table.blocks + at * table.stride, table.columns, to);
             else
                 std::fill(to, to + table.columns, 0.0f);
         }
     });
 }
 
-void Program::select(const float* x, size_t width, float* out) {
-    by_rows(BatchDim::outputs, [this, x, width, out](Range rows) {
-        for (size_t row = rows.from; row < rows.to; ++row)
-            std::memcpy(out + row * width, x + static_cast<size_t>(step_.output_rows[row]) * width, width * sizeof(float));
+void Program::select(BatchDim dim, const float* x, size_t width, float* out) {
+    by_rows(dim, [this, dim, x, width, out](Range rows) {
+        const int64_t* chosen = dim == BatchDim::outputs ? step_.output_rows : step_.logit_rows;
+        for (size_t row = rows.from; row < rows.to; ++row) {
+            const size_t from = chosen ? static_cast<size_t>(chosen[row]) : row;
+            std::memcpy(out + row * width, x + from * width, width * sizeof(float));
+        }
     });
 }
 
@@ -57,8 +73,21 @@ void Program::add(BatchDim rows, const float* a, const float* b, size_t width, f
     });
 }
 
-void Program::gated_silu(BatchDim rows, const float* gate, const float* up, size_t width, float* out) {
-    by_rows(rows, [=](Range part) { kernels_.gated_silu(gate, up, out, {part.from * width, part.to * width}); });
+void Program::gated(BatchDim rows, Activation activation, const float* gate, const float* up, size_t width, float* out) {
+    by_rows(rows,
+            [=](Range part) { kernels_.gated(activation, gate, up, out, {part.from * width, part.to * width}); });
+}
+
+void Program::activate(BatchDim rows, Activation activation, const float* x, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.activate(activation, x, out, {part.from * width, part.to * width}); });
+}
+
+void Program::scale(BatchDim rows, const float* x, float factor, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.scale(x, factor, out, {part.from * width, part.to * width}); });
+}
+
+void Program::soft_cap(BatchDim rows, const float* x, float cap, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.soft_cap(x, cap, out, {part.from * width, part.to * width}); });
 }
 
 void Program::rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width,
@@ -87,27 +116,31 @@ void Program::rope(const float* x, const float* cos, const float* sin, const Rop
     });
 }
 
-void Program::write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side) {
-    by_rows(BatchDim::tokens,
-            [=](Range rows) { kernels_.write_cache(x, kv_heads, size, cache_slots_.data(), side, rows); });
+void Program::write_cache(const float* x, const CacheSide& side, size_t table) {
+    check(side);
+    tables_ = std::max(tables_, table + 1);
+    by_rows(BatchDim::tokens, [=](Range rows) { kernels_.write_cache(x, cache_slots_[table].data(), side, rows); });
 }
 
-void Program::attention(BatchDim rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads,
-                        bool exact, float* out) {
+void Program::attention(BatchDim rows, const float* q, const Heads& heads, const AttentionOptions& options, bool exact,
+                        float* out) {
+    check(heads.k);
+    check(heads.v);
+    if (heads.k.kv_heads != heads.v.kv_heads || heads.k.slots != heads.v.slots)
+        throw std::invalid_argument("keys and values are not of the same heads and slots");
+    tables_ = std::max(tables_, heads.table + 1);
     const auto work = [=] {
         const bool all = rows == BatchDim::tokens;
         return Attention{q,
                          out,
-                         k,
-                         v,
+                         heads.k,
+                         heads.v,
                          step_.sequences,
                          all ? step_.starts : output_starts_.data(),
                          all ? step_.first_positions : output_first_positions_.data(),
-                         step_.tables,
-                         heads.kv_heads,
+                         step_.tables[heads.table],
                          heads.group,
-                         heads.size,
-                         heads.window};
+                         options};
     };
     attentions_.push_back(work);
     const auto kernel = exact ? kernels_.attention_float : kernels_.attention_rounded;
@@ -151,22 +184,25 @@ void Program::receive(StageLink& link, size_t receiver, size_t width, float* out
 }
 
 void Program::begin(const Step& step) {
+    if (step.tables.size() < tables_) throw std::invalid_argument("a kind of cache has no table of blocks");
     step_ = step;
     ++begun_;
     positions_.clear();
-    cache_slots_.clear();
+    cache_slots_.resize(step.tables.size());
+    for (std::vector<int64_t>& slots : cache_slots_) slots.clear();
     output_starts_.assign(1, 0);
     output_first_positions_.clear();
     for (size_t sequence = 0, output = 0; sequence < step.sequences; ++sequence) {
         const int64_t start = step.starts[sequence], end = step.starts[sequence + 1];
         const int64_t first = step.first_positions[sequence];
-        const BlockTable table = step.tables.of(sequence);
         const auto last = static_cast<size_t>(first + end - start - 1);
-        if (start < end && last / step.tables.block_size >= step.tables.stride)
-            throw std::invalid_argument("a sequence goes on behind its last block");
-        for (int64_t row = start; row < end; ++row) {
-            positions_.push_back(first + row - start);
-            cache_slots_.push_back(static_cast<int64_t>(table.slot(static_cast<size_t>(positions_.back()))));
+        for (int64_t row = start; row < end; ++row) positions_.push_back(first + row - start);
+        for (size_t kind = 0; kind < step.tables.size(); ++kind) {
+            const BlockTable table = step.tables[kind].of(sequence);
+            if (start < end && last / table.size >= step.tables[kind].stride)
+                throw std::invalid_argument("a sequence goes on behind its last block");
+            for (int64_t row = start; row < end; ++row)
+                cache_slots_[kind].push_back(static_cast<int64_t>(table.slot(static_cast<size_t>(first + row - start))));
         }
         const bool any = output < step.outputs && step.output_rows[output] < end;
         output_first_positions_.push_back(any ? first + step.output_rows[output] - start : first);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "pack.hpp"
 #include "pool.hpp"
 #include "tp_group.hpp"
 #include "stage_link.hpp"
@@ -20,17 +21,20 @@ struct Step {
     size_t sequences;
     const int64_t* starts;
     const int64_t* first_positions;
-    BlockTables tables;
+    std::vector<BlockTables> tables;  // of each kind of cache
     size_t outputs;
-    const int64_t* output_rows;  // tokens whose logits are wanted; those of a sequence follow one another
+    const int64_t* output_rows;  // tokens that something is wanted of; those of a sequence follow one another
+    size_t logits;
+    const int64_t* logit_rows;  // which of the output rows have logits; null: all
 };
 
-// What a call is about: all tokens, or those whose logits are wanted.
-enum class BatchDim : int { tokens, outputs };
+// What a call is about: all tokens, those that something is wanted of, or those of them whose logits are.
+enum class BatchDim : int { tokens, outputs, logits };
 
-// Where a layer keeps its keys and values, and the heads of them.
+// A layer's cache, and the query heads of each of its KV heads. table: which of the step's tables has its blocks.
 struct Heads {
-    size_t kv_heads, group, size, window;
+    CacheSide k, v;
+    size_t group, table;
 };
 
 struct RopeShape {
@@ -40,7 +44,7 @@ struct RopeShape {
 
 // Rows of a token embedding still in its file's blocks: those of vocabulary entries first … first + rows - 1.
 struct Table {
-    int ggml_type;
+    const BlockFormat* format;
     const uint8_t* blocks;
     size_t stride, first, rows, columns;
 };
@@ -59,35 +63,42 @@ class Program {
     void barrier();
     void end_segment();  // run() stops here, for the caller to do something between
     void embedding(const Table& table, float* out);
-    void select(const float* x, size_t width, float* out);  // the output rows
+    void select(BatchDim rows, const float* x, size_t width, float* out);  // outputs of tokens, or logits of outputs
     void add(BatchDim rows, const float* a, const float* b, size_t width, float* out);
-    void gated_silu(BatchDim rows, const float* gate, const float* up, size_t width, float* out);
+    void gated(BatchDim rows, Activation activation, const float* gate, const float* up, size_t width, float* out);
+    void activate(BatchDim rows, Activation activation, const float* x, size_t width, float* out);
+    void scale(BatchDim rows, const float* x, float factor, size_t width, float* out);
+    void soft_cap(BatchDim rows, const float* x, float cap, size_t width, float* out);
     // width: of what is normed together; a row may hold several such heads.
-    void rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width,
-                  float* out);
+    void rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
     void pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed);
     // The matrices must live as long as the program.
     void linear(BatchDim rows, Form form, const void* packed, const Linear& op);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
-    void write_cache(const float* x, size_t kv_heads, size_t size, const CacheSide& side);
-    void attention(BatchDim rows, const float* q, const CacheSide& k, const CacheSide& v, const Heads& heads, bool exact,
+    // Throw std::invalid_argument where a head has more elements than there is room for, or a number that its cache's type
+    // cannot have. What is behind a token's window is not read: blocks there may have gone to other sequences.
+    void write_cache(const float* x, const CacheSide& side, size_t table);
+    void attention(BatchDim rows, const float* q, const Heads& heads, const AttentionOptions& options, bool exact,
                    float* out);
 
     // With other ranks. A program has one TP group at most, and one link to each side.
-    void all_reduce(TPGroup& group, BatchDim rows, const float* x, size_t width, bool contributes,
-                    const float* residual, float* out);
+    void all_reduce(TPGroup& group, BatchDim rows, const float* x, size_t width, bool contributes, const float* residual,
+                    float* out);
     void gather(TPGroup& group, BatchDim rows, const float* x, std::vector<size_t> widths, float* whole);
     void send(StageLink& link, const float* x, size_t width);
     void receive(StageLink& link, size_t receiver, size_t width, float* out);
 
-    // Replaying: begin a step, then run the segments in order. Throws std::invalid_argument: a table is too short.
+    // Replaying: begin a step, then run the segments in order. Throws std::invalid_argument: a table is missing, or short.
     void begin(const Step& step);
     void run(size_t segment);
 
   private:
     using Call = std::function<void(const Team&)>;
 
-    size_t count(BatchDim rows) const { return rows == BatchDim::tokens ? step_.tokens : step_.outputs; }
+    size_t count(BatchDim rows) const {
+        const size_t counts[] = {step_.tokens, step_.outputs, step_.logits};
+        return counts[static_cast<int>(rows)];
+    }
     // Note that one more exchange of the TP group was recorded: which.
     size_t exchange(std::function<uint32_t()> sequences);
     // This thread's rows, in whole tiles.
@@ -101,7 +112,9 @@ class Program {
     Pool& pool_;
     std::atomic<uint64_t>* const progress_;
     Step step_{};
-    std::vector<int64_t> positions_, cache_slots_;  // of the step's tokens: where their keys and values go
+    std::vector<int64_t> positions_;                 // of the step's tokens
+    std::vector<std::vector<int64_t>> cache_slots_;  // by table: where their keys and values go
+    size_t tables_ = 1;                              // that calls ask for
     std::vector<int64_t> output_starts_, output_first_positions_;  // the step's, as if it had its output rows only
     uint32_t begun_ = 0;  // steps, this one and those that were broken off included
     uint32_t steps_ = 0;  // before this one

@@ -31,7 +31,7 @@ std::vector<float> products(const Kernels& kernels, Form form, const Matrix& w, 
     std::vector<float> y(kTokens * kRows);
     of_form.pack(x.data(), kTokens, kColumns, packed.get(),
                  {0, (kTokens + kernels.token_tile - 1) / kernels.token_tile});
-    of_form.linear(packed.get(), kTokens, {w, nullptr, nullptr, nullptr, y.data()}, alone, tasks);
+    of_form.linear(packed.get(), kTokens, {w, nullptr, {}, nullptr, nullptr, y.data()}, alone, tasks);
     return y;
 }
 
@@ -53,7 +53,7 @@ bool same_int8(const Kernels& kernels, const Kernels& proven) {
         for (uint16_t& scale : scales) scale = static_cast<uint16_t>(0x2c00 + random() % 1024);  // 1/16 … 1/8
         const bool bytes = group == 32;  // as in Q8_0; else as in Q6_K
         const Matrix w{bytes ? Codes::u8 : Codes::u6, codes.data(), scales.data(), nullptr, nullptr, nullptr,
-                       kRows, kColumns, group, bytes ? 128 : 32};
+                       nullptr, nullptr, kRows, kColumns, group, bytes ? 128 : 32};
         if (!same_bits(products(kernels, Form::int8, w, x), products(proven, Form::int8, w, x))) return false;
     }
     return true;
@@ -73,7 +73,7 @@ bool same_bfloats(const Kernels& kernels, const Kernels& proven) {
         std::memcpy(&bits, &value, sizeof bits);
         code = static_cast<uint16_t>(bits >> 16);
     }
-    const Matrix w{Codes::bf16, codes.data(), nullptr, nullptr, nullptr, nullptr, kRows, kColumns, 1, 0};
+    const Matrix w{Codes::bf16, codes.data(), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, kRows, kColumns, 1, 0};
     return same_bits(products(kernels, Form::bfloats, w, x), products(proven, Form::floats, w, x));
 }
 

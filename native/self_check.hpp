@@ -1,5 +1,5 @@
-// Whether kernels compute here what others do: for instructions that a machine may claim to have and not do right, as
-// some virtual ones.
+// Checks that kernels compute what others do, since some machines, virtual ones among them, claim to have instructions that
+// they do wrongly.
 #pragma once
 
 #include <initializer_list>

@@ -36,6 +36,14 @@ struct Vec {
         return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))))};
     }
     // float16
+    // 2^(exponent - 128); below 2^-126 of two numbers without a leading 1.
+    static Vec powers(const uint8_t* exponents) {
+        const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(exponents)));
+        const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+        const __m512i small = _mm512_slli_epi32(_mm512_add_epi32(e, _mm512_set1_epi32(1)), 21);
+        return {_mm512_castsi512_ps(
+            _mm512_max_epi32(normal, _mm512_min_epi32(small, _mm512_set1_epi32(1 << 22))))};
+    }
     static Vec halves(const uint16_t* p) {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
     }
@@ -105,6 +113,13 @@ struct Vec {
     }
     static Vec words(const int16_t* p) {
         return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+    }
+    static Vec powers(const uint8_t* exponents) {
+        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(exponents)));
+        const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+        const __m256i small = _mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(1)), 21);
+        return {_mm256_castsi256_ps(
+            _mm256_max_epi32(normal, _mm256_min_epi32(small, _mm256_set1_epi32(1 << 22))))};
     }
     static Vec halves(const uint16_t* p) {
         return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};

@@ -2,13 +2,13 @@
 // templates: the linker would keep one instance of those for all instruction sets.
 #pragma once
 
+#include "nonlinear.hpp"
 #include "simd.hpp"
 #include "team.hpp"
-#include "vector_math.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
-// The first n < width elements at p, then zeros.
+// A vector with the first n < width elements at p, then zeros.
 inline Vec load_part(const float* p, size_t n) {
     float padded[Vec::width] = {};
     for (size_t i = 0; i < n; ++i) padded[i] = p[i];
@@ -43,14 +43,35 @@ inline void rms_norm(const float* x, const float* weight, float eps, size_t widt
     }
 }
 
-inline Vec silu(Vec x) { return x / (Vec::all(1.0f) + exp(Vec::zero() - x)); }
-
-// The last few elements through the same vector code: an element's bits must not depend on where the work was cut.
-inline void gated_silu(const float* gate, const float* up, float* out, Range elements) {
+// out = value(loading) of these elements; loading(from) reads as many of an array as there are in a vector. The last few
+// go through the same vector code: an element's bits must not depend on where the work was cut.
+template <typename Value>
+inline void by_elements(Range elements, float* out, Value value) {
     size_t i = elements.from;
-    for (; i + Vec::width <= elements.to; i += Vec::width) (silu(Vec::load(gate + i)) * Vec::load(up + i)).store(out + i);
+    for (; i + Vec::width <= elements.to; i += Vec::width)
+        value([=](const float* from) { return Vec::load(from + i); }).store(out + i);
     const size_t rest = elements.to - i;
-    if (rest) store_part(silu(load_part(gate + i, rest)) * load_part(up + i, rest), out + i, rest);
+    if (rest) store_part(value([=](const float* from) { return load_part(from + i, rest); }), out + i, rest);
+}
+
+inline void gated(Activation activation, const float* gate, const float* up, float* out, Range elements) {
+    with_activation(activation, [=](auto function) {
+        by_elements(elements, out, [=](auto loading) { return function.gated(loading(gate), loading(up)); });
+    });
+}
+
+inline void activate(Activation activation, const float* x, float* out, Range elements) {
+    with_activation(activation, [=](auto function) {
+        by_elements(elements, out, [=](auto loading) { return function.of(loading(x)); });
+    });
+}
+
+inline void scale(const float* x, float factor, float* out, Range elements) {
+    by_elements(elements, out, [=](auto loading) { return loading(x) * Vec::all(factor); });
+}
+
+inline void soft_cap(const float* x, float cap, float* out, Range elements) {
+    by_elements(elements, out, [=](auto loading) { return soft_capped(loading(x), 1.0f, cap); });
 }
 
 inline void sum(const float* const* parts, size_t n, float* out, Range elements) {

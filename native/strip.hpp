@@ -59,17 +59,20 @@ struct Place {
 struct Factors {
     const uint16_t* halves;
     const int8_t* subs;  // may be null
+    const uint8_t* exponents;  // instead of halves, or null
     size_t group, n_groups, n_spans;
 
-    Factors(const Matrix& w, const uint16_t* of_spans, const int8_t* of_groups)
+    Factors(const Matrix& w, const uint16_t* of_spans, const int8_t* of_groups, const uint8_t* powers = nullptr)
         : halves(of_spans),
           subs(of_groups),
+          exponents(powers),
           group(w.group),
           n_groups(w.columns / w.group),
           n_spans(of_groups ? w.columns / kSuperBlock : n_groups) {}
 
     // Those of `count` groups from a place on, in float32, to out (count, 16); memory is asked for as many of the next one.
     void load(Place at, size_t count, Place next, float (*out)[kPanel]) const {
+        if (exponents) return load_powers(at, count, next, out);
         const ptrdiff_t half_ahead = half(next, 0) - half(at, 0), sub_ahead = sub(next, 0) - sub(at, 0);
         for (size_t g = 0; g < count; ++g) {
             const uint16_t* const halves_of_group = half(at, g);
@@ -85,6 +88,14 @@ struct Factors {
     }
 
   private:
+    void load_powers(Place at, size_t count, Place next, float (*out)[kPanel]) const {
+        const uint8_t *const first = exponents + (at.panel * n_groups + at.column / group) * kPanel,
+                      *const ahead = exponents + (next.panel * n_groups + next.column / group) * kPanel;
+        for (size_t g = 0; g < count; ++g) {
+            __builtin_prefetch(ahead + g * kPanel);
+            for (size_t i = 0; i < kPanel; i += Vec::width) Vec::powers(first + g * kPanel + i).store(out[g] + i);
+        }
+    }
     const uint16_t* half(Place at, size_t g) const {
         const size_t first = at.column / group + g;
         return halves + (at.panel * n_spans + (subs ? first * group / kSuperBlock : first)) * kPanel;
@@ -108,7 +119,7 @@ inline void load_strip(const Panel (&panels)[Panels], size_t first, size_t count
         const Matrix& w = *panels[p].of;
         const Place at = {panels[p].index, first}, next = after(panels[p], first + count);
         strip.codes[p] = codes_at(w, at);
-        Factors(w, w.scales, w.sub_scales).load(at, count / w.group, next, strip.scales[p]);
+        Factors(w, w.scales, w.sub_scales, w.exponents).load(at, count / w.group, next, strip.scales[p]);
         if (w.minima) Factors(w, w.minima, w.sub_minima).load(at, count / w.group, next, strip.minima[p]);
     }
 }

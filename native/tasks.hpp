@@ -1,5 +1,5 @@
-// How the threads of a run share what one call has to do, where cores are not alike: or not left alone by other programs
-// and, on virtual machines, by their host.
+// Divides the work of one call among the threads of a run when cores are not equally fast: by their nature, or because
+// other programs or, on virtual machines, the host use them, too.
 #pragma once
 
 #include <atomic>
@@ -40,7 +40,7 @@ class Tasks {
 
   private:
     struct alignas(64) Share {
-        std::atomic<uint64_t> taken{0};  // in the low half, and the step they were taken in in the high one
+        std::atomic<uint64_t> taken{0};  // number of tasks taken in the low half, the step of that number in the high half
     };
 
     std::vector<Share> shares_;

@@ -1,4 +1,4 @@
-// The tile registers of AMX, 0 to 7, configured as long as a `Tiles` lives. With ROWSPAN_EMULATED, what they do in plain C++:
+// The tile registers of AMX, 0 to 7, configured as long as a `Tiles` lives. With ROWSPAN_EMULATED, plain C++ does the same:
 // it reads and writes the same memory, and traps where the instructions would, so tests of its users hold for both.
 //
 // Assembly, as gcc 12's intrinsics do not say that they read memory, and take nothing but literal numbers of registers.
@@ -12,8 +12,8 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-constexpr size_t kTileTokens = 16;   // that a register has rows for
-constexpr size_t kTileBytes = 1024;  // of a whole register
+constexpr size_t kTileTokens = 16;   // tokens that a register has rows for
+constexpr size_t kTileBytes = 1024;  // bytes of a whole register
 
 #if !defined(ROWSPAN_EMULATED)
 

@@ -1,4 +1,4 @@
-// Turning rows into columns, for kernels that compute one dimension of many rows at a time.
+// Turns rows into columns, for kernels that compute one dimension of many rows at a time.
 #pragma once
 
 #include "simd.hpp"

@@ -54,31 +54,33 @@ inline void add_fifth_bits(const uint8_t* in, size_t bytes, uint8_t* codes) {
 }
 
 // A scheme: `columns` elements in `bytes` bytes. unpack() gives their codes, a byte each in the order of columns, and
-// the factors by which value = scale · (code - zero) + minimum, `group` columns sharing them.
-template <int type, size_t columns, size_t bytes, size_t group, Codes kind, int zero, bool minima, bool sub_scales>
+// the factors by which value = scale · (code - zero) + minimum, `group` columns sharing them. Of t4 there is a kTable of
+// what codes stand for, and zero is the code of rows that are not there.
+template <size_t columns, size_t bytes, size_t group, Codes kind, int zero, bool minima, bool sub_scales,
+          bool exponents = false>
 struct BlockScheme {
-    static constexpr int kType = type;  // number of the type in GGUF files
     static constexpr size_t kColumns = columns, kBytes = bytes, kGroup = group;
     static constexpr Codes kKind = kind;
     static constexpr int kZero = zero;
     static constexpr bool kMinima = minima, kSubScales = sub_scales;
+    static constexpr bool kExponents = exponents;  // scales are powers of two: factors.scale tells which
 };
 
-struct Q8_0 : BlockScheme<8, 32, 34, 32, Codes::u8, 128, false, false> {
+struct Q8_0 : BlockScheme<32, 34, 32, Codes::u8, 128, false, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         for (size_t i = 0; i < kColumns; ++i) codes[i] = block[2 + i] ^ 0x80;  // two's complement + 128
     }
 };
 
-struct Q4_0 : BlockScheme<2, 32, 18, 32, Codes::u4, 8, false, false> {
+struct Q4_0 : BlockScheme<32, 18, 32, Codes::u4, 8, false, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         bit_fields<4, 16>(block + 2, 16, codes);
     }
 };
 
-struct Q4_1 : BlockScheme<3, 32, 20, 32, Codes::u4, 0, true, false> {
+struct Q4_1 : BlockScheme<32, 20, 32, Codes::u4, 0, true, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         factors.minimum = load<uint16_t>(block + 2);
@@ -86,7 +88,7 @@ struct Q4_1 : BlockScheme<3, 32, 20, 32, Codes::u4, 0, true, false> {
     }
 };
 
-struct Q5_0 : BlockScheme<6, 32, 22, 32, Codes::u6, 16, false, false> {
+struct Q5_0 : BlockScheme<32, 22, 32, Codes::u6, 16, false, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         bit_fields<4, 16>(block + 6, 16, codes);
@@ -94,7 +96,7 @@ struct Q5_0 : BlockScheme<6, 32, 22, 32, Codes::u6, 16, false, false> {
     }
 };
 
-struct Q5_1 : BlockScheme<7, 32, 24, 32, Codes::u6, 0, true, false> {
+struct Q5_1 : BlockScheme<32, 24, 32, Codes::u6, 0, true, false> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block);
         factors.minimum = load<uint16_t>(block + 2);
@@ -103,7 +105,7 @@ struct Q5_1 : BlockScheme<7, 32, 24, 32, Codes::u6, 0, true, false> {
     }
 };
 
-struct Q2_K : BlockScheme<10, 256, 84, 16, Codes::u4, 0, true, true> {
+struct Q2_K : BlockScheme<256, 84, 16, Codes::u4, 0, true, true> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block + 80);
         factors.minimum = negated_half(block + 82);
@@ -115,7 +117,7 @@ struct Q2_K : BlockScheme<10, 256, 84, 16, Codes::u4, 0, true, true> {
     }
 };
 
-struct Q3_K : BlockScheme<11, 256, 110, 16, Codes::u4, 4, false, true> {
+struct Q3_K : BlockScheme<256, 110, 16, Codes::u4, 4, false, true> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block + 108);
         uint8_t scales[16];
@@ -124,6 +126,39 @@ struct Q3_K : BlockScheme<11, 256, 110, 16, Codes::u4, 4, false, true> {
         for (size_t g = 0; g < 16; ++g) factors.sub_scales[g] = static_cast<int8_t>(scales[g] - 32);
         bit_fields<2, 32>(block + 32, 64, codes);
         bit_fields<1, 32, 2>(block, 32, codes);
+    }
+};
+
+// What the codes of IQ4_NL and IQ4_XS stand for.
+constexpr int8_t kNonLinear[kTableSize] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+struct IQ4_NL : BlockScheme<32, 18, 32, Codes::t4, 0, false, false> {
+    static constexpr auto& kTable = kNonLinear;
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        factors.scale = load<uint16_t>(block);
+        bit_fields<4, 16>(block + 2, 16, codes);
+    }
+};
+
+struct MXFP4 : BlockScheme<32, 17, 32, Codes::t4, 0, false, false, true> {
+    // Of E2M1, doubled: that is why an exponent counts from 128.
+    static constexpr int8_t kTable[kTableSize] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        factors.scale = block[0];
+        bit_fields<4, 16>(block + 1, 16, codes);
+    }
+};
+
+struct IQ4_XS : BlockScheme<256, 136, 32, Codes::t4, 0, false, true> {
+    static constexpr auto& kTable = kNonLinear;
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        factors.scale = load<uint16_t>(block);
+        const uint16_t high = load<uint16_t>(block + 2);
+        for (size_t g = 0; g < 8; ++g) {
+            const int low = block[4 + g / 2] >> g % 2 * 4 & 15;
+            factors.sub_scales[g] = static_cast<int8_t>((low | (high >> 2 * g & 3) << 4) - 32);
+        }
+        bit_fields<4, 16>(block + 8, 128, codes);
     }
 };
 
@@ -140,14 +175,14 @@ inline void unpack_factors(const uint8_t* block, Factors& factors) {
     }
 }
 
-struct Q4_K : BlockScheme<12, 256, 144, 32, Codes::u4, 0, true, true> {
+struct Q4_K : BlockScheme<256, 144, 32, Codes::u4, 0, true, true> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         unpack_factors(block, factors);
         bit_fields<4, 32>(block + 16, 128, codes);
     }
 };
 
-struct Q5_K : BlockScheme<13, 256, 176, 32, Codes::u6, 0, true, true> {
+struct Q5_K : BlockScheme<256, 176, 32, Codes::u6, 0, true, true> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         unpack_factors(block, factors);
         bit_fields<4, 32>(block + 48, 128, codes);
@@ -155,7 +190,7 @@ struct Q5_K : BlockScheme<13, 256, 176, 32, Codes::u6, 0, true, true> {
     }
 };
 
-struct Q6_K : BlockScheme<14, 256, 210, 16, Codes::u6, 32, false, true> {
+struct Q6_K : BlockScheme<256, 210, 16, Codes::u6, 32, false, true> {
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
         factors.scale = load<uint16_t>(block + 208);
         std::memcpy(factors.sub_scales, block + 192, 16);

@@ -1,4 +1,4 @@
-// Cached tiles of keys and values, asked for from memory while others are computed with.
+// Prefetches cached tiles of keys and values while others are computed with.
 #pragma once
 
 #include "flash.hpp"
@@ -16,7 +16,6 @@ class Upcoming {
         add(chunk, kMost);
         next_ = lower(count_, kTilesAhead);
         add(next, count_ + kTilesAhead);
-        bytes_ = kTileRows * chunk.k.size * sizeof(int16_t);
         to_tile();
     }
 
@@ -37,17 +36,23 @@ class Upcoming {
             if (!rows->has_tiles()) return;
             for (size_t at = chunk.positions.from / kTileRows * kTileRows; at < chunk.positions.to; at += kTileRows) {
                 if (count_ == most) return;
-                tiles_[count_++] = reinterpret_cast<const char*>(rows->tile(at));
+                tiles_[count_++] = {reinterpret_cast<const char*>(rows->tile(at)), kTileRows * rows->size * sizeof(int16_t)};
             }
         }
     }
     void to_tile() {
-        at_ = next_ < count_ ? tiles_[next_++] : nullptr;
-        end_ = at_ ? at_ + bytes_ : nullptr;
+        const Tile tile = next_ < count_ ? tiles_[next_++] : Tile{nullptr, 0};
+        at_ = tile.at;
+        end_ = at_ + tile.bytes;
     }
 
-    const char* tiles_[kMost + kTilesAhead];
-    size_t count_ = 0, next_ = 0, bytes_ = 0;
+    struct Tile {
+        const char* at;
+        size_t bytes;
+    };
+
+    Tile tiles_[kMost + kTilesAhead];
+    size_t count_ = 0, next_ = 0;
     const char *at_ = nullptr, *end_ = nullptr;
 };
 

@@ -1,11 +1,11 @@
-// The exponentials of a vector.
+// Exponentials and hyperbolic tangent of a vector's elements.
 #pragma once
 
 #include "simd.hpp"
 
 namespace rowspan::ROWSPAN_ISA {
 
-// What is added to 1.5 · 2²³ is rounded to a whole number, which stands in the sum's lowest bits.
+// A number added to 1.5 · 2²³ is rounded to an integer, which the sum's lowest bits hold.
 constexpr float kRounder = 12582912.0f;
 
 // Polynomials of (2ˣ - 1) / x on |x| ≤ 1 / 2, highest power first, with the least relative error of 2ˣ (Lawson's
@@ -44,6 +44,25 @@ inline Vec exp(Vec x) {
     y = Vec::fma(y, x, Vec::all(5.0000001201e-1f));
     y = Vec::fma(y, x * x, x);
     return Vec::add_exponent(y + Vec::all(1.0f), power);
+}
+
+// The hyperbolic tangent of each element, within 4 ulp; NaN stays NaN. Eigen's quotient of polynomials
+// (https://gitlab.com/libeigen/eigen); from the bound on, the nearest float is ±1.
+inline Vec tanh(Vec x) {
+    constexpr float kBound = 7.90531110763549805f;
+    constexpr float kAbove[] = {-2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f,
+                                5.12229709037114e-08f,  1.48572235717979e-05f, 6.37261928875436e-04f,
+                                4.89352455891786e-03f};
+    constexpr float kBelow[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
+                                4.89352518554385e-03f};
+    x = Vec::min(Vec::all(kBound), Vec::max(Vec::all(-kBound), x));
+    const Vec square = x * x;
+    Vec above = Vec::all(kAbove[0]), below = Vec::all(kBelow[0]);
+#pragma GCC unroll 8
+    for (size_t i = 1; i < 7; ++i) above = Vec::fma(above, square, Vec::all(kAbove[i]));
+#pragma GCC unroll 8
+    for (size_t i = 1; i < 4; ++i) below = Vec::fma(below, square, Vec::all(kBelow[i]));
+    return x * above / below;
 }
 
 }  // namespace rowspan::ROWSPAN_ISA

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kit.native_isas import EMULATED, NATIVE
+from kit.uncovered import known_isas, skip_reason, uncovered_line
 
 from rowspan import hub
 
 # Inputs are fresh in every run; how long one takes says nothing on a busy machine.
 settings.register_profile("rowspan", deadline=None)
 settings.load_profile("rowspan")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line on what this host could not cover. Where tests run in several processes, only their parent has this."""
+    reasons = [skip_reason(report) for report in terminalreporter.getreports("skipped")]
+    if line := uncovered_line(known_isas(), NATIVE + EMULATED, reasons):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

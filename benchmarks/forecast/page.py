@@ -10,7 +10,7 @@ from itertools import groupby
 import fit_forecast
 from fit_forecast import PRIORS, PUBLISHED, Check, Row, median_error, spreads
 
-from rowspan.plan.forecast import COLLECTIVE_SECONDS, HOST_BYTES_PER_SECOND, PEER_SHARE, Constants
+from rowspan.plan.rigs.forecast import COLLECTIVE_SECONDS, HOST_BYTES_PER_SECOND, PEER_SHARE, Constants
 
 INTRODUCTION = """\
 # The forecast, and how well it does

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from rowspan.bench.model_demand import Demand
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class BenchModel:
         """The least work of its tokens. Raises RowspanError: it cannot be read."""
         checkpoint = open_checkpoint(self.path)
         try:
-            spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+            spec = read_spec(checkpoint)
             return Demand.of(spec, checkpoint.tensors)
         finally:
             checkpoint.close()

@@ -74,7 +74,7 @@ class Rowspan:
             context_size=max(block, *(one.context for one in work)),
             parallel=max(one.n_concurrent for one in work),
             cache_tokens=max(one.n_concurrent * -(-one.context // block) * block for one in work),
-        )
+        ).with_env()
         self._keep = keep
         self._runners: dict[Path, NativeRunner] = {}
 

@@ -11,8 +11,7 @@ from peers.figures import HELD_BACK, Figure, Target, target
 from rowspan.bench.engines.model_facts import ModelFacts, model_facts
 from rowspan.bench.machine.roofline import Ceilings
 from rowspan.bench.model_demand import Demand
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 
 Samples = dict[tuple[Path, str | None, str, Figure], list[float]]  # by model, instruction set, engine, figure
 ROWSPAN = "rowspan"
@@ -32,7 +31,7 @@ class Model:
 
 def open_model(path: Path) -> Model:
     checkpoint = open_checkpoint(path)
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     model = Model(model_facts(checkpoint, spec), Demand.of(spec, checkpoint.tensors))
     checkpoint.close()
     return model

@@ -1,10 +1,10 @@
-"""Settings: the only home of defaults and environment variables."""
+"""Rowspan's settings. Only this file holds defaults and reads environment variables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import platformdirs
@@ -13,10 +13,6 @@ from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 
 DTYPES = ("int8", "float32", "bfloat16", "float16")
-# What users call the cache's types, as llama.cpp does, and i16: 16-bit integers, a scale for each head of each token.
-CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0", "i16": "int16"}
-# On torch's and Triton's kernels q8_0 is int8 with a scale for each head of a token, not for each 32 elements.
-TENSOR_CACHE_TYPES = CACHE_TYPES | {"q8_0": "int8"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class HubConfig:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> HubConfig:
-        """Settings as the environment asks for them."""
+        """Read the settings from the environment."""
         domain = environment.get("MODELSCOPE_DOMAIN")
         endpoint = domain if domain and "://" in domain else f"https://{domain}" if domain else cls.modelscope_endpoint
         return cls(
@@ -50,70 +46,44 @@ class HubConfig:
 
 
 @dataclass(frozen=True)
-class DoctorConfig:
-    """baseline: file of `rowspan doctor --baseline` (ROWSPAN_BASELINE; else in the platform's state folder)."""
+class Paths:
+    """Files that are kept from one start to the next; an environment variable can move each one.
+
+    baseline: measurements of `rowspan doctor --baseline` (ROWSPAN_BASELINE; else in the platform's state folder).
+    bench: the database of all benchmark results (ROWSPAN_BENCH_DB; else in the platform's state folder).
+    probes: verdicts of transport probes (ROWSPAN_PROBES; else in the platform's cache folder).
+    tuning: the fastest tiles for this machine's cards (ROWSPAN_TUNING; else in the platform's cache folder).
+    """
 
     baseline: Path
+    bench: Path
+    probes: Path
+    tuning: Path
 
     @classmethod
-    def from_env(cls, environment: Mapping[str, str] = os.environ) -> DoctorConfig:
-        """Settings as the environment asks for them."""
+    def from_env(cls, environment: Mapping[str, str] = os.environ) -> Paths:
+        """Read the paths from the environment."""
         state = platformdirs.user_state_path("rowspan", appauthor=False)
-        return cls(_path(environment, "ROWSPAN_BASELINE") or state / "baseline.json")
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """database: file of all results (ROWSPAN_BENCH_DB; else in the platform's state folder)."""
-
-    database: Path
-
-    @classmethod
-    def from_env(cls, environment: Mapping[str, str] = os.environ) -> BenchConfig:
-        """Settings as the environment asks for them."""
-        state = platformdirs.user_state_path("rowspan", appauthor=False)
-        return cls(_path(environment, "ROWSPAN_BENCH_DB") or state / "bench.sqlite")
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """results: file of what probes of transports found (ROWSPAN_PROBES; else in the platform's cache folder)."""
-
-    results: Path
-
-    @classmethod
-    def from_env(cls, environment: Mapping[str, str] = os.environ) -> ProbeConfig:
-        """Settings as the environment asks for them."""
         cache = platformdirs.user_cache_path("rowspan", appauthor=False)
-        return cls(_path(environment, "ROWSPAN_PROBES") or cache / "probes.json")
-
-
-@dataclass(frozen=True)
-class TuningConfig:
-    """results: file of the tiles that are fastest on this machine's cards (ROWSPAN_TUNING; else in the platform's cache
-    folder)."""
-
-    results: Path
-
-    @classmethod
-    def from_env(cls, environment: Mapping[str, str] = os.environ) -> TuningConfig:
-        """Settings as the environment asks for them."""
-        path = environment.get("ROWSPAN_TUNING")
-        cache = platformdirs.user_cache_path("rowspan", appauthor=False)
-        return cls(Path(os.path.expanduser(path)) if path else cache / "tuning.json")
+        return cls(
+            baseline=_path(environment, "ROWSPAN_BASELINE") or state / "baseline.json",
+            bench=_path(environment, "ROWSPAN_BENCH_DB") or state / "bench.sqlite",
+            probes=_path(environment, "ROWSPAN_PROBES") or cache / "probes.json",
+            tuning=_path(environment, "ROWSPAN_TUNING") or cache / "tuning.json",
+        )
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How to run one model. Option names in brackets are the command line's."""
+    """How to run one model. Names in brackets are the command line's options."""
 
     model_path: Path
     devices: tuple[Device, ...] = (Device("cpu", 0),)  # [--devices]
     split_mode: SplitMode = SplitMode.LAYER  # [-sm]
     tensor_split: tuple[float, ...] | None = None  # [-ts] None: equal shares
     main_gpu: int = 0  # [-mg] the device that split mode `none` uses
-    stages: int = 1  # [--stages] of split mode `row`: so many stages, each of equally many devices
-    gpu_layers: int | None = None  # [-ngl] so many of the first layers on cards, the rest on CPUs; None: by shares
+    stages: int = 1  # [--stages] number of stages in split mode `row`, each with equally many devices
+    gpu_layers: int | None = None  # [-ngl] number of first layers on cards, with the rest on CPUs; None: by shares
     context_size: int | None = None  # [-c] tokens of one request; None: the model's, as far as memory lasts
     parallel: int = 16  # [-np] requests that run at once; more wait
     token_budget: int = 512  # [-ub] tokens computed in one step
@@ -121,23 +91,31 @@ class EngineConfig:
     cache_tokens: int | None = None  # [--cache-tokens] positions in the whole cache; None: as many as useful and safe
     cache_type_k: str | None = None  # [-ctk] None: like dtype, and i16 beside int8
     cache_type_v: str | None = None  # [-ctv]
-    # [--dtype] of what is computed with. int8: activations are rounded to 8 bits for products with quantized weights;
+    # [--dtype] number type of activations. int8: activations are rounded to 8 bits for products with quantized weights;
     # None: int8 with native CPU kernels, bfloat16 on cards, float32 elsewhere
     dtype: str | None = None
-    cpu_isa: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CPU_ISA"))  # None: the best there is
-    card_kernels: str | None = field(default_factory=lambda: os.environ.get("ROWSPAN_CARD_KERNELS"))  # None: the best
+    cpu_isa: str | None = None  # (ROWSPAN_CPU_ISA) None: the best there is
+    card_kernels: str | None = None  # (ROWSPAN_CARD_KERNELS) None: the best there are
     gpu_memory_utilization: float = 0.9  # [--gpu-memory-utilization] share of a card that may be used, whoever uses it
     sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
-    # A natively computing worker that does nothing for so long hangs, and all are started anew. A single call of a 70B
-    # model's step takes some 5 s on a slow CPU.
+    # A natively computing worker that makes no progress for so long counts as hung, and all workers are started anew. A
+    # single call in a 70B model's step takes some 5 s on a slow CPU.
     hang_seconds: float = 10.0
+
+    def with_env(self, environment: Mapping[str, str] = os.environ) -> EngineConfig:
+        """The same configuration; if it names no kernels, with those that the environment names."""
+        return replace(
+            self,
+            cpu_isa=self.cpu_isa or environment.get("ROWSPAN_CPU_ISA") or None,
+            card_kernels=self.card_kernels or environment.get("ROWSPAN_CARD_KERNELS") or None,
+        )
 
 
 @dataclass(frozen=True)
 class HostsConfig:
-    """Several hosts that run one model together. `rowspan.hosts.rendezvous` reads it."""
+    """The hosts that run one model together. `rowspan.hosts.rendezvous` reads it."""
 
     n_hosts: int  # [--nnodes]
     host: int  # [--node-rank] which of them this is; 0 is the head, which serves
@@ -152,13 +130,14 @@ class HostsConfig:
 
 @dataclass(frozen=True)
 class BackendConfig:
-    """Where other engines are, and what to give them beyond Rowspan's own options.
+    """Where other engines are installed, and which arguments they get beyond Rowspan's own options.
 
-    arguments: [--backend-args] handed to the other program as they are.
-    llamacpp_folder: holds llama-server (ROWSPAN_LLAMACPP_DIR); None: PATH, then the packages that bring it.
+    arguments: [--backend-args] passed to the other program unchanged.
+    llamacpp_folder: folder with llama-server (ROWSPAN_LLAMACPP_DIR); None: search PATH, then the packages that bring
+        it.
     vllm_python: the interpreter that has vLLM (ROWSPAN_VLLM_PYTHON); None: this one, if it has it.
-    log_folder: where their logs go (ROWSPAN_LOGS; else the platform's log folder).
-    data_folder: what Open WebUI keeps (the platform's data folder).
+    log_folder: folder for the engines' logs (ROWSPAN_LOGS; else the platform's log folder).
+    data_folder: folder for Open WebUI's data (the platform's data folder).
     """
 
     arguments: tuple[str, ...] = ()
@@ -169,7 +148,7 @@ class BackendConfig:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ, *, arguments: tuple[str, ...] = ()) -> BackendConfig:
-        """Settings as the environment asks for them."""
+        """Read the settings from the environment."""
         llamacpp, vllm = _path(environment, "ROWSPAN_LLAMACPP_DIR"), _path(environment, "ROWSPAN_VLLM_PYTHON")
         logs = _path(environment, "ROWSPAN_LOGS") or platformdirs.user_log_path("rowspan", appauthor=False)
         return cls(arguments, llamacpp, vllm, log_folder=logs)
@@ -177,7 +156,7 @@ class BackendConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where and for whom to serve."""
+    """The server's address, its API keys and its limits."""
 
     host: str = "127.0.0.1"  # [--host]
     port: int = 8000  # [--port]
@@ -188,12 +167,12 @@ class ServerConfig:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> ServerConfig:
-        """Settings as the environment asks for them: ROWSPAN_API_KEY is a key that clients need."""
+        """Read the settings from the environment: ROWSPAN_API_KEY is a key that clients need."""
         key = environment.get("ROWSPAN_API_KEY")
         return cls(api_keys=frozenset({key}) if key else frozenset())
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:
-    """What a variable names; None if it is not set, or empty."""
+    """The path in an environment variable; None if it is not set, or empty."""
     value = environment.get(name)
     return Path(os.path.expanduser(value)) if value else None

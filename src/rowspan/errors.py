@@ -66,7 +66,7 @@ class SplitError(RowspanError):
 
 
 class RowSplitError(SplitError):
-    """The model's layers cannot be cut by row so; they can be dealt out whole."""
+    """The model's layers cannot be cut by row over these devices, but can be assigned whole."""
 
 
 class OutOfMemoryError(RowspanError):

@@ -1,4 +1,6 @@
-"""Figures of matplotlib, an optional part: the errors of not having it, and of files that cannot be written."""
+"""Makes figures with matplotlib, an optional dependency, and raises clear errors if it is missing or cannot write a
+file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ DPI = 144  # of pictures in pixels: sharp on a page twice as dense as matplotlib
 
 
 def matplotlib() -> Any:
-    """The library. Raises UsageError: it is missing."""
+    """The imported library. Raises UsageError if it is missing."""
     try:
         import matplotlib.figure
     except ModuleNotFoundError:
@@ -25,13 +27,15 @@ def matplotlib() -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty one, of so many inches. Raises UsageError: matplotlib is missing."""
+    """An empty figure, with its size in inches. Raises UsageError if matplotlib is missing."""
     figure: Figure = matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write it, in the format that the file's name ends in. Raises UsageError: such a file cannot be written there."""
+    """Write a figure in the format that the file's name ends in. Raises UsageError if such a file cannot be written
+    there.
+    """
     try:
         figure.savefig(path, dpi=DPI)
     except (OSError, ValueError) as error:

@@ -16,10 +16,10 @@ from kit.backends import fake_backend, setup_for
 from kit.gguf_builder import TinyModel
 from kit.http_server import RunningServer, eventually, serving
 
-from rowspan.backends.child_backend import ChildBackend
 from rowspan.backends.choose import choose, open_backend
 from rowspan.backends.native import NativeBackend
-from rowspan.backends.programs import find_llama_server
+from rowspan.backends.process.child_backend import ChildBackend
+from rowspan.backends.process.programs import find_llama_server
 from rowspan.backends.protocol import Backend, BackendName, HealthState, LoadWatch, MissingBackendError, ModelFormat
 from rowspan.config import BackendConfig, ServerConfig
 from rowspan.errors import UnsupportedModelError, UsageError
@@ -187,7 +187,7 @@ def both(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     try:
         find_llama_server(config)
     except MissingBackendError as error:
-        pytest.skip(f"{error.what} {error.fix}")
+        pytest.skip(f"llama-server: {error.what} {error.fix}")
     setup = setup_for(smollm2_path, tmp_path_factory.mktemp("logs"), context_size=512, parallel=2)
     setup = type(setup)(setup.model, setup.engine, setup.given, BackendConfig((), config.llamacpp_folder))
     with ExitStack() as stack:

@@ -30,7 +30,7 @@ def test_a_split_answers_as_a_single_device(tmp_path: Path, mode: str) -> None:
     assert found.logprob < 1e-4
 
 
-@pytest.mark.skipif(native_module() is None, reason="no native module here to share memory with")
+@pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
 def test_a_transport_that_lies_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,7 +148,7 @@ def pair(model_path: Path, tmp_path: Path) -> Iterator[Pair]:
         network = two_hosts()
         hosts = network.__enter__()
     except PermissionError as error:
-        pytest.skip(f"no network namespaces: {error}")
+        pytest.skip(f"network namespaces: {error}")
     try:
         pair = Pair(hosts, model_path, tmp_path)
         yield pair

@@ -19,7 +19,7 @@ from rowspan.plan.routes import Transport
 from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import SamplingParams
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="card: none here")
 
 MODEL = TinyModel(
     "llama", n_heads=4, n_kv_heads=2, hidden_size=256, ffn_size=512, n_layers=4, scheme="Q8_0", tied=False

@@ -17,7 +17,7 @@ from rowspan.plan.split_mode import SplitMode
 
 CLOSE = 0.03
 
-pytestmark = pytest.mark.skipif(available_isas() == [TORCH], reason="no native kernels on this processor")
+pytestmark = pytest.mark.skipif(available_isas() == [TORCH], reason="native kernels: none here")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rowspan.scheduler.request import SamplingParams
 
 FAULTY = Path(__file__).parents[1] / "kit" / "faulty_probe.py"
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-pytestmark = pytest.mark.skipif(native_module() is None, reason="no native module here to share memory with")
+pytestmark = pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
 
 
 @pytest.fixture(autouse=True)

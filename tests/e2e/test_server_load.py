@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import psutil
@@ -67,7 +69,7 @@ def drop_connections(http: httpx.Client) -> None:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def test_too_many_requests_are_told_to_come_back(server: RunningServer) -> None:
+def test_too_many_requests_are_told_to_come_back(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         http = stack.enter_context(server.client())
         pool = stack.enter_context(ThreadPoolExecutor())
@@ -82,10 +84,39 @@ def test_too_many_requests_are_told_to_come_back(server: RunningServer) -> None:
         assert refused.status_code == 429
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert int(refused.headers["retry-after"]) >= 1
+        encode = Mock(return_value=[1])
+        monkeypatch.setattr(server.engine.tokenizer, "encode", encode)
+        assert http.post(CHAT, json={"messages": [{"role": "user", "content": "long " * 10_000}]}).status_code == 429
+        assert http.post("/v1/completions", json={"prompt": "long " * 10_000}).status_code == 429
+        assert not encode.called, "load is shed before it is worked on"
+        monkeypatch.undo()
         assert http.get("/health").status_code == 200
         for response in running:
             response.close()
         assert [response.result().status_code for response in waiting] == [200] * MAX_WAITING
+    assert eventually(server.is_idle)
+
+
+def test_prompts_that_become_tokens_count_as_waiting(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    template = server.engine.template
+    assert template is not None
+    render = template.render
+
+    def slow(*arguments: Any, **options: Any) -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return render(*arguments, **options)
+
+    short = {"messages": LONG["messages"], "max_tokens": 1}
+    with server.client() as http, ThreadPoolExecutor() as pool, monkeypatch.context() as patched:
+        patched.setattr(template, "render", slow)
+        first = pool.submit(http.post, CHAT, json={**short, "n": PARALLEL + MAX_WAITING})
+        assert begun.wait(30)
+        assert http.post(CHAT, json=short).status_code == 429
+        go_on.set()
+        assert first.result().status_code == 200
+        assert http.post(CHAT, json=short).status_code == 200, "and no longer than they are made"
     assert eventually(server.is_idle)
 
 

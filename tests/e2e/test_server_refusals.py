@@ -169,6 +169,22 @@ def test_large_bodies(http: httpx.Client) -> None:
     refusal(http.post(CHAT, content=chunks, headers=headers), 413)
 
 
+def test_texts_that_no_context_holds_are_refused_unread(
+    http: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of characters take their time as tokens."""
+
+    def encode(*_: object, **__: object) -> list[int]:
+        raise AssertionError("it need not be read")
+
+    monkeypatch.setattr(server.engine.tokenizer, "encode", encode)
+    text = "a" * 500_000
+    for path, body in ((CHAT, {"messages": [{"role": "user", "content": text}]}), (COMPLETIONS, {"prompt": text})):
+        error = refusal(http.post(path, json=body), 400)
+        assert error["code"] == "context_length_exceeded"
+        assert "The prompt has at least " in error["message"]
+
+
 def test_web_pages_of_others_are_kept_out(http: httpx.Client, server: RunningServer) -> None:
     body = {"messages": HELLO, "max_tokens": 1}
     assert http.post(CHAT, json=body, headers={"origin": server.url}).status_code == 200
@@ -198,17 +214,24 @@ def test_api_keys(tiny_engine: Engine) -> None:
             client.models.list()
 
 
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=4), inner, max_size=20),
+    max_leaves=20,
 )
+ITEM = LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(st.sampled_from(["role", "content"]), LEAVES)
+LONG = st.builds(
+    lambda item, n, others: [item] * n + others, ITEM, st.sampled_from([17, 300, 3000]), st.lists(JSON, max_size=2)
+)
+"""Lists of one item many times, and at most two others: longer than anything that is drawn item by item."""
 FIELDS = ["messages", "model", "temperature", "stop", "logit_bias", "n", "seed", "stream", "top_logprobs", "prompt"]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from([CHAT, COMPLETIONS]), body=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4) | JSON
+    path=st.sampled_from([CHAT, COMPLETIONS]),
+    body=st.dictionaries(st.sampled_from(FIELDS), JSON | LONG, max_size=4) | JSON | LONG,
 )
 def test_no_json_breaks_the_server(http: httpx.Client, path: str, body: Any) -> None:
     response = http.post(path, json=body)

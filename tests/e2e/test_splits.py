@@ -41,7 +41,9 @@ MODELS = {"three heads": THREE_HEADS, "blocks of 256": BLOCKS}
 Answers = list[tuple[list[int], list[float]]]
 
 
-def answers(path: Path, devices: str, mode: str, shares: str | None = None, stages: int = 1) -> Answers:
+def answers(
+    path: Path, devices: str, mode: str, shares: str | None = None, stages: int = 1, isa: str | None = None
+) -> Answers:
     """Greedy tokens and their log-probabilities, of six prompts in company."""
     rng = random.Random(4)
     prompts = [rng.choices(range(200), k=rng.randint(1, 100)) for _ in range(6)]
@@ -54,6 +56,7 @@ def answers(path: Path, devices: str, mode: str, shares: str | None = None, stag
         parallel=4,
         token_budget=96,
         dtype="float32",
+        cpu_isa=isa,
     )
 
     def answer(engine: Engine, prompt: list[int]) -> tuple[list[int], list[float]]:
@@ -95,7 +98,19 @@ def test_a_split_answers_as_one_device(
         np.testing.assert_allclose(logprobs, wanted_logprobs, atol=1e-4)
 
 
-@pytest.mark.skipif(native_module() is None, reason="no native module here")
+@pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
+def test_codes_of_a_table_answer_as_torch_does(tmp_path: Path) -> None:
+    """Alone, and cut by rows through blocks of 32 and 256."""
+    schemes = {"attn_output": "IQ4_XS", "ffn_down": "IQ4_XS", "ffn_up": "MXFP4"}
+    path = replace(BLOCKS, scheme="IQ4_NL", schemes=schemes).write(tmp_path / "tiny.gguf")
+    wanted = answers(path, "cpu:0", "none", isa=TORCH)
+    for devices, mode in (("cpu:0", "none"), ("cpu:0,cpu:1", "row")):
+        for (tokens, logprobs), (of_torch, logprobs_of_torch) in zip(answers(path, devices, mode), wanted, strict=True):
+            assert tokens == of_torch
+            np.testing.assert_allclose(logprobs, logprobs_of_torch, atol=1e-4)
+
+
+@pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
 @pytest.mark.parametrize("mode", ["layer", "row"])
 @pytest.mark.parametrize("with_torch", [0, 1])
 def test_a_rank_with_torch_works_beside_a_native_one(tmp_path: Path, mode: str, with_torch: int) -> None:
@@ -105,7 +120,7 @@ def test_a_rank_with_torch_works_beside_a_native_one(tmp_path: Path, mode: str, 
     def tokens(devices: str, mode: str, torch_ranks: tuple[int, ...]) -> list[int]:
         config = EngineConfig(path, devices=parse_devices(devices), split_mode=SplitMode(mode), dtype="float32")
         blueprint = make_blueprint(config)
-        steps = Steps(blueprint.spec.vocab_size, 64, 512, config.block_size)
+        steps = Steps(blueprint.spec.vocab_size, 64, 512, blueprint.cache_layout)
         plans: list[StepPlan] = [*steps.prompt(0, 40), *steps.generation(40, 10)]
         setups = [replace(setup, cpu_isa=TORCH) if setup.rank in torch_ranks else setup for setup in blueprint.setups()]
         group = WorkerGroup(setups, config.hang_seconds)

@@ -7,10 +7,10 @@ from typing import Any
 
 from kit import fake_llama_server
 
-from rowspan.backends.child import Patience
-from rowspan.backends.child_backend import ChildBackend
-from rowspan.backends.llamacpp import LlamaCpp
-from rowspan.backends.llamacpp_probe import probe
+from rowspan.backends.llamacpp.llamacpp_backend import LlamaCpp
+from rowspan.backends.llamacpp.llamacpp_probe import probe
+from rowspan.backends.process.child import Patience
+from rowspan.backends.process.child_backend import ChildBackend
 from rowspan.backends.protocol import Model, ModelFormat, Setup
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.split_mode import SplitMode

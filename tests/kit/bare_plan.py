@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rowspan.comm.probing.plan import bare_plan
 from rowspan.plan.device import Device
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 
 def plan_of(*ranks_per_stage: int, kind: str = "cpu", first: int = 0) -> Plan:

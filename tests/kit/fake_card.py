@@ -7,9 +7,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rowspan.kernels.ops import Forward, Step, StepInputs, StepLimits, Weight
@@ -17,8 +15,9 @@ from rowspan.kernels.torch.card_memory import CardMemory, full_memory_told
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.torch.kv_cache import Cache
 from rowspan.kernels.torch.linear import DenseWeight
-from rowspan.plan.fit import cache_bytes
+from rowspan.quant.cache_types import cache_bytes
 from rowspan.quant.dequantize import dequantize
+from rowspan.quant.stored import StoredMatrix
 
 CPU = torch.device("cpu")
 
@@ -74,15 +73,18 @@ class FakeCardKernels(TorchKernels):
         self.card = card
         self.memory: FakeMemory = FakeMemory(card)
 
-    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
+    def matrix(self, stored: StoredMatrix) -> Weight:
         # Not oneDNN's layout, whose memory cannot be told apart.
-        return self.memory.hold(DenseWeight(dequantize(scheme, self.memory.uploader.upload(raw))))
+        return self.memory.hold(DenseWeight(dequantize(stored.scheme, self.memory.uploader.upload(stored.blocks))))
 
     @full_memory_told()
-    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
-        card, nbytes = self.card, n_slots * kv_heads * sum(cache_bytes(head_dim, name) for name in types)
+    def cache(
+        self, n_slots: int, kv_heads: int, key_size: int, value_size: int, types: tuple[str, str], group: int = 0
+    ) -> Cache:
+        own = sum(cache_bytes(size, name) for size, name in zip((key_size, value_size), types, strict=True))
+        card, nbytes = self.card, n_slots * kv_heads * own
         card.take(nbytes, self.memory.free_and_total()[0])
-        cache = super().cache(n_slots, kv_heads, head_dim, types)
+        cache = super().cache(n_slots, kv_heads, key_size, value_size, types, group)
         card.caches += nbytes
         weakref.finalize(cache, _give_back, card, nbytes)
         return cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +13,17 @@ from kit import triton_device  # noqa: F401  # before any kernel
 from kit.fake_card import FakeCard, FakeCardKernels
 from numpy.typing import NDArray
 
-from rowspan.kernels.ops import Step, StepInputs, WaitForTokens, pending_token
+from rowspan.kernels.ops import Outputs, Step, StepInputs, WaitForTokens, pending_token
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.triton.sampling.choose_tokens import sample, torch_draw_beyond, torch_rank_keys
 
 
 @dataclass(frozen=True)
 class Promise:
-    """Logits (N, vocabulary) that are still computed."""
+    """Logits (L, vocabulary) that are still computed."""
 
     shape: tuple[int, int]
-    logits: Future[NDArray[np.float32]]
+    outputs: Future[Outputs[NDArray[np.float32]]]
 
 
 class StreamKernels(FakeCardKernels):
@@ -35,14 +36,17 @@ class StreamKernels(FakeCardKernels):
         self._chosen = np.zeros(0, np.int64)
         self._samples = 0
 
-    def launch(self, compute: Step, inputs: StepInputs) -> Promise:
-        def work() -> NDArray[np.float32]:
+    def launch(self, compute: Step, inputs: StepInputs) -> Outputs[Promise]:
+        def work() -> Outputs[NDArray[np.float32]]:
             taken = np.flatnonzero(inputs.tokens < 0)
             inputs.tokens[taken] = self._chosen[pending_token(inputs.tokens[taken])]
-            logits: NDArray[np.float32] = compute(inputs)
-            return logits
+            outputs: Outputs[NDArray[np.float32]] = compute(inputs)
+            return outputs
 
-        return Promise((len(inputs.output_rows), self._vocabulary), self._stream.submit(work))
+        rows = inputs.output_rows if inputs.logit_rows is None else inputs.logit_rows
+        future = self._stream.submit(work)
+        hidden: Any = None if inputs.hidden_rows is None else future.result().hidden
+        return Outputs(Promise((len(rows), self._vocabulary), future), hidden)
 
     def sample(self, promise: Promise, batch: SamplingBatch[NDArray[np.generic]]) -> WaitForTokens:  # type: ignore[override]
         def work() -> NDArray[np.float64]:
@@ -52,7 +56,7 @@ class StreamKernels(FakeCardKernels):
             answer: NDArray[np.float64]
             asked = batch.map(torch.from_numpy)
             answer = sample(
-                torch.from_numpy(promise.logits.result()), asked, torch_rank_keys, torch_draw_beyond
+                torch.from_numpy(promise.outputs.result().logits), asked, torch_rank_keys, torch_draw_beyond
             ).numpy()
             self._chosen = answer[:, 0].astype(np.int64)
             return answer

@@ -17,12 +17,14 @@ from kit.gguf_bytes import RawTensor, gguf_bytes
 from kit.vocabulary import CHATML, INST, bpe, spm
 
 LOGIT_SCALE = 3.0  # about the standard deviation of the logits
-HALF_SCALES = {  # K-quants: byte of d, byte of dmin, dmin / d that centres the values on zero
+HALF_SCALES = {  # what the gguf package cannot make: byte of d, byte of dmin, dmin / d that centres the values
     "Q2_K": (80, 82, 1.5),
     "Q3_K": (108, None, 0.0),
     "Q4_K": (0, 2, 7.5),
     "Q5_K": (0, 2, 15.5),
     "Q6_K": (208, None, 0.0),
+    "IQ4_NL": (0, None, 0.0),
+    "IQ4_XS": (0, None, 0.0),
 }
 
 
@@ -31,7 +33,8 @@ class TinyModel:
     """A model to be written as GGUF. `None` means what the architecture does by default.
 
     schemes: weight schemes of single tensors, by name without block and ".weight": {"ffn_down": "Q6_K"}. Norms, biases
-        and rope_freqs are always F32. Rows of Q8_0…Q5_1 are multiples of 32, those of K-quants of 256.
+        and rope_freqs are always F32. Rows of Q8_0…Q5_1 and IQ4_NL are multiples of 32, those of K-quants and
+        IQ4_XS of 256.
     rope_scaling: the keys below `rope.scaling`: {"type": "yarn", "factor": 4.0, "original_context_length": 64}.
     extra: metadata to add, or to replace; None removes a key.
     """
@@ -176,7 +179,7 @@ class TinyModel:
         ggml_type = gguf.GGMLQuantizationType[scheme]
         std = inputs**-0.5
         if scheme in HALF_SCALES:
-            raw = random_k_quants(random, scheme, outputs, inputs, std)
+            raw = random_quants(random, scheme, outputs, inputs, std)
         else:
             raw = gguf.quants.quantize((std * random.standard_normal((outputs, inputs))).astype(np.float32), ggml_type)
         return RawTensor(f"{name}.weight", (outputs, inputs), ggml_type.value, raw.tobytes())
@@ -186,8 +189,8 @@ def vector(name: str, values: np.ndarray) -> RawTensor:
     return RawTensor(name, values.shape, gguf.GGMLQuantizationType.F32.value, values.astype("<f4").tobytes())
 
 
-def random_k_quants(random: np.random.Generator, scheme: str, rows: int, columns: int, std: float) -> np.ndarray:
-    """Random blocks of a K-quant, [rows, bytes per row] uint8, whose values have about this standard deviation."""
+def random_quants(random: np.random.Generator, scheme: str, rows: int, columns: int, std: float) -> np.ndarray:
+    """Random blocks of a scheme of HALF_SCALES, [rows, bytes per row] uint8: values have about this deviation."""
     ggml_type = gguf.GGMLQuantizationType[scheme]
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
     if columns % block_size:
@@ -202,4 +205,6 @@ def random_k_quants(random: np.random.Generator, scheme: str, rows: int, columns
 
     set_scale(1.0)
     set_scale(std / float(gguf.quants.dequantize(blocks, ggml_type).std()))
+    if scheme == "IQ4_NL":  # its table is not centred on zero: half the blocks are the other way round
+        blocks[::2, d_at + 1] ^= 0x80
     return blocks.reshape(rows, -1)

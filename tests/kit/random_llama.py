@@ -18,7 +18,7 @@ from typing import Any
 
 import gguf
 import numpy as np
-from kit.gguf_builder import HALF_SCALES, LOGIT_SCALE, TinyModel, random_k_quants
+from kit.gguf_builder import HALF_SCALES, LOGIT_SCALE, TinyModel, random_quants
 from kit.gguf_bytes import gguf_string, gguf_value
 from kit.gguf_stream import LazyTensor, write_gguf
 
@@ -139,7 +139,7 @@ def random_blocks(seed: tuple[int, ...], scheme: str, rows: int, columns: int) -
         np.maximum(blocks.view(np.int8), -127, out=blocks.view(np.int8))
         blocks[:, :2] = np.frombuffer(np.float16(std / UNIFORM_INT8_STD).tobytes(), np.uint8)
         return blocks
-    sample = random_k_quants(random, scheme, 64, columns, std)
+    sample = random_quants(random, scheme, 64, columns, std)
     for at in HALF_SCALES[scheme][:2]:
         if at is not None:
             blocks[:, at : at + 2] = sample[0, at : at + 2]

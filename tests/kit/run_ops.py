@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.base import Comm, SoloGroup
-from rowspan.kernels.ops import Kernels, StepInputs, StepLimits
+from rowspan.kernels.ops import Kernels, Outputs, StepInputs, StepLimits
 
 Floats = NDArray[np.float32]
 
@@ -28,35 +28,45 @@ class _Given:
 
 
 def run_ops(
-    kernels: Kernels[Any], model: Callable[..., Any], *arrays: Floats, inputs: StepInputs | None = None
+    kernels: Kernels[Any],
+    model: Callable[..., Any],
+    *arrays: Floats,
+    inputs: StepInputs | None = None,
+    ops: list[Any] | None = None,
 ) -> Floats:
     """`model(*values, inputs)`, with a value for each of the arrays, which have a row for each token.
 
     Kernels must be new for every call.
+
+    Args:
+        ops: what native kernels make of it is added to this list.
     """
     tokens = len(arrays[0])
     before = kernels.connect(Comm(SoloGroup(), before=_Given(list(arrays)))).before
     assert before is not None, "it was given"
 
     def forward(inputs: Any) -> Any:
-        return model(*(before.receive((tokens, array.shape[1])) for array in arrays), inputs)
+        return Outputs(model(*(before.receive((tokens, array.shape[1])) for array in arrays), inputs), None)
 
     inputs = inputs or one_sequence(tokens)
-    limits = StepLimits(tokens, tokens, inputs.blocks.shape[1], inputs.block_size)
-    result = kernels.capture(forward, limits)(inputs)
+    limits = StepLimits(tokens, tokens, inputs.tables.shape[2], inputs.block_size)
+    step: Any = kernels.capture(forward, limits)
+    if ops is not None:
+        ops += step.ops
+    result = step(inputs)
     assert result is not None
-    return np.array(result)  # of tensors, too
+    return np.asarray(result.logits).copy()  # of tensors, too
 
 
 def one_sequence(tokens: int, first_position: int = 0) -> StepInputs:
     """Inputs of ops that no cache is needed for."""
     at = np.arange(tokens)
-    blocks = np.zeros((1, first_position + tokens), np.int32)
-    return StepInputs(at, np.array([0, tokens]), np.array([first_position]), blocks, 1, at)
+    tables = np.zeros((1, 1, first_position + tokens), np.int32)
+    return StepInputs(at, np.array([0, tokens]), np.array([first_position]), tables, 1, at)
 
 
 def one_token_each(positions: NDArray[np.int64]) -> StepInputs:
     """Inputs of ops that no cache is needed for: of as many sequences as there are positions."""
     n = len(positions)
-    blocks = np.zeros((n, positions.max() + 1), np.int32)
-    return StepInputs(np.arange(n), np.arange(n + 1), positions, blocks, 1, np.arange(n))
+    tables = np.zeros((1, n, positions.max() + 1), np.int32)
+    return StepInputs(np.arange(n), np.arange(n + 1), positions, tables, 1, np.arange(n))

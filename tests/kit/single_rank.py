@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.isa import kernels_used
-from rowspan.kernels.ops import Kernels, StepLimits
+from rowspan.kernels.ops import Kernels, Outputs, StepLimits
 from rowspan.kernels.registry import kernels_for
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.rope_table import rope_table
-from rowspan.model.spec import ModelSpec
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
@@ -48,28 +47,43 @@ class SingleRank:
             outputs: most tokens with logits in a step; None: all.
         """
         checkpoint = open_checkpoint(path)
-        self.spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+        self.spec = read_spec(checkpoint)
         plan = split(self.spec, checkpoint.tensors, [Device("cpu", 0)], SplitMode.NONE)
         if kernels is None:
             chosen, _ = kernels_used(isa, "cpu", dtype)
             kernels = kernels_for(Device("cpu", 0), dtype, chosen, threads)
         weights = load_weights(checkpoint, plan, plan.shards[0], kernels)
         kernels.finish_loading()
-        rope = kernels.rope_table(rope_table(self.spec.rope, n_blocks * block_size, weights.rope_freqs))
-        n_slots, shape = n_blocks * block_size, (self.spec.n_kv_heads, self.spec.head_dim)
-        caches = [kernels.cache(n_slots, *shape, (cache, cache)) for _ in range(self.spec.n_layers)]
-        model = Transformer(plan, plan.shards[0], weights, caches, rope, kernels, kernels.connect(Comm(SoloGroup())))
+        n_slots = n_blocks * block_size
+        ropes = {rope: kernels.rope_table(rope_table(rope, n_slots, weights.rope_freqs)) for rope in self.spec.ropes}
+        mixers = [layer.mixer for layer in self.spec.layers]
+        caches = [
+            kernels.cache(n_slots, mixer.n_kv_heads, mixer.key_size, mixer.value_size, (cache, cache), group)
+            for mixer, group in zip(mixers, self.spec.layer_groups, strict=True)
+        ]
+        model = Transformer(plan, plan.shards[0], weights, caches, ropes, kernels, kernels.connect(Comm(SoloGroup())))
         self.block_size = block_size
-        self._forward = kernels.capture(model.forward, StepLimits(n_slots, outputs or n_slots, n_blocks, block_size))
+        limits = StepLimits(n_slots, outputs or n_slots, n_blocks, block_size, len(self.spec.cache_groups))
+        self._forward = kernels.capture(model.forward, limits)
 
     def step(self, chunks: Sequence[Chunk], *, every_token: bool = True) -> Tensor:
-        """Logits of every token of the step, (T, vocabulary), or of those only that an engine asks for."""
-        inputs = step_inputs(StepPlan(0, tuple(chunks)), self.block_size)
+        """Logits of every token of the step, (T, vocabulary), or of those only that an engine asks for. Chunks have one
+        table, which is that of every group of layers."""
+        groups = len(self.spec.cache_groups)
+        repeated = tuple(chunk._replace(blocks=tuple(chunk.blocks) * groups) for chunk in chunks)
+        inputs = step_inputs(StepPlan(0, repeated), self.block_size, n_groups=groups)
         if every_token:
-            inputs = replace(inputs, output_rows=np.arange(len(inputs.tokens)))
-        logits = self._forward(inputs)
-        assert logits is not None
-        return torch.as_tensor(logits).clone()
+            inputs = replace(inputs, output_rows=np.arange(len(inputs.tokens)), logit_rows=None, hidden_rows=None)
+        outputs = self._forward(inputs)
+        assert outputs is not None
+        return torch.as_tensor(outputs.logits).clone()
+
+    def outputs(self, chunks: Sequence[Chunk]) -> Outputs[Tensor]:
+        """What an engine gets: logits of every token that samples, and hidden states where they are asked for."""
+        outputs = self._forward(step_inputs(StepPlan(0, tuple(chunks)), self.block_size))
+        assert outputs is not None
+        hidden = None if outputs.hidden is None else torch.from_numpy(outputs.hidden).clone()
+        return Outputs(torch.as_tensor(outputs.logits).clone(), hidden)
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """A whole sequence in one step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def reference_model(tiny: TinyModel, rope_parameters: dict[str, Any] | None = No
     assert set(missing) <= {"lm_head.weight"}, missing
     model.tie_weights()
     return model
+
+
+def reference_hidden(model: Any, tokens: Sequence[int]) -> Tensor:
+    """Hidden states of every token after the final norm."""
+    with torch.inference_mode():
+        states: Tensor = model.model(torch.tensor([list(tokens)])).last_hidden_state[0]
+    return states
 
 
 def reference_logits(model: Any, tokens: list[int]) -> Tensor:

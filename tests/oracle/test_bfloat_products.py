@@ -17,15 +17,16 @@ from kit.native_isas import BFLOATS
 from kit.run_ops import Floats, run_ops
 from numpy.typing import NDArray
 
-from rowspan.kernels.cpu.kernels import CpuKernels, Form
-from rowspan.kernels.isa import native_module
+from rowspan._native import Cpu, Form
+from rowspan.kernels.cpu.kernels import CpuKernels
+from rowspan.quant.stored import StoredMatrix
 
 TOKENS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 101, 300)
 TILE_COLUMNS = 32
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned_buffers"),
-    pytest.mark.skipif(not BFLOATS, reason="emulation takes AVX-512"),
+    pytest.mark.skipif(not BFLOATS, reason="products of bfloat16: neither here nor emulated"),
 ]
 each_isa = pytest.mark.parametrize("isa", BFLOATS)
 
@@ -43,7 +44,7 @@ def in_file(values: Floats) -> NDArray[np.uint8]:
 
 def linear(isa: str, w: Floats, x: Floats, threads: int = 1, *, int8: bool = True) -> Floats:
     kernels = CpuKernels(isa, threads, int8=int8)
-    packed = kernels.matrix("BF16", in_file(w), (len(w), w.shape[1]))
+    packed = kernels.matrix(StoredMatrix.of_blocks("BF16", in_file(w)))
     return run_ops(kernels, lambda x, inputs: kernels.linear(x, packed), x)
 
 
@@ -88,7 +89,7 @@ def test_against_exact_products(isa: str) -> None:
     w, x = rng.standard_normal((40, 600)).astype(np.float32), rng.standard_normal((70, 600)).astype(np.float32)
     bias, residual = rng.standard_normal(40).astype(np.float32), rng.standard_normal((70, 40)).astype(np.float32)
     kernels = CpuKernels(isa, 2, int8=True)
-    packed = kernels.matrix("BF16", in_file(w), w.shape)
+    packed = kernels.matrix(StoredMatrix.of_blocks("BF16", in_file(w)))
     y = run_ops(kernels, lambda x, r, inputs: kernels.add(r, kernels.linear(x, packed, bias)), x, residual)
     weights = bfloats(w).astype(np.float64)
     magnitudes = np.abs(x) @ np.abs(weights.T) + np.abs(residual) + np.abs(bias)
@@ -116,7 +117,7 @@ def test_f16_weights_keep_all_their_bits() -> None:
     w = np.full((16, 32), 1 + 2.0**-10, np.float16)
     for isa in BFLOATS:
         kernels = CpuKernels(isa, 1, int8=True)
-        packed = kernels.matrix("F16", w.view(np.uint8), (16, 32))
+        packed = kernels.matrix(StoredMatrix.of_blocks("F16", w.view(np.uint8)))
         y = run_ops(kernels, lambda x, inputs, k=kernels, w=packed: k.linear(x, w), np.eye(32, dtype=np.float32))
         assert (y == 1 + 2.0**-10).all()
 
@@ -136,7 +137,7 @@ def test_denormal_numbers_are_zeros(isa: str, weight: float, activation: float) 
 
 @each_isa
 def test_room_for_many_tokens_is_room_for_fewer(isa: str) -> None:
-    cpu = native_module().Cpu(isa, 1)
+    cpu = Cpu(isa, 1)
     for columns in (1, 96, 513):
         sizes = [cpu.packed_bytes(Form.BFLOATS, tokens, columns) for tokens in range(1, 70)]
         assert sizes == sorted(sizes)

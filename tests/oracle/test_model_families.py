@@ -40,6 +40,10 @@ CASES: dict[str, tuple[TinyModel, dict[str, Any] | None]] = {
         TinyModel("llama", hidden_size=256, ffn_size=512, scheme="Q4_K", schemes={"ffn_down": "Q6_K"}),
         None,
     ),
+    "llama IQ4_NL with IQ4_XS": (
+        TinyModel("llama", hidden_size=256, ffn_size=512, scheme="IQ4_NL", schemes={"ffn_down": "IQ4_XS"}),
+        None,
+    ),
 }
 
 
@@ -89,7 +93,7 @@ def test_llama3_scaling_through_rope_freqs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("isa", "scheme"), [*product(available_isas(), ["F32", "Q8_0", "Q4_1"]), *product(EMULATED, ["BF16"])]
+    ("isa", "scheme"), [*product(available_isas(), ["F32", "Q8_0", "Q4_1", "IQ4_NL"]), *product(EMULATED, ["BF16"])]
 )
 @pytest.mark.parametrize("seed", range(2))
 def test_bits_do_not_depend_on_the_company(tmp_path: Path, seed: int, isa: str, scheme: str) -> None:

@@ -15,9 +15,10 @@ from rowspan.kernels.isa import native_module
 from rowspan.quant.dequantize import dequantize
 from rowspan.quant.panels import PackedMatrix, aligned, pack
 from rowspan.quant.scheme import SCHEMES, Codes
+from rowspan.quant.stored import StoredMatrix
 
 NATIVE: Any = native_module()
-pytestmark = pytest.mark.skipif(NATIVE is None, reason="no native kernels here")
+pytestmark = pytest.mark.skipif(NATIVE is None, reason="native kernels: none here")
 
 
 def cpu(threads: int) -> Any:
@@ -26,7 +27,7 @@ def cpu(threads: int) -> Any:
 
 
 def packed_by(cpu: Any, scheme: str, raw: Any) -> PackedMatrix:
-    return pack(NATIVE, cpu, scheme, raw, aligned)
+    return pack(NATIVE, cpu, StoredMatrix.of_blocks(scheme, raw), aligned)
 
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -42,6 +43,9 @@ HALVES = {
     "Q4_K": (0, 2),
     "Q5_K": (0, 2),
     "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "MXFP4": (),
 }
 # What the kernels count on: kind of codes, zero, columns of a group, whether there are sub-scales and minima.
 LAYOUTS = {
@@ -58,6 +62,9 @@ LAYOUTS = {
     "Q4_K": (Codes.U4, 0, 32, True, True),
     "Q5_K": (Codes.U6, 0, 32, True, True),
     "Q6_K": (Codes.U6, 32, 16, True, False),
+    "IQ4_NL": (Codes.T4, 128, 32, False, False),
+    "IQ4_XS": (Codes.T4, 128, 32, True, False),
+    "MXFP4": (Codes.T4, 128, 32, False, False),
 }
 
 
@@ -89,6 +96,15 @@ def rows_of(panels: np.ndarray) -> np.ndarray:
     return panels.swapaxes(1, 2).reshape(-1, panels.shape[1] * prod(panels.shape[3:]))
 
 
+def scales_of(packed: PackedMatrix) -> np.ndarray:
+    """Of blocks, in panels."""
+    if packed.exponents is not None:
+        assert packed.scales is None
+        return np.ldexp(np.float32(1), packed.exponents.astype(np.int32) - 128)
+    assert packed.scales is not None
+    return packed.scales
+
+
 def per_column(packed: PackedMatrix, halves: np.ndarray, eighths: np.ndarray | None) -> np.ndarray:
     """Scales or minima, (rows, columns) float32."""
     group = packed.group if eighths is None else 256
@@ -99,7 +115,7 @@ def per_column(packed: PackedMatrix, halves: np.ndarray, eighths: np.ndarray | N
 def codes_of(packed: PackedMatrix) -> np.ndarray:
     """A quantized matrix's codes, rows that fill the last panel among them."""
     codes = packed.codes
-    if packed.kind is Codes.U4:
+    if packed.kind in (Codes.U4, Codes.T4):
         codes = np.stack([codes & 15, codes >> 4], axis=2)  # (panels, columns / 8, 2, 16, 4)
         codes = codes.reshape(codes.shape[0], -1, 16, 4)
     if packed.kind is Codes.U6:
@@ -107,7 +123,8 @@ def codes_of(packed: PackedMatrix) -> np.ndarray:
         lower = np.stack([units[:, :, :2] & 15, units[:, :, :2] >> 4], axis=3).reshape(*units.shape[:2], 4, 16, 4)
         upper = np.stack([units[:, :, 2] >> 2 * k & 3 for k in range(4)], axis=2)
         codes = (lower | upper << 4).reshape(codes.shape[0], -1, 16, 4)
-    return rows_of(codes)
+    by_row = rows_of(codes)
+    return by_row if packed.table is None else packed.table[by_row]
 
 
 def unpacked(packed: PackedMatrix) -> np.ndarray:
@@ -121,9 +138,8 @@ def unpacked(packed: PackedMatrix) -> np.ndarray:
         assert not bits[:, packed.columns :].any()
         return (bits[:, : packed.columns].astype(np.uint32) << 16).view(np.float32)
     by_row = codes_of(packed)
-    assert packed.scales is not None
     with np.errstate(all="ignore"):
-        values = per_column(packed, packed.scales, packed.sub_scales) * (by_row.astype(np.float32) - packed.zero)
+        values = per_column(packed, scales_of(packed), packed.sub_scales) * (by_row.astype(np.float32) - packed.zero)
         return values if packed.minima is None else values + per_column(packed, packed.minima, packed.sub_minima)
 
 
@@ -136,7 +152,7 @@ def assert_holds(packed: PackedMatrix, expected: np.ndarray) -> None:
 
 
 def arrays(packed: PackedMatrix) -> list[np.ndarray]:
-    every = (packed.codes, packed.scales, packed.minima, packed.sub_scales, packed.sub_minima)
+    every = (packed.codes, packed.scales, packed.exponents, packed.minima, packed.sub_scales, packed.sub_minima)
     return [array for array in every if array is not None]
 
 
@@ -185,7 +201,8 @@ def test_layout(scheme: str) -> None:
     packed = packed_by(cpu(1), scheme, random_rows(scheme, 40, 8, seed=0))
     kind, zero, group, has_sub_scales, has_minima = LAYOUTS[scheme]
     assert (packed.kind, packed.zero, packed.group) == (kind, zero, group)
-    assert (packed.scales is None) == (group == 1)
+    assert (packed.scales is None) == (group == 1 or scheme == "MXFP4")
+    assert (packed.exponents is not None) == (scheme == "MXFP4")
     assert (packed.minima is not None) == has_minima
     assert (packed.sub_scales is not None) == has_sub_scales
     assert (packed.sub_minima is not None) == (has_sub_scales and has_minima)
@@ -196,9 +213,12 @@ def test_layout(scheme: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if not scheme.is_dense])
 def test_missing_rows_hold_zeros(name: str) -> None:
-    """Codes too: what integer kernels sum of them must vanish before it is scaled."""
+    """Codes too, where one of them is zero: what integer kernels sum of them vanishes before it is scaled."""
     packed = packed_by(cpu(1), name, random_rows(name, 3, 1, seed=1))
-    assert (codes_of(packed)[3:] == packed.zero).all()
+    if packed.table is None or packed.exponents is not None:
+        assert (codes_of(packed)[3:] == packed.zero).all()
+    if packed.exponents is None:
+        assert not rows_of(scales_of(packed))[3:].any()
 
 
 @each_scheme
@@ -216,14 +236,14 @@ def test_empty_shards(scheme: str, rows: int, blocks: int) -> None:
 def test_a_dequantized_row(scheme: str, blocks: int, seed: int, widest: bool) -> None:
     raw = random_rows(scheme, 1, blocks, seed, widest)
     row = np.empty(blocks * SCHEMES[scheme].block_size, np.float32)
-    NATIVE.dequantize_row(SCHEMES[scheme].ggml_type, raw[0], row)
+    NATIVE.dequantize_row(scheme, raw[0], row)
     assert_same_bits(row, reference(scheme, raw)[0])
 
 
 def test_every_float16() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     numbers = np.empty(1 << 16, np.float32)
-    NATIVE.dequantize_row(SCHEMES["F16"].ggml_type, bits.view(np.uint8), numbers)
+    NATIVE.dequantize_row("F16", bits.view(np.uint8), numbers)
     assert_same_bits(numbers, bits.view(np.float16).astype(np.float32))
 
 
@@ -235,23 +255,34 @@ def test_half_a_block_is_refused() -> None:
 def test_wrong_sizes_are_refused() -> None:
     """They would corrupt memory."""
     raw, codes, scales = np.zeros((16, 34), np.uint8), np.empty(16 * 32, np.uint8), np.empty(16, np.uint16)
-    NATIVE.pack(8, raw, codes, scales, None, None, None, cpu(1))
+    NATIVE.pack("Q8_0", raw, codes, scales, None, None, None, None, cpu(1))
     for call in (
-        (8, raw, codes[1:], scales, None, None, None, cpu(1)),
-        (8, raw, codes, None, None, None, None, cpu(1)),
-        (8, raw, codes, scales, scales, None, None, cpu(1)),
-        (8, raw[:, 1:], codes, scales, None, None, None, cpu(1)),
-        (99, raw, codes, scales, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes[1:], scales, None, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes, None, None, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes, scales, None, scales, None, None, cpu(1)),
+        ("Q8_0", raw[:, 1:], codes, scales, None, None, None, None, cpu(1)),
+        ("Q9_0", raw, codes, scales, None, None, None, None, cpu(1)),
     ):
-        with pytest.raises(ValueError, match=r"fit|whole blocks|ggml type"):
+        with pytest.raises(ValueError, match=r"fit|whole blocks|no blocks of Q9_0"):
             NATIVE.pack(*call)
     with pytest.raises(ValueError, match="fit"):
-        NATIVE.dequantize_row(8, raw[0], np.empty(31, np.float32))
+        NATIVE.dequantize_row("Q8_0", raw[0], np.empty(31, np.float32))
 
 
 @pytest.mark.parametrize(
     ("scheme", "bits"),
-    [("Q8_0", 8.5), ("Q4_1", 5), ("Q4_K", 4.625), ("Q6_K", 6.5625), ("Q3_K", 4.5625), ("F16", 16), ("BF16", 16)],
+    [
+        ("Q8_0", 8.5),
+        ("Q4_1", 5),
+        ("Q4_K", 4.625),
+        ("Q6_K", 6.5625),
+        ("Q3_K", 4.5625),
+        ("IQ4_NL", 4.5),
+        ("IQ4_XS", 4.3125),
+        ("MXFP4", 4.25),
+        ("F16", 16),
+        ("BF16", 16),
+    ],
 )
 def test_size_of_packed_weights(scheme: str, bits: float) -> None:
     assert SCHEMES[scheme].panel_bytes(32, 512) * 8 == 32 * 512 * bits

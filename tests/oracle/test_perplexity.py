@@ -13,9 +13,9 @@ from kit.native_isas import BFLOATS, NATIVE
 from kit.requantize import requantize
 from kit.single_rank import SingleRank
 
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.kernels.cpu.kernels import CpuKernels
 from rowspan.kernels.isa import TORCH
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parent.parent / "data" / "persuasion.txt"
@@ -44,7 +44,7 @@ def exact(smollm2_path: Path, windows: list[list[int]]) -> float:
 
 
 @pytest.mark.heavy
-@pytest.mark.skipif(not BFLOATS, reason="emulation takes AVX-512")
+@pytest.mark.skipif(not BFLOATS, reason="products of bfloat16: neither here nor emulated")
 def test_rounding_to_bfloat16_costs_less_than_half_a_percent(
     smollm2_path: Path, windows: list[list[int]], tmp_path: Path
 ) -> None:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.quant import dequantize as dequantize_module
 from rowspan.quant.dequantize import dequantize
-from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES
+from rowspan.quant.scheme import GEOMETRIES, SCHEMES, UNREAD_SCHEMES
 
 
 def reference(scheme: str, raw: np.ndarray) -> np.ndarray:
@@ -81,9 +82,10 @@ def test_half_a_block_is_refused() -> None:
 def test_geometries_and_type_numbers() -> None:
     for name, scheme in SCHEMES.items():
         ggml_type = gguf.GGMLQuantizationType[name]
-        assert scheme.ggml_type == ggml_type.value
+        assert SCHEME_OF_TYPE[ggml_type.value] == name
         assert (scheme.block_size, scheme.block_bytes) == gguf.GGML_QUANT_SIZES[ggml_type]
         assert scheme.row_bytes(scheme.block_size * 3) == scheme.block_bytes * 3
-    for number, name in UNSUPPORTED_GGML_TYPES.items():
+    for number, name in SCHEME_OF_TYPE.items():
         assert gguf.GGMLQuantizationType(number).name == name
-        assert number not in SCHEME_OF_GGML_TYPE
+    assert sorted(SCHEME_OF_TYPE.values()) == sorted(GEOMETRIES)
+    assert not set(SCHEMES) & set(UNREAD_SCHEMES)

@@ -12,7 +12,8 @@ from kit.run_ops import Floats, one_sequence
 
 from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.cpu.kernels import CpuKernels
-from rowspan.kernels.ops import StepLimits
+from rowspan.kernels.ops import Outputs, StepLimits
+from rowspan.quant.stored import StoredMatrix
 
 WIDTH = 64
 
@@ -41,7 +42,7 @@ def test_a_step_after_one_that_was_broken_off_is_whole(isa: str, tokens: int) ->
 
     def results(arrays: list[Floats], refused: int) -> list[Floats]:
         kernels = CpuKernels(isa, 3, int8=True)
-        weight = kernels.matrix("Q8_0", raw, (WIDTH, WIDTH))
+        weight = kernels.matrix(StoredMatrix.of_blocks("Q8_0", raw))
         neighbours = Neighbours(list(arrays), refused)
         comm = kernels.connect(Comm(SoloGroup(), before=neighbours, after=neighbours))
         before, after = comm.before, comm.after
@@ -51,17 +52,19 @@ def test_a_step_after_one_that_was_broken_off_is_whole(isa: str, tokens: int) ->
         def forward(inputs: Any) -> Any:
             first = kernels.linear(before.receive((tokens, WIDTH)), weight)
             after.send(first)
-            return kernels.linear(first, weight)
+            return Outputs(kernels.linear(first, weight), None)
 
         inputs = one_sequence(tokens)
-        step = kernels.capture(forward, StepLimits(tokens, tokens, inputs.blocks.shape[1], inputs.block_size))
+        step = kernels.capture(forward, StepLimits(tokens, tokens, inputs.tables.shape[2], inputs.block_size))
         found = []
         for number in range(1, len(arrays) + 1):
             if number == refused:
                 with pytest.raises(ConnectionError):
                     step(inputs)
             else:
-                found.append(np.array(step(inputs)))
+                outputs = step(inputs)
+                assert outputs is not None
+                found.append(np.array(outputs.logits))
         return found
 
     expected = [results([array], refused=0)[0] for array in arrays]

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from kit.masks import RandomMask, masked_if_odd
+from kit.one_token_each import one_token_each
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.scheduler.request import SamplingParams
@@ -84,7 +86,7 @@ def test_draws_follow_the_reference_distribution(case: int) -> None:
     drawn: Counter[int] = Counter()
     for seq_id in range(n_draws):
         sampler.learn(NewSequence(seq_id, tuple(tokens), 5, replace(params, seed=rng.getrandbits(64))))
-        drawn[sampler.sample([seq_id], row)[0].token] += 1
+        drawn[sampler.sample(one_token_each([seq_id]), row)[0].token] += 1
     assert set(drawn) <= set(wanted)
     common = {token: p for token, p in wanted.items() if p * n_draws >= 5}
     chi_square = sum((drawn[token] - p * n_draws) ** 2 / (p * n_draws) for token, p in common.items())
@@ -120,7 +122,30 @@ def test_a_draw_from_a_large_vocabulary_is_where_the_cumulative_sum_of_all_gets_
     ranked = ranked[ranked >= ranked[0] + math.log(params.min_p)] if params.min_p else ranked
     mass = np.exp((ranked - ranked[0]) / params.temperature).cumsum()
     expected = order[np.searchsorted(mass, History.of(sequence).uniform() * mass[-1], side="right")]
-    assert sampler.sample([0], logits)[0].token == expected
+    assert sampler.sample(one_token_each([0]), logits)[0].token == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_mask_draws_from_the_allowed_tokens_alone(temperature: float) -> None:
+    """As from a vocabulary that has no others. Log-probabilities stay the model's."""
+    size = 203
+    sampler, plain = Sampler(masked_if_odd), Sampler()
+    for seq_id in range(6):
+        params = SamplingParams(temperature=temperature, top_p=0.9, min_p=0.01, seed=seq_id, logprobs=0)
+        sampler.learn(NewSequence(seq_id, (seq_id,), 1, params))
+        plain.learn(NewSequence(seq_id, (seq_id,), 1, params))
+    masks = [RandomMask((seq_id,)) for seq_id in range(6)]
+    for logits in np.random.default_rng(5).standard_normal((20, 6, size), dtype=np.float32):
+        sampled = sampler.sample(one_token_each(range(6)), logits)
+        for seq_id, each in enumerate(sampled):
+            allowed = np.arange(size)
+            if seq_id % 2:
+                allowed = np.flatnonzero(masks[seq_id].allowed(size))
+                masks[seq_id].accept(each.token)
+            (expected,) = plain.sample(one_token_each([seq_id]), logits[seq_id : seq_id + 1, allowed])
+            assert each.token == allowed[expected.token]
+            log_sum = math.log(np.exp(logits[seq_id].astype(np.float64)).sum())
+            assert each.logprob == pytest.approx(logits[seq_id, each.token] - log_sum, abs=1e-5)
 
 
 def test_greedy_is_the_reference_argmax_with_penalties() -> None:
@@ -132,7 +157,7 @@ def test_greedy_is_the_reference_argmax_with_penalties() -> None:
         changed = reference_logits(logits, tokens, 4, params)
         sampler = Sampler()
         sampler.learn(NewSequence(seq_id, tuple(tokens), 4, params))
-        chosen = sampler.sample([seq_id], np.array([logits], dtype=np.float32))[0].token
+        chosen = sampler.sample(one_token_each([seq_id]), np.array([logits], dtype=np.float32))[0].token
         assert changed[chosen] == pytest.approx(max(changed), abs=1e-5)
 
 
@@ -151,7 +176,7 @@ def test_a_seed_means_the_same_tokens_after_a_preemption_and_in_any_company() ->
                 sampler.forget(company)
                 sampler.learn(NewSequence(company, tuple(tokens), 3, params))
             mixed = np.concatenate((rows[1 : company + 1], rows[:1]))
-            tokens.append(sampler.sample(range(company + 1), mixed)[-1].token)
+            tokens.append(sampler.sample(one_token_each(range(company + 1)), mixed)[-1].token)
         return tokens
 
     assert run(0, None) == run(3, None) == run(2, 11)
@@ -164,7 +189,7 @@ def test_logprobs_are_those_of_the_model_not_of_the_filters() -> None:
     sampler.learn(
         NewSequence(0, (2,), 1, SamplingParams(temperature=0.1, top_k=1, logit_bias={0: 100.0}, seed=1, logprobs=2))
     )
-    sampled = sampler.sample([0], np.array([values], dtype=np.float32))[0]
+    sampled = sampler.sample(one_token_each([0]), np.array([values], dtype=np.float32))[0]
     total = math.log(sum(map(math.exp, values)))
     assert sampled.token == 0
     assert sampled.logprob == pytest.approx(1.0 - total)
@@ -181,7 +206,7 @@ def test_among_equal_logits_the_lower_id_ranks_first(top_k: int) -> None:
     sampler, drawn = Sampler(), set()
     for seq_id in range(300):
         sampler.learn(NewSequence(seq_id, (), 0, replace(params, seed=seq_id)))
-        sampled = sampler.sample([seq_id], logits)[0]
+        sampled = sampler.sample(one_token_each([seq_id]), logits)[0]
         drawn.add(sampled.token)
         assert [token for token, _ in sampled.top] == ranking[:5]
     assert drawn == set(ranking[: top_k or 7])
@@ -194,7 +219,7 @@ def test_a_row_without_numbers_harms_no_other() -> None:
         params = SamplingParams(temperature=temperature, min_p=0.5, top_p=0.9, seed=1, logprobs=4)
         for seq_id in (0, 1):
             sampler.learn(NewSequence(seq_id, (1,), 1, params))
-        assert sampler.sample([0, 1], logits)[1].token == 2
+        assert sampler.sample(one_token_each([0, 1]), logits)[1].token == 2
 
 
 def test_nothing_to_sample() -> None:

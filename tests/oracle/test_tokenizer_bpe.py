@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.vocabulary import bpe, byte_characters
 
-from rowspan.checkpoint.open import open_checkpoint
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.text.pretokenizers import PRE_TOKENIZERS
 from rowspan.text.tokenizer import Tokenizer
 

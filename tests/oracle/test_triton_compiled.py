@@ -11,7 +11,7 @@ from kit.triton_device import DEVICE  # noqa: F401 (before any kernel)
 
 from rowspan.kernels.triton.card_family import CardFamily, CardModel
 from rowspan.kernels.triton.linear.configs import Narrow, Unpacked, Wide, choose
-from rowspan.kernels.triton.linear.layout import BITS, UNIT
+from rowspan.kernels.triton.linear.layout import BITS, UNIT, table_bits
 from rowspan.quant.scheme import SCHEMES
 
 CARDS = {
@@ -27,7 +27,7 @@ ROOM = "rowspan.kernels.triton."
 def variant(target: str, scheme: str, tokens: int) -> Variant:
     """The kernel that is launched there by default for so many bfloat16 activations."""
     geometry, bits = SCHEMES[scheme], BITS[scheme]
-    config = choose(CARDS[target], tokens, ROWS, COLUMNS, bits)
+    config = choose(CARDS[target], tokens, ROWS, COLUMNS, bits, bool(geometry.table))
     types = {"x": "*bf16", "y": "*bf16", "codes": "*i32", "high": "*i32", "scales": "*fp16", "minima": "*fp16"}
     types |= {
         "sub_scales": "*i8",
@@ -39,8 +39,11 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
         "one": "i32",
         "first_row": "i32",
     }
+    if geometry.has_exponents:
+        types["scales"] = "*u8"
     constants: dict[str, Constant] = {"BITS": bits, "UNIT": UNIT[bits], "GROUP": geometry.group}
-    constants |= {"ZERO": geometry.zero, "BLOCK_ROWS": getattr(config, "block_rows", 8)}
+    constants |= {"ZERO": geometry.zero, "TABLE": table_bits(geometry.table)}
+    constants |= {"BLOCK_ROWS": getattr(config, "block_rows", 8)}
     if bits != 6:
         constants["high"] = None
     if not geometry.has_minima:
@@ -78,7 +81,7 @@ def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
     what = f"{scheme} of {tokens} tokens on {target}"
     assert compiled.shared <= SHARED_LIMIT[target], what
     assert compiled.spilled == 0, what
-    config = choose(CARDS[target], tokens, ROWS, COLUMNS, BITS[scheme])
+    config = choose(CARDS[target], tokens, ROWS, COLUMNS, BITS[scheme], bool(SCHEMES[scheme].table))
     if isinstance(config, Wide):
         assert MATRIX_INSTRUCTION[target] in compiled.asm, what
     if isinstance(config, Narrow):
@@ -89,7 +92,7 @@ def check(target: str, scheme: str, tokens: int, compiled: Compiled) -> None:
 
 
 def test_defaults_fit_every_card() -> None:
-    check_all(TARGETS, ["Q4_K"], [1, 16, 128])
+    check_all(TARGETS, ["Q4_K", "IQ4_NL"], [1, 16, 128])
 
 
 @pytest.mark.heavy

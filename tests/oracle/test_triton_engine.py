@@ -3,11 +3,13 @@ log-probabilities. The interpreter takes a second for a step of this model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from kit.family_model import FamilyModel
 from kit.gguf_builder import TinyModel
 
 from rowspan.config import EngineConfig
@@ -21,7 +23,7 @@ PROMPT = [*range(1, 21)]  # two steps: the first gives no logits
 
 
 def answer(
-    path: Path, isa: str, params: SamplingParams, cache: str = "f16"
+    path: Path, isa: str, params: SamplingParams, cache: str = "f16", prompt: Sequence[int] = PROMPT
 ) -> list[tuple[int, float | None, list[bytes]]]:
     config = EngineConfig(
         path,
@@ -40,12 +42,12 @@ def answer(
         assert engine.ready[0].cache_bytes == positions * make_blueprint(config).sizes[0].cache_per_token
         return [
             (token.token, token.logprob, [other for other, _ in token.top])
-            for piece in engine.generate(PROMPT, params)
+            for piece in engine.generate(prompt, params)
             for token in piece.tokens
         ]
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton: not installed")
 @pytest.mark.parametrize(
     ("arch", "scheme", "params"),
     [
@@ -68,7 +70,7 @@ def test_the_same_tokens(
 
 
 @pytest.mark.heavy  # of all that is in it, tests of the kernels are run always
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton: not installed")
 def test_an_int8_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a code is 1/254 of a head's largest element: it moves log-probabilities by a few hundredths at most."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -79,3 +81,19 @@ def test_an_int8_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [token for token, _, _ in found] == [token for token, _, _ in on_torch] == [token for token, _, _ in exact]
     assert [one for _, one, _ in found] == pytest.approx([one for _, one, _ in on_torch], abs=2e-2)
     assert [one for _, one, _ in found] == pytest.approx([one for _, one, _ in exact], abs=5e-2)
+
+
+@pytest.mark.heavy  # of all that is in it, tests of the kernels and of their inputs are run always
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton: not installed")
+def test_layers_of_two_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer that sees everything, and one whose blocks behind the window are given back."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    sizes = {"block_count": 2, "attention.head_count": 2, "attention.head_count_kv": 1, "feed_forward_length": 64}
+    windows = {"attention.sliding_window": 9, "attention.sliding_window_pattern": 2, "context_length": 64}
+    model = FamilyModel("gemma3", sizes | windows, scheme="Q8_0")
+    assert len(model.spec.cache_groups) == 2
+    path = model.write(tmp_path / "tiny.gguf")
+    params = SamplingParams(temperature=0, max_tokens=3, logprobs=3, ignore_eos=True)
+    found, expected = (answer(path, isa, params, prompt=range(1, 52)) for isa in (TRITON, TORCH))
+    assert [token for token, _, _ in found] == [token for token, _, _ in expected]
+    assert [one for _, one, _ in found] == pytest.approx([one for _, one, _ in expected], abs=2e-2)

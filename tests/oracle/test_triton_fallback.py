@@ -15,12 +15,14 @@ import torch
 from kit import triton_device  # before any kernel
 from kit.fake_card import CPU, FakeRecorder
 from kit.gguf_builder import TinyModel
+from kit.run_ops import run_ops
 from kit.single_rank import SingleRank
 from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from rowspan.comm.base import Comm
+from rowspan.kernels.ops import AttentionOptions
 from rowspan.kernels.torch.card_memory import CardMemory
 from rowspan.kernels.torch.kernels import TorchKernels
 from rowspan.kernels.triton import kernels as of_triton
@@ -32,8 +34,10 @@ from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.kernels.triton.linear.tuned import bucket
 from rowspan.kernels.triton.sampling.choose_tokens import rank_keys, torch_rank_keys
 from rowspan.kernels.triton.usable import UsableKernels
-from rowspan.scheduler.batch import Chunk
+from rowspan.model.spec import Activation
+from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.cache_size import all_widths
+from rowspan.worker.step_inputs import step_inputs
 
 DTYPE = torch.float16
 STEPS = [
@@ -53,7 +57,16 @@ def refuse_quantized(x: Tensor, weight: Any, *rest: Any, **more: Any) -> Tensor:
 
 @pytest.fixture
 def none_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("rms_norm", "add_rms_norm", "rope_and_cache", "attention", "gated_silu", "rank_keys", "draw_beyond"):
+    for name in (
+        "rms_norm",
+        "add_rms_norm",
+        "rope_and_cache",
+        "attention",
+        "gated",
+        "activate",
+        "rank_keys",
+        "draw_beyond",
+    ):
         monkeypatch.setattr(of_triton, name, refuse)
     monkeypatch.setattr(of_triton, "linear", refuse_quantized)
     monkeypatch.setattr(linear_unpacked, "linear", refuse)
@@ -91,11 +104,42 @@ def test_a_model_of_which_no_kernel_can_be_had(
             torch.testing.assert_close(fallen_back.step(step), on_torch.step(step), rtol=2e-2, atol=3e-2)
     ops = ops_warned_of(caplog)
     assert len(ops) == len(set(ops)), "each once"
-    assert {"attention of prompts", "attention of single tokens", "rope and cache writes", "gated_silu"} <= set(ops)
+    assert {"attention of prompts", "attention of single tokens", "rope and cache writes", "activations"} <= set(ops)
     assert f"unpacking {model.scheme}" in ops
     for record in caplog.records:
         assert record.getMessage().startswith("interpreter cannot run Triton's kernel for ")
         assert "(OutOfResources: out of resource: shared memory, Required: 262144" in record.getMessage()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_layer_with_all_options(refused: bool, request: pytest.FixtureRequest) -> None:
+    """Without rope, with values of another size: through Triton's kernels, and torch's in their place."""
+    if refused:
+        request.getfixturevalue("none_can_be_had")
+    torch.manual_seed(0)
+    heads, key_size, value_size = 4, 48, 32
+    rows = [torch.randn(7, width).numpy() for width in (heads * key_size, 2 * key_size, 2 * value_size)]
+    rows.append(torch.randn(7, heads * value_size).numpy())
+    sinks = torch.randn(heads).numpy()
+    inputs = step_inputs(StepPlan(0, (Chunk(0, (1,) * 6, 0, (1,), True), Chunk(1, (1,), 0, (0,), True))), 16)
+    options = AttentionOptions(scale=0.2, window=4, soft_cap=3.0)
+
+    def run(kernels: Any) -> Any:
+        cache = kernels.cache(32, 2, key_size, value_size, ("float32", "float32"))
+        held = kernels.vector(sinks, norm=False)
+
+        def model(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, inputs: Any) -> Tensor:
+            q = kernels.rope_and_cache(q, k, v, None, cache, inputs)
+            mixed = kernels.attention(q, cache, inputs, options, held, gate)
+            mixed = kernels.gated(kernels.activate(mixed, Activation.RELU2), gate, Activation.CLAMPED_SWIGLU)
+            capped: Tensor = kernels.soft_cap(kernels.scale(mixed, 3.0), 5.0)
+            return capped
+
+        return torch.from_numpy(run_ops(kernels, model, *rows, inputs=inputs))
+
+    exact = torch.float32
+    result = run(TritonKernels(exact, CPU, CardMemory(CPU, exact), None))
+    torch.testing.assert_close(result, run(TorchKernels(exact)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.usefixtures("none_can_be_had")
@@ -219,7 +263,7 @@ torch.testing.assert_close(ours, torchs, rtol=1e-2, atol=1e-2)
 """
 
 
-@pytest.mark.skipif(triton_device.HAS_CARD, reason="Triton finds a driver here")
+@pytest.mark.skipif(triton_device.HAS_CARD, reason="host without a card: this one has one")
 def test_tritons_own_errors_are_understood(tmp_path: Path) -> None:
     """Not interpreted, and with no card, each kernel is refused by Triton itself."""
     path = TinyModel("llama", scheme="Q8_0").write(tmp_path / "tiny.gguf")

@@ -40,3 +40,12 @@ def test_graphs_give_the_same_bits(tmp_path: Path, cache: str) -> None:
     decodes = [Chunk(0, (9,), 3, (5,), True), Chunk(1, (4,), 1, (2,), True), Chunk(2, (8,), 0, (1,), True)]
     for step in (prompts, decodes):
         assert torch.equal(plain.step(step), graphs.step(step))
+    # No graph gives hidden states; logits beside them are those of a graph.
+    again = [chunk._replace(position=chunk.position + 1, tokens=(3,)) for chunk in decodes]
+    logits, hidden = plain.outputs([again[0], again[1]._replace(samples=0, hidden=1), again[2]._replace(hidden=1)])
+    assert torch.equal(logits, graphs.step(again)[[0, 2]])
+    assert hidden is not None
+    assert hidden.dtype == torch.float32
+    both = graphs.outputs([chunk._replace(hidden=1) for chunk in again])
+    assert both.hidden is not None
+    assert torch.equal(both.hidden[1:], hidden)

@@ -13,6 +13,7 @@ from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.kernels import TritonKernels
 from rowspan.kernels.triton.linear.join import join
 from rowspan.kernels.triton.linear.pack import pack
+from rowspan.quant.stored import StoredMatrix
 
 
 def dense(rows: int, columns: int = 64) -> DenseWeight:
@@ -53,7 +54,7 @@ def test_the_parts_are_not_held_beside_the_whole() -> None:
     card = FakeCard(1 << 20)
     kernels = TritonKernels(torch.float32, CPU, FakeMemory(card), None)
     rng = np.random.default_rng(0)
-    parts = [kernels.matrix("Q8_0", rng.integers(0, 100, (8, 68), np.uint8), (8, 64)) for _ in range(2)]
+    parts = [kernels.matrix(StoredMatrix.of_blocks("Q8_0", rng.integers(0, 100, (8, 68), np.uint8))) for _ in range(2)]
     biases = [kernels.vector(np.ones(8, np.float32), norm=False) for _ in range(2)]
     held = sum(part.nbytes for part in parts) + 64
     free = (1 << 20) - held

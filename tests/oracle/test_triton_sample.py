@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit.masks import RandomMask, masked_if_odd
+from kit.one_token_each import one_token_each
 from kit.triton_device import DEVICE
 
 from rowspan.kernels.triton.sampling import draw
@@ -18,6 +20,7 @@ from rowspan.scheduler.batch import NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker import sampling_batch as batches
 from rowspan.worker.history import History
+from rowspan.worker.logits_processors import MakeProcessors, logits_processors
 from rowspan.worker.sampler import Sampler
 from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
@@ -27,25 +30,30 @@ VOCABULARY = 500
 class Both:
     """The same sequences in the CPU's sampler and on the card."""
 
-    def __init__(self, sequences: list[NewSequence], beyond: DrawBeyond = draw.draw_beyond) -> None:
+    def __init__(
+        self,
+        sequences: list[NewSequence],
+        beyond: DrawBeyond = draw.draw_beyond,
+        processors: MakeProcessors = logits_processors,
+    ) -> None:
         self.beyond = beyond
-        self.cpu = Sampler()
+        self.cpu = Sampler(processors)
         for sequence in sequences:
             self.cpu.learn(sequence)
-        self.ids = [sequence.seq_id for sequence in sequences]
-        self.histories = [History.of(sequence) for sequence in sequences]
+        self.chunks = one_token_each(sequence.seq_id for sequence in sequences)
+        self.histories = [History.of(sequence, processors) for sequence in sequences]
 
     def step(self, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> tuple[SampledToken, ...]:
         """The card's tokens, once they are what the CPU says."""
         given = torch.from_numpy(logits.copy()).to(DEVICE)
-        batch = sampling_batch(self.histories, logits.shape[1])
+        batch = sampling_batch([each.choice(logits.shape[1]) for each in self.histories], logits.shape[1])
         asked = batch.map(lambda array: torch.from_numpy(array).to(DEVICE))
         answer = sample(given, asked, rank_keys, self.beyond).cpu().numpy()
         for history in self.histories:
             history.expect()
         torch.testing.assert_close(given.cpu(), torch.from_numpy(logits), atol=0, rtol=0, equal_nan=True)
-        ours = sampled_tokens(self.ids, self.histories, answer)
-        theirs = self.cpu.sample(self.ids, logits)
+        ours = sampled_tokens(self.chunks, self.histories, answer)
+        theirs = self.cpu.sample(self.chunks, logits)
         assert [each.token for each in ours] == [each.token for each in theirs]
         for our, their in zip(ours, theirs, strict=True):
             assert [token for token, _ in our.top] == [token for token, _ in their.top]
@@ -85,15 +93,34 @@ def test_rows_that_ask_for_different_things_share_a_step(case: int, monkeypatch:
     rng, numbers = random.Random(case), np.random.default_rng(case)
     both = Both(new_sequences(rng, [random_params(rng) for _ in range(rng.choice([1, 2, 7]))]))
     for _ in range(8):
-        logits = numbers.normal(0, 3, (len(both.ids), VOCABULARY)).astype(np.float32)
+        logits = numbers.normal(0, 3, (len(both.chunks), VOCABULARY)).astype(np.float32)
         both.step(logits if case % 2 else np.round(logits))
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_masks_of_some_rows_leave_out_tokens_of_these_only(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside penalties, bias and rows without a mask. 500 tokens are no whole number of bytes."""
+    monkeypatch.setattr(batches, "MOST_RANKED", (1024, 64)[case % 2])
+    rng, numbers = random.Random(case), np.random.default_rng(case)
+    sequences = new_sequences(rng, [random_params(rng) for _ in range(5)])
+    both = Both(sequences, processors=masked_if_odd)
+    masks = {each.seq_id: RandomMask(each.tokens) for each in sequences if each.seq_id % 2}
+    outside = 0
+    for _ in range(6):
+        for sampled in both.step(numbers.normal(0, 1, (5, VOCABULARY)).astype(np.float32)):
+            if mask := masks.get(sampled.seq_id):
+                assert mask.allowed(VOCABULARY)[sampled.token]
+                mask.accept(sampled.token)
+            else:
+                outside += 1
+    assert outside == 18
 
 
 @pytest.mark.parametrize("top_k", [0, 3, 40, 1024, 1025])
 def test_a_large_vocabulary_is_sorted_only_as_far_as_needed(top_k: int) -> None:
     params = SamplingParams(temperature=1.5, top_k=top_k, top_p=0.99, logprobs=3)
     both = Both([NewSequence(n, (), 0, replace(params, seed=n)) for n in range(20)])
-    batch = sampling_batch(both.histories, 3000)
+    batch = sampling_batch([each.choice(3000) for each in both.histories], 3000)
     assert batch.ranked == {0: 1024, 3: 4, 40: 64, 1024: 1024, 1025: 3000}[top_k]
     numbers = np.random.default_rng(top_k)
     drawn = {each.token for each in both.step(np.round(numbers.normal(0, 3, (20, 3000))).astype(np.float32))}
@@ -143,8 +170,8 @@ def test_draws_beyond_keep_to_the_order_of_equals(
 
 def test_greedy_steps_need_no_more_than_an_argmax() -> None:
     both = Both([NewSequence(n, (1, 2), 2, SamplingParams(temperature=0.0)) for n in range(3)])
-    batch = sampling_batch(both.histories, 6)
-    assert (batch.ranked, batch.alternatives, batch.bias, batch.seen, batch.change) == (0, None, None, None, None)
+    batch = sampling_batch([each.choice(6) for each in both.histories], 6)
+    assert (batch.ranked, batch.alternatives, batch.changes) == (0, None, ())
     logits = np.array([[1, 5, 5, 0, -1, 5], [-3, -3, -3, -3, -3, -3], [0.0, -0.0, -1, -1, -1, 0]], np.float32)
     assert [each.token for each in both.step(logits)] == [1, 0, 0]
 
@@ -156,10 +183,12 @@ def test_a_row_without_numbers_harms_no_other(temperature: float) -> None:
     )
     both = Both([NewSequence(n, (1,), 1, params) for n in range(3)])
     logits = np.array([[math.nan] * 5, [0, 0, 9, 0, 1], [0, 1, 2, math.nan, 9]], np.float32)
-    batch = sampling_batch(both.histories, 5).map(lambda array: torch.from_numpy(array).to(DEVICE))
+    batch = sampling_batch([each.choice(5) for each in both.histories], 5).map(
+        lambda array: torch.from_numpy(array).to(DEVICE)
+    )
     answer = sample(torch.from_numpy(logits).to(DEVICE), batch, rank_keys, both.beyond).cpu().numpy()
-    expected = both.cpu.sample(both.ids, logits)
-    ours = sampled_tokens(both.ids, both.histories, answer)
+    expected = both.cpu.sample(both.chunks, logits)
+    ours = sampled_tokens(both.chunks, both.histories, answer)
     assert [each.token for each in ours] == [each.token for each in expected] == [0, 2, 3]
     assert ours[1].top[0][0] == 2
 

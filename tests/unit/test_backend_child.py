@@ -16,8 +16,8 @@ import pytest
 from kit import fake_llama_server
 from kit.http_server import eventually
 
-from rowspan.backends.child import Child, ChildError, ChildState, Launch, Patience
-from rowspan.backends.child_log import FILE_BYTES, KEPT_LINES, ChildLog
+from rowspan.backends.process.child import Child, ChildError, ChildState, Launch, Patience
+from rowspan.backends.process.child_log import FILE_BYTES, KEPT_LINES, ChildLog
 
 QUICK = Patience(end=1.0, back_off=(0.05, 0.05))
 
@@ -152,8 +152,8 @@ def test_what_ignores_sigterm_is_killed_with_its_children(log: ChildLog, tmp_pat
 OWNER = """
 import sys, time
 from pathlib import Path
-from rowspan.backends.child import Child, Patience
-from rowspan.backends.child_log import ChildLog
+from rowspan.backends.process.child import Child, Patience
+from rowspan.backends.process.child_log import ChildLog
 from unit.test_backend_child import Fake
 
 child = Child(Fake(FAKE_CHILD=sys.argv[1]), ChildLog(Path(sys.argv[2])), Patience(end=0.3))

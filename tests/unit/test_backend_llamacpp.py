@@ -12,11 +12,19 @@ from kit import fake_llama_server
 from kit.backends import setup_for
 from kit.gguf_builder import TinyModel
 
-from rowspan.backends import llamacpp_flags
-from rowspan.backends.child import ChildError
-from rowspan.backends.llamacpp import LlamaCpp, LlamaCppReader
-from rowspan.backends.llamacpp_probe import Features, ListedCard, cards_from, features_from, probe, version_from
-from rowspan.backends.programs import find_llama_server
+from rowspan.backends.llamacpp import llamacpp_flags
+from rowspan.backends.llamacpp.llamacpp_backend import LlamaCpp, LlamaCppReader
+from rowspan.backends.llamacpp.llamacpp_probe import (
+    Features,
+    ListedCard,
+    cards_from,
+    features_from,
+    probe,
+    version_from,
+)
+from rowspan.backends.llamacpp.xllamacpp_server import main as xllamacpp_server
+from rowspan.backends.process.child import ChildError
+from rowspan.backends.process.programs import find_llama_server
 from rowspan.backends.protocol import (
     FinishReason,
     MissingBackendError,
@@ -25,7 +33,6 @@ from rowspan.backends.protocol import (
     Timings,
     UnsupportedOptionError,
 )
-from rowspan.backends.xllamacpp_server import main as xllamacpp_server
 from rowspan.config import BackendConfig
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices

@@ -11,12 +11,12 @@ import orjson
 import pytest
 from kit.backends import setup_for
 
-from rowspan.backends.child import ChildError
-from rowspan.backends.programs import find_vllm_python
+from rowspan.backends.process.child import ChildError
+from rowspan.backends.process.programs import find_vllm_python
 from rowspan.backends.protocol import FinishReason, MissingBackendError, ModelFormat, Piece, SamplingParams, Timings
-from rowspan.backends.vllm import Vllm, VllmReader
-from rowspan.backends.vllm_flags import launch
-from rowspan.backends.vllm_probe import VllmFeatures, probe
+from rowspan.backends.vllm.vllm_backend import Vllm, VllmReader
+from rowspan.backends.vllm.vllm_flags import launch
+from rowspan.backends.vllm.vllm_probe import VllmFeatures, probe
 from rowspan.config import BackendConfig
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices

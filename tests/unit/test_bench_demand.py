@@ -8,8 +8,7 @@ import pytest
 from kit.gguf_builder import TinyModel
 
 from rowspan.bench.model_demand import Demand
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 
 HIDDEN, FFN, KV, VOCABULARY, LAYERS = 64, 128, 32, 320, 2
 LAYER_WEIGHTS = LAYERS * (2 * HIDDEN * HIDDEN + 2 * KV * HIDDEN + 3 * FFN * HIDDEN)
@@ -18,7 +17,7 @@ NORM_BYTES = LAYERS * 2 * HIDDEN * 4
 
 def demand(path: Path, *, tied: bool) -> Demand:
     checkpoint = open_checkpoint(TinyModel(scheme="Q8_0", vocab_size=VOCABULARY, tied=tied).write(path / "m.gguf"))
-    return Demand.of(ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes), checkpoint.tensors)
+    return Demand.of(read_spec(checkpoint), checkpoint.tensors)
 
 
 @pytest.mark.parametrize("tied", [True, False])

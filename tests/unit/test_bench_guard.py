@@ -13,6 +13,7 @@ from kit.gguf_builder import TinyModel
 from kit.recorded_rig import unpack
 from typer.testing import CliRunner
 
+from rowspan.bench.results.change import change
 from rowspan.bench.run.guard import (
     LEAST_CHANGE,
     Baseline,
@@ -25,7 +26,7 @@ from rowspan.bench.run.guard import (
     unsteady,
 )
 from rowspan.cli.main import app
-from rowspan.config import DoctorConfig
+from rowspan.config import Paths
 from rowspan.errors import RowspanError, UsageError
 from rowspan.rig.probe.rig import probe
 from rowspan.rig.root import Root
@@ -67,6 +68,21 @@ def test_the_same_rates_are_no_change_and_threshold_follows_scale(rates: list[fl
     (one,) = compare(before, later([rate * factor for rate in rates]))
     assert one.change == pytest.approx(factor - 1)
     assert one.threshold >= LEAST_CHANGE
+
+
+@given(before=st.lists(st.floats(90.0, 110.0), min_size=5, max_size=9), factor=st.floats(0.5, 2.0))
+def test_what_counts_is_what_is_certain_and_beyond_the_threshold(before: list[float], factor: float) -> None:
+    after = [rate * factor for rate in before]
+    (one,), found = compare(later(before), later(after)), change(before, after)
+    assert one.change == found.ratio - 1
+    assert (one.slower or one.faster) == (found.certain and abs(found.ratio - 1) > LEAST_CHANGE)
+    if abs(abs(one.change) - one.threshold) > 1e-5:
+        assert (one.slower or one.faster) == (abs(one.change) > one.threshold)
+
+
+def test_too_few_repetitions_are_no_proof() -> None:
+    assert verdict(later([100.0] * 3), later([50.0] * 3)) == "too unsteady to tell"
+    assert verdict(later([100.0] * 4), later([50.0] * 4)) == "SLOWER"
 
 
 def test_only_what_compares_is_compared() -> None:
@@ -120,8 +136,16 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
 
 
 def test_where_it_is_kept() -> None:
-    assert DoctorConfig.from_env({"ROWSPAN_BASELINE": "/x/b.json"}).baseline == Path("/x/b.json")
-    assert DoctorConfig.from_env({}).baseline.name == "baseline.json"
+    assert Paths.from_env({"ROWSPAN_BASELINE": "/x/b.json"}).baseline == Path("/x/b.json")
+    assert Paths.from_env({}).baseline.name == "baseline.json"
+
+
+def test_every_kept_file_may_be_elsewhere() -> None:
+    names = {"ROWSPAN_BASELINE": "/a", "ROWSPAN_BENCH_DB": "/b", "ROWSPAN_PROBES": "/c", "ROWSPAN_TUNING": "~/d"}
+    found = Paths.from_env(names)
+    assert (found.baseline, found.bench, found.probes) == (Path("/a"), Path("/b"), Path("/c"))
+    assert found.tuning == Path.home() / "d"
+    assert Paths.from_env(dict.fromkeys(names, "")) == Paths.from_env({}), "empty is not set"
 
 
 def test_a_real_measurement(tmp_path: Path) -> None:
@@ -144,13 +168,13 @@ def test_the_command_compares_with_what_it_saved(
     model = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     monkeypatch.setattr("rowspan.hub.DEFAULT_MODEL", str(model))
     monkeypatch.setenv("ROWSPAN_BASELINE", str(tmp_path / "b.json"))
-    monkeypatch.setattr("rowspan.cli.baseline.measure", measuring(100.0))
+    monkeypatch.setattr("rowspan.cli.bench.baseline.measure", measuring(100.0))
     saved = CliRunner().invoke(app, ["doctor", "--baseline", "save"])
     assert saved.exit_code == 0
     assert "--baseline check" in saved.output
     baseline = load(tmp_path / "b.json")
     save(replace(baseline, circumstances={**baseline.circumstances, "kernel": "5.4"}), tmp_path / "b.json")
-    monkeypatch.setattr("rowspan.cli.baseline.measure", measuring(now))
+    monkeypatch.setattr("rowspan.cli.bench.baseline.measure", measuring(now))
     checked = CliRunner().invoke(app, ["doctor", "--baseline", "check"])
     assert checked.exit_code == status
     assert word in checked.output

@@ -12,23 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
 
-from rowspan.bench.engines.model_facts import count_text, fingerprint, model_facts
-from rowspan.bench.engines.steps import Steps, random_tokens
+from rowspan.bench.engines.model_facts import count_text, model_facts
+from rowspan.bench.engines.steps import Steps, numbered_blocks, random_tokens
 from rowspan.bench.machine.peak_memory import peak_child_memory
-from rowspan.checkpoint.open import open_checkpoint
+from rowspan.checkpoint.fingerprint import fingerprint
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint
-from rowspan.model.spec import ModelSpec
+from rowspan.kvcache.groups import FULL, CacheGroup, CacheLayout
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split_mode import SplitMode
 
 VOCAB, CONTEXT = 50, 400
 
 
+def layout(block_size: int, group: CacheGroup = FULL, step_tokens: int = 64) -> CacheLayout:
+    return CacheLayout((group,), block_size, 8, step_tokens)
+
+
 @given(start=st.integers(0, 100), length=st.integers(1, 300), budget=st.integers(1, 128), block=st.integers(1, 64))
 def test_a_prompt_is_computed_once_in_steps_of_the_budget(start: int, length: int, budget: int, block: int) -> None:
-    chunks = [plan.chunks[0] for plan in Steps(VOCAB, CONTEXT, budget, block).prompt(start, length)]
-    whole = Steps(VOCAB, CONTEXT, CONTEXT, block).prompt(0, CONTEXT)[0].chunks[0].tokens
+    chunks = [plan.chunks[0] for plan in Steps(VOCAB, CONTEXT, budget, layout(block)).prompt(start, length)]
+    whole = Steps(VOCAB, CONTEXT, CONTEXT, layout(block)).prompt(0, CONTEXT)[0].chunks[0].tokens
     assert tuple(token for chunk in chunks for token in chunk.tokens) == whole[start : start + length]
     assert [len(chunk.tokens) for chunk in chunks[:-1]] == [budget] * (len(chunks) - 1)
     assert [chunk.samples for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -41,14 +46,14 @@ def test_a_prompt_is_computed_once_in_steps_of_the_budget(start: int, length: in
 
 
 def test_generation_is_one_token_a_step() -> None:
-    plans = Steps(VOCAB, CONTEXT, 64, 32).generation(31, 3)
+    plans = Steps(VOCAB, CONTEXT, 64, layout(32)).generation(31, 3)
     assert [(plan.chunks[0].position, len(plan.chunks[0].tokens)) for plan in plans] == [(31, 1), (32, 1), (33, 1)]
     assert [list(plan.chunks[0].blocks) for plan in plans] == [[0], [0, 1], [0, 1]]
     assert all(plan.chunks[0].samples for plan in plans)
 
 
 def test_sequences_are_introduced_once() -> None:
-    steps = Steps(VOCAB, CONTEXT, 64, 32, sequences=2)
+    steps = Steps(VOCAB, CONTEXT, 64, layout(32), sequences=2)
     plans = [*steps.prompt(0, 100), *steps.generation(100, 2), *steps.prompt(0, 100)]
     assert [plan.new for plan in plans] == [steps.introductions()] + [()] * 5
     assert [sequence.seq_id for sequence in steps.introductions()] == [0, 1]
@@ -56,9 +61,9 @@ def test_sequences_are_introduced_once() -> None:
 
 
 def test_tokens_are_the_same_whatever_the_configuration() -> None:
-    small, large = Steps(VOCAB, CONTEXT, 8, 16), Steps(VOCAB, CONTEXT, 8, 32)
+    small, large = Steps(VOCAB, CONTEXT, 8, layout(16)), Steps(VOCAB, CONTEXT, 8, layout(32))
     assert [p.chunks[0].tokens for p in small.prompt(0, 99)] == [p.chunks[0].tokens for p in large.prompt(0, 99)]
-    tokens = Steps(VOCAB, CONTEXT, CONTEXT, 16).prompt(0, CONTEXT)[0].chunks[0].tokens
+    tokens = Steps(VOCAB, CONTEXT, CONTEXT, layout(16)).prompt(0, CONTEXT)[0].chunks[0].tokens
     assert set(tokens) == set(range(VOCAB))
     assert random_tokens(VOCAB, 50) == list(tokens[:50])
     assert random_tokens(VOCAB, 50, sequence=1) != list(tokens[:50])
@@ -66,7 +71,7 @@ def test_tokens_are_the_same_whatever_the_configuration() -> None:
 
 @given(length=st.integers(1, 200), budget=st.integers(1, 128), block=st.integers(1, 64), sequences=st.integers(1, 5))
 def test_prompts_of_several_sequences_fill_the_budget(length: int, budget: int, block: int, sequences: int) -> None:
-    plans = Steps(VOCAB, CONTEXT, budget, block, sequences).prompt(7, length, sequences)
+    plans = Steps(VOCAB, CONTEXT, budget, layout(block), sequences).prompt(7, length, sequences)
     sizes = [sum(len(chunk.tokens) for chunk in plan.chunks) for plan in plans]
     assert sizes[:-1] == [budget] * (len(sizes) - 1)
     assert sum(sizes) == length * sequences
@@ -83,8 +88,21 @@ def test_prompts_of_several_sequences_fill_the_budget(length: int, budget: int, 
     assert sum(map(len, owned)) == len(set().union(*owned)), "no two sequences share a block"
 
 
+@given(start=st.integers(0, 300), step=st.integers(1, 64), window=st.integers(1, 100), sequence=st.integers(0, 3))
+def test_blocks_of_a_window_are_used_again(start: int, step: int, window: int, sequence: int) -> None:
+    group, others = CacheGroup(window), CacheLayout((FULL, CacheGroup(window)), 16, 4, 64)
+    n_blocks = others.blocks_for(start + step)
+    tables = numbered_blocks(others, CONTEXT, sequence, start + step)
+    assert list(tables[:n_blocks]) == [sequence * 25 + index for index in range(n_blocks)]
+    own = min(25, others.most_held(group) or 0)
+    assert set(tables[n_blocks:]) <= set(range(sequence * own, sequence * own + own))
+    assert own * 4 <= others.pools(4 * 25)[1]
+    needed = tables[n_blocks + group.first_seen(start) // 16 :]
+    assert len(set(needed)) == len(needed), "none of what the step reads is written by it"
+
+
 def test_generation_of_several_sequences_is_one_step() -> None:
-    (plan,) = Steps(VOCAB, CONTEXT, 64, 32, 3).generation(40, 1, 3)
+    (plan,) = Steps(VOCAB, CONTEXT, 64, layout(32), 3).generation(40, 1, 3)
     assert [(chunk.seq_id, chunk.position, len(chunk.tokens)) for chunk in plan.chunks] == [
         (0, 40, 1),
         (1, 40, 1),
@@ -124,7 +142,7 @@ def test_more_cpu_devices_than_cores_are_left_to_the_system(tmp_path: Path, monk
 def test_model_facts(tmp_path: Path) -> None:
     model = TinyModel(scheme="Q4_1", schemes={"token_embd": "Q8_0"})
     checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
-    facts = model_facts(checkpoint, ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes), "abc")
+    facts = model_facts(checkpoint, read_spec(checkpoint), "abc")
     weights = model.weights()
     assert facts.n_params == sum(weight.size for weight in weights.values())
     assert facts.size == sum(len(tensor.data) for tensor in model.tensors())
@@ -142,6 +160,8 @@ def test_fingerprints_tell_files_apart(tmp_path: Path) -> None:
     assert of(raw) == of(raw)
     others = {of(raw + b"\0"), of(b"x" + raw[1:]), of(raw[:-1] + b"x"), of(b""), of(b"x")}
     assert len(others - {of(raw)}) == 5
+    stored = "b4d5e901015b"  # in users' results and baselines
+    assert of(b"rowspan" * 300_000).startswith(stored)
 
 
 @pytest.mark.parametrize(

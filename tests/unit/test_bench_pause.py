@@ -19,7 +19,7 @@ from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 from kit.leftovers import leftovers
 
-from rowspan.backends.programs import find_llamacpp_program
+from rowspan.backends.process.programs import find_llamacpp_program
 from rowspan.backends.protocol import BackendName, Model, ModelFormat
 from rowspan.bench.engines.native_jobs import gguf_facts, native_jobs
 from rowspan.bench.engines.served_jobs import ServedModel, served_job
@@ -276,7 +276,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("FAKE_SPIN", "1")
         return served(tmp_path), 2
     if find_llamacpp_program("llama-server", BackendConfig()) is None:
-        pytest.skip("no llama-server in PATH")
+        pytest.skip("llama-server: not in PATH")
     path = TinyModel(scheme="Q8_0").write(tmp_path / "served.gguf")
     model = ServedModel(Model("tiny", str(path), ModelFormat.GGUF), *gguf_facts(path)[:2], vocabulary=50)
     config = EngineConfig(path, context_size=64, parallel=1, threads=1, split_mode=SplitMode.NONE)

@@ -22,8 +22,8 @@ from kit import fake_llama_server
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 
-from rowspan.backends.child_backend import ChildBackend
-from rowspan.backends.programs import find_llamacpp_program
+from rowspan.backends.process.child_backend import ChildBackend
+from rowspan.backends.process.programs import find_llamacpp_program
 from rowspan.backends.protocol import BackendName, Model, ModelFormat, Piece, SamplingParams, Timings
 from rowspan.bench.engines.hf_folder import read_folder
 from rowspan.bench.engines.llama_bench import LlamaBenchRunner, options
@@ -285,7 +285,7 @@ def test_a_folder_that_is_no_model_is_explained(tmp_path: Path) -> None:
         read_folder(tmp_path / "none")
 
 
-@pytest.mark.skipif(find_llamacpp_program("llama-server", BackendConfig()) is None, reason="no llama-server in PATH")
+@pytest.mark.skipif(find_llamacpp_program("llama-server", BackendConfig()) is None, reason="llama-server: not in PATH")
 def test_a_real_llama_server_and_llama_bench(tmp_path: Path) -> None:
     """Three engines, the same work; figures are not looked at, only that all of it is there."""
     work = workloads([16], [4], [], [0, 8], [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,69 +17,113 @@ from rowspan.kernels.ops import StepInputs, StepLimits, pending_token
 from rowspan.kernels.triton.graphs import DecodeGraphs, graph_sizes
 from rowspan.kernels.triton.inputs import TAKE_BLOCK, CardInputs, InputBuffers, Staging, no_sequences
 from rowspan.scheduler.batch import Chunk, StepPlan
-from rowspan.worker.step_inputs import step_inputs
+from rowspan.worker.step_inputs import hidden_states, step_inputs
 
 BLOCK_SIZE = 4
-LIMITS = StepLimits(tokens=24, outputs=9, blocks=5, block_size=BLOCK_SIZE)
+LIMITS = StepLimits(tokens=24, logits=9, blocks=5, block_size=BLOCK_SIZE)
 N_SLOTS = 40 * BLOCK_SIZE
+TWO_GROUPS = replace(LIMITS, groups=2)
 
 
-def random_step(seed: int, *, decode: bool = False) -> StepInputs:
+def random_step(seed: int, *, decode: bool = False, hidden: bool = False, groups: int = 1) -> StepInputs:
     rng = random.Random(seed)
-    blocks = rng.sample(range(40), 40)
+    pools = [rng.sample(range(40), 40) for _ in range(groups)]
     chunks = []
     for seq_id in range(rng.randint(1, 7)):
         length = 1 if decode else rng.randint(1, 3)
         position = rng.randint(0, LIMITS.blocks * BLOCK_SIZE - length)
-        table = [blocks.pop() for _ in range(-(-(position + length) // BLOCK_SIZE))]
+        table = [pool.pop() for pool in pools for _ in range(-(-(position + length) // BLOCK_SIZE))]
         chunks.append(
-            Chunk(seq_id, tuple(rng.choices(range(99), k=length)), position, table, decode or rng.random() < 0.7)
+            Chunk(
+                seq_id,
+                tuple(rng.choices(range(99), k=length)),
+                position,
+                table,
+                samples=1 if decode else rng.randint(0, length),
+                hidden=rng.randint(0, length) if hidden else 0,
+            )
         )
-    return step_inputs(StepPlan(0, tuple(chunks)), BLOCK_SIZE)
+    return step_inputs(StepPlan(0, tuple(chunks)), BLOCK_SIZE, n_groups=groups)
 
 
-def slots_read(inputs: CardInputs, sequence: int) -> list[int]:
+def slots_read(inputs: CardInputs, sequence: int, group: int = 0) -> list[int]:
     """By the last token of a sequence."""
     last = int(inputs.positions[int(inputs.starts[sequence + 1]) - 1])
-    blocks = inputs.blocks[sequence].tolist()
+    blocks = inputs.tables[group][sequence].tolist()
     return [blocks[p // inputs.block_size] * inputs.block_size + p % inputs.block_size for p in range(last + 1)]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_card_gets_what_the_plan_says(seed: int) -> None:
-    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
-    buffers.fill(random_step(seed + 1000))  # leaves something behind
-    inputs = random_step(seed)
+def test_a_step_gives_back_what_each_chunk_wants_of_its_last_tokens(seed: int) -> None:
+    rng = random.Random(seed)
+    chunks, logits, hidden, row = [], list[int](), list[int](), 0
+    for seq_id in range(rng.randint(1, 6)):
+        length = rng.randint(1, 5)
+        wants = rng.randint(0, length), rng.choice([0, rng.randint(0, length)])
+        chunks.append(Chunk(seq_id, (7,) * length, 0, (seq_id,), *wants))
+        row += length
+        logits += range(row - wants[0], row)
+        hidden += range(row - wants[1], row)
+    plan = StepPlan(0, tuple(chunks))
+    inputs = step_inputs(plan, 8)
+    assert inputs.output_rows.tolist() == sorted({*logits, *hidden})
+    of_logits = inputs.output_rows if inputs.logit_rows is None else inputs.output_rows[inputs.logit_rows]
+    assert of_logits.tolist() == logits
+    assert (inputs.hidden_rows is None) == (not hidden)
+    if inputs.hidden_rows is None:
+        assert hidden_states(plan, None) == ()
+    else:
+        assert inputs.output_rows[inputs.hidden_rows].tolist() == hidden
+        given = hidden_states(plan, np.array(hidden, np.float32)[:, None])
+        wanting = [chunk for chunk in chunks if chunk.hidden]
+        assert [each.seq_id for each in given] == [chunk.seq_id for chunk in wanting]
+        assert [len(each.rows) for each in given] == [chunk.hidden for chunk in wanting]
+        assert np.concatenate([each.rows for each in given])[:, 0].tolist() == hidden
+
+
+@pytest.mark.parametrize("limits", [LIMITS, TWO_GROUPS], ids=["one group", "two groups"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_card_gets_what_the_plan_says(seed: int, limits: StepLimits) -> None:
+    buffers = InputBuffers(CPU, limits, [N_SLOTS] * limits.groups)
+    buffers.fill(random_step(seed + 1000, groups=limits.groups))  # leaves something behind
+    inputs = random_step(seed, hidden=seed % 2 == 1, groups=limits.groups)
     card = buffers.fill(inputs)
-    for name in ("tokens", "positions", "cache_slots", "starts"):
+    for name in ("tokens", "positions", "starts"):
         assert getattr(card, name).tolist() == getattr(inputs, name).tolist()
+    assert [slots.tolist() for slots in card.cache_slots] == inputs.cache_slots.tolist()
     outputs = inputs.output_rows.tolist()
     assert (range(len(inputs.tokens)) if card.output_rows is None else card.output_rows.tolist()) == (
         range(len(outputs)) if card.output_rows is None else outputs
     )
+    assert (card.logit_rows is None) == (inputs.logit_rows is None)
+    if card.logit_rows is not None and inputs.logit_rows is not None:
+        assert card.logit_rows.tolist() == inputs.logit_rows.tolist()
     assert card.max_query == np.diff(inputs.starts).max()
-    for sequence in range(len(inputs.blocks)):
-        read = slots_read(card, sequence)
-        assert read == inputs.slots[sequence, : len(read)].tolist()
-        assert read[-1] == inputs.cache_slots[inputs.starts[sequence + 1] - 1]
+    for group, sequence in product(range(limits.groups), range(len(inputs.first_positions))):
+        read = slots_read(card, sequence, group)
+        assert read == inputs.slots[group, sequence, : len(read)].tolist()
+        assert read[-1] == inputs.cache_slots[group, inputs.starts[sequence + 1] - 1]
 
 
+@pytest.mark.parametrize("limits", [LIMITS, TWO_GROUPS], ids=["one group", "two groups"])
 @pytest.mark.parametrize("seed", range(20))
-def test_sequences_that_fill_up_a_graph_touch_the_spare_slot_only(seed: int) -> None:
-    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
-    inputs = random_step(seed, decode=True)
+def test_sequences_that_fill_up_a_graph_touch_the_spare_slot_only(seed: int, limits: StepLimits) -> None:
+    spares = [N_SLOTS, N_SLOTS // 2][: limits.groups]
+    buffers = InputBuffers(CPU, limits, spares)
+    inputs = random_step(seed, decode=True, groups=limits.groups)
     n, size = len(inputs.tokens), len(inputs.tokens) + seed % 3
     buffers.fill_decode(inputs, size)
     card = buffers.decode_views(size, BLOCK_SIZE)
-    assert card.cache_slots.tolist() == [*inputs.cache_slots.tolist(), *[N_SLOTS] * (size - n)]
-    assert [slots_read(card, sequence) for sequence in range(n, size)] == [[N_SLOTS]] * (size - n)
-    for sequence in range(n):
-        read = slots_read(card, sequence)
-        assert read == inputs.slots[sequence, : len(read)].tolist()
+    for group, spare in enumerate(spares):
+        assert card.cache_slots[group].tolist() == [*inputs.cache_slots[group].tolist(), *[spare] * (size - n)]
+        assert [slots_read(card, sequence, group) for sequence in range(n, size)] == [[spare]] * (size - n)
+        for sequence in range(n):
+            read = slots_read(card, sequence, group)
+            assert read == inputs.slots[group, sequence, : len(read)].tolist()
 
 
 def test_tokens_that_the_step_before_chose_are_put_in_their_places() -> None:
-    buffers = InputBuffers(CPU, replace(LIMITS, tokens=2 * TAKE_BLOCK, outputs=LIMITS.tokens), N_SLOTS)
+    buffers = InputBuffers(CPU, replace(LIMITS, tokens=2 * TAKE_BLOCK, logits=LIMITS.tokens), [N_SLOTS])
     buffers.chosen.copy_(torch.arange(100, 100 + LIMITS.tokens))
     tokens = torch.arange(TAKE_BLOCK + 9, dtype=torch.int32)
     tokens[[0, 5, TAKE_BLOCK + 3]] = torch.tensor([-1, -3, -LIMITS.tokens], dtype=torch.int32)
@@ -118,16 +163,16 @@ def test_graphs_compute_what_the_plain_way_does() -> None:
     def model(inputs: CardInputs, buffers: InputBuffers) -> Tensor:
         """A running sum over what each sequence's positions hold, written to its own slot first."""
         buffers.take_chosen(inputs.tokens)
-        cache[inputs.cache_slots] = inputs.tokens.float()
-        return torch.tensor([cache[slots_read(inputs, s)].sum() for s in range(len(inputs.blocks))])[:, None]
+        cache[inputs.cache_slots[0]] = inputs.tokens.float()
+        return torch.tensor([cache[slots_read(inputs, s)].sum() for s in range(len(inputs.tables[0]))])[:, None]
 
     recorder = FakeRecorder()
-    buffers = InputBuffers(CPU, LIMITS, N_SLOTS)
-    buffers.fill_decode(no_sequences(BLOCK_SIZE), LIMITS.outputs)
+    buffers = InputBuffers(CPU, LIMITS, [N_SLOTS])
+    buffers.fill_decode(no_sequences(BLOCK_SIZE), LIMITS.logits)
     graphs = DecodeGraphs(
-        recorder, graph_sizes(LIMITS.outputs), lambda size: model(buffers.decode_views(size, BLOCK_SIZE), buffers)
+        recorder, graph_sizes(LIMITS.logits), lambda size: model(buffers.decode_views(size, BLOCK_SIZE), buffers)
     )
-    other = InputBuffers(CPU, LIMITS, N_SLOTS)
+    other = InputBuffers(CPU, LIMITS, [N_SLOTS])
     assert recorder.rows == [9, 8, 4, 2, 1], "the largest first"
     assert not cache[:-1].any(), "recording writes nothing that anyone reads"
     for seed in range(30):

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: a child process, its exit status, what it prints where."""
+"""The command line as its users meet it: its exit status, what it prints where."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import pty
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from kit.command_line import PROGRAM, run_as_process, run_here
 
 from rowspan.cli.progress import LineProgress
 
@@ -48,11 +50,6 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def rowspan(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_help_is_quick_to_import() -> None:
     code = f"import rowspan.cli.main, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,22 +57,22 @@ def test_help_is_quick_to_import() -> None:
 
 
 def test_version_and_help() -> None:
-    assert rowspan("--version").stdout.strip() == f"rowspan {importlib.metadata.version('rowspan')}"
-    shown = rowspan("--help")
+    assert run_here("--version").stdout.strip() == f"rowspan {importlib.metadata.version('rowspan')}"
+    shown = run_here("--help")
     assert shown.returncode == 0
     assert "pull" in shown.stdout
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("pull",), ("models", "--nonsense")])
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
-    done = rowspan(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 2
     assert "--help" in done.stderr
     assert done.stdout == ""
 
 
 def test_an_unknown_model_is_explained_without_a_traceback(environment: dict[str, str]) -> None:
-    done = rowspan("pull", "smolm2:135m", environment=environment)
+    done = run_as_process("pull", "smolm2:135m", environment=environment)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("Error: There is no model named 'smolm2:135m'.\n")
@@ -84,24 +81,26 @@ def test_an_unknown_model_is_explained_without_a_traceback(environment: dict[str
 
 
 def test_pull_prints_the_path_and_models_lists_it(environment: dict[str, str], address: str) -> None:
-    done = rowspan("pull", address, environment=environment)
+    done = run_here("pull", address, environment=environment)
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.removesuffix("\n"))
     assert path.stat().st_size == 200_004
     assert f"Fetching {address}: 100 %" in done.stderr
-    listed = json.loads(rowspan("models", "--json", environment=environment).stdout)
+    listed = json.loads(run_here("models", "--json", environment=environment).stdout)
     assert [model["path"] for model in listed["installed"]] == [str(path)]
     assert {"name", "aliases", "source", "license", "installed"} == set(listed["catalog"][0])
-    table = rowspan("models", environment=environment).stdout
+    table = run_here("models", environment=environment).stdout
     assert str(path) in table
     assert "smollm2:135m" in table
 
 
 def test_a_terminal_gets_a_bar(environment: dict[str, str], address: str) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", "pull", address]
     child = subprocess.Popen(
-        command, env={**environment, "TERM": "xterm", "COLUMNS": "100"}, stdout=subprocess.DEVNULL, stderr=theirs
+        [*PROGRAM, "pull", address],
+        env={**environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
     )
     os.close(theirs)
     shown = b""
@@ -118,10 +117,9 @@ def test_a_terminal_gets_a_bar(environment: dict[str, str], address: str) -> Non
 
 def test_ctrl_c_is_quiet_and_exits_with_130(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", "pull"]
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.gguf"
         child = subprocess.Popen(
-            [*command, address],
+            [*PROGRAM, "pull", address],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -137,7 +135,7 @@ def test_ctrl_c_is_quiet_and_exits_with_130(environment: dict[str, str]) -> None
 
 
 def test_a_closed_pipe_is_no_traceback(environment: dict[str, str]) -> None:
-    command = f"{sys.executable} -c 'from rowspan.cli.main import main; main()' models | true"
+    command = f"{shlex.join(PROGRAM)} models | true"
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
 

@@ -155,7 +155,7 @@ def test_a_repository_of_hugging_face(tmp_path: Path) -> None:
 
 
 def test_a_chart(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib: not installed")
     done = rowspan(*ASKED, "--plot", str(tmp_path / "chart.png"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

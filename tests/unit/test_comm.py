@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from kit.dense_spec import dense_spec
 
 from rowspan.comm.base import Comm
 from rowspan.comm.connect import Computes, connect
@@ -24,10 +25,9 @@ from rowspan.comm.peer_lost import PeerLostError
 from rowspan.comm.shared import SharedLayout, SharedMemory
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import native_module
-from rowspan.model.spec import ModelSpec, RopeSpec
 from rowspan.plan.device import Device
 from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan, Shard, Span
+from rowspan.plan.shard import Plan, Shard, Span
 from rowspan.plan.split_mode import SplitMode
 
 T = TypeVar("T")
@@ -35,24 +35,11 @@ LOOPBACK = "127.0.0.1"
 MOST_ROWS = 9000  # a message of more than 64 Ki floats, from which on ranks share the adding
 BOTH = [
     Transport.SOCKETS,
-    pytest.param(Transport.SHARED, marks=pytest.mark.skipif(native_module() is None, reason="no native module here")),
+    pytest.param(
+        Transport.SHARED, marks=pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
+    ),
 ]
-SPEC = ModelSpec(
-    architecture="llama",
-    name="Talk",
-    n_layers=2,
-    hidden_size=8,
-    n_heads=1,
-    n_kv_heads=1,
-    head_dim=8,
-    ffn_size=8,
-    vocab_size=8,
-    context_length=8,
-    norm_eps=1e-5,
-    rope=RopeSpec(dim=8, base=1e4, interleaved=True),
-    sliding_window=None,
-    tied_embeddings=True,
-)
+SPEC = dense_spec(n_layers=2, hidden_size=8, n_heads=1, n_kv_heads=1, head_dim=8, ffn_size=8, vocab_size=8)
 
 
 def plan_of(*ranks_per_stage: int) -> Plan:
@@ -60,8 +47,7 @@ def plan_of(*ranks_per_stage: int) -> Plan:
     places = [(stage, tp_rank) for stage, n_ranks in enumerate(ranks_per_stage) for tp_rank in range(n_ranks)]
     none = Span(0, 0)
     shards = [
-        Shard(rank, Device("cpu", rank), stage, tp_rank, none, none, none, none)
-        for rank, (stage, tp_rank) in enumerate(places)
+        Shard(rank, Device("cpu", rank), stage, tp_rank, none, none, ()) for rank, (stage, tp_rank) in enumerate(places)
     ]
     return Plan(SplitMode.ROW, SPEC, tuple(shards))
 

@@ -6,16 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kit.command_line import Finished, run_as_process, run_here
 from kit.recorded_rig import unpack
 
 REPOSITORY = Path(__file__).parents[2]
-ROWSPAN = [sys.executable, "-c", "from rowspan.cli.main import main; main()"]
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def model(tmp_path: Path) -> Path:
     return file
 
 
-def compose(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [*ROWSPAN, "compose", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=REPOSITORY)
+def compose(*arguments: str | Path, run: Callable[..., Finished] = run_here) -> Finished:
+    with chdir(REPOSITORY):
+        return run("compose", *arguments)
 
 
 def written(*arguments: str | Path) -> Any:
@@ -54,7 +55,7 @@ def rig(name: str, tmp_path: Path) -> Path:
 def test_a_real_tool_accepts_it(name: str, backend: str, model: Path, tmp_path: Path) -> None:
     tool = shutil.which("docker-compose")
     if tool is None:
-        pytest.skip("docker-compose is not installed")
+        pytest.skip("docker-compose: not installed")
     served = tmp_path if backend == "vllm" else model
     file = tmp_path / "compose.yaml"
     done = compose(served, "--backend", backend, "--root", rig(name, tmp_path), "-o", file)
@@ -88,6 +89,13 @@ def test_nvidia_cards(model: Path, tmp_path: Path) -> None:
     assert reserved == {"driver": "nvidia", "count": 2, "capabilities": ["gpu"]}
     assert service["build"]["args"]["CMAKE_ARGS"] == "-DGGML_CUDA=ON"
     assert "devices" not in service
+
+
+def test_a_process_of_its_own_writes_the_same(model: Path, tmp_path: Path) -> None:
+    asked = (model, "--root", rig("dual-4090-no-p2p", tmp_path), "-o", "-")
+    done = compose(*asked, run=run_as_process)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == compose(*asked).stdout
 
 
 def test_the_api_is_for_this_machine_and_the_page_only(model: Path, tmp_path: Path) -> None:
@@ -137,7 +145,7 @@ def test_what_it_refuses(model: Path, tmp_path: Path) -> None:
 def test_the_systemd_unit(tmp_path: Path) -> None:
     tool = shutil.which("systemd-analyze")
     if tool is None:
-        pytest.skip("systemd-analyze is not installed")
+        pytest.skip("systemd-analyze: not installed")
     unit = (REPOSITORY / "contrib" / "rowspan.service").read_text()
     file = tmp_path / "rowspan.service"
     file.write_text(unit.replace("/opt/rowspan/bin/rowspan", "/bin/true"))

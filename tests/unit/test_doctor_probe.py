@@ -24,7 +24,7 @@ from rowspan.rig.doctor import examine
 from rowspan.rig.root import Root, Unreadable
 
 FAULTY = Path(__file__).parents[1] / "kit" / "faulty_probe.py"
-needs_native = pytest.mark.skipif(native_module() is None, reason="no native module here to share memory with")
+needs_native = pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
 
 
 def probed(*options: str) -> tuple[int, dict[str, Any]]:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from kit.gguf_builder import TinyModel
 
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.quant.scheme import SCHEMES
 
 FAMILIES: list[dict[str, Any]] = [
@@ -27,16 +26,19 @@ FAMILIES: list[dict[str, Any]] = [
 def test_spec_of_every_family(tmp_path: Path, options: dict[str, Any]) -> None:
     model = TinyModel(**options)
     checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     assert checkpoint.unknown_tensors == []
     assert (spec.architecture, spec.n_layers, spec.hidden_size) == (model.architecture, 2, 64)
-    assert (spec.n_heads, spec.n_kv_heads, spec.ffn_size) == (model.n_heads, model.n_kv_heads, 128)
-    assert spec.head_dim == (model.head_dim or 16)
+    (layer,) = spec.layer_kinds
+    mixer = layer.mixer
+    assert (mixer.n_heads, mixer.n_kv_heads, layer.mlp_width) == (model.n_heads, model.n_kv_heads, 128)
+    assert (mixer.key_size, mixer.value_size) == (model.head_dim or 16,) * 2
     assert spec.vocab_size == len(checkpoint.metadata["tokenizer.ggml.tokens"])
     assert spec.vocab_size == (model.vocab_size or spec.vocab_size)
     assert spec.tied_embeddings is model.tied
-    assert spec.sliding_window == model.sliding_window
-    assert spec.rope.scaling == (model.rope_scaling or {"type": "none"})["type"]
+    assert mixer.window == model.sliding_window
+    assert mixer.rope is not None
+    assert mixer.rope.scaling == (model.rope_scaling or {"type": "none"})["type"]
 
 
 @pytest.mark.parametrize("options", FAMILIES)
@@ -49,7 +51,7 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path, options: dict[str, Any]
     assert len(reader.tensors) == len(checkpoint.tensors)
     for tensor, (tensor_key, shape) in zip(reader.tensors, checkpoint.shapes.items(), strict=True):  # in file order
         assert shape == tuple(reversed(tensor.shape.tolist()))
-        np.testing.assert_array_equal(checkpoint.read(tensor_key).ravel(), tensor.data.view(np.uint8).ravel())
+        np.testing.assert_array_equal(checkpoint.read(tensor_key).blocks.ravel(), tensor.data.view(np.uint8).ravel())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -13,9 +13,11 @@ from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import RawTensor, gguf_bytes, gguf_string, gguf_value, tensor_info
 
 from rowspan.checkpoint.gguf import GgufCheckpoint
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.checkpoint.tensor_names import Role, TensorKey, key_from_gguf
+from rowspan.checkpoint.tensor_names import Role, TensorKey, tensor_key
 from rowspan.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
+from rowspan.model.families.family import LAYER_TENSORS, MODEL_TENSORS
+from rowspan.model.families.registry import key_of
+from rowspan.model.open_checkpoint import open_checkpoint
 
 F32, Q4_0, IQ2_XS = 0, 2, 17
 Q = TensorKey(Role.Q, 0)
@@ -99,7 +101,7 @@ def test_bytes_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
     ],
 )
 def test_names(name: str, key: TensorKey | None) -> None:
-    assert key_from_gguf(name) == key
+    assert tensor_key(name, MODEL_TENSORS, LAYER_TENSORS) == key
 
 
 def test_read_slices(tmp_path: Path) -> None:
@@ -110,10 +112,12 @@ def test_read_slices(tmp_path: Path) -> None:
     key = TensorKey(Role.DOWN, 1)
     info = checkpoint.tensors[key]
     assert (info.shape, info.scheme, info.nbytes) == ((128, 96), "Q8_0", 128 * 3 * 34)
-    np.testing.assert_array_equal(checkpoint.read(key), expected.reshape(128, -1))
-    part = checkpoint.read(key, rows=slice(5, 70), columns=slice(32, 96))
+    np.testing.assert_array_equal(checkpoint.read(key).blocks, expected.reshape(128, -1))
+    stored = checkpoint.read(key, rows=slice(5, 70), columns=slice(32, 96))
+    assert (stored.scheme, stored.rows, stored.columns) == ("Q8_0", 65, 64)
+    part = stored.blocks
     np.testing.assert_array_equal(part, expected[5:70, 1:].reshape(65, -1))
-    assert checkpoint.read(key, rows=slice(7, 7)).shape == (0, 102)
+    assert checkpoint.read(key, rows=slice(7, 7)).blocks.shape == (0, 102)
     assert not part.flags.owndata
     assert not part.flags.writeable
     for columns in (slice(16, 96), slice(0, 40), slice(0, 96, 2)):
@@ -125,14 +129,14 @@ def test_read_vector_elements(tmp_path: Path) -> None:
     model = TinyModel(architecture="qwen2")
     checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
     key = TensorKey(Role.K, 1, "bias")
-    bias = checkpoint.read(key, columns=slice(8, 24))
+    bias = checkpoint.read(key, columns=slice(8, 24)).blocks
     assert bias.shape == (1, 64)
     np.testing.assert_array_equal(bias.view("<f4")[0], model.weights()["blk.1.attn_k.bias"][8:24])
 
 
 def test_what_was_read_outlives_close(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(TinyModel().write(tmp_path / "m.gguf"))
-    rows = checkpoint.read(TensorKey(Role.EMBEDDING))
+    rows = checkpoint.read(TensorKey(Role.EMBEDDING)).blocks
     before = rows.copy()
     checkpoint.close()
     checkpoint.close()
@@ -143,14 +147,14 @@ def test_what_was_read_outlives_close(tmp_path: Path) -> None:
 
 def test_released_pages_leave_memory_and_come_back(tmp_path: Path) -> None:
     path = TinyModel(hidden_size=256, ffn_size=16384, scheme="F32").write(tmp_path / "m.gguf")
-    checkpoint = GgufCheckpoint(path)
+    checkpoint = GgufCheckpoint(path, key_of)
     key = TensorKey(Role.UP, 0)
-    before = checkpoint.read(key)
+    before = checkpoint.read(key).blocks
     content, resident = before.tobytes(), psutil.Process().memory_info().rss
     checkpoint.release(key)
     assert resident - psutil.Process().memory_info().rss > len(content) // 2
     assert before.tobytes() == content
-    assert checkpoint.read(key).tobytes() == content
+    assert checkpoint.read(key).blocks.tobytes() == content
 
 
 def test_alignment_from_metadata(tmp_path: Path) -> None:
@@ -159,13 +163,13 @@ def test_alignment_from_metadata(tmp_path: Path) -> None:
         raw = gguf_bytes({"general.alignment": alignment}, tensors, alignment=alignment)
         checkpoint = open_checkpoint(write(tmp_path / f"{alignment}.gguf", raw))
         for i in range(3):
-            assert checkpoint.read(TensorKey(Role.ATTN_NORM, i)).view("<f4").tolist() == [[i, i, i]]
+            assert checkpoint.read(TensorKey(Role.ATTN_NORM, i)).blocks.view("<f4").tolist() == [[i, i, i]]
 
 
 def test_unknown_tensors_are_kept_by_name(tmp_path: Path) -> None:
-    tensors = [RawTensor("blk.0.ffn_gate_exps.weight", (2, 2, 2), IQ2_XS, b"")]
+    tensors = [RawTensor("blk.0.ffn_gate_maybe.weight", (2, 2, 2), IQ2_XS, b"")]
     checkpoint = open_checkpoint(write(tmp_path / "m.gguf", gguf_bytes({}, tensors)))
-    assert checkpoint.unknown_tensors == ["blk.0.ffn_gate_exps.weight"]
+    assert checkpoint.unknown_tensors == ["blk.0.ffn_gate_maybe.weight"]
     assert not checkpoint.tensors
 
 
@@ -180,7 +184,7 @@ def test_split_files_read_as_one(tmp_path: Path) -> None:
         assert checkpoint.tensors == whole.tensors
         assert checkpoint.metadata["tokenizer.ggml.tokens"] == whole.metadata["tokenizer.ggml.tokens"]
         for key in whole.tensors:
-            np.testing.assert_array_equal(checkpoint.read(key), whole.read(key))
+            np.testing.assert_array_equal(checkpoint.read(key).blocks, whole.read(key).blocks)
 
 
 def test_missing_part_is_named(tmp_path: Path) -> None:

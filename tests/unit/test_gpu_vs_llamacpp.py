@@ -146,7 +146,7 @@ def sources(folder: Path) -> Path:
 @pytest.fixture
 def _cmake() -> None:
     if subprocess.run(["sh", "-c", "command -v cmake"], capture_output=True, check=False).returncode:
-        pytest.skip("no cmake here")
+        pytest.skip("cmake: not installed")
 
 
 @pytest.mark.usefixtures("_cmake")

@@ -16,8 +16,7 @@ import pytest
 from kit.gguf_builder import TinyModel
 from kit.http_server import eventually
 
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.checkpoint.stamp import ModelStamp, model_stamp
+from rowspan.checkpoint.fingerprint import ModelStamp, model_stamp
 from rowspan.comm.probing import trusted
 from rowspan.config import EngineConfig, HostsConfig
 from rowspan.engine.blueprint import make_blueprint
@@ -29,10 +28,11 @@ from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said,
 from rowspan.hosts.link import call
 from rowspan.hosts.remote_ranks import RemoteRanks
 from rowspan.kernels.isa import native_module
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.plan.device import Device
 from rowspan.plan.routes import Transport, choose_routes
-from rowspan.plan.split import Plan, split
+from rowspan.plan.shard import Plan
+from rowspan.plan.split import split
 from rowspan.plan.split_mode import SplitMode
 
 KEY = b"0123456789abcdef"
@@ -202,7 +202,7 @@ def test_the_tightest_host_decides_on_the_cache(tmp_path: Path) -> None:
 
 def test_what_crosses_to_another_host_takes_another_way(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(TinyModel().write(tmp_path / "tiny.gguf"))
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
 
     def ways(*devices: Device) -> list[Transport]:
         chosen = choose_routes(split(spec, checkpoint.tensors, devices, SplitMode.ROW), native=True)
@@ -218,7 +218,7 @@ def test_what_crosses_to_another_host_takes_another_way(tmp_path: Path) -> None:
 
 def test_each_host_tries_its_own_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(TinyModel().write(tmp_path / "tiny.gguf"))
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     devices = [Device("cpu", 0), Device("cpu", 0, 1), Device("cpu", 1, 1)]
     plan = split(spec, checkpoint.tensors, devices, SplitMode.ROW)
     tried: list[list[str]] = []

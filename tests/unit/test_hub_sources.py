@@ -255,6 +255,22 @@ def test_a_checksum_that_differs_leaves_nothing(site: Site, config: HubConfig) -
     assert hub.resolve(f"{address}#sha256={sha(site.files['a.gguf'])}", config=config).size == 300_000
 
 
+def test_a_checksum_is_compared_with_what_is_here_already(site: Site, config: HubConfig) -> None:
+    address, first = f"{site.url}/files/a.gguf", site.files["a.gguf"]
+    path = hub.resolve(address, config=config).path
+    with pytest.raises(DownloadError, match="SHA-256"):
+        hub.resolve(f"{address}#sha256={'0' * 64}", config=config)
+    assert path.read_bytes() == first, "what was asked for before is still here"
+    assert leftovers(config) == []
+    asked = len(site.ranges)
+    assert hub.resolve(f"{address}#sha256={sha(first)}", config=config).path == path
+    assert len(site.ranges) == asked, "the right one is not fetched again"
+    site.files["a.gguf"] = second = model_bytes(99)
+    assert hub.resolve(f"{address}#sha256={sha(second)}", config=config).path == path
+    assert path.read_bytes() == second
+    assert hub.resolve(address, config=config).sha256 == sha(second)
+
+
 def test_a_web_page_is_no_model(site: Site, config: HubConfig) -> None:
     site.files["page.gguf"] = b"<!DOCTYPE html><p>Please log in"
     with pytest.raises(DownloadError, match="not a GGUF file"):

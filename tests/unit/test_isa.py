@@ -32,11 +32,16 @@ def test_what_the_machine_lacks_is_refused() -> None:
 def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
     monkeypatch.setenv("ROWSPAN_CPU_ISA", TORCH)
-    dense = make_blueprint(EngineConfig(path))
+    dense = make_blueprint(EngineConfig(path).with_env())
     assert {setup.cpu_isa for setup in dense.setups()} == {TORCH}
     monkeypatch.setenv("ROWSPAN_CPU_ISA", "sse")
     with pytest.raises(UsageError):
-        make_blueprint(EngineConfig(path))
+        make_blueprint(EngineConfig(path).with_env())
+    assert make_blueprint(EngineConfig(path)).lead.cpu_isa == choose_isa(None), "only who asks for it"
+    named = {"ROWSPAN_CPU_ISA": TORCH, "ROWSPAN_CARD_KERNELS": TRITON}
+    assert EngineConfig(path).with_env(named) == EngineConfig(path, cpu_isa=TORCH, card_kernels=TRITON)
+    assert EngineConfig(path, cpu_isa="avx2").with_env(named).cpu_isa == "avx2"
+    assert EngineConfig(path).with_env({"ROWSPAN_CPU_ISA": ""}) == EngineConfig(path)
 
 
 def test_native_kernels_are_for_int8_and_float32(tmp_path: Path) -> None:

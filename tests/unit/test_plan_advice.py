@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rowspan.errors import UsageError
-from rowspan.plan.advice import Advice, AdviceRequest, advise
-from rowspan.plan.advice_table import lines, notes, to_dict
-from rowspan.plan.capacity import Load
-from rowspan.plan.model_shapes import find_model
-from rowspan.plan.outline import Outline, outline_of_shape
+from rowspan.plan.rigs.advice import Advice, AdviceRequest, advise
+from rowspan.plan.rigs.advice_table import lines, notes, to_dict
+from rowspan.plan.rigs.capacity import Load
+from rowspan.plan.rigs.model_shapes import find_model
+from rowspan.plan.rigs.outline import Outline, outline_of_spec
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card, known_cards
 from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
@@ -25,7 +25,7 @@ ASKED = '2xW7900DS,4xRTX4090,2x"RTX 6000 Ada",3xRTX 4090'
 def outline(name: str = "llama-3-70b", scheme: str = "Q8_0") -> Outline:
     known = find_model(name)
     assert known is not None
-    return outline_of_shape(known.shape, scheme)
+    return outline_of_spec(known.spec, scheme)
 
 
 def advice(

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.dense_spec import dense_spec
 
-from rowspan.checkpoint.shape import Shape
 from rowspan.errors import SplitError
-from rowspan.plan.capacity import Load, Placement, fewest_cards, largest, place, usable_bytes
 from rowspan.plan.fit import shard_bytes
-from rowspan.plan.model_shapes import find_model, known_models
-from rowspan.plan.outline import Outline, outline_of_shape
-from rowspan.plan.planned_rig import CardSpec, MemoryKind
+from rowspan.plan.rigs.capacity import Load, Placement, fewest_cards, largest, place, usable_bytes
+from rowspan.plan.rigs.model_shapes import find_model, known_models
+from rowspan.plan.rigs.outline import Outline, outline_of_spec
+from rowspan.plan.rigs.planned_rig import CardSpec, MemoryKind
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card
 
@@ -26,7 +26,7 @@ SMALL = ("llama-3.2-1b", "qwen2.5-7b", "mixtral-8x7b", "gemma-2-9b", "deepseek-v
 def outline(name: str, scheme: str = "Q8_0") -> Outline:
     known = find_model(name)
     assert known is not None
-    return outline_of_shape(known.shape, scheme)
+    return outline_of_spec(known.spec, scheme)
 
 
 def card(gib: float) -> CardSpec:
@@ -88,7 +88,7 @@ def test_fewest_cards() -> None:
         assert fewest_cards(model, card(1), mode, Load(8192)) is None
 
 
-@pytest.mark.parametrize("model", [m.shape.name for m in known_models()])
+@pytest.mark.parametrize("model", [m.name for m in known_models()])
 def test_layers_on_one_card_hold_the_whole_file_but_a_looked_up_embedding(model: str) -> None:
     whole = outline(model, "Q4_K_M")
     (weights,) = place(whole, (card(1000),), SplitMode.NONE, Load(512)).weights
@@ -151,10 +151,10 @@ def test_a_plan_never_exceeds_a_device(
             assert need.total <= usable_bytes(need.card) < need.card.memory
     for requests in (1, load.parallel):
         context = placement.largest_context(requests)
-        assert 0 <= context <= placement.outline.shape.context
+        assert 0 <= context <= placement.outline.spec.context_length
         if context:
             assert all(need.total <= need.usable for need in placement.needs_of(context, requests))
-            if context < placement.outline.shape.context:
+            if context < placement.outline.spec.context_length:
                 assert not placement.fits(context + 1, requests)
 
 
@@ -219,6 +219,6 @@ def test_unified_memory_is_shared_with_the_system() -> None:
 
 
 def test_a_model_of_more_cards_than_layers_is_refused() -> None:
-    shape = Shape("short", "llama", 2, 256, 4, 4, 64, 512, 1000, 1000)
+    spec = dense_spec(n_layers=2, hidden_size=256, n_heads=4, n_kv_heads=4, head_dim=64, ffn_size=512, vocab_size=1000)
     with pytest.raises(SplitError, match="2 layers"):
-        place(outline_of_shape(shape, "Q8_0"), (card(24),) * 3, SplitMode.LAYER, Load(512))
+        place(outline_of_spec(spec, "Q8_0"), (card(24),) * 3, SplitMode.LAYER, Load(512))

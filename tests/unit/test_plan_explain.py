@@ -150,7 +150,7 @@ def test_json_carries_everything(tmp_path: Path) -> None:
 def test_buffers_hold_what_ranks_share(tmp_path: Path) -> None:
     alone, split = (explained(tmp_path, mode, 2).holdings for mode in (SplitMode.NONE, SplitMode.LAYER))
     if native_module() is None:
-        pytest.skip("no native module here to share memory with")
+        pytest.skip("native kernels: none here")
     link = 2 * 512 * 96 * 4  # two messages of a step's tokens; the receiver has none
     assert link <= split[0].buffers - split[1].buffers + 16 * 300 * 4 <= link + 4096  # the last rank has logits
     assert alone[0].buffers > 0

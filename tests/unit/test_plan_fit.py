@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.dense_spec import dense_spec
 from kit.gguf_builder import TinyModel
 
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.errors import OutOfMemoryError, UsageError
-from rowspan.model.spec import ModelSpec, RopeSpec
+from rowspan.kvcache.groups import FULL, CacheLayout
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CacheSize, shard_bytes, size_cache
 from rowspan.plan.split import split
 from rowspan.plan.split_mode import SplitMode
 
-SPEC = ModelSpec("llama", "Fit", 2, 64, 4, 2, 16, 128, 100, 4096, 1e-5, RopeSpec(16, 1e4, True), None, True)
+SPEC = dense_spec(n_layers=2, n_heads=4, n_kv_heads=2, ffn_size=128, context_length=4096)
 GIB = 2**30
 
 
@@ -28,9 +29,8 @@ def size(
         SPEC,
         context_size=context,
         cache_tokens=tokens,
-        parallel=parallel,
-        block_size=32,
-        bytes_per_token=each,
+        layout=CacheLayout((FULL,), 32, parallel, 512),
+        position_bytes=[each],
         free_bytes=free,
     )
 
@@ -87,7 +87,7 @@ def test_too_little_memory_is_refused(context: int | None, tokens: int | None, f
 def test_shards_together_weigh_what_the_file_does(tmp_path: Path, mode: SplitMode, tied: bool) -> None:
     model = TinyModel(scheme="Q8_0", n_layers=3, tied=tied, vocab_size=400)
     checkpoint = open_checkpoint(model.write(tmp_path / "m.gguf"))
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     plan = split(spec, checkpoint.tensors, [Device("cpu", 0), Device("cpu", 1), Device("cpu", 2)], mode)
     sizes = [
         shard_bytes(plan, shard, checkpoint.tensors, "bfloat16", ("float16", "float32"), native=False)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowspan.plan.demand import ModelDemand, Run, demand_of
-from rowspan.plan.forecast import DATA, fitted_constants, forecast
-from rowspan.plan.forecast_cpu import forecast_processor, processor
-from rowspan.plan.model_shapes import find_model
-from rowspan.plan.outline import outline_of_shape
+from rowspan.plan.rigs.demand import ModelDemand, Run, demand_of
+from rowspan.plan.rigs.forecast import DATA, fitted_constants, forecast
+from rowspan.plan.rigs.forecast_cpu import forecast_processor, processor
+from rowspan.plan.rigs.model_shapes import find_model
+from rowspan.plan.rigs.outline import outline_of_spec
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.catalog.known_cards import find_card, known_cards
 
@@ -40,7 +40,7 @@ def script() -> ModuleType:
 def demand(name: str = "llama-3-70b", scheme: str = "Q8_0") -> ModelDemand:
     known = find_model(name)
     assert known is not None
-    return demand_of(outline_of_shape(known.shape, scheme))
+    return demand_of(outline_of_spec(known.spec, scheme))
 
 
 def test_the_package_s_constants_are_what_the_script_fits(script: ModuleType) -> None:
@@ -150,7 +150,7 @@ def test_mixtures_read_only_the_experts_they_use() -> None:
     mixture = demand("mixtral-8x7b", "Q4_K_M")
     known = find_model("mixtral-8x7b")
     assert known is not None
-    whole = outline_of_shape(known.shape, "Q4_K_M")
+    whole = outline_of_spec(known.spec, "Q4_K_M")
     assert mixture.weight_bytes < 0.35 * whole.file_bytes  # 2 of 8 experts, and the rest of the layers
     assert mixture.all_weight_bytes == whole.resident_bytes
 

@@ -14,8 +14,7 @@ from kit.gguf_builder import TinyModel
 from kit.gguf_bytes import RawTensor, gguf_bytes, gguf_string, gguf_value, padded, tensor_info
 from kit.sparse_server import SparseFile, sparse_site
 
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.checkpoint.outlined import FILE_TYPES, read_local
+from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.cli.plan.outline_of import outline_of
 from rowspan.errors import (
     CheckpointError,
@@ -25,10 +24,13 @@ from rowspan.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from rowspan.plan.model_shapes import find_model
-from rowspan.plan.outline import Outline, outline, outline_of_shape
-from rowspan.quant.scheme import GEOMETRIES, UNREAD_SCHEMES, Scheme
+from rowspan.model.open_checkpoint import open_checkpoint
+from rowspan.plan.rigs.gguf_outline import FILE_TYPES, read_local
+from rowspan.plan.rigs.model_shapes import find_model
+from rowspan.plan.rigs.outline import Outline, outline, outline_of_spec
+from rowspan.quant.scheme import GEOMETRIES, UNREAD_SCHEMES
 
+TYPE_OF_SCHEME = {name: number for number, name in SCHEME_OF_TYPE.items()}
 MIB = 1 << 20
 
 
@@ -36,41 +38,19 @@ def big_header(name: str = "llama-3-70b", scheme: str = "Q8_0", vocabulary: int 
     """The header that a converter would write of a known shape, and the whole file's size."""
     known = find_model(name)
     assert known is not None
-    model, shape = outline_of_shape(known.shape, scheme), known.shape
+    model = outline_of_spec(known.spec, scheme)
     keys = {
-        "general.architecture": shape.architecture,
+        **known.header.metadata,
         "general.name": "Big",
         "general.file_type": next(number for number, text in FILE_TYPES.items() if text == scheme),
-        f"{shape.architecture}.block_count": shape.layers,
-        f"{shape.architecture}.context_length": shape.context,
-        f"{shape.architecture}.embedding_length": shape.hidden,
-        f"{shape.architecture}.feed_forward_length": shape.ffn,
-        f"{shape.architecture}.attention.head_count": shape.heads,
-        f"{shape.architecture}.attention.head_count_kv": shape.kv_heads,
         "tokenizer.ggml.tokens": [f"token number {index}" for index in range(vocabulary)],
     }
-    if shape.experts:
-        keys |= {
-            f"{shape.architecture}.expert_count": shape.experts,
-            f"{shape.architecture}.expert_used_count": shape.experts_used,
-            f"{shape.architecture}.expert_feed_forward_length": shape.expert_ffn,
-        }
     infos, offset = [], 0
     for tensor in model.listed:
         info = model.tensors.get(tensor.key) if tensor.key else None
         type_name = info.scheme if info else "F32"
         geometry = GEOMETRIES[type_name]
-        assert isinstance(geometry, Scheme)
-        stored = tensor.shape
-        if tensor.is_routed:  # experts lie one after the other
-            rows, columns = tensor.shape
-            down = "down" in tensor.name
-            stored = (
-                (shape.experts, rows, columns // shape.experts)
-                if down
-                else (shape.experts, rows // shape.experts, columns)
-            )
-        infos.append(tensor_info(tensor.name, stored, geometry.ggml_type, offset))
+        infos.append(tensor_info(tensor.name, tensor.shape, TYPE_OF_SCHEME[type_name], offset))
         size = tensor.elements // geometry.block_size * geometry.block_bytes
         offset += -(-size // 32) * 32
     head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys))
@@ -80,10 +60,10 @@ def big_header(name: str = "llama-3-70b", scheme: str = "Q8_0", vocabulary: int 
 
 
 def alike(found: Outline, known: Outline) -> bool:
-    return (found.tensors, found.rest, found.cache, found.file_bytes, found.scheme) == (
+    return (found.tensors, found.rest, found.spec.layers, found.file_bytes, found.scheme) == (
         known.tensors,
         known.rest,
-        known.cache,
+        known.spec.layers,
         known.file_bytes,
         known.scheme,
     )
@@ -100,7 +80,7 @@ def alike(found: Outline, known: Outline) -> bool:
 def test_a_file_is_planned_as_it_is_loaded(tmp_path: Path, model: TinyModel) -> None:
     path = model.write(tmp_path / "m.gguf")
     facts, checkpoint = read_local(path), open_checkpoint(path)
-    found = outline(facts.shape, facts.listed, facts.infos, facts.scheme)
+    found = outline(facts.spec, facts.listed, facts.infos, facts.scheme)
     assert dict(found.tensors) == {key: info for key, info in checkpoint.tensors.items() if key in found.tensors}
     assert set(checkpoint.tensors) - set(found.tensors) <= {
         key for key in checkpoint.tensors if key.role == "rope_freqs"
@@ -129,7 +109,7 @@ def test_a_remote_model_costs_its_header(name: str, scheme: str) -> None:
     with sparse_site({"/big.gguf": SparseFile(header, size)}) as site:
         found = outline_of(f"{site.url}/big.gguf")
         assert site.sent < max(4 * len(header), 2 * MIB)
-    assert alike(found, outline_of_shape(known.shape, scheme))
+    assert alike(found, outline_of_spec(known.spec, scheme))
     assert found.label.startswith("Big")
 
 
@@ -165,7 +145,7 @@ def test_a_server_that_sends_no_parts_of_files() -> None:
     long, long_size = big_header("llama-3-8b")
     with sparse_site({"/short.gguf": SparseFile(header, size), "/long.gguf": SparseFile(long, long_size)}) as site:
         site.ranges = False
-        assert outline_of(f"{site.url}/short.gguf").shape.layers == 32
+        assert outline_of(f"{site.url}/short.gguf").spec.n_layers == 32
         with pytest.raises(DownloadError, match="in parts"):
             outline_of(f"{site.url}/long.gguf")
         assert site.sent < 64 * MIB
@@ -201,10 +181,10 @@ def test_a_header_that_contradicts_itself(tmp_path: Path) -> None:
     for key, value, says in (
         ("llama.block_count", 7, "7 layers are announced"),
         ("llama.embedding_length", 96, "hidden size is 96"),
-        ("llama.attention.head_count", 0, "no layers, heads"),
+        ("llama.attention.head_count", 0, "head_count is 0"),
         ("llama.block_count", None, "block_count is missing"),
         ("general.architecture", None, "architecture"),
-        ("llama.attention.head_count", "many", "head_count is many"),
+        ("llama.attention.head_count", "many", "head_count is 'many'"),
     ):
         path = TinyModel(extra={key: value}).write(tmp_path / "m.gguf")
         with pytest.raises(CheckpointError) as refusal:
@@ -227,9 +207,9 @@ def test_any_damage_is_refused_or_planned_but_never_a_crash(
 
 
 def test_types_that_are_not_read_have_ggml_s_sizes() -> None:
-    gguf = pytest.importorskip("gguf")
-    for number, scheme in UNREAD_SCHEMES.items():
-        known = {kind.value: size for kind, size in gguf.GGML_QUANT_SIZES.items()}.get(number)
+    gguf = pytest.importorskip("gguf", reason="gguf: not installed")
+    for scheme in UNREAD_SCHEMES.values():
+        known = {kind.name: size for kind, size in gguf.GGML_QUANT_SIZES.items()}.get(scheme.name)
         if known and scheme.name != "Q8_1":  # never in files; ggml's block is 36 bytes, gguf's table says 40
             assert (scheme.block_size, scheme.block_bytes) == known
 

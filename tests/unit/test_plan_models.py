@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.dense_spec import dense_spec
 from kit.gguf_builder import TinyModel
 from kit.random_llama import RandomLlama
 
-from rowspan.checkpoint.gguf_layout import tensors_of
-from rowspan.checkpoint.hf_config import shape_from_config
-from rowspan.checkpoint.shape import Shape
 from rowspan.errors import CheckpointError, ModelNotFoundError, RowspanError, UnsupportedModelError, UsageError
-from rowspan.plan.model_shapes import KnownModel, find_model, known_models, unknown_model
-from rowspan.plan.outline import outline_of_shape
-from rowspan.plan.quantize import QUANTIZATIONS, quantization
+from rowspan.model.families.registry import spec_of
+from rowspan.model.hf_config import header_of_config
+from rowspan.model.spec import ModelSpec, QkNorm
+from rowspan.plan.rigs.listed_tensors import tensors_of
+from rowspan.plan.rigs.model_shapes import KnownModel, find_model, known_models, unknown_model
+from rowspan.plan.rigs.outline import outline_of_spec
+from rowspan.plan.rigs.quantize import QUANTIZATIONS, quantization
 
 # Of files on Hugging Face (TheBloke's, bartowski's), in GB of 10^9 bytes, header included.
 PUBLISHED_FILES = [
@@ -46,15 +49,15 @@ PUBLISHED_FILES = [
 ]
 
 
-def shape_of(name: str) -> Shape:
+def known_spec(name: str) -> ModelSpec:
     known = find_model(name)
     assert known is not None
-    return known.shape
+    return known.spec
 
 
-@pytest.mark.parametrize("model", known_models(), ids=lambda model: model.shape.name)
+@pytest.mark.parametrize("model", known_models(), ids=lambda model: model.name)
 def test_tensors_add_up_to_the_published_parameters(model: KnownModel) -> None:
-    counted = sum(tensor.elements for tensor in tensors_of(model.shape))
+    counted = sum(tensor.elements for tensor in tensors_of(model.spec))
     # DeepSeek-V3's total counts a bias for every expert, which is not among the tensors planned with
     assert counted == pytest.approx(model.parameters, rel=1e-7)
     assert model.source
@@ -62,7 +65,7 @@ def test_tensors_add_up_to_the_published_parameters(model: KnownModel) -> None:
 
 @pytest.mark.parametrize(("name", "scheme", "gigabytes"), PUBLISHED_FILES)
 def test_quantized_files_have_the_published_size(name: str, scheme: str, gigabytes: float) -> None:
-    assert outline_of_shape(shape_of(name), scheme).file_bytes / 1e9 == pytest.approx(gigabytes, rel=0.003)
+    assert outline_of_spec(known_spec(name), scheme).file_bytes / 1e9 == pytest.approx(gigabytes, rel=0.003)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -72,9 +75,18 @@ def test_schemes_are_those_of_a_file_made_by_the_same_rules(scheme: str, tied: b
     made = RandomLlama(
         scheme=scheme, n_layers=16, hidden_size=256, ffn_size=512, n_heads=4, n_kv_heads=2, vocab_size=64, tied=tied
     )
-    shape = Shape("made", "llama", 16, 256, 4, 2, 64, 512, 64, 100, tied=tied)
+    spec = dense_spec(
+        n_layers=16,
+        hidden_size=256,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=64,
+        ffn_size=512,
+        vocab_size=64,
+        tied_embeddings=tied,
+    )
     theirs = {tensor.name: tensor.scheme for tensor in made.tensors()}
-    outline = outline_of_shape(shape, scheme)
+    outline = outline_of_spec(spec, scheme)
     ours = {
         tensor.name: outline.tensors[tensor.key].scheme
         for tensor in outline.listed
@@ -85,8 +97,8 @@ def test_schemes_are_those_of_a_file_made_by_the_same_rules(scheme: str, tied: b
 
 def test_names_are_found_in_any_spelling() -> None:
     for name in ("llama-3-70b", "Llama3:70B", "llama_3_70b", "LLAMA-3 70b"):
-        assert shape_of(name).name == "llama-3-70b"
-    assert shape_of("deepseek-r1").name == "deepseek-v3"
+        assert known_spec(name).name == "llama-3-70b"
+    assert known_spec("deepseek-r1").name == "deepseek-v3"
     assert find_model("llama-3-71b") is None
 
 
@@ -101,7 +113,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_names_of_the_catalog_are_unique() -> None:
-    names = [name for model in known_models() for name in (model.shape.name, *model.aliases)]
+    names = [name for model in known_models() for name in (model.name, *model.aliases)]
     assert len(names) == len(set(names))
 
 
@@ -117,9 +129,9 @@ def test_an_unknown_quantization_lists_the_known() -> None:
 
 
 def test_what_is_approximate_says_so() -> None:
-    assert outline_of_shape(shape_of("gemma-3-27b"), "Q4_K_M").notes
-    assert not outline_of_shape(shape_of("gemma-3-27b"), "Q8_0").notes
-    assert not outline_of_shape(shape_of("llama-3-8b"), "Q4_K_M").notes
+    assert outline_of_spec(known_spec("gemma-3-27b"), "Q4_K_M").notes
+    assert not outline_of_spec(known_spec("gemma-3-27b"), "Q8_0").notes
+    assert not outline_of_spec(known_spec("llama-3-8b"), "Q4_K_M").notes
 
 
 CONFIGS = {
@@ -197,10 +209,11 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_configuration_gives_the_catalog_s_shape(name: str) -> None:
-    found, known = shape_from_config(json.dumps(CONFIGS[name]), name), shape_of(name)
+    found, known = spec_of(header_of_config(json.dumps(CONFIGS[name]), name)), known_spec(name)
     assert tensors_of(found) == tensors_of(known)
-    assert [found.window_of(layer) for layer in range(6)] == [known.window_of(layer) for layer in range(6)]
-    assert (found.context, found.experts_used, found.kv_rank) == (known.context, known.experts_used, known.kv_rank)
+    assert [layer.mixer for layer in found.layers] == [layer.mixer for layer in known.layers]
+    assert [layer.mlp for layer in found.layers] == [layer.mlp for layer in known.layers]
+    assert found.context_length == known.context_length
 
 
 @pytest.mark.parametrize(
@@ -218,7 +231,7 @@ def test_a_configuration_gives_the_catalog_s_shape(name: str) -> None:
 )
 def test_an_unusable_configuration_is_refused(text: str, error: type[RowspanError]) -> None:
     with pytest.raises(error) as refusal:
-        shape_from_config(text, "it")
+        header_of_config(text, "it")
     assert refusal.value.fix
 
 
@@ -226,6 +239,9 @@ def test_the_tiny_models_of_other_tests_have_the_tensors_that_are_listed() -> No
     made = TinyModel(
         architecture="qwen3", n_layers=2, hidden_size=64, n_heads=4, n_kv_heads=2, ffn_size=128, tied=False
     )
-    shape = Shape("tiny", "qwen3", 2, 64, 4, 2, 16, 128, 300, 256, qk_norm=True)
+    spec = replace(
+        dense_spec(n_layers=2, n_heads=4, n_kv_heads=2, ffn_size=128, tied_embeddings=False, qk_norm=QkNorm.HEAD),
+        architecture="qwen3",
+    )
     theirs = {tensor.name for tensor in made.tensors()}
-    assert {tensor.name for tensor in tensors_of(shape)} == theirs
+    assert {tensor.name for tensor in tensors_of(spec)} == theirs

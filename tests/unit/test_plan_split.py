@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.dense_spec import dense_spec
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowSplitError, SplitError, UsageError
-from rowspan.model.spec import ModelSpec, RopeSpec
+from rowspan.model.roles import required_tensors, shape_of
+from rowspan.model.spec import ModelSpec, QkNorm
 from rowspan.plan.device import Device, parse_devices, parse_ratios
+from rowspan.plan.shard import Plan, Shard, Span
 from rowspan.plan.shares import apportion
-from rowspan.plan.split import Plan, Shard, Span, split, split_or_fall_back
+from rowspan.plan.split import split, split_or_fall_back
 from rowspan.plan.split_mode import SplitMode
 from rowspan.quant.scheme import SCHEMES
 
 BY_OUTPUTS = {Role.EMBEDDING, Role.HEAD, Role.Q, Role.K, Role.V, Role.GATE, Role.UP}
 BY_INPUTS = {Role.O, Role.DOWN}
 OUTSIDE = {Role.EMBEDDING, Role.HEAD}  # of the layers
-SPEC = ModelSpec(
-    architecture="llama",
-    name="Cut",
-    n_layers=6,
-    hidden_size=64,
-    n_heads=6,
-    n_kv_heads=3,
-    head_dim=16,
-    ffn_size=96,
-    vocab_size=100,
-    context_length=256,
-    norm_eps=1e-5,
-    rope=RopeSpec(dim=16, base=1e4, interleaved=True),
-    sliding_window=None,
-    tied_embeddings=True,
-)
+SPEC = dense_spec()
 
 
 @dataclass(frozen=True)
@@ -48,19 +36,12 @@ class Model:
     tensors: Mapping[TensorKey, TensorInfo]
 
 
-def model_of(spec: ModelSpec, schemes: Mapping[Role, str] | None = None, *, biases: bool = False) -> Model:
+def model_of(spec: ModelSpec, schemes: Mapping[Role, str] | None = None) -> Model:
     """A model of this shape, the tensors of some roles quantized."""
-    keys = [*spec.required_tensors(), TensorKey(Role.ROPE_FREQS)]
-    if not spec.tied_embeddings:
-        keys.append(TensorKey(Role.HEAD))
-    for layer in range(spec.n_layers) if biases else ():
-        biased = (Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN)
-        keys += [TensorKey(role, layer, "bias") for role in biased]
-        keys += [TensorKey(role, layer) for role in (Role.Q_NORM, Role.K_NORM)]
     tensors = {}
-    for key in keys:
+    for key in [*required_tensors(spec), TensorKey(Role.ROPE_FREQS)]:
         scheme = SCHEMES[(schemes or {}).get(key.role, "F32") if key.part == "weight" else "F32"]
-        shape = spec.expected_shape(key)
+        shape = shape_of(spec, key)
         tensors[key] = TensorInfo(shape, scheme.name, math.prod(shape) // scheme.block_size * scheme.block_bytes)
     return Model(spec, tensors)
 
@@ -75,8 +56,8 @@ def models(draw: st.DrawFn) -> Model:
     kv_unit = block // math.gcd(block, group * head_dim)
     n_kv_heads = kv_unit * draw(st.integers(1, max(1, 12 // kv_unit)))
     ffn_unit = SCHEMES[schemes[Role.DOWN]].block_size
-    spec = replace(
-        SPEC,
+    biases = draw(st.booleans())
+    spec = dense_spec(
         n_layers=draw(st.integers(1, 12)),
         n_heads=n_kv_heads * group,
         n_kv_heads=n_kv_heads,
@@ -84,8 +65,10 @@ def models(draw: st.DrawFn) -> Model:
         ffn_size=ffn_unit * draw(st.integers(1, 40)),
         vocab_size=draw(st.integers(1, 500)),
         tied_embeddings=draw(st.booleans()),
+        biases=biases,
+        qk_norm=QkNorm.HEAD if biases else QkNorm.NONE,
     )
-    return model_of(spec, schemes, biases=draw(st.booleans()))
+    return model_of(spec, schemes)
 
 
 def cpus(n: int) -> list[Device]:
@@ -162,7 +145,10 @@ def test_row_covers_the_model(data: st.DataObject, model: Model, n: int) -> None
         assert k is not None
         assert o is not None
         assert q.rows == o.columns
-        assert (q.rows.start, q.rows.stop) == (k.rows.start * model.spec.group, k.rows.stop * model.spec.group)
+        assert (q.rows.start, q.rows.stop) == (
+            k.rows.start * model.spec.layers[0].mixer.group,
+            k.rows.stop * model.spec.layers[0].mixer.group,
+        )
 
 
 @settings(max_examples=150, deadline=None)
@@ -193,7 +179,7 @@ def test_no_other_layer_cut_has_a_faster_slowest_stage(layer_sizes: list[int], h
     n_layers, shares = len(layer_sizes), shares[: len(layer_sizes)]
     tensors: dict[TensorKey, TensorInfo] = {
         key: TensorInfo((layer_sizes[key.layer] if key.role is Role.Q else 0,), "F32", 0)
-        for key in replace(SPEC, n_layers=n_layers).required_tensors()
+        for key in required_tensors(dense_spec(n_layers=n_layers))
         if key.layer is not None
     }
     tensors[TensorKey(Role.EMBEDDING)] = TensorInfo((head,), "F32", 0)
@@ -203,7 +189,7 @@ def test_no_other_layer_cut_has_a_faster_slowest_stage(layer_sizes: list[int], h
         loads[-1] += head
         return max(load / share for load, share in zip(loads, shares, strict=True))
 
-    plan = split(replace(SPEC, n_layers=n_layers), tensors, cpus(len(shares)), SplitMode.LAYER, shares)
+    plan = split(dense_spec(n_layers=n_layers), tensors, cpus(len(shares)), SplitMode.LAYER, shares)
     chosen = [0, *(shard.layers.stop for shard in plan.shards)]
     cuts = combinations(range(1, n_layers), len(shares) - 1)
     assert slowest(chosen) == pytest.approx(min(slowest([0, *cut, n_layers]) for cut in cuts))
@@ -239,28 +225,31 @@ def test_apportion_by_hand(units: int, shares: list[float], counts: list[int]) -
 def test_more_ranks_than_kv_heads_leave_ranks_without() -> None:
     model = model_of(SPEC)
     plan = split(model.spec, model.tensors, cpus(5), SplitMode.ROW)
-    assert [len(shard.kv_heads) for shard in plan.shards] == [1, 1, 1, 0, 0]
-    ffn = [len(shard.ffn) for shard in plan.shards]
+    assert [len(shard.cuts[0].heads) for shard in plan.shards] == [1, 1, 1, 0, 0]
+    ffn = [len(shard.cuts[0].mlp) for shard in plan.shards]
     assert min(ffn[3:]) > max(ffn[:3])  # what they lack in heads they get in MLP rows
     assert_complete(plan, model)
 
 
 def test_mlp_rows_even_out_uneven_heads() -> None:
-    model = model_of(replace(SPEC, ffn_size=9600))
+    model = model_of(dense_spec(ffn_size=9600))
     plan = split(model.spec, model.tensors, cpus(2), SplitMode.ROW)
 
     def weight(shard: Shard) -> int:
         cuts = [plan.cut(TensorKey(role, 0), shard) for role in (*BY_OUTPUTS, *BY_INPUTS) if role not in OUTSIDE]
         return sum(len(cut.rows) * len(cut.columns) for cut in cuts if cut is not None)
 
-    assert [len(shard.kv_heads) for shard in plan.shards] == [2, 1]
+    assert [len(shard.cuts[0].heads) for shard in plan.shards] == [2, 1]
     assert weight(plan.shards[0]) == pytest.approx(weight(plan.shards[1]), rel=0.01)
 
 
 def test_ratios_are_followed() -> None:
-    model = model_of(replace(SPEC, n_kv_heads=8, n_heads=8, ffn_size=1600, vocab_size=1000, n_layers=12))
+    model = model_of(dense_spec(n_kv_heads=8, n_heads=8, ffn_size=1600, vocab_size=1000, n_layers=12))
     row = split(model.spec, model.tensors, cpus(2), SplitMode.ROW, [3, 1])
-    assert [(len(s.kv_heads), len(s.ffn), len(s.vocab)) for s in row.shards] == [(6, 1200, 750), (2, 400, 250)]
+    assert [(len(s.cuts[0].heads), len(s.cuts[0].mlp), len(s.vocab)) for s in row.shards] == [
+        (6, 1200, 750),
+        (2, 400, 250),
+    ]
     layer = split(model.spec, model.tensors, cpus(2), SplitMode.LAYER, [3, 1])
     assert [len(shard.layers) for shard in layer.shards] == [9, 3]
 
@@ -295,7 +284,7 @@ def places(plan: Plan) -> list[tuple[str, int, int, range]]:
 
 
 def test_the_first_layers_go_to_cards_and_the_rest_to_cpus() -> None:
-    model = model_of(replace(SPEC, n_layers=6))
+    model = model_of(dense_spec(n_layers=6))
     devices = parse_devices("cuda:0,cuda:1,cpu:0")
     layer = split(model.spec, model.tensors, devices, SplitMode.LAYER, gpu_layers=4)
     assert places(layer) == [("cuda:0", 0, 0, range(2)), ("cuda:1", 1, 0, range(2, 4)), ("cpu:0", 2, 0, range(4, 6))]
@@ -313,13 +302,13 @@ def test_layers_on_cards_need_cards_and_cpus_after_them(names: str) -> None:
 
 
 def test_stages_of_rows() -> None:
-    model = model_of(replace(SPEC, n_layers=4))
+    model = model_of(dense_spec(n_layers=4))
     plan = split(model.spec, model.tensors, cpus(4), SplitMode.ROW, [1, 1, 3, 3], n_stages=2)
     assert [(shard.stage, shard.tp_rank) for shard in plan.shards] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [len(shard.layers) for shard in plan.shards] in ([1, 1, 3, 3], [2, 2, 2, 2])
     for stage in range(2):
-        assert sum(len(shard.kv_heads) for shard in plan.stage(stage)) == SPEC.n_kv_heads
-        assert sum(len(shard.ffn) for shard in plan.stage(stage)) == SPEC.ffn_size
+        assert sum(len(shard.cuts[0].heads) for shard in plan.stage(stage)) == 3
+        assert sum(len(shard.cuts[0].mlp) for shard in plan.stage(stage)) == 96
     with pytest.raises(SplitError, match="cannot form 3 stages"):
         split(model.spec, model.tensors, cpus(4), SplitMode.ROW, n_stages=3)
 

@@ -23,11 +23,11 @@ from rowspan.errors import SplitError, UsageError
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import Device, parse_devices
 from rowspan.plan.routes import Route, Routes, Transport, choose_routes
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 from rowspan.rig import copies
 
 NATIVE = native_module()
-pytestmark = pytest.mark.skipif(NATIVE is None, reason="no native module here to share memory with")
+pytestmark = pytest.mark.skipif(NATIVE is None, reason="native kernels: none here")
 SHM, SOCKETS, NCCL, HOST = Transport.SHARED, Transport.SOCKETS, Transport.NCCL, Transport.HOST
 CARDS = (Device("cuda", 0), Device("cuda", 1))
 

@@ -12,8 +12,7 @@ from kit.gguf_builder import TinyModel
 from kit.random_llama import SHAPES, RandomLlama, more_bits
 from kit.requantize import requantize
 
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.model.spec import ModelSpec
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 
 
 @pytest.mark.parametrize(
@@ -25,10 +24,12 @@ def test_a_small_one_is_read_by_all(tmp_path: Path, scheme: str, schemes: dict[s
     path = small.write(tmp_path / "m.gguf")
 
     checkpoint = open_checkpoint(path)
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     assert checkpoint.unknown_tensors == []
-    assert (spec.n_layers, spec.hidden_size, spec.ffn_size, spec.vocab_size) == (2, 256, 512, 400)
-    assert (spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.context_length) == (4, 2, 64, 8192)
+    (layer,) = spec.layer_kinds
+    assert (spec.n_layers, spec.hidden_size, layer.mlp_width, spec.vocab_size) == (2, 256, 512, 400)
+    mixer = layer.mixer
+    assert (mixer.n_heads, mixer.n_kv_heads, mixer.key_size, spec.context_length) == (4, 2, 64, 8192)
 
     tensors = gguf.GGUFReader(path).tensors
     assert Counter(tensor.tensor_type.name for tensor in tensors) == {"F32": 5, **schemes}

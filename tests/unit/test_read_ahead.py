@@ -17,7 +17,8 @@ from rowspan.checkpoint import gguf
 from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.kernels.torch.kernels import TorchKernels
-from rowspan.model.spec import ModelSpec
+from rowspan.model.families.registry import key_of
+from rowspan.model.open_checkpoint import read_spec
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
 from rowspan.plan.split import split
@@ -43,7 +44,7 @@ def test_no_more_is_advised_at_a_time_than_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setattr(gguf, "READ_AHEAD", window)
-    checkpoint = GgufCheckpoint(TinyModel(ffn_size=256).write(tmp_path / "m.gguf"))
+    checkpoint = GgufCheckpoint(TinyModel(ffn_size=256).write(tmp_path / "m.gguf"), key_of)
     key = TensorKey(Role.UP, 1)
     place, noted = checkpoint._places[key], Advised()
     mapping: Any = noted
@@ -60,7 +61,7 @@ class Watched(GgufCheckpoint):
     """Notes which tensors were to be read ahead; a disk that does not answer until `answers` is set."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path, key_of)
         self.answers = threading.Event()
         self.begun = threading.Event()
         self.threads: set[str] = set()
@@ -74,7 +75,7 @@ class Watched(GgufCheckpoint):
 
 
 def load(checkpoint: Watched, devices: int) -> None:
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     plan = split(spec, checkpoint.tensors, [Device("cpu", i) for i in range(devices)], SplitMode.LAYER)
 
     def loaded(nbytes: int) -> None:

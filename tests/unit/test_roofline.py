@@ -7,7 +7,7 @@ import pytest
 from rowspan.bench.job import Job
 from rowspan.bench.machine import card_ceilings, roofline
 from rowspan.bench.machine.roofline import Ceilings, Roofs
-from rowspan.cli.bench import _roofs
+from rowspan.cli.bench.bench_command import _roofs
 from rowspan.errors import RowspanError
 from rowspan.kernels.isa import native_module
 from rowspan.plan.device import parse_devices
@@ -17,7 +17,7 @@ def test_measured_ceilings_are_plausible() -> None:
     ceilings = roofline.measure(threads=1, read_bytes=1 << 26)
     if native_module() is None:
         assert ceilings is None
-        pytest.skip("no native kernels here")
+        pytest.skip("native kernels: none here")
     assert ceilings is not None
     assert ceilings.read_bytes_per_second > 1e8
     assert all(rate > 1e8 for rate in ceilings.flops.values())

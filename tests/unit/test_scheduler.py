@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from itertools import cycle, islice
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rowspan.errors import ContextOverflowError, UsageError
-from rowspan.kvcache.blocks import BlockManager
-from rowspan.scheduler.batch import LATEST, SampledToken, StepPlan, StepResult, TokenEvent
-from rowspan.scheduler.request import FinishReason, Request, SamplingParams
+from rowspan.kvcache.groups import CacheGroup, CacheLayout
+from rowspan.kvcache.manager import CacheManager
+from rowspan.scheduler.batch import LATEST, HiddenStates, SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.request import FinishReason, Request, SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import Scheduler
+from rowspan.worker.logits_processors import needs_last_token
 
 VOCABULARY = 5
 STOP_TOKEN = 4
 
 
-def next_token(tokens: list[int], seed: int | None) -> int:
-    """A stand-in for the model: depends on every token, their order, and the seed."""
+Windows = tuple[int | None, ...]
+"""Of a model's groups of layers; None: the group sees everything."""
+
+
+def next_token(tokens: Sequence[int], seed: int | None, windows: Windows = (None,)) -> int:
+    """A stand-in for the model: depends on every token that the last one sees, their order, and the seed."""
     state = seed or 0
-    for token in tokens:
+    for token in tokens[-seen(windows) :]:
         state = (state * 31 + token + 1) % 10007
     return state // 3 % VOCABULARY
 
 
-def alone(request: Request, context_length: int) -> tuple[list[int], FinishReason]:
+def seen(windows: Windows) -> int:
+    """Tokens that one sees, itself included; 0: all."""
+    return 0 if None in windows else max(window for window in windows if window is not None)
+
+
+def states_of(tokens: Sequence[int], seed: int | None) -> NDArray[np.float32]:
+    """A stand-in for hidden states, (tokens, 2): each depends on all tokens up to its own."""
+    rows = [(next_token(list(tokens[: n + 1]), seed), n) for n in range(len(tokens))]
+    return np.array(rows, np.float32)
+
+
+def alone(request: Request, context_length: int, windows: Windows = (None,)) -> tuple[list[int], FinishReason]:
     """The oracle: what a request generates, and why it ends, with a machine of its own."""
     tokens, params = list(request.tokens), request.params
     while True:
-        tokens.append(next_token(tokens, params.seed))
+        tokens.append(next_token(tokens, params.seed, windows))
         if tokens[-1] in params.stop_tokens and not params.ignore_eos:
             return tokens[request.prompt_length :], FinishReason.STOP
         if len(tokens) - request.prompt_length == params.max_tokens or len(tokens) == context_length:
@@ -48,23 +69,25 @@ class Known:
     prompt_length: int
     seed: int | None
     computed: int | None = None
-    blocks: Sequence[int] = ()
+    tables: Sequence[Sequence[int]] = ()  # of each group
 
 
 @dataclass
 class Workers:
     """Runs plans in order. A cache slot holds all the tokens its entry depends on: those up to its own position."""
 
-    blocks: BlockManager
+    cache: CacheManager
     max_sequences: int
     token_budget: int
     prefix_reuse: bool = True
     known: dict[int, Known] = field(default_factory=dict)
-    slots: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    slots: dict[tuple[int, int, int], tuple[int, ...]] = field(default_factory=dict)
     number: int = -1
+    wanted: dict[int, WantedStates] = field(default_factory=dict)  # by sequences that ask for them
 
     def run(self, plan: StepPlan) -> StepResult:
-        size = self.blocks.block_size
+        layout = self.cache.layout
+        size, groups = layout.block_size, layout.groups
         assert plan.number == self.number + 1
         self.number = plan.number
         for seq_id in plan.forget:
@@ -79,10 +102,18 @@ class Workers:
         assert sum(len(chunk.tokens) for chunk in plan.chunks) <= self.token_budget
         assert {new.seq_id for new in plan.new} <= {chunk.seq_id for chunk in plan.chunks}
         for chunk in plan.chunks:
-            self.known[chunk.seq_id].blocks = chunk.blocks
-        tables = {seq_id: set(known.blocks) for seq_id, known in self.known.items()}
+            n = len(chunk.blocks) // len(groups)
+            self.known[chunk.seq_id].tables = [chunk.blocks[at * n : at * n + n] for at in range(len(groups))]
+        positions = {chunk.seq_id: chunk.position for chunk in plan.chunks}
+        needed = {  # blocks that hold what is to be read, by group
+            seq_id: [
+                table[group.first_seen(positions.get(seq_id, known.computed or 0)) // size :]
+                for group, table in zip(groups, known.tables, strict=True)
+            ]
+            for seq_id, known in self.known.items()
+        }
 
-        sampled = []
+        sampled, hidden = list[SampledToken](), list[HiddenStates]()
         for chunk in plan.chunks:
             known = self.known[chunk.seq_id]
             end = chunk.position + len(chunk.tokens)
@@ -99,24 +130,55 @@ class Workers:
                 assert end > known.prompt_length
             else:
                 assert list(chunk.tokens) == known.tokens[chunk.position : end]
-            assert chunk.samples == (end == len(known.tokens))
-            assert chunk.samples or end % size == 0
-            # The table covers the positions, with blocks of its own wherever it writes.
-            assert len(chunk.blocks) == len(tables[chunk.seq_id]) == -(-end // size)
-            assert all(0 <= block < self.blocks.n_blocks for block in chunk.blocks)
-            written = set(chunk.blocks[chunk.position // size :])
-            assert not any(written & table for seq_id, table in tables.items() if seq_id != chunk.seq_id)
-            for position in range(chunk.position, end):
-                slot = (chunk.blocks[position // size], position % size)
-                self.slots[slot] = tuple(known.tokens[: position + 1])
-            # What attention reads is this sequence's own past.
-            for position in range(end):
-                slot = (chunk.blocks[position // size], position % size)
-                assert self.slots[slot] == tuple(known.tokens[: position + 1])
+            complete = end == len(known.tokens)
+            wanted = self.wanted.get(chunk.seq_id)
+            if wanted is None:
+                assert (chunk.samples, chunk.hidden) == (complete, 0)
+            elif wanted is WantedStates.ALL:
+                assert (chunk.samples, chunk.hidden) == (0, len(chunk.tokens))
+            else:
+                assert (chunk.samples, chunk.hidden) == (0, complete)
+            assert complete or end % size == 0
+            # The tables cover the positions, with blocks of their own wherever they are written.
+            assert len(chunk.blocks) == len(groups) * -(-end // size)
+            for at, (group, table) in enumerate(zip(groups, known.tables, strict=True)):
+                assert all(0 <= block < self.n_blocks[at] for block in table)
+                mine = needed[chunk.seq_id][at]
+                assert len(set(mine)) == len(mine)
+                written = set(table[chunk.position // size :])
+                for seq_id, others in needed.items():
+                    assert seq_id == chunk.seq_id or not written & set(others[at])
+                for position in range(chunk.position, end):
+                    self.slots[at, table[position // size], position % size] = tuple(known.tokens[: position + 1])
+                # What attention reads is this sequence's own past.
+                for position in range(group.first_seen(chunk.position), end):
+                    slot = (at, table[position // size], position % size)
+                    assert self.slots[slot] == tuple(known.tokens[: position + 1])
             if chunk.samples:
-                known.tokens.append(next_token(known.tokens, known.seed))
+                known.tokens.append(next_token(self.read(known, end), known.seed, self.windows))
                 sampled.append(SampledToken(chunk.seq_id, known.tokens[-1]))
-        return StepResult(plan.number, tuple(sampled))
+            if chunk.hidden:
+                rows = states_of(known.tokens[:end], known.seed)[end - chunk.hidden :]
+                hidden.append(HiddenStates(chunk.seq_id, rows))
+        return StepResult(plan.number, tuple(sampled), tuple(hidden))
+
+    @property
+    def windows(self) -> Windows:
+        return tuple(group.window for group in self.cache.layout.groups)
+
+    @property
+    def n_blocks(self) -> Sequence[int]:
+        """Of each group."""
+        return [pool.n_blocks for pool in self.cache.pools]
+
+    def read(self, known: Known, end: int) -> list[int]:
+        """The tokens that the one before position `end` sees, from the cache of the group that sees most."""
+        widths = [window or end for window in self.windows]
+        at = widths.index(max(widths))
+        group, table = self.cache.layout.groups[at], known.tables[at]
+        size = self.cache.block_size
+        positions = range(group.first_seen(end - 1), end)
+        return [self.slots[at, table[position // size], position % size][-1] for position in positions]
 
 
 def rig(
@@ -127,21 +189,31 @@ def rig(
     context_length: int = 100,
     prefix_reuse: bool = True,
     ahead: bool = False,
+    windows: Windows = (None,),
 ) -> tuple[Scheduler, Workers]:
-    blocks = BlockManager(n_blocks, block_size)
+    groups = tuple(CacheGroup(window) for window in windows)
+    cache = CacheManager(CacheLayout(groups, block_size, max(1, max_sequences), token_budget), n_blocks)
     scheduler = Scheduler(
-        blocks,
+        cache,
         max_sequences=max_sequences,
         token_budget=token_budget,
         context_length=context_length,
         prefix_reuse=prefix_reuse,
         ahead=ahead,
     )
-    return scheduler, Workers(blocks, max_sequences, token_budget, prefix_reuse)
+    return scheduler, Workers(cache, max_sequences, token_budget, prefix_reuse)
 
 
 def request(seq_id: int, prompt: list[int], max_tokens: int = 8, seed: int = 0) -> Request:
     return Request(seq_id, list(prompt), SamplingParams(max_tokens=max_tokens, seed=seed))
+
+
+def with_params(
+    seq_id: int, prompt: Sequence[int], params: SamplingParams, states: WantedStates | None = None
+) -> Request:
+    if states is not None:
+        params = replace(params, max_tokens=0)
+    return Request(seq_id, list(prompt), params, needs_last_token(params), states)
 
 
 def turn(scheduler: Scheduler, workers: Workers) -> list[TokenEvent]:
@@ -160,64 +232,109 @@ def finish_all(scheduler: Scheduler, workers: Workers) -> dict[int, list[int]]:
     return generated
 
 
-def random_rig(rng: random.Random) -> tuple[Scheduler, Workers]:
-    """Any limits, above all tight ones."""
-    block_size = rng.randint(1, 5)
-    max_sequences = rng.randint(1, 6)
-    n_blocks = rng.randint(2, 24)
-    return rig(
-        n_blocks=n_blocks,
-        block_size=block_size,
-        max_sequences=max_sequences,
-        token_budget=max_sequences + block_size + rng.choice([0, 1, 5, 20]),
-        context_length=rng.randint(2, 2 * n_blocks * block_size),
-        prefix_reuse=rng.random() < 0.8,
-        ahead=rng.random() < 0.6,
+class Act(Enum):
+    """What can happen next while requests are served."""
+
+    ARRIVE = auto()
+    PLAN = auto()
+    RUN = auto()  # workers run the oldest plan that they have not run
+    FINISH = auto()  # the oldest result comes back
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that is random in one simulation. Hypothesis draws every part, so that a failure shrinks to a short one."""
+
+    limits: dict[str, Any]
+    requests: list[Request]
+    depth: int  # plans in flight at most
+    acts: list[Act]
+    cancels: dict[int, int]
+    """How many acts before a request is cancelled, and which one of those that are open."""
+
+
+def windows() -> st.SearchStrategy[Windows]:
+    """Groups of any windows, with or without one that sees everything, which comes first."""
+    some = st.lists(st.integers(1, 20), max_size=2, unique=True).map(sorted)
+    return st.builds(lambda first, rest: (*first, *rest), st.sampled_from([(), (None,)]), some).filter(len)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    """Any limits, above all tight ones, with any requests in any order of events."""
+    block_size, max_sequences = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    n_blocks = draw(st.integers(2, 24))
+    limits: dict[str, Any] = {
+        "n_blocks": n_blocks,
+        "block_size": block_size,
+        "max_sequences": max_sequences,
+        "token_budget": max_sequences + block_size + draw(st.sampled_from([0, 1, 5, 20])),
+        "context_length": draw(st.integers(2, 2 * n_blocks * block_size)),
+        "prefix_reuse": draw(st.sampled_from([True, True, True, False])),
+        "ahead": draw(st.booleans()),
+        "windows": draw(st.sampled_from([(None,), (None,)]) | windows()),
+    }
+    prompt = prompts(rig(**limits)[0].context_length - 1)
+    params = st.builds(
+        SamplingParams,
+        max_tokens=st.integers(1, 25),
+        seed=st.integers(0, 1),
+        stop_tokens=st.sampled_from([frozenset(), frozenset({STOP_TOKEN})]),
+        ignore_eos=st.sampled_from([False, False, True]),
+        repeat_penalty=st.sampled_from([1.0, 1.0, 1.0, 1.3]),
+    )
+    n_requests = draw(st.integers(1, 16))
+    wanted = st.sampled_from([None, None, None, *WantedStates])
+    return Story(
+        limits,
+        [with_params(seq_id, draw(prompt), draw(params), draw(wanted)) for seq_id in range(n_requests)],
+        depth=draw(st.integers(1, 4)),
+        acts=draw(st.lists(st.sampled_from(Act), max_size=60)),
+        cancels=draw(st.dictionaries(st.integers(0, 300), st.integers(0, 15), max_size=8)),
     )
 
 
-def random_request(rng: random.Random, seq_id: int, longest_prompt: int) -> Request:
-    # Few different beginnings, so that prefixes are shared, also in the middle of a block.
-    length = rng.randint(1, min(longest_prompt, rng.choice([4, 12, 60])))
-    prompt = ([rng.randrange(2)] * rng.randint(0, length) + [0, 1, 2, 3] * length)[:length]
-    params = SamplingParams(
-        max_tokens=rng.randint(1, 25),
-        seed=rng.randrange(2),
-        stop_tokens=frozenset({STOP_TOKEN} if rng.random() < 0.5 else ()),
-        ignore_eos=rng.random() < 0.3,
-        repeat_penalty=rng.choice([1.0, 1.0, 1.0, 1.3]),
-    )
-    return Request(seq_id, prompt, params)
+@st.composite
+def prompts(draw: st.DrawFn, longest: int) -> list[int]:
+    """Few different beginnings, so that prefixes are shared, also in the middle of a block."""
+    length = draw(st.integers(1, min(longest, draw(st.sampled_from([4, 12, 60])))))
+    return ([draw(st.integers(0, 1))] * draw(st.integers(0, length)) + [0, 1, 2, 3] * length)[:length]
 
 
-@settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, 2**64))
-def test_everything_ends_with_the_right_tokens_whatever_happens(seed: int) -> None:
-    rng = random.Random(seed)
-    scheduler, workers = random_rig(rng)
-    depth = rng.randint(1, 4)  # plans in flight at most
-    cancel_rate = rng.choice([0.0, 0.02, 0.1])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(story=stories())
+def test_everything_ends_with_the_right_tokens_whatever_happens(story: Story) -> None:
+    scheduler, workers = rig(**story.limits)
     pipeline: deque[StepPlan | StepResult] = deque()  # oldest first; what has run already is a result
     expected: dict[int, tuple[list[int], FinishReason]] = {}
+    states: dict[int, NDArray[np.float32]] = {}
     seen: dict[int, list[int]] = {}
     finished: dict[int, FinishReason] = {}
     cancelled: set[int] = set()
     running: set[int] = set()
-    arrivals = rng.randint(1, 16)
+    arrivals = deque(story.requests)
 
     def open_requests() -> list[int]:
         return [seq_id for seq_id in expected if seq_id not in finished and seq_id not in cancelled]
 
-    for _ in range(20_000):
-        if len(expected) < arrivals and rng.random() < 0.4:
-            new = random_request(rng, len(expected), scheduler.context_length - 1)
-            expected[new.seq_id] = alone(new, scheduler.context_length)
-            scheduler.add(new)
-        if rng.random() < cancel_rate and (candidates := open_requests()):
-            cancelled.add(victim := rng.choice(candidates))
+    # Each act once after those drawn, again and again, so that every story has an end.
+    for number, act in enumerate(islice(cycle([*story.acts, *Act]), 100_000)):
+        if number in story.cancels and (candidates := open_requests()):
+            cancelled.add(victim := candidates[story.cancels[number] % len(candidates)])
             assert scheduler.cancel(victim)
             assert not scheduler.cancel(victim)
-        if len(pipeline) < depth and rng.random() < 0.8:
+        if act is Act.ARRIVE and arrivals:
+            new = arrivals.popleft()
+            if new.states is None:
+                expected[new.seq_id] = alone(new, scheduler.context_length, workers.windows)
+            else:
+                expected[new.seq_id] = [], FinishReason.STOP
+                workers.wanted[new.seq_id] = new.states
+                rows = states_of(new.tokens, new.params.seed)
+                states[new.seq_id] = rows if new.states is WantedStates.ALL else rows[-1:]
+                seen[new.seq_id] = []
+            scheduler.add(new)
+        if act is Act.PLAN and len(pipeline) < story.depth:
             plan = scheduler.step()
             if plan is not None:
                 pipeline.append(plan)
@@ -227,20 +344,25 @@ def test_everything_ends_with_the_right_tokens_whatever_happens(seed: int) -> No
                 assert not open_requests()  # or nothing would ever happen again
         # Workers take plans in order, and may be any way ahead of their results' arrival.
         unrun = next((i for i, item in enumerate(pipeline) if isinstance(item, StepPlan)), None)
-        if unrun is not None and rng.random() < 0.7:
+        if act is Act.RUN and unrun is not None:
             issued = pipeline[unrun]
             assert isinstance(issued, StepPlan)
             pipeline[unrun] = workers.run(issued)
-        if pipeline and isinstance(result := pipeline[0], StepResult) and rng.random() < 0.7:
+        if act is Act.FINISH and pipeline and isinstance(result := pipeline[0], StepResult):
             pipeline.popleft()
             for event in scheduler.finish_step(result):
                 assert event.seq_id in open_requests()
-                assert event.sampled is not None
-                seen.setdefault(event.seq_id, []).append(event.sampled.token)
+                if event.seq_id in states:
+                    assert event.sampled is None
+                    assert event.hidden is not None
+                    assert np.array_equal(event.hidden, states[event.seq_id])
+                else:
+                    assert event.sampled is not None
+                    seen.setdefault(event.seq_id, []).append(event.sampled.token)
                 if event.finish is not None:
                     finished[event.seq_id] = event.finish
         assert scheduler.busy == bool(open_requests())
-        if len(expected) == arrivals and not open_requests() and not pipeline:
+        if not arrivals and not open_requests() and not pipeline:
             break
     else:
         pytest.fail("requests never finished")
@@ -253,6 +375,46 @@ def test_everything_ends_with_the_right_tokens_whatever_happens(seed: int) -> No
     stats = scheduler.stats()
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert stats.generated_tokens == sum(map(len, seen.values()))
+
+
+def test_blocks_behind_a_window_are_given_back_and_their_content_is_reused() -> None:
+    scheduler, workers = rig(n_blocks=200, max_sequences=1, token_budget=8, context_length=400, windows=(None, 6))
+    held = 5  # of the window: (6 + 8) tokens in blocks of 4, and one more
+    assert [pool.n_blocks for pool in workers.cache.pools] == [200, 2 * held]
+    whole, window = workers.cache.pools
+    first = request(0, [1, 2, 3, 0] * 10, max_tokens=50)
+    scheduler.add(first)
+    most = 0
+    while scheduler.busy:
+        turn(scheduler, workers)
+        most = max(most, window.used_blocks)
+    assert most == held
+    # The next turn of a chat finds everything; what turns off in the middle only what the window's pool still holds.
+    again, early = request(1, [*first.tokens, 1]), request(2, [*first.tokens[:60], 4, 4, 4, 4, 4])
+    for each in (again, early):
+        scheduler.add(each)
+        expected = alone(each, 400)[0]
+        assert finish_all(scheduler, workers)[each.seq_id] == expected
+    assert again.cached == 88  # 90 tokens, the last of them never computed
+    assert early.cached == 0
+    assert whole.reusable_blocks > 20
+
+
+def test_a_window_alone_has_no_end_of_context() -> None:
+    """But that of the model: its pool is not what limits a sequence."""
+    scheduler, workers = rig(n_blocks=50, max_sequences=1, token_budget=8, context_length=199, windows=(5,))
+    assert workers.cache.n_blocks == 2 * 5
+    assert scheduler.context_length == 199
+    scheduler.add(long := request(0, [1, 2, 3] * 30, max_tokens=500))
+    expected = alone(long, 199, (5,))[0]
+    assert finish_all(scheduler, workers)[0] == expected
+    assert len(long.tokens) == 199
+    assert scheduler.stats().preemptions == 0
+
+
+def test_a_pool_too_small_for_a_window_and_a_step_limits_the_context() -> None:
+    scheduler, _ = rig(n_blocks=3, token_budget=16, windows=(5,))
+    assert scheduler.context_length == 3 * 4
 
 
 def test_long_requests_in_a_tiny_pool_preempt_and_still_all_finish() -> None:
@@ -399,6 +561,54 @@ def test_a_stop_token_is_reported_and_ends_the_request_unless_ignored() -> None:
     assert [events[n].finish for n in range(3)] == [FinishReason.STOP, None, FinishReason.LENGTH]
 
 
+def test_several_tokens_of_one_result_are_taken_in_order_up_to_the_end_of_the_request() -> None:
+    scheduler, _ = rig()
+    scheduler.add(Request(0, [1, 2, 3], SamplingParams(max_tokens=4, seed=0, stop_tokens=frozenset({STOP_TOKEN}))))
+    scheduler.add(request(1, [1, 2], max_tokens=3))
+
+    def finish(*sampled: tuple[int, int]) -> list[tuple[int, int, FinishReason | None]]:
+        plan = scheduler.step()
+        assert plan is not None
+        chunks.append([(chunk.seq_id, chunk.position, chunk.tokens, chunk.samples) for chunk in plan.chunks])
+        events = scheduler.finish_step(StepResult(plan.number, tuple([SampledToken(*each) for each in sampled])))
+        return [(event.seq_id, event.sampled.token, event.finish) for event in events if event.sampled]
+
+    chunks: list[list[tuple[int, int, tuple[int, ...], int]]] = []
+    assert finish((0, 1), (0, 0), (1, 2)) == [(0, 1, None), (0, 0, None), (1, 2, None)]
+    assert finish((0, STOP_TOKEN), (0, 3), (1, 1), (1, 3), (1, 2)) == [
+        (1, 1, None),
+        (1, 3, FinishReason.LENGTH),
+        (0, STOP_TOKEN, FinishReason.STOP),
+    ]
+    assert chunks == [[(0, 0, (1, 2, 3), 1), (1, 0, (1, 2), 1)], [(1, 2, (2,), 1), (0, 3, (1, 0), 1)]]
+    assert not scheduler.busy
+    assert scheduler.stats().generated_tokens == 6
+
+
+def test_hidden_states_of_a_whole_text_come_at_once_and_of_nothing_that_is_cached() -> None:
+    scheduler, workers = rig(token_budget=9)
+    for seq_id, wanted in enumerate((WantedStates.ALL, WantedStates.LAST, WantedStates.ALL)):
+        workers.wanted[seq_id] = wanted
+        text = with_params(seq_id, [1, 2, 3] * 6, SamplingParams(seed=0), wanted)
+        scheduler.add(text)
+        steps = 0
+        while scheduler.busy:
+            events = turn(scheduler, workers)
+            steps += 1
+        assert steps == (1 if wanted is WantedStates.LAST else 3)
+        ((found, sampled, finish, cached, hidden),) = events
+        assert (found, sampled, finish) == (seq_id, None, FinishReason.STOP)
+        assert cached == (16 if wanted is WantedStates.LAST else 0)
+        assert hidden is not None
+        rows = states_of(text.tokens, 0)
+        assert np.array_equal(hidden, rows if wanted is WantedStates.ALL else rows[-1:])
+    with pytest.raises(ContextOverflowError):
+        scheduler.add(with_params(3, [1] * 101, SamplingParams(), WantedStates.LAST))
+    with pytest.raises(UsageError):
+        scheduler.add(with_params(3, [], SamplingParams(), WantedStates.LAST))
+    assert scheduler.stats().blocks_used == 0
+
+
 def test_after_a_lost_worker_everything_starts_from_nothing() -> None:
     scheduler, workers = rig(max_sequences=2)
     for seq_id in range(3):
@@ -412,7 +622,7 @@ def test_after_a_lost_worker_everything_starts_from_nothing() -> None:
     assert scheduler.step() is None
     assert scheduler.finish_step(StepResult(lost.number, ())) == []
     assert (scheduler.stats().blocks_used, scheduler.stats().blocks_cached) == (0, 0)
-    respawned = Workers(workers.blocks, 2, 16, number=lost.number)
+    respawned = Workers(workers.cache, 2, 16, number=lost.number)
     again = request(3, [1] * 12)
     expected = alone(again, 100)[0]
     scheduler.add(again)
@@ -491,9 +701,9 @@ def test_what_was_computed_behind_a_stop_token_is_dropped() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Request(1, [2], SamplingParams(max_tokens=9, seed=0, repeat_penalty=1.1)),
-        Request(1, [2], SamplingParams(max_tokens=9, seed=0, presence_penalty=0.1)),
-        Request(1, [2], SamplingParams(max_tokens=9, seed=0, frequency_penalty=-0.1)),
+        with_params(1, [2], SamplingParams(max_tokens=9, seed=0, repeat_penalty=1.1)),
+        with_params(1, [2], SamplingParams(max_tokens=9, seed=0, presence_penalty=0.1)),
+        with_params(1, [2], SamplingParams(max_tokens=9, seed=0, frequency_penalty=-0.1)),
         request(1, [0, 1, 2, 3] * 15),  # its prompt takes more steps
     ],
 )
@@ -544,7 +754,7 @@ def test_steps_given_back_are_computed_again_the_one_ahead_too() -> None:
     ahead.scheduler.abandon_steps()
     ahead.scheduler.resize(20)
     known, number = ahead.workers.known, lost[-1].number
-    ahead.workers = Workers(BlockManager(20, 4), 4, 16, known=known, number=number)
+    ahead.workers = Workers(CacheManager(ahead.workers.cache.layout, 20), 4, 16, known=known, number=number)
     while ahead.scheduler.busy:
         ahead.plan()
         ahead.finish()

@@ -8,7 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowspan.kvcache.blocks import BlockManager
+from rowspan.kvcache.groups import FULL, CacheLayout
+from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import SampledToken, StepResult
 from rowspan.scheduler.request import Request, SamplingParams
 from rowspan.scheduler.scheduler import Scheduler
@@ -73,7 +74,11 @@ def test_however_the_room_changes_failures_stay_few(rooms: list[int], each: int)
 
 def test_the_scheduler_counts_steps_that_are_as_large_as_may_be() -> None:
     scheduler = Scheduler(
-        BlockManager(4000, 4), max_sequences=2, token_budget=32, context_length=16000, prefix_reuse=False
+        CacheManager(CacheLayout((FULL,), 4, 2, 32), 4000),
+        max_sequences=2,
+        token_budget=32,
+        context_length=16000,
+        prefix_reuse=False,
     )
     scheduler.shrink_steps()
 

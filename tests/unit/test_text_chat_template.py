@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from kit.vocabulary import CHATML, bpe, spm
 
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
+from rowspan.text import template_bounds
 from rowspan.text.chat_template import ChatTemplate
 from rowspan.text.tokenizer import Tokenizer
 
@@ -110,3 +113,92 @@ def test_from_metadata() -> None:
     assert ChatTemplate.from_metadata(without, Tokenizer.from_metadata(without)) is None
     with pytest.raises(CheckpointError, match=r"tokenizer\.chat_template"):
         ChatTemplate.from_metadata({"tokenizer.chat_template": 3}, Tokenizer.from_metadata(without))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 9 ** (9 ** 8) }}",
+        "{{ 9 ** 99999 }}",
+        '{{ "x" * 10 ** 9 }}',
+        "{{ 1000000000 * [1] }}",
+        '{% set ns = namespace(x="xx") %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}',
+        '{% set ns = namespace(x="xx") %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}',
+        "{% set ns = namespace(x=99) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        '{{ "a".center(2000000000) }}',
+        '{{ "a" | center(2000000000) }}',
+        '{{ "a".ljust(2000000000) }}',
+        '{{ "%2000000000d" % 1 }}',
+        '{{ "%*d" % (2000000000, 1) }}',
+        '{{ "%.2000000000f" | format(1) }}',
+        '{{ "{:>2000000000}".format(1) }}',
+        '{{ "{:{}}".format(1, 2000000000) }}',
+        '{{ (["a"] | map("center", 2000000000) | list) }}',
+        '{{ ("a" * 1000000).replace("a", "b" * 1000000) }}',
+        '{{ ("a" * 1000000) | replace("a", "b" * 1000000) }}',
+        '{{ ("a" * 1000000).translate({97: "b" * 1000000}) }}',
+        '{{ ("\t" * 1000000).expandtabs(1000000) }}',
+        '{{ (["a" * 1000000] * 1000) | join }}',
+        '{{ ("a" * 4000).join(["a"] * 10000) }}',
+        '{{ ("\n" * 1000000) | indent("a" * 1000000) }}',
+        "{{ [1] | batch(1000000000, 0) | list }}",
+        '{{ 1 | round(1000000000, "ceil") }}',
+        "{{ [[1]] | tojson(indent=1000000000) }}",
+        '{{ (1).to_bytes(1000000000, "big") }}',
+        "{{ lipsum(n=1000000) }}",
+    ],
+)
+def test_a_template_cannot_take_all_memory(source: str) -> None:
+    """Neither while it is read nor while it runs."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError):
+            render(source)
+        assert tracemalloc.get_traced_memory()[1] < 120 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for a in [9] * 9 recursive %}{% if loop.depth < 12 %}{{ loop([a] * 9) }}{% endif %}{% endfor %}",
+        "{% set deadline = 1e99 %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_template_cannot_run_for_ever(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_bounds, "SECONDS", 0.2)
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=r"longer than 0\.2 seconds"):
+        render(source)
+    assert time.monotonic() - started < 5
+
+
+def test_what_bounds_a_template_does_not_show() -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}"
+        "{{ loop.previtem is defined }}{{ m.content ~ 1 ~ none }}{% else %}none{% endfor %}"
+    )
+    two = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert render(source, two) == "1/2TrueFalseFalsea1None2/2FalseTrueTrueb1None"
+    assert render("{% for x in [] %}{% else %}none{% endfor %}{% for x in nothing %}{% endfor %}") == "none"
+    assert (
+        render("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ 2 ** 10 }}{{ 'ab' * 2 }}")
+        == "a11024abab"
+    )
+    assert render("{{ 'a-b' | replace('-', '+') }}{{ [1, 2] | join('-') }}{{ '%05d' % 7 }}{{ '{:>3}'.format(1) }}") == (
+        "a+b1-200007  1"
+    )
+    assert render("{{ 1700000000 | string }}{{ nothing | default(1700000000) }}{{ 'x'.replace('x', 'y') }}") == (
+        "17000000001700000000y"
+    )
+
+
+def test_a_long_conversation_is_rendered_in_time() -> None:
+    messages = [{"role": "user", "content": "word " * 20}] * 10_000
+    started = time.monotonic()
+    assert len(CHATML_TEMPLATE.render(messages)) > 10_000 * 100
+    assert time.monotonic() - started < 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from kit.vocabulary import bpe, spm
 
 from rowspan.errors import CheckpointError, UnsupportedModelError
+from rowspan.text.encoding import ids_of
 from rowspan.text.tokenizer import Tokenizer
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)  # lone surrogates too
@@ -174,3 +177,50 @@ def test_scores_and_byte_tokens_of_sentencepiece_models_are_checked() -> None:
             Tokenizer.from_metadata(metadata | {PREFIX + "scores": scores})
     with pytest.raises(CheckpointError, match="marked as a byte"):
         with_tokens(metadata, ("0x41", 6))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@given(text=st.text(max_size=200) | st.text("\u1100\u1161\u11a8\u212ae\u0301 ", max_size=200))
+def test_no_text_has_fewer_tokens_than_told_by_its_length(kind: str, text: str) -> None:
+    tokenizer = BY_KIND[kind]
+    assert tokenizer.least_tokens(text) <= len(tokenizer.encode(text, add_special=False))
+
+
+def test_least_tokens_follow_the_longest_token() -> None:
+    tokenizer = with_tokens(bpe(), ("<" + "t" * 98 + ">", 4))
+    assert tokenizer.least_tokens("a" * 1000) == 10
+    assert tokenizer.least_tokens("<" + "t" * 98 + ">") == len(tokenizer.encode("<" + "t" * 98 + ">")) == 1
+    composed = Tokenizer.from_metadata(bpe(pre="qwen2"))  # composes characters first
+    syllables = "\u1100\u1161\u11a8" * 400
+    assert 0 < composed.least_tokens(syllables) <= len(composed.encode(syllables))
+
+
+def test_nothing_is_told_where_characters_may_get_lost() -> None:
+    metadata = spm()
+    types = np.array(metadata[PREFIX + "token_type"])
+    types[types == 6] = 1
+    lossy = Tokenizer.from_metadata(metadata | {PREFIX + "token_type": types})
+    assert lossy.least_tokens("a" * 10_000) == 0
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@given(text=st.text(max_size=40))
+def test_long_texts_have_the_same_tokens_as_their_parts(kind: str, text: str) -> None:
+    """Long ones take another way through the library."""
+    tokenizer = BY_KIND[kind]
+    rust = tokenizer._algorithm._rust  # type: ignore[attr-defined]
+    long = (text + " the ") * 101
+    assert ids_of(rust, long) == rust.encode(long, add_special_tokens=False).ids
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    tokenizer, text = BY_KIND["bpe"], "the quick brown fox " * 40_000
+    encoding = threading.Thread(target=tokenizer.encode, args=(text,))
+    gaps = [0.0]
+    started = last = time.perf_counter()
+    encoding.start()
+    while encoding.is_alive():
+        time.sleep(0.001)
+        gaps.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    assert max(gaps) < (last - started) / 2

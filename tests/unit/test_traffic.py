@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.gguf_builder import TinyModel
+from kit.thread_workers import on_all_workers, over_sockets
 
 from rowspan.comm.base import Comm
 from rowspan.comm.connect import connect
-from rowspan.comm.meeting import Meeting
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.plan.device import parse_devices
-from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 from rowspan.plan.split_mode import SplitMode
 from rowspan.plan.traffic import traffic
 from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
@@ -71,25 +66,15 @@ def counted(blueprint: Blueprint, steps: Sequence[StepPlan], monkeypatch: pytest
         return replace(comm, group=group if group.tp_size > 1 else comm.group, after=after)
 
     monkeypatch.setattr(worker_module, "connect", connect_counting)
-    n_ranks = len(blueprint.plan.shards)
-    peers = [[-1] * n_ranks for _ in range(n_ranks)]
-    for a, b in combinations(range(n_ranks), 2):
-        peers[a][b], peers[b][a] = (end.detach() for end in socket.socketpair())
 
-    def run(rank: int) -> list[int]:
-        meeting = Meeting(None, 0, peers[rank], Path("unused"))
-        setup = replace(blueprint.setups()[rank], meeting=meeting, cores=(), threads=1)
-        worker = Worker(setup)
+    def run(worker: Worker, rank: int) -> list[int]:
         given = []
-        with closing(worker):  # also of one that fails, or the others would wait for it
-            worker.create_cache(worker.profile_memory().n_blocks)
-            for step in steps:
-                worker.step(step)
-                given.append(sum(counter.given for counter in counters[rank]))
+        for step in steps:
+            worker.step(step)
+            given.append(sum(counter.given for counter in counters[rank]))
         return [now - before for now, before in zip(given, [0, *given], strict=False)]
 
-    with ThreadPoolExecutor(n_ranks) as ranks:
-        return list(ranks.map(run, range(n_ranks)))
+    return on_all_workers(blueprint, run)
 
 
 @pytest.mark.parametrize("isa", [None, "torch"])
@@ -113,9 +98,7 @@ def test_what_is_foretold_is_what_is_given(
     names = parse_devices(",".join(f"cpu:{index}" for index in range(devices)))
     path = MODEL.write(tmp_path / "tiny.gguf")
     blueprint = make_blueprint(EngineConfig(path, names, mode, ratios, context_size=64, cpu_isa=isa, dtype="float32"))
-    groups = tuple(None if group is None else Route(Transport.SOCKETS, "") for group in blueprint.routes.groups)
-    routes = Routes(groups, (Route(Transport.SOCKETS, ""),) * (blueprint.plan.n_stages - 1))
-    blueprint = replace(blueprint, routes=routes)
+    blueprint = over_sockets(blueprint)
     prompt = tuple(range(1, 21))
     new = NewSequence(0, prompt, len(prompt), SamplingParams(temperature=0, seed=1))
     steps = [
@@ -124,6 +107,6 @@ def test_what_is_foretold_is_what_is_given(
         StepPlan(2, (Chunk(0, (7,), 20, (0,), True),)),
     ]
     given = counted(blueprint, steps, monkeypatch)
-    foretold = traffic(blueprint.plan, routes, blueprint.checkpoint.tensors, blueprint.lead.dtype)
+    foretold = traffic(blueprint.plan, blueprint.routes, blueprint.checkpoint.tensors, blueprint.lead.dtype)
     assert [[rank[0] + rank[1], rank[2]] for rank in given] == [[each.sent(20), each.sent(1)] for each in foretold]
     assert sum(each.sent(1) for each in foretold) > 0

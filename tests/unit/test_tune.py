@@ -12,11 +12,11 @@ from kit.gguf_builder import TinyModel
 from kit.triton_device import HAS_CARD
 from typer.testing import CliRunner
 
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.cli.main import app
 from rowspan.errors import UsageError
 from rowspan.kernels.triton.linear.configs import Config, Narrow
 from rowspan.kernels.triton.linear.layout import PlanarWeight
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.worker import tune as program
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_without_triton_there_is_nothing_to_tune(monkeypatch: pytest.MonkeyPatch
     assert "Triton is not installed" in refused("model.gguf").what
 
 
-@pytest.mark.skipif(HAS_CARD, reason="there is a card")
+@pytest.mark.skipif(HAS_CARD, reason="host without a card: this one has one")
 def test_a_card_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = TinyModel(scheme="Q8_0").write(tmp_path / "tiny.gguf")
     command = [sys.executable, "-c", "from rowspan.cli.main import main; main()", "tune", str(path)]

@@ -40,7 +40,7 @@ def main() -> None:
         threads=job["threads"],
         prefix_reuse=False,
     )
-    with Engine.open(config) as engine:
+    with Engine.open(config.with_env()) as engine:
         for figure in figures:
             asyncio.run(rate(engine, **{**figure, "n_gen": 2}))  # warm-up
         print(json.dumps({"rates": [asyncio.run(rate(engine, **figure)) for figure in figures]}))

@@ -1,12 +1,12 @@
-"""Which backend runs a model."""
+"""Chooses the backend that runs a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowspan.backends.child_backend import ChildBackend
-from rowspan.backends.llamacpp import LlamaCpp
+from rowspan.backends.llamacpp.llamacpp_backend import LlamaCpp
 from rowspan.backends.native import NativeBackend
+from rowspan.backends.process.child_backend import ChildBackend
 from rowspan.backends.protocol import (
     Backend,
     BackendName,
@@ -15,25 +15,26 @@ from rowspan.backends.protocol import (
     Setup,
     UnsupportedOptionError,
 )
-from rowspan.backends.vllm import Vllm
+from rowspan.backends.vllm.vllm_backend import Vllm
 from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.errors import RowspanError, SplitError, UnsupportedModelError, UsageError
 
 
 @dataclass(frozen=True)
 class Choice:
-    """reason: in one line, why it is this one; None where the user said so."""
+    """A chosen backend. reason: one line that says why; None if the user named it."""
 
     backend: Backend
     reason: str | None = None
 
 
 def choose(name: BackendName | None, setup: Setup) -> Choice:
-    """The backend asked for; None: the native engine where it can run the model on these devices, else one that can.
+    """Open the backend of this name; for None the native engine if it can run the model on these devices, else one that
+    can.
 
     Raises:
         MissingBackendError: its program is not installed.
-        RowspanError: it cannot run this model, or not so.
+        RowspanError: it cannot run this model, or not with these options.
     """
     if name is not None:
         return Choice(open_backend(name, setup))
@@ -50,12 +51,12 @@ def choose(name: BackendName | None, setup: Setup) -> Choice:
 
 
 def open_backend(name: BackendName, setup: Setup) -> Backend:
-    """One that is not started yet. Raises: as `choose`."""
+    """Open a backend without starting it. Raises the same as `choose`."""
     return _native(setup) if name == BackendName.NATIVE else open_child(name, setup)
 
 
 def open_child(name: BackendName, setup: Setup) -> ChildBackend:
-    """Another program than ours. Raises: as `choose`."""
+    """Open a backend that is another program. Raises the same as `choose`."""
     return ChildBackend(LlamaCpp.open(setup) if name == BackendName.LLAMACPP else Vllm.open(setup), setup)
 
 

@@ -1,6 +1,8 @@
-"""A compose file for Rowspan with one backend and Open WebUI, with the devices that this machine's cards need.
+"""Writes a compose file for Rowspan with one backend and Open WebUI, and with the devices that this machine's cards
+need.
 
-The model is mounted read-only, Open WebUI talks to Rowspan by a key, and only Open WebUI's port is open to the network.
+The model is mounted read-only, Open WebUI uses Rowspan's API with a key, and only Open WebUI's port is open to the
+network.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ DOCKERFILE = "contrib/Dockerfile"
 KEY = "${ROWSPAN_API_KEY:?set it in .env beside this file}"
 
 PLAIN = "python:3.12-slim"
-# What the image is built on; llama.cpp is built in it for the cards.
+# The base image, in which llama.cpp is built for the cards.
 BASES: Mapping[tuple[BackendName, str], str] = {
     (BackendName.LLAMACPP, AMD): "rocm/dev-ubuntu-24.04:latest",
     (BackendName.LLAMACPP, NVIDIA): "nvidia/cuda:12.8.1-devel-ubuntu24.04",
@@ -42,7 +44,9 @@ CMAKE = {AMD: "-DGGML_HIP=ON", NVIDIA: "-DGGML_CUDA=ON"}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be served. image: one that is built already; None: build it from `source`, Rowspan's repository."""
+    """The wishes for a compose file. image: a container image that is built already; None: build it from `source`,
+    Rowspan's repository.
+    """
 
     backend: BackendName
     model: Path
@@ -53,13 +57,13 @@ class Wanted:
 
 
 def compose(wanted: Wanted, rig: Rig, groups: Mapping[str, int]) -> dict[str, Any]:
-    """The file's content.
+    """The compose file's content.
 
     Args:
-        groups: numbers of this machine's groups by name: a container knows no names of the host's.
+        groups: ids of this machine's groups by name, since a container does not know the host's names.
 
     Raises:
-        UsageError: the cards cannot be used together, or vLLM is to run without any.
+        UsageError: the cards cannot be used together, or vLLM would run without any.
     """
     vendor = vendor_of(rig)
     if wanted.backend == BackendName.VLLM and vendor == PROCESSOR:
@@ -75,7 +79,7 @@ def compose(wanted: Wanted, rig: Rig, groups: Mapping[str, int]) -> dict[str, An
 
 
 def vendor_of(rig: Rig) -> str:
-    """Whose cards compute; `processor` where there are none."""
+    """The vendor of the cards that compute; `processor` if there are none."""
     vendors = [vendor for vendor in (AMD, NVIDIA) if rig.of(vendor)]
     if len(vendors) > 1:
         raise UsageError(
@@ -95,7 +99,7 @@ def _rowspan(wanted: Wanted, rig: Rig, vendor: str, groups: Mapping[str, int]) -
         _plain(f"/models/{wanted.model.name}"),
         *("--backend", str(wanted.backend), "--host", "0.0.0.0", "--port", str(PORT), *map(_plain, wanted.arguments)),
     ]
-    # Open WebUI's container reaches it by its name; from this machine it is at 127.0.0.1, and nobody else's.
+    # Open WebUI's container reaches Rowspan by its service's name; its port is open to this machine only.
     service["ports"] = [f"127.0.0.1:{PORT}:{PORT}"]
     service["volumes"] = [*_mounts(wanted.model), "rowspan-cache:/cache"]
     service["environment"] = {"ROWSPAN_API_KEY": KEY}
@@ -107,8 +111,9 @@ def _rowspan(wanted: Wanted, rig: Rig, vendor: str, groups: Mapping[str, int]) -
 
 
 def _mounts(model: Path) -> list[str]:
-    """The model's files, read-only. One by one where they are links, as in Hugging Face's cache: a container would see
-    where they lead, but nothing there."""
+    """Mounts for the model's files, read-only. Files that are links, as in Hugging Face's cache, are mounted one by
+    one: a container would see where they lead, but nothing there.
+    """
     if model.is_dir() and not any(file.is_symlink() for file in model.iterdir()):
         files = {model: f"/models/{model.name}"}
     elif model.is_dir():
@@ -133,8 +138,8 @@ def _build(wanted: Wanted, vendor: str) -> dict[str, Any]:
 
 def _devices(rig: Rig, vendor: str, groups: Mapping[str, int]) -> dict[str, Any]:
     if vendor == AMD:
-        # As AMD's guide has it: the compute driver, each card's node, the groups that own them, shared memory between
-        # processes for RCCL, and memory policies, which the default seccomp profile forbids.
+        # AMD's guide asks for these: the compute driver, each card's node, the groups that own them, shared memory
+        # between processes for RCCL, and memory policies, which the default seccomp profile forbids.
         # https://rocm.docs.amd.com/projects/install-on-linux/en/latest/how-to/docker.html
         return {
             "devices": ["/dev/kfd", *_nodes(rig.of(AMD))],
@@ -150,7 +155,9 @@ def _devices(rig: Rig, vendor: str, groups: Mapping[str, int]) -> dict[str, Any]
 
 
 def _nodes(cards: Sequence[Card]) -> list[str]:
-    """The cards' own render nodes, so that a container sees no integrated graphics; all of them if one is unknown."""
+    """The cards' own render nodes, so that a container sees no integrated graphics; all render nodes if a card's is
+    unknown.
+    """
     nodes = [card.render_node for card in cards]
     return ["/dev/dri"] if None in nodes else [node for node in nodes if node is not None]
 
@@ -167,5 +174,5 @@ def _web_ui(wanted: Wanted) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """For compose, a dollar sign begins a variable."""
+    """Escape dollar signs, with which variables begin in compose files."""
     return text.replace("$", "$$")

@@ -1,4 +1,6 @@
-"""A model's name → what a backend can be given: a GGUF file by the hub, or a Hugging Face folder as it is."""
+"""Finds the model of a name in the form that a backend needs: a GGUF file from the hub, or a Hugging Face folder as it
+is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ _REPOSITORY = re.compile(r"hf:(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)")
 
 
 def find_model(name: str | None, backend: BackendName | None, progress: ProgressSink) -> Model:
-    """Locate it, and fetch it where that is ours to do.
+    """Locate a model, and fetch it unless the engine does that itself.
 
     Args:
         name: as for `rowspan pull`, or a folder with a config.json; None: the default model.

@@ -27,7 +27,9 @@ from rowspan.errors import EngineError
 
 
 class NativeBackend:
-    """See `rowspan.backends.protocol.Backend`. `rowspan.text` reads tokenizer and template from the GGUF file."""
+    """The native engine as a `rowspan.backends.protocol.Backend`. `rowspan.text` reads tokenizer and template from the
+    GGUF file.
+    """
 
     name = BackendName.NATIVE
     command: tuple[str, ...] = ()
@@ -39,9 +41,10 @@ class NativeBackend:
     )
 
     def __init__(self, blueprint: Blueprint, engine: Engine | None = None, start: StartRanks | None = None) -> None:
-        """
+        """Prepare to run a model.
+
         Args:
-            engine: one that runs already.
+            engine: an engine that runs already.
             start: starts ranks on several hosts; None: all are on this one.
         """
         self.blueprint = blueprint
@@ -85,10 +88,13 @@ class NativeBackend:
     def health(self) -> Health:
         if self._asleep:
             return Health(HealthState.ASLEEP)
-        return Health(HealthState.READY if self._engine is not None else HealthState.LOADING)
+        if self._engine is None:
+            return Health(HealthState.LOADING)
+        failure = self._engine.failure
+        return Health(HealthState.READY) if failure is None else Health(HealthState.FAILED, str(failure))
 
     async def stats(self) -> BackendStats | None:
-        return None if self._engine is None else await asyncio.to_thread(self._engine.stats)
+        return None if self._engine is None else self._engine.latest_stats
 
     async def sleep(self) -> None:
         if self._engine is None:
@@ -105,10 +111,10 @@ class NativeBackend:
         self._asleep = False  # offloaded weights are restored by the first step
 
     async def encode(self, text: str) -> list[int]:
-        return await self._text.encode(text)
+        return await self._text.encode(text, self.engine.context_size)
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return await self._text.encode_chat(messages)
+        return await self._text.encode_chat(messages, self.engine.context_size)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)

@@ -1,5 +1,6 @@
-"""Texts and tokens of a GGUF file by our own tokenizer and chat template: a conversation becomes the same tokens
-whichever engine computes."""
+"""Converts between texts and tokens of a GGUF file by Rowspan's own tokenizer and chat template, so that a conversation
+becomes the same tokens whichever engine computes.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +10,50 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.errors import UnsupportedModelError
+from rowspan.scheduler.limits import check_least_length
 from rowspan.text.chat_template import ChatTemplate
-from rowspan.text.prompt import encode_chat, tokenizer_and_template
+from rowspan.text.encoding import SHORT
+from rowspan.text.prompt import render_chat, tokenizer_and_template
 from rowspan.text.tokenizer import Tokenizer
-
-SHORT = 500  # characters
 
 
 @dataclass(frozen=True)
 class OwnText:
-    """One model's."""
+    """Tokenizer and chat template of one model."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> OwnText | None:
-        """None where Rowspan does not know the tokenizer or the template."""
+        """Read both from a model's metadata; None if Rowspan does not know the tokenizer or the template."""
         try:
             return cls(*tokenizer_and_template(metadata))
         except UnsupportedModelError:
             return None
 
-    async def encode(self, text: str) -> list[int]:
-        """A long text in a thread, that other answers go on meanwhile; to start one takes longer than a short text."""
-        encode = self.tokenizer.encode
-        return encode(text) if len(text) <= SHORT else await asyncio.to_thread(encode, text)
+    async def encode(self, text: str, context_size: int | None) -> list[int]:
+        """Token ids of a text. A long text is encoded in a thread, so that other answers go on meanwhile; for a short
+        one, starting the thread would take longer.
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return await asyncio.to_thread(encode_chat, self.template, self.tokenizer, messages)
+        Args:
+            context_size: most tokens that a prompt may have; None: unknown.
+
+        Raises:
+            ContextOverflowError: the text is so long that it need not even be encoded.
+        """
+        if len(text) <= SHORT:
+            return self.tokenizer.encode(text)
+        return await asyncio.to_thread(self._encode, text, context_size)
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], context_size: int | None) -> list[int]:
+        """Token ids of a conversation. Raises the same as `encode` and `rowspan.text.prompt.encode_chat`."""
+        return await asyncio.to_thread(lambda: self._encode(render_chat(self.template, messages), context_size))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special=False, continuation=True)
+
+    def _encode(self, text: str, context_size: int | None) -> list[int]:
+        if context_size is not None:
+            check_least_length(self.tokenizer.least_tokens(text), context_size)
+        return self.tokenizer.encode(text)

@@ -1,8 +1,8 @@
-"""One way to run a model, whoever computes: what the server asks of a backend, and what a backend is told.
+"""The interface of all backends, which the server uses to run a model, whichever engine computes.
 
-The common currency is the native engine's: token ids and `SamplingParams` in, `Piece`s out. Every engine takes token
-ids. What a text is in tokens - tokenizer and chat template - is asked of the backend too: it knows where the model
-keeps them. So everything in front is the same for all: the API, keys, limits, several answers to one prompt.
+Its types are the native engine's: token ids and `SamplingParams` in, `Piece`s out, since every engine takes token ids.
+Tokenizing, and applying the chat template, are the backend's work too: it knows where the model keeps them. So
+everything in front of a backend is the same for all: the API, keys, limits, several answers to one prompt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BackendName(StrEnum):
 
 
 class ModelFormat(StrEnum):
-    """How a model's weights are kept."""
+    """The format of a model's files."""
 
     GGUF = "GGUF file"
     HF = "Hugging Face folder"  # config.json and safetensors; quantized by GPTQ or AWQ, or not
@@ -62,18 +62,18 @@ class MissingBackendError(RowspanError):
 
 
 class UnsupportedOptionError(UsageError):
-    """An option, or a field of a request, that this backend cannot honour."""
+    """This backend cannot honour an option, or a field of a request."""
 
     code = "unsupported_by_backend"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What to run.
+    """A model to run.
 
-    name: what clients call it.
-    location: a path; or, of the format HF only, a repository ORG/NAME that the engine fetches itself.
-    vocabulary: token ids it has, as far as a folder's config.json says.
+    name: the name by which clients call it.
+    location: a path; or, for the format HF only, a repository ORG/NAME that the engine fetches itself.
+    vocabulary: number of token ids, if a folder's config.json tells it.
     """
 
     name: str
@@ -84,10 +84,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Setup:
-    """How to run it.
+    """How to run a model.
 
     engine: the options that all backends share.
-    given: names of those fields of `engine` that the user has set: a default may be passed over, a wish may not.
+    given: names of the fields of `engine` that the user has set: a backend may ignore a default, but not a wish.
     """
 
     model: Model
@@ -98,12 +98,13 @@ class Setup:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, for those who choose among them.
+    """Abilities of a backend, as shown to those who choose among them.
 
-    formats: of models. splits: a model over several devices, `row` and `layer`. sleeps: how it sleeps, in words.
-    seeded: the same seed gives the same text, whoever else is served.
+    formats: formats of models.
+    sleeps: how it sleeps, in words.
+    seeded: the same seed gives the same text, whatever other requests are served.
     timings: pieces bring the engine's own measurements.
-    refused: `SamplingParams` it cannot honour, by name; a request that sets one is refused.
+    refused: names of the `SamplingParams` that it cannot honour; a request that sets one is refused.
     """
 
     formats: tuple[ModelFormat, ...]
@@ -115,8 +116,12 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of the running model. context_size: tokens of one request. parallel: requests at once. vocab_size: token ids;
-    None: the engine does not say."""
+    """Limits of the running model.
+
+    context_size: tokens of one request.
+    parallel: requests at once.
+    vocab_size: number of token ids; None: the engine does not say.
+    """
 
     context_size: int
     parallel: int
@@ -132,7 +137,7 @@ class HealthState(StrEnum):
 
 @dataclass(frozen=True)
 class Health:
-    """detail: why, when it is not ready; for the log and the owner, not for clients."""
+    """The backend's state. detail: why it is not ready; for the log and the owner, not for clients."""
 
     state: HealthState
     detail: str = ""
@@ -140,27 +145,30 @@ class Health:
 
 @dataclass(frozen=True)
 class LoadWatch:
-    """Told how loading goes, on any thread. read: bytes of the model so far, and of how many. said: a line that the
-    engine prints."""
+    """Functions that are called on any thread while a model loads.
+
+    read: gets the number of the model's bytes read so far, and of all.
+    said: gets a line that the engine prints.
+    """
 
     read: Callable[[int, int], None] = lambda done, total: None
     said: Callable[[str], None] = lambda line: None
 
 
 class Backend(Protocol):
-    """A model and what runs it. `start` comes first; after `stop` it may be started again."""
+    """A model and the engine that runs it. `start` comes first; after `stop` it may be started again."""
 
     @property
     def name(self) -> BackendName: ...
 
     @property
     def version(self) -> str:
-        """The engine's own words."""
+        """The engine's version, in its own words."""
         ...
 
     @property
     def command(self) -> Sequence[str]:
-        """The other program's command line, for reports; empty for the native engine. Without the key."""
+        """The other program's command line, for reports, without the key; empty for the native engine."""
         ...
 
     @property
@@ -168,7 +176,7 @@ class Backend(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """Known once it has started."""
+        """The running model's limits; known once it has started."""
         ...
 
     def start(self, watch: LoadWatch) -> None:
@@ -180,32 +188,31 @@ class Backend(Protocol):
         ...
 
     def stop(self, *, drain_seconds: float = 0.0) -> None:
-        """Take no more requests, let running ones finish for so long, then end everything that was started. A second
-        call, from another thread, may cut the drain of the first one short."""
+        """Take no more requests, let running ones finish for `drain_seconds`, then end everything that was started. A
+        second call, from another thread, may cut the drain of the first one short.
+        """
         ...
 
     def health(self) -> Health:
-        """How it is. Costs nothing, and never wakes it."""
+        """The present state. Asking costs nothing, and never wakes the backend."""
         ...
 
     async def stats(self) -> BackendStats | None:
-        """What its scheduler counts; None: it does not tell, or is asleep. Never wakes it.
-
-        Raises:
-            RowspanError: it is being stopped.
+        """The scheduler's figures; None if the backend does not tell them, or is asleep. Returns at once, and never
+        wakes it.
         """
         ...
 
     async def sleep(self) -> None:
-        """Give the devices back; what is running is not waited for. Requests are refused until `wake`."""
+        """Give the devices back, without waiting for running requests. Requests are refused until `wake`."""
         ...
 
     async def wake(self) -> None:
-        """Be ready again. Raises as `start`."""
+        """Get ready again. Raises the same as `start`."""
         ...
 
     async def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with those that the model wants at its beginning."""
+        """Token ids of a text, with those that the model requires at its beginning."""
         ...
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -217,20 +224,21 @@ class Backend(Protocol):
         ...
 
     async def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones spelled out, as it goes on after other text."""
+        """The text of tokens, special ones spelled out, as it continues other text."""
         ...
 
     def stream(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Pieces of one answer as they come; the last one has a finish reason. Closing the generator cancels it.
+        """Yield pieces of one answer as they come; the last one has a finish reason. Closing the generator cancels the
+        answer.
 
         Args:
-            params: `stop_tokens` left empty are the model's own end tokens.
-            continuation: the text goes on after the prompt's, rather than being an answer.
+            params: if `stop_tokens` are empty, the model's own end tokens are used.
+            continuation: the text continues the prompt's text, rather than being an answer.
 
         Raises:
-            UnsupportedOptionError: a parameter that this backend cannot honour.
+            UnsupportedOptionError: this backend cannot honour a parameter.
             RowspanError: the request was refused, or the engine failed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Refusing by name what a backend cannot honour."""
+"""Refuses by name the options that a backend cannot honour."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from rowspan.backends.protocol import Setup, UnsupportedOptionError
 
 
 def refuse_given(setup: Setup, options: Mapping[str, str], backend: str, why: str) -> None:
-    """Raise UnsupportedOptionError if the user has set one of these.
+    """Raise UnsupportedOptionError if the user has set one of these options.
 
     Args:
-        options: fields of EngineConfig → what the command line calls them.
+        options: fields of EngineConfig, each with the option's name on the command line.
     """
     for field, option in options.items():
         if field in setup.given:

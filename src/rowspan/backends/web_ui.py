@@ -1,4 +1,4 @@
-"""What Open WebUI is told of the API that it talks to, wherever it runs.
+"""Settings that tell Open WebUI about the API that it uses, wherever it runs.
 
 https://docs.openwebui.com/reference/env-configuration
 """
@@ -9,10 +9,11 @@ import json
 
 
 def web_ui_environment(api: str, api_key: str) -> dict[str, str]:
-    """Variables for its process. Args: api: base address, with /v1.
+    """Environment variables for its process. Args: api: base address of the API, with /v1.
 
-    It counts them as defaults: what its administrator changes in the settings stands. Unasked, it hands a model tools
-    of its own (seen of version 0.12), which Rowspan refuses, as it does not know tools yet; so it is told not to.
+    Open WebUI takes them as defaults: what its administrator changes in the settings stands. Unasked, it gives a model
+    tools of its own (seen in version 0.12), which Rowspan refuses, since it does not support tools yet; so a variable
+    tells it not to.
     """
     return {
         "OPENAI_API_BASE_URLS": api,

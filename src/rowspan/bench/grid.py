@@ -1,4 +1,4 @@
-"""What is measured: configurations (how a model runs) × workloads (what it computes)."""
+"""A benchmark's grid: configurations (how a model runs) × workloads (what it computes)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rowspan.plan.split_mode import SplitMode
 
 @dataclass(frozen=True)
 class Workload:
-    """One test, in tokens: `n_depth` are in the cache already, a prompt of `n_prompt` follows, then `n_gen` single
-    tokens; `n_concurrent` sequences do so at once."""
+    """One test, in tokens: with `n_depth` tokens in the cache already, a prompt of `n_prompt` is computed, then `n_gen`
+    single tokens; `n_concurrent` sequences do so at once.
+    """
 
     n_prompt: int
     n_gen: int
@@ -24,19 +25,21 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """As llama-bench writes it, and the sequences: "pp512", "pp512+tg128", "tg128 @ d4096", "tg128 x16"."""
+        """The name as llama-bench writes it, with the number of sequences: "pp512", "pp512+tg128", "tg128 @ d4096",
+        "tg128 x16".
+        """
         parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(self.n_gen)
         depth = f" @ d{self.n_depth}" if self.n_depth else ""
         return "+".join(parts) + depth + (f" x{self.n_concurrent}" if self.n_concurrent > 1 else "")
 
     @property
     def n_tokens(self) -> int:
-        """Tokens whose time is taken, over all sequences."""
+        """Number of tokens that are timed, over all sequences."""
         return self.n_concurrent * (self.n_prompt + self.n_gen)
 
     @property
     def context(self) -> int:
-        """Positions of one sequence that are in use at the end."""
+        """Number of positions that one sequence uses in the end."""
         return self.n_depth + self.n_prompt + self.n_gen
 
 
@@ -47,8 +50,9 @@ def workloads(
     depths: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Workload]:
-    """Prompts and generations are tests of their own, pairs combine them; all of them at every depth and with every
-    number of sequences. 0 leaves out."""
+    """All combinations: every prompt and every generation length is a test of its own, each pair is a test of both;
+    each is run at every depth and with every number of sequences. A length of 0 makes no test.
+    """
     return [
         Workload(n_prompt, n_gen, depth, concurrent)
         for concurrent in concurrencies
@@ -59,18 +63,18 @@ def workloads(
 
 
 def longest(work: Sequence[Workload]) -> Workload:
-    """The one that needs the longest context."""
+    """The workload that needs the longest context."""
     return max(work, key=lambda workload: workload.context)
 
 
 def most_concurrent(work: Sequence[Workload]) -> int:
-    """The most sequences at once."""
+    """The largest number of sequences that any workload runs at once."""
     return max(workload.n_concurrent for workload in work)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of every option of the engine that a benchmark varies; see `EngineConfig`."""
+    """The values of every engine option that a benchmark varies; `EngineConfig` explains the options."""
 
     devices: Sequence[tuple[Device, ...]]
     split_modes: Sequence[SplitMode]
@@ -87,8 +91,10 @@ class Grid:
         return SplitMode.NONE if SplitMode.NONE in self.split_modes else self.split_modes[0]
 
     def configurations(self, paths: Sequence[Path], context_size: int, parallel: int = 1) -> Iterator[EngineConfig]:
-        """Every combination; the model changes least often. Each has room for `parallel` sequences of `context_size`
-        tokens. A single device has no split: `none` stands for all modes there, or the first one given."""
+        """Yield every combination; the model changes least often. Each combination has room for `parallel` sequences of
+        `context_size` tokens. A single device has no split: there the mode `none`, or else the first one given, stands
+        for all.
+        """
         context_size = max(context_size, EngineConfig.block_size)
         for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
             paths,
@@ -119,4 +125,4 @@ class Grid:
                 dtype=dtype,
                 threads=threads,
                 prefix_reuse=False,
-            )
+            ).with_env()

@@ -1,4 +1,6 @@
-"""What a benchmark measures with: a job is one engine with one set of options, a runner that job, loaded."""
+"""The types that a benchmark measures with: a job is one engine with one set of options, a runner is that job,
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,14 @@ from rowspan.plan.device import Device
 
 @dataclass(frozen=True)
 class Sample:
-    """One repetition. ns: nanoseconds, by the clock nearest to the work. client_ns: of the same, as a client of the
-    engine's API waited for it, untimed parts included; accounted_ns: what the engine says that it took for all that.
-    Both are None where there is no API in between."""
+    """The times of one repetition.
+
+    ns: nanoseconds by the clock that is nearest to the work.
+    client_ns: nanoseconds that a client of the engine's API waited, untimed parts included.
+    accounted_ns: nanoseconds that the engine says it took for all that the client waited for.
+
+    The last two are None for an engine that is measured without an API.
+    """
 
     ns: int
     client_ns: int | None = None
@@ -24,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class LoadFacts:
-    """What starting showed; bytes over all processes. None: the engine does not tell."""
+    """Facts shown by starting an engine; bytes over all processes. None: the engine does not tell."""
 
     load_seconds: float
     weight_bytes: int | None
@@ -32,32 +39,36 @@ class LoadFacts:
 
 
 class Runner(Protocol):
-    """A job that is loaded. Every error is a RowspanError."""
+    """A loaded job. Every error that it raises is a RowspanError."""
 
     facts: LoadFacts
 
     def prepare(self, workload: Workload, *, warm_up: bool) -> None:
-        """Get ready to measure it: run it once untimed if asked to, and fill the cache up to its depth."""
+        """Get ready to measure a workload: run it once untimed if asked to, and fill the cache up to its depth."""
         ...
 
     def measure(self, workload: Workload) -> Sample:
-        """One repetition of what was prepared."""
+        """Time one repetition of the workload that was prepared."""
         ...
 
     def processes(self) -> Sequence[int]:
-        """Ids of those that run now: they may be paused while it is not measured, with all that descends from them."""
+        """Ids of the engine's running processes; while it is not measured, they may be paused, together with their
+        descendants.
+        """
         ...
 
     def rouse(self) -> None:
-        """Its processes were paused, and run again: have them do a little, untimed."""
+        """Compute a little, untimed, after the processes were paused and resumed."""
         ...
 
     def peak_memory(self) -> int | None:
-        """Most resident bytes so far, over all processes; pages they share count for each. None: not known."""
+        """The most resident bytes so far, over all processes; pages that these share count once for each. None:
+        unknown.
+        """
         ...
 
     def wake_seconds(self) -> float | None:
-        """Put it to sleep, and tell how long it takes to be ready again; None: it does not sleep."""
+        """Put the engine to sleep and return the seconds until it is ready again; None if it cannot sleep."""
         ...
 
     def close(self) -> None: ...
@@ -65,10 +76,16 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """label: for people. fields: of its rows, those of engine, options and model. start: loads it; takes seconds.
-    memory_bytes: what it will take of RAM, about. devices: those that it computes on. demand: the least work of its
-    tokens; None where that is not known. most_concurrent: how many sequences it can measure at once; None: any
-    number."""
+    """One engine with one set of options, not yet loaded.
+
+    label: name shown to people.
+    fields: what its rows say of engine, options and model.
+    start: loads the job, which takes seconds.
+    memory_bytes: approximate RAM that it will take.
+    devices: devices that it computes on.
+    demand: the least work that its tokens take; None if unknown.
+    most_concurrent: number of sequences that it can measure at once; None: any number.
+    """
 
     label: str
     fields: Mapping[str, Any]
@@ -80,9 +97,9 @@ class Job:
 
     @property
     def on_cards(self) -> bool:
-        """It fills a card's memory, so that nothing fits beside it."""
+        """Whether the job fills a card's memory, so that nothing else fits beside it."""
         return any(device.kind != "cpu" for device in self.devices)
 
     def can(self, workload: Workload) -> bool:
-        """Whether it measures such work."""
+        """Whether the job can measure such a workload."""
         return self.most_concurrent is None or workload.n_concurrent <= self.most_concurrent

@@ -1,4 +1,4 @@
-"""What computing a model's tokens takes at the least, to be set against a machine's ceilings."""
+"""The least work that computing a model's tokens takes, to be set against a machine's ceilings."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.tensor_names import Role, TensorKey
-from rowspan.model.spec import ModelSpec
-from rowspan.plan.demand import prompt_operations
+from rowspan.model.spec import AttentionSpec, ModelSpec
+from rowspan.plan.rigs.demand import prompt_operations
 
-CACHE_VALUE_BYTES = 2  # of float16
+CACHE_VALUE_BYTES = 2  # bytes of a float16 value
 
 
 @dataclass(frozen=True)
 class Demand:
-    """The least work there is: every weight is read once a step, in the file's own scheme; a float16 cache, too.
+    """A model's least work: every step reads each weight once, in the file's own scheme, and a float16 KV cache.
 
-    weight_bytes: of all that a step reads (of an embedding that is not the head, too, it needs a few rows only).
-    layer_weights, head_weights: elements of the matrices that every token, and that every token with logits meets.
+    weight_bytes: bytes that a step reads; of an embedding that is not also the head it reads a few rows only.
+    layer_weights: elements of the matrices that every token is multiplied with.
+    head_weights: elements of the matrix that every token with logits is multiplied with.
     """
 
     weight_bytes: int
     layer_weights: int
     head_weights: int
     cache_values: int  # keys and values of one position, over all layers
-    query_values: int  # likewise
+    query_values: int  # elements of the queries of one token, over all layers
 
     @classmethod
     def of(cls, spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo]) -> Demand:
-        """Add it up from a file's header."""
+        """Add the work up from a file's header."""
         head = TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)
         read = [info for key, info in tensors.items() if key.layer is not None or key == head]
         matrices = [info for key, info in tensors.items() if key.layer is not None and len(info.shape) == 2]
@@ -38,22 +39,29 @@ class Demand:
             weight_bytes=sum(info.nbytes for info in read),
             layer_weights=sum(math.prod(info.shape) for info in matrices),
             head_weights=math.prod(tensors[head].shape),
-            cache_values=2 * spec.n_layers * spec.n_kv_heads * spec.head_dim,
-            query_values=spec.n_layers * spec.n_heads * spec.head_dim,
+            cache_values=sum(count * _cached(kind.mixer) for kind, count in spec.layer_kinds.items()),
+            query_values=spec.query_width,
         )
 
     def step_bytes(self, context: float, sequences: int = 1) -> float:
-        """Bytes read to give each of the sequences, all of this length, its next token."""
+        """Bytes read to give each of the sequences, all of length `context`, its next token."""
         return self.weight_bytes + sequences * context * self.cache_values * CACHE_VALUE_BYTES
 
     def token_operations(self, context: float) -> float:
-        """Of one more token, with its logits, behind so many others."""
+        """Operations for one more token, with its logits, behind `context` others."""
         return 2.0 * (self.layer_weights + self.head_weights + 2 * context * self.query_values)
 
     def prompt_operations(self, length: int, depth: int = 0) -> float:
-        """Of a prompt behind `depth` tokens that are computed already; see `rowspan.plan.demand.prompt_operations`."""
+        """Operations for a prompt behind `depth` tokens that are computed already; see
+        `rowspan.plan.rigs.demand.prompt_operations`.
+        """
 
         def whole(tokens: int) -> float:
             return prompt_operations(tokens, self.layer_weights, self.head_weights, self.query_values)
 
         return whole(depth + length) - whole(depth) + 2.0 * self.head_weights  # each has one row of logits
+
+
+def _cached(attention: AttentionSpec) -> int:
+    """Number of elements that a layer caches per position."""
+    return attention.n_kv_heads * sum(attention.cached_per_head) + attention.cached_shared

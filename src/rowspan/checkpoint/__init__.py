@@ -1,1 +1,1 @@
-"""Model files of any format, read lazily and without torch."""
+"""Reads model files of any format lazily and without torch."""

@@ -1,4 +1,4 @@
-"""Checkpoint: what every file format becomes. No torch."""
+"""Checkpoint: the interface to a model's files, the same for every file format. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rowspan.checkpoint.tensor_names import TensorKey
 
 if TYPE_CHECKING:
-    import numpy as np
+    from rowspan.quant.stored import StoredMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,10 @@ class Checkpoint(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Hyperparameters, vocabulary, chat template: under GGUF's key names, as plain Python values.
+        """Hyperparameters, vocabulary and chat template under GGUF's key names, as plain Python values.
 
-        Arrays of numbers may be numpy arrays; arrays of strings are lists of str."""
+        Arrays of numbers may be numpy arrays; arrays of strings are lists of str.
+        """
         ...
 
     @property
@@ -46,19 +47,23 @@ class Checkpoint(Protocol):
     @property
     def shapes(self) -> Mapping[TensorKey, tuple[int, ...]]: ...
 
-    def read(self, key: TensorKey, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """The raw blocks of a slice, shape (rows, bytes per row), uint8; a view of the mapped file where it can be.
+    def read(self, key: TensorKey, rows: slice = slice(None), columns: slice = slice(None)) -> StoredMatrix:
+        """A slice as it is stored, of views of the mapped file where it can be.
 
         `columns` is in elements and must fall on block borders; of vectors (one row) it selects elements.
         """
         ...
 
     def prefetch(self, key: TensorKey) -> None:
-        """A tensor will be read soon: have its pages fetched from the disk. Waits for a slow one: for a thread."""
+        """Fetch a tensor's pages from the disk, because it will be read soon. This waits for slow disks: call it in a
+        thread.
+        """
         ...
 
     def release(self, key: TensorKey) -> None:
-        """A tensor will hardly be read again: its pages need not stay in this process's memory. Views stay valid."""
+        """Release a tensor's pages from this process's memory, because it will hardly be read again. Views stay
+        valid.
+        """
         ...
 
     def close(self) -> None: ...

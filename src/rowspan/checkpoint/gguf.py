@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,43 +14,50 @@ import numpy as np
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_header
-from rowspan.checkpoint.tensor_names import TensorKey, key_from_gguf
+from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
+from rowspan.checkpoint.tensor_names import TensorKey
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
-from rowspan.quant.scheme import SCHEME_OF_GGML_TYPE, SCHEMES, UNSUPPORTED_GGML_TYPES, Scheme
+from rowspan.quant.scheme import SCHEMES, Scheme
+from rowspan.quant.stored import StoredMatrix
 
-# With a page that is asked for Linux maps those around it that it has read, 64 KiB or a large folio: of the tensor
-# before, too, whose pages are long released. Of 270 tensors that made 10 to 20 MB, as the file lay in the page cache.
+# With a page that is accessed, Linux maps cached pages around it, 64 KiB or a large folio, among them pages of the
+# tensor before, which were released already. For 270 tensors that added up to 10 to 20 MB, depending on the page cache.
 MAPPED_AROUND = 2 << 20
-# Bytes that Linux reads ahead at a time, where nobody has set it otherwise. Of a longer stretch that is advised in one
-# call it drops the rest without a word: of 268 MB, with a window of 8 MiB, 8.4 MB were read (6.18; mincore counts).
+# Bytes that Linux reads ahead at a time by default. If one call advises a longer stretch, Linux silently drops the
+# rest: of 268 MB, with a window of 8 MiB, 8.4 MB were read (Linux 6.18; counted by mincore).
 READ_AHEAD = 128 << 10
 
 PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
+KeyOf = Callable[[str, Mapping[str, Any]], TensorKey | None]
+"""Finds the key of a tensor from its name and the model's metadata; None: the model's family has no such tensor."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor lies: the bytes of a part's mapping from `start` on."""
+    """Where a tensor lies in the mapping of a part: at the bytes from `start` on."""
 
     data: mmap.mmap
     start: int
 
 
 class GgufCheckpoint:
-    """A model of one or several GGUF files; see `Checkpoint`.
+    """A model in one or several GGUF files; see `Checkpoint`.
 
-    paths: the files, in the order of their numbers. header_bytes: of each.
-    file_size: bytes of all of them.
-    unknown_tensors: names that mean nothing to Rowspan; such tensors are neither checked nor readable.
+    paths: the files, in the order of their numbers.
+    header_bytes: the size of each file's header.
+    file_size: bytes of all files.
+    unknown_tensors: names of tensors that the model's family does not have; these are neither checked nor readable.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a file, and with it the other parts when its name says that there are some.
+    def __init__(self, path: Path, key_of: KeyOf) -> None:
+        """Open a file, together with the other parts if its name says that there are some.
 
         Raises:
             CheckpointError: a file is damaged, or parts are missing or do not belong together.
-            UnsupportedModelError: a version of GGUF or a tensor type that Rowspan cannot read.
-            UsageError: a file may not be read.
+            UnsupportedModelError: Rowspan cannot read this version of GGUF, or a tensor's type.
+            UsageError: this user may not read a file.
         """
         self.paths = part_paths(path)
         self.header_bytes: list[int] = []
@@ -71,7 +78,7 @@ class GgufCheckpoint:
                 if record.name in names:
                     raise damaged(part, f"The tensor {record.name[:80]!r} occurs twice.")
                 names.add(record.name)
-                self._add(part, data, record)
+                self._add(part, data, record, key_of(record.name, self._metadata))
         announced = _integer(path, self._metadata, "split.tensors.count", len(names))
         if announced != len(names):
             raise damaged(path, f"{announced} tensors are announced, {len(names)} are there.")
@@ -89,8 +96,8 @@ class GgufCheckpoint:
     def shapes(self) -> Mapping[TensorKey, tuple[int, ...]]:
         return self._shapes
 
-    def read(self, key: TensorKey, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """See `Checkpoint.read`. Always a view of the mapped file, read-only.
+    def read(self, key: TensorKey, rows: slice = slice(None), columns: slice = slice(None)) -> StoredMatrix:
+        """See `Checkpoint.read`. Always blocks, a view of the mapped file, read-only.
 
         Raises:
             KeyError: no such tensor (or the checkpoint is closed).
@@ -105,7 +112,8 @@ class GgufCheckpoint:
         if first_column % scheme.block_size or last_column % scheme.block_size:
             raise ValueError(f"columns {first_column}:{last_column} cut through blocks of {scheme.block_size} elements")
         blocks = np.frombuffer(place.data, np.uint8, info.nbytes, place.start).reshape(height, -1)
-        return blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
+        cut = blocks[first_row:last_row, scheme.row_bytes(first_column) : scheme.row_bytes(last_column)]
+        return StoredMatrix.of_blocks(scheme.name, cut)
 
     def prefetch(self, key: TensorKey) -> None:
         data, start, end = self._pages(key)
@@ -119,11 +127,11 @@ class GgufCheckpoint:
             data.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def close(self) -> None:
-        """Let go of the files. What `read` returned stays valid; the mapping ends with the last of it."""
+        """Release the files. Arrays that `read` returned stay valid; the mapping ends with the last of them."""
         self._places.clear()
 
     def _pages(self, key: TensorKey) -> tuple[mmap.mmap, int, int]:
-        """A part's mapping, and from where to where in it a tensor's pages lie."""
+        """The mapping of a part, and start and end of the tensor's pages in it."""
         place, nbytes = self._places[key], self._tensors[key].nbytes
         start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
         return place.data, start, place.start + nbytes if nbytes else start
@@ -140,8 +148,7 @@ class GgufCheckpoint:
         if claimed != number:
             raise damaged(part, f"It says that it is part {claimed + 1}.")
 
-    def _add(self, part: Path, data: mmap.mmap, record: TensorRecord) -> None:
-        key = key_from_gguf(record.name)
+    def _add(self, part: Path, data: mmap.mmap, record: TensorRecord, key: TensorKey | None) -> None:
         if key is None:
             self.unknown_tensors.append(record.name)
             return
@@ -160,10 +167,10 @@ class GgufCheckpoint:
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
-    """All files of the model that a file belongs to, by its name.
+    """All files of the model that a file belongs to, judged by its name.
 
     Raises:
-        CheckpointError: a part is missing; names it.
+        CheckpointError: a part is missing; the error names it.
     """
     match = PART_NAME.fullmatch(path.name)
     if match is None:
@@ -192,7 +199,7 @@ def _map(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:  # what mmap says of an empty file
+    except ValueError:  # mmap raises this for an empty file
         raise damaged(path, "It is empty.") from None
     except OSError as error:
         raise UsageError(f"The model file {path} cannot be opened.", why=f"{error.strerror}.") from error
@@ -206,15 +213,14 @@ def _integer(part: Path, metadata: Mapping[str, Any], key: str, default: int) ->
 
 
 def _scheme_of(record: TensorRecord) -> Scheme:
-    scheme = SCHEME_OF_GGML_TYPE.get(record.ggml_type)
-    if scheme is None:
-        name = UNSUPPORTED_GGML_TYPES.get(record.ggml_type, f"number {record.ggml_type}")
+    name = SCHEME_OF_TYPE.get(record.ggml_type, f"number {record.ggml_type}")
+    if name not in SCHEMES:
         raise UnsupportedModelError(
             f"The tensor {record.name} has the type {name}, which is not supported.",
             why=f"Rowspan reads {', '.join(SCHEMES)}.",
             fix="Choose another quantization of this model.",
         )
-    return scheme
+    return SCHEMES[name]
 
 
 def _bounds(part: slice, length: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""The header of one GGUF file: its metadata, and where its tensors lie. Versions 2 and 3, little-endian.
+"""Reads the header of one GGUF file: its metadata, and where its tensors lie. Versions 2 and 3, little-endian.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A header is not to be trusted: every length, count
-and offset is compared with what is there before anything is allocated or looped over.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A header is not trusted: every length, count and
+offset is compared with the file's size before anything is allocated or looped over.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ NUMBERS: Mapping[int, np.dtype[Any]] = {
 class TensorRecord:
     """A tensor as the header announces it; only its shape has been checked.
 
-    shape: in our order, the reverse of GGUF's.
-    start: byte within the file.
+    shape: in Rowspan's order, the reverse of GGUF's.
+    start: the tensor's first byte within the file.
     """
 
     name: str
@@ -65,7 +65,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says about itself, in its first `nbytes`."""
+    """The contents of a GGUF file's header, which takes the first `nbytes` of the file."""
 
     metadata: dict[str, Any]
     tensors: list[TensorRecord]
@@ -86,16 +86,16 @@ def read_header(path: Path, data: mmap.mmap | bytes) -> Header:
 
 
 class TruncatedHeaderError(CheckpointError):
-    """The bytes at hand end within the header: of a file they are all there is, of a download the first ones."""
+    """The available bytes end within the header. A file on disk is damaged then; of a download more must be fetched."""
 
 
 def damaged(path: Path, why: str) -> CheckpointError:
-    """The error for a file that is not what it should be."""
+    """The error for a damaged or malformed file."""
     return CheckpointError(f"The model file {path.name} is damaged.", why=why, fix="Fetch it again.")
 
 
 class _Reader:
-    """Walks through the header; never beyond its end, nor beyond the limits above."""
+    """Reads the header from front to back; never beyond its end, nor beyond the limits above."""
 
     def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
         self._path = path
@@ -138,7 +138,7 @@ class _Reader:
         raise UnsupportedModelError(f"The model file {self._path.name} cannot be read.", why=why, fix=fix)
 
     def _skip(self, n_bytes: int) -> int:
-        """Step over bytes that must be there; returns where they begin."""
+        """Skip bytes that must exist, and return where they begin."""
         start = self._position
         if n_bytes > self._end - start:
             if self._end < len(self._data):
@@ -180,7 +180,9 @@ class _Reader:
         return values.astype(dtype)  # a copy: metadata must not keep the file mapped
 
     def _strings(self, count: int) -> list[str]:
-        """As `_string`, many times: written out, since vocabularies have hundreds of thousands."""
+        """Read many strings as `_string` does, but with its code inlined, since vocabularies have hundreds of
+        thousands.
+        """
         data, end, unpack = self._data, self._end, U64.unpack_from
         strings: list[str] = []
         position = self._position
@@ -208,7 +210,7 @@ class _Reader:
         return TensorRecord(name, shape, ggml_type=self._unpack(U32), start=self._unpack(U64))
 
     def _placed(self, records: list[TensorRecord], alignment: Any) -> list[TensorRecord]:
-        """Offsets count from the end of the header, rounded up."""
+        """Convert offsets, which count from the end of the header rounded up, into positions within the file."""
         if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment.bit_count() != 1 or alignment < 0:
             raise damaged(self._path, f"Its alignment is {str(alignment)[:40]}, not a power of two.")
         base = -(-self._position // alignment) * alignment

@@ -1,34 +1,58 @@
-"""Tensor names of the file formats, and the one vocabulary the rest of Rowspan uses instead.
+"""The names of tensors throughout Rowspan: a `TensorKey` is a tensor's role and the layer in which it has this role.
 
-Everything outside this room speaks of a tensor by its `TensorKey`: the role it plays, the layer it plays it in.
+A model's family knows how files spell them (`rowspan.model.families`); this file only knows the form of GGUF's names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class Role(StrEnum):
-    """What a tensor does in a decoder-only transformer."""
+    """The role of a tensor in a decoder-only transformer. `rowspan.model.roles` declares its shape and its cut."""
 
     EMBEDDING = "embedding"
     FINAL_NORM = "final_norm"
     HEAD = "head"
     ROPE_FREQS = "rope_freqs"
+
     ATTN_NORM = "attn_norm"
     Q = "q"
     K = "k"
     V = "v"
     Q_NORM = "q_norm"
     K_NORM = "k_norm"
+    SINKS = "sinks"
     O = "o"  # noqa: E741 - the field's name for the attention output projection
+    POST_ATTN_NORM = "post_attn_norm"
+
+    # Latent attention: down to a latent (a), and up from it (b).
+    Q_A = "q_a"
+    Q_A_NORM = "q_a_norm"
+    Q_B = "q_b"
+    KV_A = "kv_a"
+    KV_A_NORM = "kv_a_norm"
+    KV_B = "kv_b"
+    K_B = "k_b"
+    V_B = "v_b"
+
     FFN_NORM = "ffn_norm"
     GATE = "gate"
     UP = "up"
     DOWN = "down"
+    POST_FFN_NORM = "post_ffn_norm"
+
+    ROUTER = "router"
+    ROUTER_SELECTION = "router_selection"  # added to what experts are chosen by
+    EXPERT_GATE = "expert_gate"
+    EXPERT_UP = "expert_up"
+    EXPERT_DOWN = "expert_down"
+    SHARED_GATE = "shared_gate"
+    SHARED_UP = "shared_up"
+    SHARED_DOWN = "shared_down"
+    SHARED_SCALE = "shared_scale"  # a row: how much of the shared expert's answer a token takes
 
 
 class TensorKey(NamedTuple):
@@ -39,35 +63,23 @@ class TensorKey(NamedTuple):
     part: str = "weight"
 
 
-# GGUF's names, without ".weight" or ".bias" (and without "blk.N." for those of the layers).
+Names = dict[str, Role]
+"""GGUF's names of a family's tensors, without ".weight", and those of the layers without "blk.N."; a name that ends in
+".bias" belongs to a role whose tensors are vectors of that name.
+"""
+
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names
-GGUF_MODEL_NAMES: Mapping[str, Role] = {
-    "token_embd": Role.EMBEDDING,
-    "output_norm": Role.FINAL_NORM,
-    "output": Role.HEAD,
-    "rope_freqs": Role.ROPE_FREQS,
-}
-GGUF_LAYER_NAMES: Mapping[str, Role] = {
-    "attn_norm": Role.ATTN_NORM,
-    "attn_q": Role.Q,
-    "attn_k": Role.K,
-    "attn_v": Role.V,
-    "attn_q_norm": Role.Q_NORM,
-    "attn_k_norm": Role.K_NORM,
-    "attn_output": Role.O,
-    "ffn_norm": Role.FFN_NORM,
-    "ffn_gate": Role.GATE,
-    "ffn_up": Role.UP,
-    "ffn_down": Role.DOWN,
-}
-GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z_]+)\.(weight|bias)")
+GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias)")
 
 
-def key_from_gguf(name: str) -> TensorKey | None:
-    """The key of a tensor by its GGUF name; None when the name means nothing to Rowspan."""
+def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey | None:
+    """The key of a tensor by its GGUF name; None if the family has no such tensor."""
     match = GGUF_NAME.fullmatch(name)
     if match is None:
         return None
     layer, stem, part = match.groups()
-    role = (GGUF_MODEL_NAMES if layer is None else GGUF_LAYER_NAMES).get(stem)
-    return None if role is None else TensorKey(role, None if layer is None else int(layer), part)
+    names = model_names if layer is None else layer_names
+    index = None if layer is None else int(layer)
+    if f"{stem}.{part}" in names:
+        return TensorKey(names[f"{stem}.{part}"], index)
+    return TensorKey(names[stem], index, part) if stem in names else None

@@ -1,4 +1,4 @@
-"""`rowspan compose`: a compose.yaml for Rowspan with a backend, and Open WebUI."""
+"""`rowspan compose`: writes a compose.yaml for Rowspan with a backend, and Open WebUI."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def compose(
 
 
 def _groups(text: str) -> dict[str, int]:
-    """Numbers of groups by name, from /etc/group."""
+    """Ids of groups by name, from the text of /etc/group."""
     lines = [line.split(":") for line in text.splitlines()]
     return {fields[0]: int(fields[2]) for fields in lines if len(fields) > 2 and fields[2].isdigit()}

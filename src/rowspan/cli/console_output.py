@@ -1,4 +1,4 @@
-"""What commands share when they speak to people: errors, tables, sizes."""
+"""Output to people that all commands share: errors, tables, sizes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rowspan.errors import RowspanError
 
 
 def stderr_console() -> Console:
-    """For everything that is not the command's result."""
+    """A console for everything that is not the command's result."""
     return Console(stderr=True, soft_wrap=True)
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people, in powers of ten: "98.4 MB"."""
+    """A number of bytes in readable form, in powers of ten: "98.4 MB"."""
     return decimal(size)
 
 
 def print_error(error: RowspanError) -> None:
-    """What happened, why, and what to do, on stderr."""
+    """Print to stderr what happened, why, and what to do."""
     console = stderr_console()
     console.print(Text.assemble(("Error: ", "bold red"), error.what))
     if error.why:
@@ -35,7 +35,7 @@ def print_error(error: RowspanError) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout, without frames, so that other programs can read it too."""
+    """Print a table to stdout, without frames, so that other programs can read it too."""
     console = Console(width=None if sys.stdout.isatty() else UNLIMITED_WIDTH)
     table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in table.columns:

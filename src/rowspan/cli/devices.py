@@ -1,4 +1,4 @@
-"""`rowspan devices`: what this machine computes with."""
+"""`rowspan devices`: lists the hardware that this machine computes with."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _link(link: Link | None) -> tuple[str, str]:
 
 
 def _or(value: float | str | None, unit: str = "") -> str:
-    """A value for people; a question mark for what is not known."""
+    """A value in readable form, with a question mark for an unknown one."""
     if value is None:
         return UNKNOWN
     return f"{value:g}{unit}" if isinstance(value, (int, float)) else f"{value}{unit}"

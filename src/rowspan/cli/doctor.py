@@ -1,4 +1,4 @@
-"""`rowspan doctor`: what is wrong with this machine."""
+"""`rowspan doctor`: reports what is wrong with this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rowspan.rig.doctor import CheckVerdict, Diagnosis
     from rowspan.rig.root import Root
 
-LOG_LINES = 5  # of a finding; --json has more
+LOG_LINES = 5  # log lines shown for a finding; --json has more
 
 
 class BaselineAction(StrEnum):
@@ -58,7 +58,7 @@ def doctor(
         raise UsageError("--report and --json exclude each other.", fix="Ask for one of them.")
     machine = open_root(root)
     if baseline is not None:
-        from rowspan.cli.baseline import check_baseline, save_baseline
+        from rowspan.cli.bench.baseline import check_baseline, save_baseline
 
         if machine.recorded:
             raise UsageError("A recorded machine cannot be measured.", fix="Leave --root or --baseline out.")
@@ -154,9 +154,10 @@ def _show_finding(page: _Page, verdict: CheckVerdict, family: str | None) -> Non
 
 
 class _Page:
-    """Text in two columns, a label and what it says, as wide as the terminal. Commands stay whole, to be copied.
+    """Text in two columns, a label and what it says, as wide as the terminal. Commands are not broken, so that they can
+    be copied.
 
-    Plain escape codes, not rich: it would take a fifth of the command's time.
+    It uses plain escape codes, not rich, which would take a fifth of the command's time.
     """
 
     LABEL = 14

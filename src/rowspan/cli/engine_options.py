@@ -1,4 +1,4 @@
-"""The options that say how to run a model, under llama.cpp's names; for every command that runs one."""
+"""The options that say how to run a model, under llama.cpp's names, for every command that runs one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """As typed; None where nothing was. The defaults named here are EngineConfig's, and tested to be."""
+    """The options as the user typed them; None for those not typed. Tests check that the defaults named here are
+    `EngineConfig`'s.
+    """
 
     devices: Annotated[
         str | None, typer.Option("--devices", "-dev", help="Comma list: cpu:0,cpu:1. [default: cpu:0]")
@@ -98,24 +100,24 @@ class EngineOptions:
     ] = False
 
     def given(self) -> frozenset[str]:
-        """The names of EngineConfig's fields that were typed."""
+        """Names of `EngineConfig`'s fields that the user typed."""
         typed = {field.name for field in fields(self) if getattr(self, field.name) not in (None, False)}
         return frozenset({"prefix_reuse" if name == "no_prefix_reuse" else name for name in typed})
 
     def check(self, *, native: bool = True) -> Callable[[Path], EngineConfig]:
-        """Read the options, before anything is fetched or opened; the result makes the configuration for a model file.
+        """Read the options before anything is fetched or opened; the function returned makes the configuration for a
+        model file.
 
         Args:
-            native: for the native engine. Others have further types of cache, and say so themselves.
+            native: check for the native engine. Others have further KV cache types, and refuse options themselves.
 
         Raises:
-            UsageError: an option that means nothing.
+            UsageError: an option's value is not understood.
         """
-        from functools import partial
-
-        from rowspan.config import CACHE_TYPES, DTYPES, EngineConfig
+        from rowspan.config import DTYPES, EngineConfig
         from rowspan.plan.device import parse_devices, parse_ratios
         from rowspan.plan.split_mode import SplitMode
+        from rowspan.quant.cache_types import Kernels, cache_options
 
         given = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         given["prefix_reuse"] = not given.pop("no_prefix_reuse")
@@ -130,9 +132,9 @@ class EngineOptions:
             given["split_mode"] = SplitMode.NONE
         for option, value in (("--cache-type-k", self.cache_type_k), ("--cache-type-v", self.cache_type_v)):
             if native:
-                _check_choice(option, value, list(CACHE_TYPES))
+                _check_choice(option, value, cache_options(Kernels.NATIVE, Kernels.TENSORS))
         _check_choice("--dtype", self.dtype, DTYPES)
-        return partial(EngineConfig, **given)
+        return lambda path: EngineConfig(path, **given).with_env()
 
 
 def _check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:
@@ -143,7 +145,7 @@ def _check_choice(option: str, value: str | None, choices: Sequence[str]) -> Non
 
 
 def with_engine_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command all engine options; it gets them as one argument, `engine`."""
+    """Give a command all engine options, which it receives as one argument, `engine`."""
     own = inspect.signature(command).parameters.values()
     hints = get_type_hints(command, include_extras=True)
     option_hints = get_type_hints(EngineOptions, include_extras=True)

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from rowspan.cli.bench import bench
-from rowspan.cli.compare import compare
+from rowspan.cli.bench.bench_command import bench
+from rowspan.cli.bench.compare import compare
+from rowspan.cli.bench.loadtest import loadtest
+from rowspan.cli.bench.report import report
 from rowspan.cli.compose import compose
 from rowspan.cli.devices import devices
 from rowspan.cli.doctor import doctor
-from rowspan.cli.loadtest import loadtest
 from rowspan.cli.models import models
 from rowspan.cli.plan.command import plan
 from rowspan.cli.pull import pull
-from rowspan.cli.report import report
 from rowspan.cli.run import run
 from rowspan.cli.serve import serve
 from rowspan.cli.tune import tune

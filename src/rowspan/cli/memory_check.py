@@ -1,4 +1,4 @@
-"""The start-up log's lines on memory: what was predicted of the workers, and what they have; what cards hold."""
+"""Lines about memory for the start-up log: what the workers were predicted to take, what they take, what cards hold."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from rowspan.plan.resident import WorkerMemory, worker_memory
 
 
 def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
-    """Of all workers together; None where torch's allocator decides, or some are elsewhere."""
+    """Predicted memory of all workers together; None if torch's allocator decides, or if some workers are on other
+    hosts.
+    """
     if not is_native(blueprint.lead.cpu_isa) or any(shard.device.host for shard in blueprint.plan.shards):
         return None
     metadata, config = blueprint.checkpoint.metadata, blueprint.config
     strings = sum(len(metadata.get(f"tokenizer.ggml.{name}", ())) for name in ("tokens", "merges"))
     total = WorkerMemory(0, 0)
-    for shard, size in zip(blueprint.plan.shards, blueprint.sizes, strict=True):
+    ranks = zip(blueprint.plan.shards, blueprint.sizes, blueprint.cache_bytes, strict=True)
+    for shard, size, cache_bytes in ranks:
         total += worker_memory(
             blueprint.plan,
             shard,
             blueprint.checkpoint.tensors,
             size,
-            cache_tokens=blueprint.cache.n_blocks * config.block_size,
+            cache_bytes=cache_bytes,
             strings=strings,
             step_tokens=config.token_budget,
             outputs=min(config.token_budget, config.parallel),
@@ -30,7 +33,7 @@ def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
 
 
 def memory_line(blueprint: Blueprint) -> str | None:
-    """To be shown once the workers have loaded; None where nothing was predicted."""
+    """A line that compares prediction and use, for after the workers have loaded; None if nothing was predicted."""
     from rowspan.bench.machine.peak_memory import peak_child_memory
 
     predicted, actual = predicted_memory(blueprint), peak_child_memory()
@@ -44,7 +47,7 @@ def memory_line(blueprint: Blueprint) -> str | None:
 
 
 def cards_line(engine: Engine) -> str | None:
-    """To be shown once the workers have loaded; None where no rank is on a card."""
+    """A line about the cards' memory, for after the workers have loaded; None if no rank is on a card."""
     on_cards = [rank for rank in engine.ready if rank.on_card]
     if not on_cards:
         return None

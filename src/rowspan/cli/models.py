@@ -1,4 +1,4 @@
-"""`rowspan models`: what is here, and what can be had by name."""
+"""`rowspan models`: lists the models that are on this machine, and those that can be fetched by name."""
 
 from __future__ import annotations
 

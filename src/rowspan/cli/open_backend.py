@@ -1,4 +1,4 @@
-"""Starting a backend while people watch."""
+"""Starts a backend while a user watches."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rowspan.backends.protocol import Backend, BackendName, LoadWatch
 from rowspan.hub import ProgressSink
 from rowspan.hub.download_progress import task
 
-LINE_SECONDS = 10.0  # between lines of progress where there is no terminal to draw in
-SHOWN = 100  # characters of a child's line
+LINE_SECONDS = 10.0  # time between lines of progress if there is no terminal
+SHOWN = 100  # characters shown of a child's line
 
 
 @contextmanager
 def started(backend: Backend, model_name: str, progress: ProgressSink) -> Iterator[None]:
-    """Load the model, while `progress` or stderr tells how far it is; end the backend afterwards."""
+    """Load the model while `progress` or stderr shows how far it is; stop the backend when the block ends."""
     label = f"Loading {model_name}"
     try:
         with _bytes_shown(label, progress) if backend.name == BackendName.NATIVE else _lines_shown(label) as watch:
@@ -30,7 +30,7 @@ def started(backend: Backend, model_name: str, progress: ProgressSink) -> Iterat
 
 @contextmanager
 def _bytes_shown(label: str, progress: ProgressSink) -> Iterator[LoadWatch]:
-    """How many bytes of the model are read."""
+    """Show how many bytes of the model have been read."""
     with ExitStack() as bar:
         is_begun = False
 
@@ -46,7 +46,7 @@ def _bytes_shown(label: str, progress: ProgressSink) -> Iterator[LoadWatch]:
 
 @contextmanager
 def _lines_shown(label: str) -> Iterator[LoadWatch]:
-    """What the other program says last: in place in a terminal, now and then elsewhere."""
+    """Show the other program's last line: in place in a terminal, now and then elsewhere."""
     if not sys.stderr.isatty():
         print(label, file=sys.stderr, flush=True)
         yield LoadWatch(said=_now_and_then(label))
@@ -78,6 +78,6 @@ def _now_and_then(label: str) -> Callable[[str], None]:
 
 
 def _plain(line: str) -> str:
-    """Without what would move a terminal's cursor; of a line drawn over itself, the last state."""
+    """Remove from a line what would move a terminal's cursor; keep the last state of a line that was drawn over."""
     last = line.rstrip("\r").rpartition("\r")[2]
     return "".join(character for character in last if character.isprintable()) or os.linesep.strip()

@@ -1,4 +1,4 @@
-"""The machine that `--root` names."""
+"""Opens the machine that `--root` names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rowspan.rig.root import Root
 
 
 def open_root(folder: Path) -> Root:
-    """This machine for `/`, else a recorded one.
+    """This machine for `/`, else the machine recorded in a folder.
 
     Raises:
-        UsageError: no such folder, or nothing of a machine in it.
+        UsageError: the folder does not exist, or holds no recorded machine.
     """
     if folder == Path("/"):
         return Root()

@@ -1,4 +1,4 @@
-"""Downloads as people see them: a bar in a terminal, a line now and then elsewhere."""
+"""Shows downloads to people: by a bar in a terminal, by a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _SECONDS_STEP = 10.0
 
 
 def terminal_progress() -> ProgressSink:
-    """The way of showing progress that suits stderr."""
+    """The progress display that suits stderr."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 
 class BarProgress:
-    """A bar with bytes, speed and time left, redrawn in place."""
+    """Shows bytes, speed and time left in a bar that is redrawn in place."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
 
     def start(self, label: str, total: int | None) -> None:
-        # A task of unknown size says nothing any more once it is over: wipe it.
+        # A finished task of unknown size tells nothing any more: clear its line.
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -52,7 +52,7 @@ class BarProgress:
 
 
 class LineProgress:
-    """A line at the start, then at every tenth of the way, or every ten seconds where the size is unknown."""
+    """Prints a line at the start, then after every tenth of the file, or every ten seconds if the size is unknown."""
 
     def __init__(self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))

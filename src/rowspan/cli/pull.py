@@ -1,4 +1,4 @@
-"""`rowspan pull`: fetch a model."""
+"""`rowspan pull`: fetches a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rowspan run`: one answer, or a chat in the terminal."""
+"""`rowspan run`: gives one answer, or chats in the terminal."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _chat(engine: Engine, params: SamplingParams, beginning: list[Message]) -> N
 
 
 def _answer(engine: Engine, params: SamplingParams, messages: list[Message], said: list[str] | None = None) -> None:
-    """Write the answer to stdout as it comes; `said` keeps what was written, even if it is interrupted."""
+    """Write the answer to stdout as it comes; `said` collects what was written, even if it is interrupted."""
     for piece in engine.generate(engine.encode_chat(messages), params):
         if said is not None:
             said.append(piece.text)

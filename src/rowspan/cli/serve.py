@@ -1,4 +1,4 @@
-"""`rowspan serve`: the API and the chat page."""
+"""`rowspan serve`: serves the API and the chat page."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def serve(
         "sleep_idle_seconds": sleep_idle_seconds,
     }
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
-    # Until the server takes over, being told to stop is an ordinary exit: workers are taken down on the way.
+    # Until the server takes over, a signal to stop is an ordinary exit, which ends the workers.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     web_ui = find_open_webui() if open_webui else None
     if hosts is not None and hosts.host:
@@ -145,7 +145,7 @@ def serve(
 def _web_ui(
     program: Path | None, port: int, config: ServerConfig, listener: socket.socket
 ) -> AbstractContextManager[None]:
-    """Open WebUI beside the server, if it is wanted."""
+    """Run Open WebUI beside the server, if the user wants it."""
     from rowspan.config import BackendConfig
     from rowspan.server.listen import url
     from rowspan.server.open_webui import OpenWebUi, beside_the_server
@@ -159,7 +159,7 @@ def _web_ui(
 
 
 def _backend_name(name: str) -> BackendName | None:
-    """None for auto."""
+    """The backend that the user named; None for auto."""
     from rowspan.backends.protocol import BackendName
     from rowspan.errors import UsageError
 
@@ -173,8 +173,9 @@ def _backend_name(name: str) -> BackendName | None:
 def _setup(
     name: BackendName | None, options: EngineOptions, model: str | None, backend_args: str, model_name: str | None
 ) -> Setup:
-    """What a backend needs, with the name that clients call the model by. Checks the options before anything is
-    fetched."""
+    """The setup that a backend needs to start, with the model's name in the API. Checks the options before anything is
+    fetched.
+    """
     import shlex
     from dataclasses import replace
     from pathlib import Path
@@ -199,7 +200,7 @@ def _setup(
 
 
 def _introduce(choice: Choice) -> None:
-    """Who computes, and how, before the model is loaded."""
+    """Print which backend computes, and how, before the model is loaded."""
     from rowspan.backends.native import NativeBackend
     from rowspan.cli.plan.command import show_plan
 
@@ -224,7 +225,7 @@ def _report_memory(backend: Backend) -> None:
 
 
 def _serve(backend: Backend, config: ServerConfig, name: str, listener: socket.socket, *, access_log: bool) -> int:
-    """Say where, and serve until told to stop; the exit code."""
+    """Print the address, serve until told to stop, and return the exit code."""
     from rowspan.cli.console_output import stderr_console
     from rowspan.server.app import create_app  # FastAPI: a second to import, which a wrong option should not cost
     from rowspan.server.listen import listen, url

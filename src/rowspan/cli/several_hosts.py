@@ -1,4 +1,4 @@
-"""`rowspan serve` on several hosts: the head's part and the others'."""
+"""`rowspan serve` on several hosts: the head's part, and that of the other hosts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import NoReturn
 from rowspan.backends.choose import Choice
 from rowspan.backends.native import NativeBackend
 from rowspan.backends.protocol import BackendName, ModelFormat, Setup
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.checkpoint.stamp import model_stamp
+from rowspan.checkpoint.fingerprint import model_stamp
 from rowspan.cli.console_output import stderr_console
 from rowspan.config import HostsConfig
 from rowspan.engine.blueprint import make_blueprint
 from rowspan.errors import UsageError
 from rowspan.hosts.agent import Agent
 from rowspan.hosts.head import Head
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.plan.split_mode import SplitMode
 
 
 @contextmanager
 def gathered(hosts: HostsConfig, backend: BackendName | None, setup: Setup) -> Iterator[Choice]:
-    """The head: wait for the others, and decide what runs where.
+    """On the head: wait for the other hosts, and decide what runs where.
 
     Args:
-        backend: as asked for.
+        backend: the backend that the user asked for.
 
     Raises:
         RowspanError: this cannot run on several hosts.
@@ -53,11 +53,11 @@ def gathered(hosts: HostsConfig, backend: BackendName | None, setup: Setup) -> I
 
 
 def serve_head(hosts: HostsConfig, setup: Setup) -> NoReturn:
-    """Another host: run ranks for the head until told to stop."""
-    signal.signal(signal.SIGINT, lambda signum, frame: sys.exit(128 + signum))  # as for SIGTERM
+    """On another host: run ranks for the head until told to stop."""
+    signal.signal(signal.SIGINT, lambda signum, frame: sys.exit(128 + signum))  # exit as for SIGTERM
     Agent(hosts, setup.engine, say).run()
 
 
 def say(line: str) -> None:
-    """To people at the terminal, or in the log."""
+    """Print a line for people at the terminal, or for the log."""
     stderr_console().print(line, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""How wide the page is. Without rich, which would take a fifth of a quick command's time."""
+"""Finds the width of the page without rich, which would take a fifth of a quick command's time."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ UNLIMITED_WIDTH = 10_000  # a pipe has no edge to wrap at
 
 
 def page_width() -> int:
-    """Characters in a line of stdout."""
+    """Number of characters in a line of stdout."""
     return get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED_WIDTH

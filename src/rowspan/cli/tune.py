@@ -30,7 +30,7 @@ def tune(
     from rowspan import hub
     from rowspan.cli.progress import terminal_progress
     from rowspan.comm.environment import rank_environment
-    from rowspan.config import TuningConfig
+    from rowspan.config import Paths
     from rowspan.errors import UsageError
     from rowspan.kernels.isa import TRITON, TRITON_DTYPES, card_kernels
     from rowspan.plan.device import parse_devices
@@ -58,11 +58,11 @@ def tune(
         said = child.stderr.read()
     if child.returncode:
         raise _failure(said, child.returncode)
-    typer.echo(f"Kept in {TuningConfig.from_env().results}.")
+    typer.echo(f"Kept in {Paths.from_env().tuning}.")
 
 
 def _failure(said: str, code: int) -> Exception:
-    """What the child died of: its own account, or the end of what it said."""
+    """The error that ended the child process: its own account, or the end of its output."""
     import json
 
     from rowspan.errors import EngineError, UsageError

@@ -1,4 +1,4 @@
-"""Connects a rank to the others, as the plan's routes say."""
+"""Connects a rank to the others over the transports that the plan's routes name."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from rowspan.comm.meeting import Meeting
 from rowspan.comm.shared import SharedGroup, SharedLayout, SharedLink, SharedMemory
 from rowspan.comm.sockets import SocketGroup, SocketLink, Sockets
 from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 
 @dataclass(frozen=True)
 class Computes:
     """How a rank computes.
 
-    native: the compiled module; None where there is none. isa: instruction set that adds up what is shared.
-    torch_dtype: of the hidden states, where the rank computes with torch.
+    native: the compiled module; None if there is none.
+    isa: the instruction set that adds up data in shared memory.
+    torch_dtype: the hidden states' type, if the rank computes with torch.
     """
 
     native: Any
@@ -33,10 +34,10 @@ def connect(
     """Join the other ranks of a plan.
 
     Returns:
-        Connections of contiguous float32 arrays; of torch's tensors where the transport is NCCL.
+        Connections that carry contiguous float32 arrays, or torch's tensors if the transport is NCCL.
 
     Args:
-        memory: shared by all ranks of this host, laid out as the meeting says.
+        memory: the memory that all ranks of this host share, laid out as the meeting says.
     """
     if len(plan.shards) == 1:
         return Comm(SoloGroup())

@@ -1,4 +1,4 @@
-"""What the libraries of a card's maker are told through the environment of a rank's process: the one place for it."""
+"""Environment variables for the libraries of a card's maker. Only this file sets them for a rank's process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from rowspan.rig.rccl import BAD, rccl_release
 from rowspan.rig.root import Root, Unreadable
 
-AMD_DRIVER = "/dev/kfd"  # of cards that compute
+AMD_DRIVER = "/dev/kfd"  # device file of AMD's compute driver
 
 
 def rank_environment(environment: Mapping[str, str], root: Root) -> dict[str, str]:
-    """The environment of a process that computes on cards. What the user has set stays as it is.
+    """The environment for a process that computes on cards. Variables that the user has set are kept.
 
     Args:
-        environment: this process's.
+        environment: the environment of this process.
         root: the machine.
     """
     return {**(_amd(root) if root.has(AMD_DRIVER) else {}), **environment}
@@ -27,6 +27,6 @@ def _amd(root: Root) -> dict[str, str]:
         _, release = rccl_release(root)
     except Unreadable:
         return wanted
-    if release == BAD:  # its first sum never returns, or faults, on some pairs of Radeon cards
+    if release == BAD:  # its first all-reduce hangs or faults on some pairs of Radeon cards
         wanted["NCCL_PROTO"] = "Simple"
     return wanted

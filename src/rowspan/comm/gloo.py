@@ -1,5 +1,4 @@
-"""Ranks of several hosts joined by gloo, through torch.distributed: CPU ranks, and cards where not all ranks are
-cards."""
+"""Joins ranks of several hosts by gloo, through torch.distributed: CPU ranks, and cards if not all ranks are cards."""
 
 from __future__ import annotations
 
@@ -17,27 +16,29 @@ from rowspan.comm.peer_lost import PeerLostError
 from rowspan.comm.stores import JOIN_TIMEOUT, joining
 
 STEP_TIMEOUT = timedelta(hours=1)
-"""How long a rank waits within a step. The engine sees to it that nobody waits in vain; this bounds what happens when
-the engine itself is stuck."""
+"""The longest time that a rank waits within a step. The engine makes sure that no rank waits in vain; this bounds the
+wait if the engine itself is stuck.
+"""
 SENDER, RECEIVER = 0, 1
 
 
 class GlooLink:
-    """See `rowspan.comm.base.StageLink`: from one rank to one other; of contiguous float32 arrays."""
+    """A `rowspan.comm.base.StageLink` from one rank to one other, for contiguous float32 arrays."""
 
     def __init__(self, store: Store, earlier: int, address: str, *, sends: bool) -> None:
         """Meet the other rank.
 
         Args:
-            earlier: the stage that sends. address: of this host, which the other one can reach. sends: this is that
-                stage's rank.
+            earlier: number of the stage that sends.
+            address: this host's address, as the other rank can reach it.
+            sends: whether this rank belongs to the stage that sends.
 
         Raises:
-            EngineError: they do not find each other.
+            EngineError: the ranks do not find each other.
         """
         gloo: Any = ProcessGroupGloo  # torch's type stubs know half of it
         options = gloo._Options()
-        # An address and not gloo's choice, which is whatever the host's own name stands for: often 127.0.1.1.
+        # Name the address, since gloo would choose whatever the host's own name stands for: often 127.0.1.1.
         options._devices = [gloo.create_device(hostname=address)]
         options._threads = 1
         options._timeout = JOIN_TIMEOUT
@@ -46,13 +47,13 @@ class GlooLink:
         self._pair._set_default_timeout(STEP_TIMEOUT)
 
     def send(self, x: NDArray[np.float32]) -> None:
-        """Raises PeerLostError."""
+        """Send to the other rank. Raises PeerLostError."""
         if x.size:
             with _losing_peer():
                 self._pair.send([torch.from_numpy(x)], RECEIVER, 0).wait()
 
     def receive(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Raises PeerLostError."""
+        """Receive from the other rank. Raises PeerLostError."""
         x = np.empty(shape, np.float32)
         if x.size:
             with _losing_peer():

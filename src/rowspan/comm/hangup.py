@@ -1,4 +1,4 @@
-"""Child processes end with who started them, even while they hang in a call."""
+"""Ends child processes together with the process that started them, even while they hang in a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def end_with(starter: int) -> None:
-    """End this process as soon as the other end of a socket closes. Args: starter: this end's file descriptor."""
+    """End this process as soon as the other end of a socket closes. Args: starter: file descriptor of this end."""
     threading.Thread(target=_watch, args=(starter,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""A link between the leaders of two stages only, as there is from host to host."""
+"""A link between only the leaders of two stages, as used between hosts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rowspan.comm.base import Array, StageLink, TPGroup
 
 
 class LeaderLink(Generic[Array]):
-    """See `rowspan.comm.base.StageLink`. What the leader of the later stage receives, it shares with its group by a
-    sum with the others' nothing, which is exact: hidden states cross the slower link once."""
+    """A `rowspan.comm.base.StageLink` through which hidden states cross the slow link once. The later stage's leader
+    shares what it receives by an all-reduce to which its group's other ranks contribute nothing, which is exact.
+    """
 
     def __init__(self, link: StageLink[Array], group: TPGroup[Array]) -> None:
-        """Args: link: `NoLink` on all ranks but the leader; group: this rank's."""
+        """Combine a link and a group. Args: link: `NoLink` on all ranks but the leader; group: this rank's."""
         self.link = link
         self.group = group
 
@@ -28,11 +29,11 @@ class LeaderLink(Generic[Array]):
 
 
 class NoLink:
-    """Where another rank of the stage has the link."""
+    """Stands for the link on ranks that have none because their stage's leader has it."""
 
     def send(self, x: NDArray[np.float32]) -> None:
         pass
 
     def receive(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Whatever is there: only its shape is looked at."""
+        """An array with arbitrary contents, of which only the shape is used."""
         return np.empty(shape, np.float32)

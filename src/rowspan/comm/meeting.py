@@ -1,4 +1,4 @@
-"""What ranks find each other by: plain data, from the engine to every rank."""
+"""Plain data that the engine sends to every rank, by which ranks find each other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rowspan.comm.shared import SharedLayout
 
 @dataclass(frozen=True)
 class HostStore:
-    """Where ranks of several hosts meet: a TCPStore of torch.distributed.
+    """The meeting point of ranks on several hosts: a TCPStore of torch.distributed.
 
-    host, port: of the head, as the others reach it. listener: descriptor of the socket that listens there, in the rank
-    that is to run the store; -1 elsewhere. address: of the rank's own host, as the others reach it.
+    host, port: the head's address, as the other hosts reach it.
+    listener: descriptor of the socket that listens there, in the rank that is to run the store; -1 elsewhere.
+    address: the address of the rank's own host, as the others reach it.
     """
 
     host: str
@@ -25,11 +26,13 @@ class HostStore:
 
 @dataclass(frozen=True)
 class Meeting:
-    """What a rank finds the others by.
+    """One rank's means to find the others.
 
-    layout: of the memory they share; None where they share none. spins: see `comm/shared.py`. peers: for each rank the
-    descriptor of a socket to it. store: a file, not there yet and the same for all, where cards of one host meet to set
-    up NCCL. between: for ranks of several hosts.
+    layout: layout of the memory that the ranks share; None if they share none.
+    spins: see `comm/shared.py`.
+    peers: for each rank the descriptor of a socket to it.
+    store: path of a file, not there yet and the same for all, through which cards of one host meet to set up NCCL.
+    between: the meeting point if ranks are on several hosts.
     """
 
     layout: SharedLayout | None

@@ -1,4 +1,4 @@
-"""Sockets between every two ranks of one host."""
+"""Makes sockets between every two ranks of one host."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from itertools import combinations
 
 
 def socket_mesh(ranks: Sequence[int], n_ranks: int, owner: ExitStack) -> list[tuple[int, ...]]:
-    """A socket between every two of these ranks: for each of the plan's ranks the descriptors to all (-1 to itself and
-    to other hosts'). The owner closes them, once the ranks have inherited theirs, so that a rank's end closes when the
-    rank ends."""
+    """Make a socket between every two of these ranks. Returns, for each of the plan's ranks, the descriptors to all
+    ranks (-1 for itself and for other hosts' ranks). The owner closes them once the ranks have inherited theirs, so
+    that a rank's end closes when the rank ends.
+    """
     peers = [[-1] * n_ranks for _ in range(n_ranks)]
     for a, b in combinations(ranks, 2):
         ends = socket.socketpair()

@@ -1,4 +1,4 @@
-"""Cards joined by NCCL, or RCCL on ROCm, through torch.distributed."""
+"""Joins cards by NCCL, or RCCL on ROCm, through torch.distributed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 PEER_TIMEOUT = timedelta(seconds=120)
-"""How long a rank waits for its peers within a step. The engine notices a dead rank at once and kills the others; this
-only bounds what happens when the engine itself is gone."""
+"""The longest time that a rank waits for its peers within a step. The engine notices a dead rank at once and kills the
+others; this only bounds the wait if the engine itself is gone.
+"""
 WARM_UP = (1, 8 << 20)
-"""Lengths of the first sums. Long messages may take other ways between cards, which NCCL opens when it needs them."""
+"""Lengths of the first all-reduces. Long messages may take other ways between cards, which NCCL opens when it needs
+them.
+"""
 
 
 class Nccl:
-    """All cards of a plan. Groups and links of tensors are made from it.
+    """Joins all cards of a plan. Groups and links that carry tensors are made from it.
 
-    NCCL takes memory, some 100 MB, when cards first talk, and again for each pair that sends and receives. It is to be
-    taken when the cache is sized: groups and links make each of their calls once when they are made. That ranks make
-    them in the order of the stages lets none wait in a circle. They await the end: what hangs is not to hold up, and
-    seem the fault of, another transport.
+    NCCL allocates memory, some 100 MB, when cards first communicate, and again for each pair that sends and receives.
+    This must have happened before the KV cache is sized: groups and links make each of their calls once when they are
+    made. Ranks make them in the order of the stages, so that none waits in a circle. They wait for each call to end:
+    one that hangs must not hold up another transport, whose fault it would seem.
     """
 
     def __init__(self, plan: Plan, rank: int, store: Store, torch_dtype: str) -> None:
-        """Args: store: where all cards meet; torch_dtype: of the hidden states."""
+        """Join the cards. Args: store: where all cards meet; torch_dtype: the hidden states' type."""
         cards = [shard.rank for shard in plan.shards if shard.device.kind == "cuda"]
         device = plan.shards[rank].device
         self.device = torch.device(device.kind, device.index)
         self.dtype: torch.dtype = getattr(torch, torch_dtype)
         self.card = cards.index(rank)  # NCCL counts cards, not ranks of the plan
-        torch.cuda.set_device(self.device)  # else NCCL opens the first card, too
+        torch.cuda.set_device(self.device)  # otherwise NCCL opens the first card, too
         dist.init_process_group(
             backend="nccl",
             store=store,
@@ -58,7 +61,7 @@ class Nccl:
 
 
 class NcclGroup:
-    """See `rowspan.comm.base.TPGroup`."""
+    """A `rowspan.comm.base.TPGroup` over NCCL."""
 
     def __init__(self, nccl: Nccl, stage: int, tp_rank: int) -> None:
         self._group = nccl.groups[stage]
@@ -67,14 +70,15 @@ class NcclGroup:
         self.is_leader = tp_rank == 0
         for size in WARM_UP:
             self.all_reduce(nccl.zeros(size), contributes=True)
-        if stage == len(nccl.stages) - 1:  # no other gathers: it has the head
+        if stage == len(nccl.stages) - 1:  # only the stage with the head gathers
             self.gather_columns(nccl.zeros(1, 1), [1] * self.tp_size)
         torch.cuda.synchronize(nccl.device)
 
     def all_reduce(self, x: Tensor, contributes: bool) -> Tensor:
         if not contributes:
             x.zero_()
-        # NCCL rounds to x's own type after every addition: with two ranks that is the only one there is.
+        # NCCL rounds to x's own type after every addition, which is harmless with two ranks: there is only one
+        # addition.
         total = x.float() if self.tp_size > 2 else x
         dist.all_reduce(total, group=self._group)
         return total.to(x.dtype)
@@ -92,10 +96,12 @@ class NcclGroup:
 
 
 class NcclLink:
-    """See `rowspan.comm.base.StageLink`: the leaders of two stages talk, and each then tells its group."""
+    """A `rowspan.comm.base.StageLink` over NCCL: the leaders of two stages communicate, and the later one broadcasts to
+    its group.
+    """
 
     def __init__(self, nccl: Nccl, earlier: int, *, is_leader: bool) -> None:
-        """Args: earlier: the stage that sends."""
+        """Join two stages. Args: earlier: number of the stage that sends."""
         self._nccl = nccl
         self._sender, self._receiver = nccl.stages[earlier][0], nccl.stages[earlier + 1][0]
         self._group = nccl.groups[earlier + 1]

@@ -1,5 +1,5 @@
-"""The one error of a rank's connections, apart from them: the engine's side knows it, too."""
+"""The one error that a rank's connections raise. It has a file of its own because the engine's side needs it, too."""
 
 
 class PeerLostError(Exception):
-    """Another rank hung up in the middle of a step. Why it did is for the engine to find out."""
+    """Another rank hung up in the middle of a step. The engine finds out why."""

@@ -1,7 +1,7 @@
-"""Ranks of one host joined by memory that all of them map. A message of a decoding step takes microseconds.
+"""Joins ranks of one host by memory that all of them map. A decoding step's message takes microseconds.
 
 The memory has no name in the file system: it goes away with the last process that maps it, however that ends. It also
-holds a count of each rank's work, from which the engine sees that a rank hangs.
+holds a progress counter per rank, by which the engine notices that a rank hangs.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.plan.split import Plan, Shard
+from rowspan.plan.shard import Plan, Shard
 
 LINE = 64  # bytes of a cache line: what one rank writes and others watch has one of its own
 PAGE = 4096
 SLOT = 1 << 16  # floats of a sum that are exchanged at once: half of a core's second-level cache takes both slots
 SPINS = 6000
-"""How often a rank spins for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less apart;
-waking takes 50 µs. Where there are more threads than cores, looking only keeps the others from working."""
+"""How often a rank polls for another's part, some 40 ns apart, before it sleeps. Within a step ranks are less far apart
+than that, and waking takes 50 µs. If there are more threads than cores, spinning only keeps the others from working.
+"""
 
 
 def spins_before_sleep(threads: int) -> int:
-    """Of a rank of this host, on whose cores so many threads compute."""
+    """The number of spins for a rank of this host, on whose cores `threads` threads compute."""
     return SPINS if threads <= len(os.sched_getaffinity(0)) else 0
 
 
 @dataclass(frozen=True)
 class Area:
-    """A part of the memory: offset in bytes, and floats of a slot."""
+    """A part of the memory: its offset in bytes, and the size of a slot in floats."""
 
     offset: int
     slot: int
@@ -40,7 +41,9 @@ class Area:
 
 @dataclass(frozen=True)
 class SharedLayout:
-    """Where everything is. Memory that no message ever reaches is never handed out by the system."""
+    """Where each group's and each link's memory is. Pages that no message ever reaches are never allocated by the
+    system.
+    """
 
     groups: tuple[Area, ...]  # by stage
     links: tuple[Area, ...]  # from stage i to i + 1
@@ -48,7 +51,7 @@ class SharedLayout:
 
     @classmethod
     def of(cls, native: Any, plan: Plan, max_tokens: int) -> SharedLayout:
-        """Args: native: the compiled module; max_tokens: of one step."""
+        """Lay the memory out. Args: native: the compiled module; max_tokens: most tokens in one step."""
         offset = _up(LINE * len(plan.shards), PAGE)
         hidden = _up(max_tokens * plan.spec.hidden_size, LINE)
         groups, links = [], []
@@ -63,7 +66,9 @@ class SharedLayout:
         return cls(tuple(groups), tuple(links), offset)
 
     def written_by(self, native: Any, plan: Plan, shard: Shard) -> int:
-        """Bytes that one rank fills, in messages as long as they get: to its stage, and, leading it, to the next."""
+        """Bytes that one rank writes with messages of the largest size: to its stage and, as leader, to the next
+        stage.
+        """
         tp_size, is_leader = len(plan.stage(shard.stage)), not shard.tp_rank
         nbytes: int = native.TPGroup.nbytes(1, self.groups[shard.stage].slot) if tp_size > 1 else 0
         if is_leader and shard.stage + 1 < plan.n_stages:
@@ -76,13 +81,13 @@ class SharedMemory:
     """The memory, mapped into this process."""
 
     def __init__(self, fd: int, nbytes: int) -> None:
-        """Args: fd: from `create`, in whichever process; still the caller's."""
+        """Map the memory. Args: fd: from `create`, perhaps in another process; the caller keeps owning it."""
         self._map = mmap.mmap(fd, nbytes)
         self._bytes = np.frombuffer(self._map, np.uint8)
 
     @staticmethod
     def create(nbytes: int) -> int:
-        """A file descriptor of that many zeros."""
+        """Allocate `nbytes` zeros, and return a file descriptor."""
         fd = os.memfd_create("rowspan")
         os.ftruncate(fd, nbytes)
         return fd
@@ -91,17 +96,18 @@ class SharedMemory:
         return int(self._bytes.ctypes.data) + offset
 
     def progress_address(self, rank: int) -> int:
-        """Of the count of a rank's work, 64 bits."""
+        """Address of a rank's progress counter, 64 bits."""
         return self.address(LINE * rank)
 
     def progress(self, n_ranks: int) -> tuple[int, ...]:
-        """The counts of all ranks."""
+        """The progress counters of all ranks."""
         return tuple(int(count) for count in self._bytes[: LINE * n_ranks].view(np.uint64)[:: LINE // 8])
 
 
 class SharedGroup:
-    """See `rowspan.comm.base.TPGroup`; of contiguous float32 arrays. `native` is for programs, which count their
-    exchanges themselves: use one or the other."""
+    """A `rowspan.comm.base.TPGroup` for contiguous float32 arrays. `native` is for recorded programs, which count their
+    exchanges themselves: use one or the other.
+    """
 
     def __init__(
         self, native: Any, isa: str, memory: SharedMemory, area: Area, tp_size: int, tp_rank: int, spins: int
@@ -109,7 +115,7 @@ class SharedGroup:
         self.native = native.TPGroup(isa, memory.address(area.offset), tp_size, tp_rank, area.slot, spins)
         self.tp_size = tp_size
         self.is_leader = tp_rank == 0
-        self._memory = memory  # is to live as long
+        self._memory = memory  # keep the memory mapped as long as this object
         self._sequence = 0
 
     def all_reduce(self, x: NDArray[np.float32], contributes: bool) -> NDArray[np.float32]:
@@ -124,13 +130,13 @@ class SharedGroup:
         return whole
 
     def _count(self, sequences: int) -> int:
-        """The first of so many sequence numbers. They are counted in 32 bits, and around."""
+        """Reserve `sequences` sequence numbers and return the first. They are counted in 32 bits, and wrap around."""
         first, self._sequence = self._sequence, (self._sequence + sequences) % (1 << 32)
         return first
 
 
 class SharedLink:
-    """See `rowspan.comm.base.StageLink`; of contiguous float32 arrays. `native` as in `SharedGroup`."""
+    """A `rowspan.comm.base.StageLink` for contiguous float32 arrays. `native` is used as in `SharedGroup`."""
 
     def __init__(
         self,
@@ -143,11 +149,13 @@ class SharedLink:
         *,
         sends: bool,
     ) -> None:
-        """Args: receivers: ranks of the later stage; place: this rank's among them; sends: it leads the earlier one."""
+        """Join two stages. Args: receivers: number of ranks in the later stage; place: this rank's index among them;
+        sends: this rank leads the earlier stage.
+        """
         self.native = native.StageLink(memory.address(area.offset), receivers, area.slot, spins)
         self.place = place
         self.sends = sends
-        self._memory = memory  # is to live as long
+        self._memory = memory  # keep the memory mapped as long as this object
         self._messages = 0
 
     def send(self, x: NDArray[np.float32]) -> None:

@@ -1,7 +1,7 @@
-"""Ranks of one host joined by Unix sockets: for CPU ranks where there is no native module to share memory with.
+"""Joins ranks of one host by Unix sockets, for CPU ranks without a native module to share memory with.
 
-Why not gloo: between two ranks pinned to a core each, its all-reduce of one token's hidden states (576 floats) took
-3.2 ms, most of it waiting for the scheduler's tick; without pinning 0.5 ms, and 4.2 ms in one of ten. A blocked read is
+Why not gloo: between two ranks pinned to a core each, its all-reduce of one token's hidden states (576 floats) took 3.2
+ms, most of it waiting for the scheduler's tick; without pinning 0.5 ms, and 4.2 ms in one of ten. A blocked read is
 woken at once.
 """
 
@@ -14,27 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.comm.peer_lost import PeerLostError
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 EAGER_BYTES = 64 << 10  # fits every socket's buffer: can be sent before anyone reads
 
 
 class Sockets:
-    """One to each other rank; for contiguous float32 arrays."""
+    """One rank's sockets to all others, which carry contiguous float32 arrays."""
 
     def __init__(self, rank: int, peers: Sequence[int]) -> None:
-        """Args: peers: for each rank the file descriptor of the socket to it; -1 for `rank` itself and other hosts'."""
+        """Adopt sockets. Args: peers: for each rank the file descriptor of the socket to it; -1 for `rank` itself and
+        for other hosts' ranks.
+        """
         self._sockets = {peer: socket.socket(fileno=fd) for peer, fd in enumerate(peers) if fd >= 0}
 
     def send(self, x: NDArray[np.float32], peer: int) -> None:
-        """Raises PeerLostError."""
+        """Send an array to a rank. Raises PeerLostError."""
         try:
             self._sockets[peer].sendall(x.data)
         except OSError as error:
             raise PeerLostError from error
 
     def receive(self, shape: tuple[int, ...], peer: int) -> NDArray[np.float32]:
-        """Raises PeerLostError."""
+        """Receive an array from a rank. Raises PeerLostError."""
         x = np.empty(shape, dtype=np.float32)
         missing = x.reshape(-1).view(np.uint8).data
         while missing:
@@ -53,7 +55,7 @@ class Sockets:
 
 
 class SocketGroup:
-    """See `rowspan.comm.base.TPGroup`."""
+    """A `rowspan.comm.base.TPGroup` over sockets."""
 
     def __init__(self, sockets: Sockets, plan: Plan, rank: int) -> None:
         self._members = [shard.rank for shard in plan.stage(plan.shards[rank].stage)]
@@ -73,14 +75,15 @@ class SocketGroup:
             for peer in self._others:
                 parts[peer] = self._sockets.receive(x.shape, peer)
         else:
-            # All pairs in one order that every rank keeps, the lower rank speaking first: nobody waits in a circle.
+            # All ranks go through all pairs in the same order, the lower rank sending first: nobody waits in a circle.
             for peer in self._others:
                 if self._rank < peer:
                     self._sockets.send(x, peer)
                 parts[peer] = self._sockets.receive(x.shape, peer)
                 if self._rank > peer:
                     self._sockets.send(x, peer)
-        # Summed in the order of ranks: the same bits everywhere. The last sum goes to x, whose part is in it by then.
+        # Add in the order of ranks, so that all ranks get the same bits. The last sum is written to x, which is
+        # included by then.
         total, *between, last = (parts[member] for member in self._members)
         for part in between:
             total += part
@@ -97,10 +100,10 @@ class SocketGroup:
 
 
 class SocketLink:
-    """See `rowspan.comm.base.StageLink`: between a stage and the next one."""
+    """A `rowspan.comm.base.StageLink` over sockets."""
 
     def __init__(self, sockets: Sockets, plan: Plan, rank: int, earlier: int) -> None:
-        """Args: earlier: the stage that sends."""
+        """Join two stages. Args: earlier: number of the stage that sends."""
         self._sockets = sockets
         self._sender = plan.stage(earlier)[0].rank
         self._receivers = [shard.rank for shard in plan.stage(earlier + 1)]

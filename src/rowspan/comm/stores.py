@@ -1,4 +1,4 @@
-"""Where ranks that talk through torch.distributed meet."""
+"""Opens the store in which ranks that communicate through torch.distributed meet."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from rowspan.comm.meeting import Meeting
 from rowspan.errors import EngineError
 
 JOIN_TIMEOUT = timedelta(seconds=120)
-"""How long ranks wait for each other when they start. They meet before they load, about 3 s after they were spawned."""
+"""The longest time that ranks wait for each other when they start. They meet before they load, about 3 s after they
+were spawned.
+"""
 
 
 def open_store(meeting: Meeting, n_cards: int) -> Store:
-    """The store of this engine: a file, or on several hosts a server that one of the ranks runs.
+    """Open the store of this engine: a file, or on several hosts a server that one of the ranks runs.
 
     Raises:
-        EngineError: the server is not reached.
+        EngineError: the server cannot be reached.
     """
     between = meeting.between
     if between is None:
@@ -38,7 +40,7 @@ def open_store(meeting: Meeting, n_cards: int) -> Store:
 
 @contextmanager
 def joining(what: str) -> Iterator[None]:
-    """Names what torch.distributed failed to reach."""
+    """Turn torch.distributed's errors in this block into an EngineError that says what could not be joined."""
     try:
         yield
     except RuntimeError as error:

@@ -1,5 +1,6 @@
-"""Torch's tensors over transports of NumPy arrays. For cards this is the way through the host's memory (`host`), which
-needs no peer-to-peer access: a staging buffer is pinned, so that copies run at the bus's speed."""
+"""Carries torch's tensors over transports made for NumPy arrays. For cards this is the way through the host's memory
+(`host`), which needs no peer-to-peer access: the staging buffer is pinned, so that copies run at the bus's speed.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from rowspan.comm.nccl import NcclGroup, NcclLink
 
 
 def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
-    """The same connections, of tensors on a device. On their way, and summed, they are float32; NCCL's take tensors as
-    they are.
+    """The same connections for tensors on a device. Tensors are converted to float32 to be carried and summed; NCCL's
+    connections carry tensors as they are.
 
     Args:
-        dtype: of the hidden states.
+        dtype: type of the hidden states.
     """
     staging = _Staging(device)
 
@@ -40,7 +41,7 @@ def comm_of_tensors(comm: Comm[Any], device: torch.device, dtype: torch.dtype) -
 
 
 def detached(comm: Comm[Tensor], device: torch.device, dtype: torch.dtype) -> Comm[Tensor]:
-    """Connections of the same shapes that nothing passes through, for a rank that profiles a step by itself."""
+    """Connections of the same shapes that carry nothing, for a rank that profiles a step by itself."""
     link = _SilentLink(device, dtype)
     group = _DetachedGroup(comm.group.tp_size, comm.group.is_leader)
     return Comm(group, comm.before and link, comm.after and link)
@@ -71,7 +72,7 @@ class _SilentLink:
 
 
 class TensorGroup:
-    """See `rowspan.comm.base.TPGroup`."""
+    """A `rowspan.comm.base.TPGroup` for tensors over one for arrays."""
 
     def __init__(self, group: TPGroup[NDArray[np.float32]], staging: _Staging) -> None:
         self._group = group
@@ -88,7 +89,7 @@ class TensorGroup:
 
 
 class TensorLink:
-    """See `rowspan.comm.base.StageLink`."""
+    """A `rowspan.comm.base.StageLink` for tensors over one for arrays."""
 
     def __init__(self, link: StageLink[NDArray[np.float32]], staging: _Staging, dtype: torch.dtype) -> None:
         self._link = link
@@ -103,15 +104,16 @@ class TensorLink:
 
 
 class _Staging:
-    """Between a device and arrays in the host's memory. Types change on the device: a copy that also changes them
-    goes through memory that is not pinned."""
+    """Copies between a device and arrays in the host's memory. Types are converted on the device: a copy that also
+    converts goes through memory that is not pinned.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._outward, self._inward = _Pinned(), _Pinned()
 
     def floats(self, x: Tensor) -> NDArray[np.float32]:
-        """A tensor as float32: in its own memory where that is what it is, else valid until the next call."""
+        """A tensor as a float32 array: in the tensor's own memory if possible, else valid until the next call."""
         x = x.float()
         x = x.contiguous() if self._device.type == "cpu" else self._outward.copy_of(x)
         array: NDArray[np.float32] = x.numpy()
@@ -119,19 +121,19 @@ class _Staging:
 
     def tensor(self, array: NDArray[np.float32], dtype: torch.dtype) -> Tensor:
         x = torch.from_numpy(array)
-        if self._device.type != "cpu" and not x.is_pinned():  # a sum is: it is where its part was staged
+        if self._device.type != "cpu" and not x.is_pinned():  # a result of all_reduce is pinned
             x = self._inward.copy_of(x)
         return x.to(self._device).to(dtype)
 
 
 class _Pinned:
-    """Memory of the host, as much as the largest message takes."""
+    """Pinned memory of the host, as much as the largest message takes."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
     def copy_of(self, x: Tensor) -> Tensor:
-        """Of a tensor of float32; valid until the next call."""
+        """A pinned copy of a float32 tensor, valid until the next call."""
         if self._memory.numel() < x.numel():
             self._memory = torch.empty(x.numel(), pin_memory=True)
         return self._memory[: x.numel()].view(x.shape).copy_(x)

@@ -1,5 +1,7 @@
-"""Leaves a port in torchrun's store, or waits for it: `python -m rowspan.comm.torchrun_store ADDRESS PORT KEY HOSTS
-[VALUE]`. A process of its own, because the server's never imports torch; prints the value."""
+"""A program that leaves a port in torchrun's store, or waits for one there, and prints it: `python -m
+rowspan.comm.torchrun_store ADDRESS PORT KEY HOSTS [VALUE]`. It is a process of its own because the server's process
+never imports torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat page at `/`: a few static files out of this package, and the headers that keep it harmless."""
+"""The chat page at `/`: a few static files of this package, and the HTTP headers that keep the page harmless."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = {
 
 
 def console_routes() -> APIRouter:
-    """`/` is index.html; the files beside it are at /console/NAME."""
+    """Routes for the page: `/` is index.html; the files beside it are at /console/NAME."""
     router = APIRouter(include_in_schema=False)
     for file in files("rowspan.console").joinpath("static").iterdir():
         path = "/" if file.name == "index.html" else f"/console/{file.name}"

@@ -1,41 +1,50 @@
-"""From a configuration to everything decided before a worker starts: shape, split, cache size, cores."""
+"""Decides everything that a configuration determines before a worker starts: spec, split, routes, cache size,
+kernels.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 import psutil
 
 from rowspan.checkpoint.checkpoint import Checkpoint
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.probing.trusted import known_routes, trusted_routes
-from rowspan.config import CACHE_TYPES, TENSOR_CACHE_TYPES, EngineConfig
+from rowspan.config import EngineConfig
 from rowspan.engine.cores import share_cores
 from rowspan.errors import OutOfMemoryError, UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TRITON, is_native, kernels_used, native_module
+from rowspan.kvcache.groups import CacheLayout
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.spec import ModelSpec
+from rowspan.model.supported import check_supported
 from rowspan.plan.device import Device
-from rowspan.plan.fit import CACHE_GRAINS, CacheSize, ShardBytes, check_context, shard_bytes, size_cache
+from rowspan.plan.fit import CacheSize, ShardBytes, check_context, shard_bytes, size_cache
 from rowspan.plan.routes import Routes
-from rowspan.plan.split import Plan, split_or_fall_back
+from rowspan.plan.shard import Plan
+from rowspan.plan.split import split_or_fall_back
+from rowspan.quant.cache_types import Kernels, cache_options, cache_type, cache_type_for
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
 
+ANY_SIZE = 1 << 40  # tokens of a cache: more than there will be
+
 
 @dataclass(frozen=True)
 class RankKernels:
-    """How a rank computes."""
+    """The kernels and number types with which a rank computes."""
 
-    cpu_isa: str  # which kernels: an instruction set's native ones, or torch's
+    cpu_isa: str  # name of the kernels: an instruction set's native ones, or torch's
     dtype: str
     cache_dtypes: tuple[str, str]
 
     @classmethod
     def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> RankKernels:
-        """Raises UsageError: the configuration asks for what this device cannot do."""
+        """Choose them for a device. Raises UsageError if the device cannot do what the configuration asks for."""
         cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype, config.card_kernels)
         cache_dtypes = (
             _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
@@ -52,7 +61,7 @@ class RankKernels:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What will run where."""
+    """All decisions about how a model will run, and on which ranks."""
 
     config: EngineConfig
     checkpoint: Checkpoint
@@ -65,8 +74,19 @@ class Blueprint:
 
     @property
     def lead(self) -> RankKernels:
-        """How the first rank computes: all of them, where devices are of one kind."""
+        """The first rank's kernels; if all devices are of one kind, every rank's."""
         return self.kernels[0]
+
+    @property
+    def cache_layout(self) -> CacheLayout:
+        """How the cache is shared out among groups of layers."""
+        return _cache_layout(self.config, self.spec)
+
+    @property
+    def cache_bytes(self) -> list[int]:
+        """Of each rank's part of the cache; on cards it may become larger or smaller."""
+        tokens = self.cache.n_blocks * self.config.block_size
+        return [self.cache_layout.nbytes(tokens, size.position_bytes) for size in self.sizes]
 
     def setups(self) -> list[WorkerSetup]:
         return [
@@ -79,10 +99,10 @@ class Blueprint:
                 cpu_isa=kernels.cpu_isa,
                 cache_dtypes=kernels.cache_dtypes,
                 n_blocks=self.cache.n_blocks if shard.device.kind == "cpu" else self.cache.most_blocks,
-                block_size=self.config.block_size,
+                cache_layout=self.cache_layout,
                 context_size=self.cache.context_size,
                 max_tokens=self.config.token_budget,
-                max_outputs=min(self.config.token_budget, self.config.parallel),
+                max_logits=min(self.config.token_budget, self.config.parallel),
                 cores=cores,
                 threads=threads,
                 memory_share=self.config.gpu_memory_utilization,
@@ -99,19 +119,21 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
     """Read the model's header and decide.
 
     Args:
-        free_elsewhere: bytes of memory that other hosts have left, host 1 first.
+        free_elsewhere: bytes of free memory on the other hosts, host 1 first.
 
     Raises:
-        RowspanError: no such file, a damaged file, an unknown architecture, an impossible split, too little memory.
+        RowspanError: the file is missing or damaged, the architecture unknown, the split impossible, or memory too
+            small.
     """
     checkpoint = open_checkpoint(config.model_path)
     if checkpoint.unknown_tensors:
         raise UnsupportedModelError(
             f"{config.model_path.name} holds tensors Rowspan does not know.",
             why=f"Leaving out {', '.join(checkpoint.unknown_tensors[:3])} would silently change the model's answers.",
-            fix="Choose a plain llama, mistral, qwen2 or qwen3 model.",
+            fix="Choose another conversion of this model, or --backend llamacpp.",
         )
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
+    check_supported(spec)
     plan = split_or_fall_back(
         spec,
         checkpoint.tensors,
@@ -143,11 +165,11 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
 
 
 def with_trusted_routes(blueprint: Blueprint) -> Blueprint:
-    """The same over transports that are known to return what was sent on this machine; tried now, if they are not.
-    Of a plan over several hosts, what is on this one: `check_host` is for the others.
+    """The same blueprint with transports that are known to return what was sent on this machine; unknown ones are tried
+    now. For a plan over several hosts this checks the first host's part: `check_host` does so for the others.
 
     Raises:
-        SplitError: there are none.
+        SplitError: no transport can be trusted.
     """
     if len(blueprint.plan.shards) == 1 or blueprint.routes.probed:
         return blueprint
@@ -155,7 +177,7 @@ def with_trusted_routes(blueprint: Blueprint) -> Blueprint:
 
 
 def check_room(cache_tokens: int, config: EngineConfig) -> None:
-    """Raises OutOfMemoryError: what cards have room for is less than was asked for."""
+    """Raise OutOfMemoryError if the cards have room for less cache than was asked for."""
     asked = config.context_size or config.block_size
     if cache_tokens < asked:
         raise OutOfMemoryError(
@@ -168,47 +190,54 @@ def check_room(cache_tokens: int, config: EngineConfig) -> None:
 
 def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option: str) -> str:
     if name is None:
-        beside_int8 = "float16" if spec.head_dim % CACHE_GRAINS["int16"] else "int16"
+        beside_int8 = "float16" if any(size % cache_type("int16").grain for size in spec.head_sizes) else "int16"
         return beside_int8 if dtype == "int8" else dtype
-    if name not in CACHE_TYPES:
-        raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(CACHE_TYPES)}.")
-    cache_dtype = (CACHE_TYPES if is_native(isa) else TENSOR_CACHE_TYPES)[name]
-    grain = CACHE_GRAINS.get(cache_dtype)
-    if grain is not None and (not is_native(isa) or spec.head_dim % grain):
+    known = cache_options(Kernels.NATIVE, Kernels.TENSORS)
+    if name not in known:
+        raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(known)}.")
+    kind = cache_type_for(name, Kernels.NATIVE if is_native(isa) else Kernels.TENSORS)
+    unfit = [size for size in spec.head_sizes if kind is not None and size % kind.grain]
+    if kind is None or unfit:
         raise UsageError(
             f"{option} {name} cannot be had here.",
             why="Only the native kernels for CPUs have it."
-            if not is_native(isa)
-            else f"It takes {grain} elements at a time, and a head has {spec.head_dim}.",
+            if kind is None
+            else f"It takes {kind.grain} elements at a time, and a head has {unfit[0]}.",
             fix=f"Use {option} f16.",
         )
-    return cache_dtype
+    return kind.dtype
 
 
 def _size_cache(
     config: EngineConfig, spec: ModelSpec, plan: Plan, sizes: tuple[ShardBytes, ...], free: Sequence[int]
 ) -> CacheSize:
-    """Args: free: bytes of memory left on each host. Every rank's cache has as many positions, so the tightest host
-    decides."""
+    """Choose the cache's size. Args: free: bytes of free memory on each host. Every rank's cache has the same number of
+    positions, so the host with the least room decides.
+    """
     check_context(config.context_size, spec)
     if config.context_size is not None and config.context_size < config.block_size:
         raise UsageError(
             f"--ctx-size {config.context_size} is too small.", fix=f"Use at least {config.block_size} tokens."
         )
-    needed: dict[int, int] = {}  # bytes for a position of the cache, by host
+    layout = _cache_layout(config, spec)
+    nothing = [0] * len(layout.groups)
+    needed: dict[int, list[int]] = {}  # bytes for a position of the cache in each group, by host
     left = dict(enumerate(free))
     for shard, size in zip(plan.shards, sizes, strict=True):
         if shard.device.kind == "cpu":
             host = shard.device.host
-            needed[host] = needed.get(host, 0) + size.cache_per_token
+            needed[host] = [*map(add, needed.get(host, nothing), size.position_bytes)]
             left[host] -= size.weights
-    tightest = min(needed, key=lambda host: left[host] / max(1, needed[host]), default=None)
+    tightest = min(needed, key=lambda host: layout.tokens_within(left[host], needed[host], ANY_SIZE), default=None)
     return size_cache(
         spec,
         context_size=config.context_size,
         cache_tokens=config.cache_tokens,
-        parallel=config.parallel,
-        block_size=config.block_size,
-        bytes_per_token=0 if tightest is None else needed[tightest],
+        layout=layout,
+        position_bytes=nothing if tightest is None else needed[tightest],
         free_bytes=None if tightest is None else left[tightest],
     )
+
+
+def _cache_layout(config: EngineConfig, spec: ModelSpec) -> CacheLayout:
+    return CacheLayout(spec.cache_groups, config.block_size, config.parallel, config.token_budget)

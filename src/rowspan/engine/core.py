@@ -1,4 +1,4 @@
-"""The engine's loop: one thread that schedules, has the workers compute, and hands out tokens."""
+"""The engine's loop: one thread that schedules steps, has the workers compute them, and delivers tokens."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ import psutil
 from rowspan.engine.blueprint import Blueprint, check_room, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
-from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
-from rowspan.kvcache.blocks import BlockManager
+from rowspan.errors import EngineError, OutOfMemoryError, RowspanError
+from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import TokenEvent
-from rowspan.scheduler.request import Request, SamplingParams
+from rowspan.scheduler.limits import check_lengths, check_text_length, check_vocabulary
+from rowspan.scheduler.request import Request, SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
+from rowspan.worker.logits_processors import needs_last_token
 from rowspan.worker.messages import StepOutOfMemory
 
 log = logging.getLogger(__name__)
 
 OFFLOADED_SHARE = 0.9  # of the host's free memory that offloaded weights may take
-GIVE_UP_AFTER = 4  # steps out of memory one after the other, each half as large as the one before
+NO_ANSWER = SamplingParams(max_tokens=0, temperature=0, seed=0)  # of requests for hidden states
+GIVE_UP_AFTER = 4  # steps in a row that ran out of memory, each half as large as the one before
 
 EventSink = Callable[[TokenEvent | RowspanError], None]
-"""Gets a request's events, then nothing more after one with a finish reason, or after an error. Called on the engine's
-thread: it must return at once."""
+"""Receives a request's events; after an event with a finish reason, or an error, it is not called again. It runs on the
+engine's thread, so it must return at once.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class _Stop:
 
 
 class EngineCore:
-    """Requests in, tokens out. Its methods may be called from any thread."""
+    """Takes requests and delivers tokens. Its methods may be called from any thread."""
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class EngineCore:
             self._group.close()
             raise
         self._scheduler = Scheduler(
-            BlockManager(self._group.n_blocks, config.block_size),
+            CacheManager(blueprint.cache_layout, self._group.n_blocks),
             max_sequences=config.parallel,
             token_budget=config.token_budget,
             context_length=blueprint.cache.context_size,
@@ -99,9 +103,11 @@ class EngineCore:
         self._vocab_size = blueprint.spec.vocab_size
         self.ready = self._group.ready
         self._most_under_way = blueprint.plan.n_stages + self._group.ahead
-        self._under_way = 0  # steps
-        self._out_of_memory = 0  # steps, one after the other
-        self._proven = False  # this group of workers has done a step
+        self._under_way = 0  # number of steps
+        self._out_of_memory = 0  # number of steps in a row
+        self._proven = False  # whether this group of workers has completed a step
+        self._failure: RowspanError | None = None
+        self._latest_stats = self._scheduler.stats()
         self._sinks: dict[int, EventSink] = {}
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _AskStats | _Park | _Stop] = queue.SimpleQueue()
         self._ids = count()
@@ -111,47 +117,71 @@ class EngineCore:
         self._thread = threading.Thread(target=self._loop, name="rowspan-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def failure(self) -> RowspanError | None:
+        """The reason why nothing can be answered at present: there are no workers, and the next request tries to start
+        them; or the loop has ended by a fault of its own, for good. None if the engine works.
+        """
+        return self._failure
+
+    @property
+    def latest_stats(self) -> SchedulerStats:
+        """The scheduler's figures when the current step began, or when the last one ended. Returns at once, however
+        long a step takes.
+        """
+        return self._latest_stats
+
     def submit(self, tokens: Sequence[int], params: SamplingParams, sink: EventSink) -> int:
-        """Queue a request; its tokens, or the reason it was refused, arrive at `sink`.
+        """Queue a request; its tokens, or the reason why it was refused, arrive at `sink`.
 
         Raises:
-            UsageError: a token that is not in the vocabulary.
+            UsageError: a token is not in the vocabulary, the prompt is empty, or no tokens are asked for.
+            ContextOverflowError: the prompt is longer than any context here.
             EngineError: the engine is closed.
         """
-        if any(not 0 <= token < self._vocab_size for token in tokens):
-            raise UsageError(
-                "The prompt holds a token id that the model does not have.",
-                why=f"Its vocabulary is 0 to {self._vocab_size - 1}.",
-                fix="Check that the tokenizer belongs to this model.",
-            )
+        check_lengths(len(tokens), params.max_tokens, self._blueprint.cache.context_size)  # the cheap check first
+        check_vocabulary(tokens, self._vocab_size)
         seq_id = next(self._ids)
         seeded = params if params.seed is not None else replace(params, seed=secrets.randbits(63))
-        self._put(_Submit(Request(seq_id, list(tokens), seeded), sink))
+        self._put(_Submit(Request(seq_id, list(tokens), seeded, needs_last_token(seeded)), sink))
+        return seq_id
+
+    def submit_text(self, tokens: Sequence[int], states: WantedStates, sink: EventSink) -> int:
+        """Queue a request for hidden states; they, or the reason it was refused, arrive at `sink`. Raises as `submit`
+        does.
+        """
+        check_text_length(len(tokens), self._blueprint.cache.context_size)
+        check_vocabulary(tokens, self._vocab_size)
+        seq_id = next(self._ids)
+        self._put(_Submit(Request(seq_id, list(tokens), NO_ANSWER, states=states), sink))
         return seq_id
 
     def cancel(self, seq_id: int) -> None:
-        """End a request and free its cache blocks; its sink hears nothing more. Unknown ids are ignored."""
+        """End a request and free its cache blocks; its sink is not called again. Unknown ids are ignored."""
         self._inbox.put(_Cancel(seq_id))
 
     def stats(self) -> SchedulerStats:
-        """Raises EngineError when the engine is closed."""
+        """The scheduler's figures once earlier calls have been processed and the current step has ended. Raises
+        EngineError if the engine is closed.
+        """
         answer: Future[SchedulerStats] = Future()
         self._put(_AskStats(answer))
         return answer.result(timeout=60)
 
     def offload(self) -> bool:
-        """Move weights from cards to the host's memory; the next request brings them back. False, and nothing is done,
-        if something is running, if there are no cards, or if the host has no room.
+        """Move weights from cards to the host's memory; the next request brings them back. Returns False, having done
+        nothing, if a request is running, if there are no cards, or if the host has no room.
 
-        Raises EngineError when the engine is closed.
+        Raises EngineError if the engine is closed.
         """
         answer: Future[bool] = Future()
         self._put(_Park(answer))
         return answer.result()
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
-        """Stop taking requests, let running ones finish for so long, then end the workers. A second call, from another
-        thread, may cut the drain of the first one short."""
+        """Take no more requests, let running ones finish for `drain_seconds`, then end the workers. A second call, from
+        another thread, may cut the drain of the first one short.
+        """
         with self._gate:
             self._closed = True
         self._inbox.put(_Stop(drain=drain_seconds > 0))
@@ -163,25 +193,33 @@ class EngineCore:
     def _put(self, command: _Submit | _AskStats | _Park) -> None:
         with self._gate:
             if self._closed:
-                raise EngineError("The engine is shutting down.", fix="Send the request again in a moment.")
+                raise self._failure or EngineError(
+                    "The engine is shutting down.", fix="Send the request again in a moment."
+                )
             self._inbox.put(command)
 
     def _loop(self) -> None:
+        reason: RowspanError = EngineError("The engine was shut down.", fix="Send the request again in a moment.")
         try:
             while self._take_commands():
                 self._step()
+        except Exception as error:
+            self._failure = reason = _explained(error)
         finally:
             with self._gate:
                 self._closed = True
-            self._refuse_all(EngineError("The engine was shut down.", fix="Send the request again in a moment."))
+            self._refuse_all(reason)
             if self._group is not None:
                 self._group.close()
 
     def _take_commands(self) -> bool:
-        """Carry out what callers asked for; wait for it when there is nothing to compute. False: time to end."""
+        """Carry out the callers' commands; wait for one if there is nothing to compute. Returns False if the loop must
+        end.
+        """
         while True:
             if self._draining and not self._scheduler.busy:
                 return False
+            self._latest_stats = self._scheduler.stats()
             try:
                 command = self._inbox.get(block=not self._scheduler.busy and not self._under_way)
             except queue.Empty:
@@ -207,38 +245,40 @@ class EngineCore:
         if self._scheduler.busy or self._group is None or not on_cards or not room:
             return False
         try:
-            while self._under_way:  # steps whose requests are gone
+            while self._under_way:  # take the results of steps whose requests have ended
                 self._take_result(self._group)
             self._group.offload()
-        except RowspanError as error:
-            self._lose_workers(error)
+        except Exception as error:
+            self._lose_workers(_explained(error))
             return False
         return True
 
     def _admit(self, request: Request, sink: EventSink) -> None:
+        self._sinks[request.seq_id] = sink
         try:
             self._scheduler.add(request)
         except RowspanError as error:
+            del self._sinks[request.seq_id]
             sink(error)
-        else:
-            self._sinks[request.seq_id] = sink
 
     def _step(self) -> None:
-        """Have every stage of the pipeline at work, or the next step ready for when this one is done; then take in the
-        oldest step's result."""
+        """Keep every pipeline stage at work, or have the next step ready when the current one is done; then take the
+        oldest step's result.
+        """
         try:
             self._see_to_workers()
             assert self._group is not None, "or there was an error"
             while self._under_way < self._most_under_way and (plan := self._scheduler.step()) is not None:
                 self._group.send(plan)
                 self._under_way += 1
+            self._latest_stats = self._scheduler.stats()
             if self._under_way:
                 self._take_result(self._group)
-        except RowspanError as error:
-            self._lose_workers(error)
+        except Exception as error:  # whatever it is: those who wait must hear of it, and others can be served
+            self._lose_workers(_explained(error))
 
     def _take_result(self, group: WorkerGroup) -> None:
-        """Wait for the oldest step's result, and hand out its tokens. Raises RowspanError: a worker died or failed."""
+        """Wait for the oldest step's result, and deliver its tokens. Raises RowspanError if a worker died or failed."""
         result = group.receive()
         self._under_way -= 1
         if isinstance(result, StepOutOfMemory):
@@ -246,15 +286,18 @@ class EngineCore:
             return
         self._proven = True
         self._out_of_memory = 0
-        for event in self._scheduler.finish_step(result):
+        events = self._scheduler.finish_step(result)
+        self._latest_stats = self._scheduler.stats()  # before callers learn that they are done, and ask for figures
+        for event in events:
             sink = self._sinks[event.seq_id]
             if event.finish is not None:
                 del self._sinks[event.seq_id]
             sink(event)
 
     def _see_to_workers(self) -> None:
-        """Have a whole group. Between requests a rank may end unnoticed, killed by the system for its memory, say: no
-        request needs to fail for that."""
+        """Make sure that no rank is missing. Between requests a rank may end unnoticed, for instance killed by the
+        system for its memory: no request needs to fail for that.
+        """
         idle = not self._under_way and not self._scheduler.running
         if self._group is not None and idle and not self._group.is_whole:
             log.warning("A worker ended while nothing ran; all are started anew.")
@@ -266,14 +309,16 @@ class EngineCore:
                 self._blueprint.setups(), patience, start=self._start, tokens=self._scheduler.step_tokens
             )
             self._proven = False
+            self._failure = None
             self._adopt_cache(self._group)
         elif self._group.offloaded:
             self._group.restore(self._scheduler.step_tokens)
             self._adopt_cache(self._group)
 
     def _compute_again(self, out_of_memory: StepOutOfMemory) -> None:
-        """A card had no room for a step: its requests go on in smaller steps, with a cache that fits. Raises
-        RowspanError: that was tried often enough, or a worker died."""
+        """Recover from a step for which a card had no room: its requests go on in smaller steps, with a cache that
+        fits. Raises RowspanError if that was tried often enough, or if a worker died.
+        """
         self._under_way = 0
         self._out_of_memory += 1
         if self._out_of_memory > GIVE_UP_AFTER:
@@ -294,7 +339,7 @@ class EngineCore:
             self._adopt_cache(self._group)
 
     def _adopt_cache(self, group: WorkerGroup) -> None:
-        """The workers have a new cache, perhaps of another size."""
+        """Tell the scheduler about the workers' new cache, which may have another size."""
         for seq_id in self._scheduler.resize(group.n_blocks):
             self._sinks.pop(seq_id)(
                 OutOfMemoryError(
@@ -305,8 +350,9 @@ class EngineCore:
             )
 
     def _lose_workers(self, error: RowspanError) -> None:
-        """Tell everyone, and start the workers anew. At once if these have worked, so that the next request need not
-        wait; those that fail from the start get their next try with the next request."""
+        """Fail all requests, and start the workers anew: at once if these have worked before, so that the next request
+        need not wait; workers that fail from the start get their next try with the next request.
+        """
         log.error("%s", error)
         if self._group is not None:
             self._group.close()
@@ -314,14 +360,16 @@ class EngineCore:
         self._under_way = 0
         self._scheduler.abort_all()
         self._fail_all(error)
+        self._failure = error
         if self._proven:
             try:
                 self._see_to_workers()
-            except RowspanError as again:
-                log.error("%s", again)
+            except Exception as again:
+                self._failure = _explained(again)
+                log.error("%s", self._failure)
 
     def _refuse_all(self, error: RowspanError) -> None:
-        """Leave nobody waiting for an answer."""
+        """Send every waiting caller an error."""
         self._fail_all(error)
         while not self._inbox.empty():
             match self._inbox.get():
@@ -336,3 +384,11 @@ class EngineCore:
         for sink in self._sinks.values():
             sink(error)
         self._sinks.clear()
+
+
+def _explained(error: Exception) -> RowspanError:
+    """The error to send to waiting callers. An unforeseen one is logged with its traceback."""
+    if isinstance(error, RowspanError):
+        return error
+    log.error("The engine failed in a way that was not foreseen.", exc_info=error)
+    return EngineError("The engine failed.", why=f"{type(error).__name__}: {error}.", fix="Send the request again.")

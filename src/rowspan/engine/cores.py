@@ -1,4 +1,4 @@
-"""Which cores the ranks of this host get."""
+"""Assigns this host's cores to its ranks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rowspan.config import EngineConfig
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 SYSTEM = Path("/sys/devices/system")
 PLACES = ("physical_package_id", "core_id")  # files of a core's `topology`
 
 
 def share_cores(plan: Plan, config: EngineConfig, host: int = 0) -> list[tuple[tuple[int, ...], int]]:
-    """Cores and threads of each rank, as far as it is on this host.
+    """Cores and number of threads for each of the plan's ranks on this host.
 
-    The CPU devices named in the configuration get disjoint, equal sets of the cores this process may use, whether the
-    plan uses them all or not: `none` on the first of two runs on half of the cores, as one of two cards would be half
-    of the rig. With fewer cores than CPU devices, or one such device only, the system places the threads.
+    The CPU devices named in the configuration get disjoint, equal sets of the cores that this process may use, whether
+    the plan uses all devices or not: `none` on the first of two runs on half of the cores, as one of two cards would be
+    half of the rig. With fewer cores than CPU devices, or one such device only, the system places the threads.
     """
     allowed = in_order(os.sched_getaffinity(0))
     cpus = [device for device in config.devices if device.kind == "cpu" and device.host == host]
@@ -37,8 +37,8 @@ def share_cores(plan: Plan, config: EngineConfig, host: int = 0) -> list[tuple[t
 
 
 def in_order(cores: Iterable[int], system: Path = SYSTEM) -> list[int]:
-    """Those that share memory or a physical core beside each other, so that sets of neighbours are whole NUMA nodes
-    where they can be, and no two ranks get threads of one core. By number where the system does not say.
+    """Sort cores so that those sharing memory or a physical core are neighbours: sets of neighbours are then whole NUMA
+    nodes if possible, and no two ranks get threads of one core. Sorts by number if the system does not say.
 
     Args:
         system: folder of the system's devices.

@@ -1,4 +1,4 @@
-"""What is about to run, explained: the plan with its buffers and its traffic."""
+"""Explains what is about to run: the plan with its buffers and its traffic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe(blueprint: Blueprint) -> Explanation:
         plan,
         blueprint.sizes,
         blueprint.cache,
-        blueprint.config.block_size,
+        blueprint.cache_layout,
         routes,
         traffic(plan, routes, blueprint.checkpoint.tensors, blueprint.lead.dtype),
         _buffers(blueprint),
@@ -33,14 +33,13 @@ def describe(blueprint: Blueprint) -> Explanation:
 
 
 def _buffers(blueprint: Blueprint) -> list[int]:
-    """Of each rank, in bytes: what it computes in, and what it writes to of the memory that ranks share. NCCL's own are
-    not known."""
+    """Bytes of each rank's buffers for computing, and of the shared memory that it writes to. NCCL's own buffers are
+    not known.
+    """
     plan, native = blueprint.plan, native_module()
     tokens, outputs = blueprint.config.token_budget, min(blueprint.config.token_budget, blueprint.config.parallel)
     used = [
-        activation_bytes(
-            plan, shard, tokens, outputs, plan.spec.ffn_size, gate_is_written=not is_native(kernels.cpu_isa)
-        )
+        activation_bytes(plan, shard, tokens, outputs, gate_is_written=not is_native(kernels.cpu_isa))
         for shard, kernels in zip(plan.shards, blueprint.kernels, strict=True)
     ]
     if native is None or not {Transport.SHARED, Transport.HOST} & set(blueprint.routes.transports):

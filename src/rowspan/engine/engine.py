@@ -1,4 +1,4 @@
-"""The native engine as its callers see it: chats and prompts in, text out. No torch in this process."""
+"""The native engine's interface: chats and prompts in, text out. No torch in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.engine.core import EngineCore
@@ -17,7 +20,7 @@ from rowspan.engine.mailbox import LoopMailbox
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
-from rowspan.scheduler.request import SamplingParams
+from rowspan.scheduler.request import SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import SchedulerStats
 from rowspan.text.prompt import encode_chat, tokenizer_and_template
 
@@ -34,7 +37,7 @@ class Engine:
         """Start the workers.
 
         Args:
-            on_progress: told the file bytes the workers read since the last call.
+            on_progress: called with the number of file bytes that the workers have read since the last call.
             start: starts ranks on several hosts; None: all are on this one.
 
         Raises:
@@ -61,7 +64,7 @@ class Engine:
 
     @classmethod
     def open(cls, config: EngineConfig, on_progress: Callable[[int], None] = lambda nbytes: None) -> Engine:
-        """Read the model, decide on the split and the cache, start the workers. Raises as the steps do."""
+        """Read the model, decide on the split and the cache, and start the workers. Raises the same as these steps."""
         return cls(make_blueprint(config), on_progress)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], **template_options: Any) -> list[int]:
@@ -75,11 +78,11 @@ class Engine:
     def generate(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
     ) -> Iterator[Piece]:
-        """Pieces of the answer as they come. Leaving the loop early cancels the request.
+        """Yield pieces of the answer as they come. Leaving the loop early cancels the request.
 
         Args:
-            params: `stop_tokens` are set to the model's own end tokens where left empty.
-            continuation: the text goes on after the prompt's (raw completions), rather than being an answer.
+            params: if `stop_tokens` are empty, they are set to the model's own end tokens.
+            continuation: the text continues the prompt's (raw completions), rather than being an answer.
 
         Raises:
             RowspanError: the request was refused, or the engine failed.
@@ -96,10 +99,26 @@ class Engine:
         finally:
             self._core.cancel(seq_id)
 
+    def embed(self, tokens: Sequence[int], states: WantedStates = WantedStates.LAST) -> NDArray[np.float32]:
+        """Hidden states of a text after the model's final norm: (1, hidden size) of its last token, or (tokens, hidden
+        size) of all.
+
+        Raises:
+            RowspanError: the request was refused, or the engine failed.
+        """
+        events: queue.SimpleQueue[TokenEvent | RowspanError] = queue.SimpleQueue()
+        seq_id = self._core.submit_text(tokens, states, events.put)
+        try:
+            hidden = _event(events.get()).hidden
+            assert hidden is not None, "it asked for nothing else"
+            return hidden
+        finally:
+            self._core.cancel(seq_id)
+
     async def stream(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """As `generate`, for asyncio. Closing the iterator, or cancelling the task, cancels the request."""
+        """Like `generate`, for asyncio. Closing the iterator, or cancelling the task, cancels the request."""
         params, generation = self._prepare(params, stops, continuation)
         loop = asyncio.get_running_loop()
         if self._mailbox is None or self._mailbox.loop is not loop:
@@ -119,12 +138,22 @@ class Engine:
     def stats(self) -> SchedulerStats:
         return self._core.stats()
 
+    @property
+    def latest_stats(self) -> SchedulerStats:
+        """See `EngineCore.latest_stats`."""
+        return self._core.latest_stats
+
+    @property
+    def failure(self) -> RowspanError | None:
+        """See `EngineCore.failure`."""
+        return self._core.failure
+
     def offload(self) -> bool:
         """See `EngineCore.offload`."""
         return self._core.offload()
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
-        """End the workers; with a drain time, after the running requests have finished or the time is up."""
+        """End the workers, after the running requests have finished or `drain_seconds` have passed."""
         self._core.close(drain_seconds=drain_seconds)
 
     def __enter__(self) -> Engine:

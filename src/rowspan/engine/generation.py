@@ -1,6 +1,7 @@
-"""One request's answer as text: token events in, pieces of text out.
+"""Turns one request's token events into pieces of text.
 
-What there is one of per token is a NamedTuple: built in a quarter of a frozen dataclass's time."""
+Types with an instance per token are NamedTuples: building one takes a quarter of a frozen dataclass's time.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from rowspan.text.tokenizer import Tokenizer
 
 
 class TokenText(NamedTuple):
-    """A token as people read it; `raw` are its exact bytes, which may be part of a character."""
+    """A token with its text; `raw` are its exact bytes, which may be part of a character."""
 
     token: int
     raw: bytes
@@ -27,10 +28,11 @@ class TokenText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What an engine measured of one request itself; seconds. None: it does not say.
+    """Seconds that an engine measured itself for one request. None: it does not say.
 
-    prompt_tokens: computed, without those found in the cache. prompt: until the first token, without the wait in the
-    queue; generation: from there to the last.
+    prompt_tokens: number of prompt tokens computed, without those found in the KV cache.
+    prompt: from the end of the wait in the queue until the first token.
+    generation: from the first token to the last.
     """
 
     prompt_tokens: int | None
@@ -39,8 +41,9 @@ class Timings:
 
 
 class Piece(NamedTuple):
-    """New text of an answer. Text may lag behind the tokens: half a character, or what may begin a stop string, is
-    held back."""
+    """A new part of an answer. Text may lag behind the tokens: half a character, or what may begin a stop string, is
+    held back.
+    """
 
     text: str
     tokens: tuple[TokenText, ...]
@@ -56,7 +59,8 @@ class Generation:
     def __init__(
         self, tokenizer: Tokenizer, params: SamplingParams, stops: Sequence[str], *, continuation: bool
     ) -> None:
-        """
+        """Prepare for one request.
+
         Raises:
             UsageError: a stop string is empty.
         """
@@ -67,7 +71,9 @@ class Generation:
         self._generated = 0
 
     def advance(self, event: TokenEvent) -> Piece:
-        """The next piece. A finish before the event's own means that a stop string was hit: cancel the request."""
+        """The next piece. If it has a finish reason but the event has none, a stop string was hit: cancel the
+        request.
+        """
         sampled, finish = event.sampled, event.finish
         text = ""
         tokens: tuple[TokenText, ...] = ()

@@ -1,4 +1,4 @@
-"""All ranks of one engine: started, talked to, watched, and always taken down together."""
+"""All ranks of one engine: starts them, sends them steps, watches them, and always ends them together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 class WorkerGroup:
-    """All ranks of a plan. Any rank's failure is the group's: the caller closes it and may start another."""
+    """All ranks of a plan. If any rank fails, the group has failed: the caller closes it and may start another."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class WorkerGroup:
         """Spawn the ranks and wait until all have loaded.
 
         Args:
-            setups: one per rank; whoever starts them fills in where they meet.
-            hang_seconds: how long natively computing ranks may do nothing within a step.
-            on_progress: told the file bytes read since the last call, over all ranks.
+            setups: one per rank, without the places where they meet, which the starter of the ranks fills in.
+            hang_seconds: how long natively computing ranks may make no progress within a step.
+            on_progress: called with the number of file bytes that all ranks have read since the last call.
             start: starts ranks on several hosts; None: all are on this one.
             tokens: see `create_cache`.
 
         Raises:
-            EngineError: a rank could not load, with the rank's own reason.
+            EngineError: a rank could not load; the error has the rank's own reason.
         """
         self._output_rank = setups[0].plan.output_rank
         self._n_ranks = len(setups)
@@ -77,19 +77,20 @@ class WorkerGroup:
 
     @property
     def n_blocks(self) -> int:
-        """Of the cache: the rank with the least room decides."""
+        """Number of KV cache blocks: the rank with the least room decides."""
         return min(rank.n_blocks for rank in self.ready)
 
     @property
     def ahead(self) -> bool:
-        """Steps may be planned ahead: see `rowspan.scheduler.scheduler.Scheduler`."""
+        """Whether steps may be planned ahead: see `rowspan.scheduler.scheduler.Scheduler`."""
         return all(rank.ahead for rank in self.ready)
 
     def create_cache(self, tokens: int | None = None) -> None:
-        """Have all ranks make a cache, in place of the one before. Raises EngineError: a rank has no room, or died.
+        """Make all ranks allocate a KV cache, in place of the one before. Raises EngineError if a rank has no room, or
+        died.
 
         Args:
-            tokens: of the largest step for the time being; None: as large as it may ever be.
+            tokens: number of tokens in the largest step for the time being; None: as large as a step may ever be.
         """
         profiled: list[MemoryProfiled] = []
         for turn, n_ranks in sorted(self._turns.items()):
@@ -99,20 +100,20 @@ class WorkerGroup:
         self.ready = self._await(WorkerReady)
 
     def offload(self) -> None:
-        """Have weights moved from cards to the host's memory. Raises EngineError: a rank died or failed."""
+        """Move weights from cards to the host's memory. Raises EngineError if a rank died or failed."""
         self._tell(Offload())
         self._await(Offloaded)
         self.offloaded = True
 
     def restore(self, tokens: int | None = None) -> None:
-        """Have them moved back, to new caches. See `create_cache`."""
+        """Move the weights back, and allocate new KV caches: see `create_cache`."""
         self._tell(Restore())
         self._await(Loaded)
         self.create_cache(tokens)
         self.offloaded = False
 
     def send(self, plan: StepPlan) -> None:
-        """Have all ranks run a step after those sent before.
+        """Make all ranks compute a step, after those sent before.
 
         Raises:
             EngineError: a rank died or failed; the group is of no more use.
@@ -122,7 +123,7 @@ class WorkerGroup:
         self._tell(plan)
 
     def receive(self) -> StepResult | StepOutOfMemory:
-        """The result of the oldest step that is under way; or who could not compute it.
+        """Wait for the oldest step under way: its result, or the ranks that had no memory for it.
 
         Raises:
             EngineError: a rank died, failed, or hangs; the group is of no more use.
@@ -133,12 +134,12 @@ class WorkerGroup:
                 return message
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Run one step on all ranks. Raises as `send` and `result` do."""
+        """Run one step on all ranks. Raises the same as `send` and `result`."""
         self.send(plan)
         return self.result()
 
     def result(self) -> StepResult:
-        """As `receive`. Raises OutOfMemoryError: a card had no room for the step."""
+        """Like `receive`, but raises OutOfMemoryError if a card had no room for the step."""
         result = self.receive()
         if isinstance(result, StepOutOfMemory):
             raise OutOfMemoryError(
@@ -149,11 +150,11 @@ class WorkerGroup:
 
     @property
     def is_whole(self) -> bool:
-        """No rank has ended. To be asked between steps: no rank has anything else to say then."""
+        """Whether all ranks are alive. Call it between steps only: then no rank has other messages to send."""
         return all(part.is_whole for part in self._parts)
 
     def close(self) -> None:
-        """End every rank."""
+        """End all ranks."""
         self._readable.close()
         for part in self._parts:
             part.close()
@@ -171,7 +172,7 @@ class WorkerGroup:
         n_ranks: int | None = None,
         on_progress: Callable[[int], None] = lambda nbytes: None,
     ) -> tuple[Answer, ...]:
-        """An answer of this kind from so many ranks, or from every one."""
+        """Wait for an answer of this kind from `n_ranks` ranks, or from every rank."""
         answers: dict[int, Answer] = {}
         while len(answers) < (n_ranks or self._n_ranks):
             rank, message = self._receive()
@@ -182,7 +183,7 @@ class WorkerGroup:
         return tuple(answers[rank] for rank in sorted(answers))
 
     def _receive(self) -> tuple[int, Any]:
-        """The next message of any rank."""
+        """Wait for the next message of any rank, and return its number with it."""
         while not (readable := self._readable.select(LOOK_SECONDS if self._hang_detector else None)):
             assert self._hang_detector is not None, "else there is no time-out"
             if (rank := self._hang_detector.hangs()) is not None:
@@ -196,7 +197,9 @@ class WorkerGroup:
             raise self._culprit(part, error) from None
 
     def _culprit(self, loser: Ranks, error: EngineError) -> EngineError:
-        """What ended the ranks that others have lost: their own host says so soon, or is gone itself."""
+        """The error that ended the ranks which others have lost: their own host reports it soon, or has vanished
+        itself.
+        """
         links = {link: part for link, part in self._links.items() if part is not loser}
         deadline = time.monotonic() + EXIT_SECONDS
         while links and (readable := wait(links, max(0.0, deadline - time.monotonic()))):

@@ -39,7 +39,8 @@ class LLM:
     """
 
     def __init__(self, model: str = hub.DEFAULT_MODEL, *, devices: str = "cpu:0", split: str = "layer", **options: Any):
-        """
+        """Load a model.
+
         Args:
             model: a path, a catalog name, or hf:org/repo; fetched when it is not here yet.
             devices: such as "cpu:0,cpu:1".
@@ -55,7 +56,7 @@ class LLM:
         config = EngineConfig(
             model_path=hub.resolve(model).path, devices=parse_devices(devices), split_mode=SplitMode(split), **options
         )
-        self.engine = Engine.open(config)
+        self.engine = Engine.open(config.with_env())
 
     def chat(self, messages: str | Sequence[Message], *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
         """Answer a conversation; a string is one user message.
@@ -67,12 +68,12 @@ class LLM:
         return _collect(self.engine.generate(tokens, _params(sampling), stop), len(tokens))
 
     def stream(self, messages: str | Sequence[Message], *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
-        """As `chat`, in pieces. Leaving the loop ends the answer."""
+        """Like `chat`, but yields the answer in pieces. Leaving the loop ends the answer."""
         pieces = self.engine.generate(self._encode(messages), _params(sampling), stop)
         return (piece.text for piece in pieces if piece.text)
 
     def complete(self, prompt: str, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
-        """Continue a text. Raises as `chat` does."""
+        """Continue a text. Raises the same as `chat`."""
         tokens = self.engine.tokenizer.encode(prompt)
         return _collect(self.engine.generate(tokens, _params(sampling), stop, continuation=True), len(tokens))
 

@@ -1,13 +1,11 @@
-"""The worker processes of one host: spawned, talked to, and always taken down together."""
+"""The worker processes of one host: starts them, exchanges messages with them, and always ends them together."""
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,33 +17,34 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rowspan.comm.environment import rank_environment
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.shared import SharedLayout, SharedMemory, spins_before_sleep
+from rowspan.comm.spawn import share_memory, spawn_rank
 from rowspan.engine.ranks import EXIT_SECONDS, PeersLostError
 from rowspan.errors import EngineError
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.plan.routes import Transport
-from rowspan.rig.root import Root
 from rowspan.worker.messages import PEER_LOST, WorkerFailure, WorkerSetup
 
 log = logging.getLogger(__name__)
 
+# -P: a file in the current folder must not take the place of a library.
+COMMAND = (sys.executable, "-P", "-m", "rowspan.worker.main")
 DEFAULTS = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch warns of every host whose address has no name
-    # numpy asks for large pages for arrays of 4 MiB and more: a cache's would be resident long before they are used, at
-    # no gain (depth 4096: 1.00). Weights have their own memory.
+    # numpy requests large pages for arrays of 4 MiB and more: a KV cache's would be resident long before they are used,
+    # at no gain (depth 4096: 1.00). Weights have their own memory.
     "NUMPY_MADVISE_HUGEPAGE": "0",
 }
 
 
 class LocalRanks:
-    """See `Ranks`: those of this host, as its processes."""
+    """The `Ranks` of this host, as processes."""
 
     def __init__(self, setups: Sequence[WorkerSetup]) -> None:
-        """Spawn them. Args: setups: one per rank."""
-        # Only where it is needed: an engine that is killed leaves it behind.
+        """Spawn the ranks. Args: setups: one per rank."""
+        # The folder is only made if it is needed, since an engine that is killed leaves it behind.
         self._folder = tempfile.mkdtemp(prefix="rowspan-") if setups[0].routes.uses(Transport.NCCL) else ""
         self._processes: list[subprocess.Popen[bytes]] = []
         self.links: list[Connection] = []
@@ -61,6 +60,11 @@ class LocalRanks:
                 for setup in setups:
                     meeting = Meeting(layout, spins, peers[setup.rank], Path(self._folder, "store"), setup.between)
                     self._spawn(replace(setup, meeting=meeting, memory=memory))
+        except OSError as error:  # no process, no memory or no descriptor is to be had
+            self.close()
+            raise EngineError(
+                "The workers could not be started.", why=f"{error}.", fix="End other programs, or raise their limits."
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -111,40 +115,25 @@ class LocalRanks:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _share(self, setups: Sequence[WorkerSetup], spawning: ExitStack) -> tuple[SharedLayout | None, int]:
-        """Memory for all ranks: its layout and descriptor. None and -1 where there is no native module to use it."""
-        native = native_module()
-        if native is None:
-            return None, -1
-        layout = SharedLayout.of(native, setups[0].plan, setups[0].max_tokens)
-        memory = SharedMemory.create(layout.nbytes)
-        spawning.callback(os.close, memory)
-        if all(is_native(setup.cpu_isa) for setup in setups):
+        """Allocate the ranks' shared memory, as `share_memory` does, and map it, since ranks count their progress in
+        it.
+        """
+        layout, memory = share_memory(native_module(), setups[0].plan, setups[0].max_tokens, spawning)
+        if layout is not None and all(is_native(setup.cpu_isa) for setup in setups):
             self._counts = SharedMemory(memory, layout.nbytes)
         return layout, memory
 
     def _spawn(self, setup: WorkerSetup) -> None:
         assert setup.meeting is not None, "filled in above"
-        ours, theirs = socket.socketpair()
         listener = setup.between.listener if setup.between is not None else -1
-        on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
-        environment = rank_environment(os.environ, Root()) if on_card else dict(os.environ)
-        inherited = [theirs.fileno(), setup.memory, listener, *setup.meeting.peers]
-        with theirs:
-            self._processes.append(
-                subprocess.Popen(
-                    # -P: a file in the current folder must not take the place of a library.
-                    [sys.executable, "-P", "-m", "rowspan.worker.main", str(theirs.fileno())],
-                    pass_fds=[fd for fd in inherited if fd >= 0],
-                    stdin=subprocess.DEVNULL,
-                    env=DEFAULTS | environment | {"OMP_NUM_THREADS": str(setup.threads)},
-                )
-            )
-        link = Connection(ours.detach())
-        self.links.append(link)
-        link.send(setup)
+        device = setup.plan.shards[setup.rank].device
+        inherited = (setup.memory, listener, *setup.meeting.peers)
+        rank = spawn_rank(COMMAND, setup, device, inherited, threads=setup.threads, defaults=DEFAULTS)
+        self._processes.append(rank.process)
+        self.links.append(rank.link)
 
     def _diagnose(self) -> EngineError:
-        """A rank has left: find out which one, and why. Through sockets the others have noticed and follow."""
+        """Find out which rank has ended, and why. Ranks joined by sockets notice when one ends, and end too."""
         codes: dict[int, int] = {}
         failures: list[WorkerFailure] = []
         for rank, link, process in zip(self._ranks, self.links, self._processes, strict=True):

@@ -1,4 +1,4 @@
-"""From the engine's thread to an event loop."""
+"""Passes items from the engine's thread to an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class LoopMailbox:
-    """Wakes a loop once for all that a step has for its requests: a wake-up is a system call and some Python."""
+    """Wakes a loop once for all items of a step: a wake-up costs a system call and some Python."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -16,7 +16,7 @@ class LoopMailbox:
         self._is_called = False
 
     def put(self, queue: asyncio.Queue[Any], item: object) -> None:
-        """Have an item put into a queue of the loop; once that is closed, nobody waits for it. From any thread."""
+        """Put an item into a queue of the loop, from any thread. If the loop is closed, nobody waits for the item."""
         self._letters.append((queue, item))
         if not self._is_called and not self.loop.is_closed():
             self._is_called = True

@@ -1,4 +1,4 @@
-"""The ranks of a plan as an engine sees them, wherever they are."""
+"""The interface by which an engine controls ranks, on whichever host they are."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ EXIT_SECONDS = 5.0  # what a worker gets to end by itself after the engine has h
 
 
 class PeersLostError(EngineError):
-    """A rank lost one that is not among these ranks. Those who have that one know why."""
+    """A rank lost one that is not among these ranks. Whoever controls that one knows why."""
 
 
 class Ranks(Protocol):
-    """Some ranks of a plan: those of one host. Any rank's failure is that of all."""
+    """The ranks of a plan that are on one host. If any rank fails, all have failed."""
 
     @property
     def links(self) -> Sequence[Connection]:
-        """Readable when a rank has something to say."""
+        """Connections that become readable when a rank has sent a message."""
         ...
 
     @property
     def is_whole(self) -> bool:
-        """No rank has ended. To be asked between steps: no rank has anything else to say then."""
+        """Whether all ranks are alive. Call it between steps only: then no rank has other messages to send."""
         ...
 
     def send(self, order: object) -> None:
-        """Tell all of them something, a step plan say; they do one thing after the other. Raises EngineError: a rank
-        died or failed."""
+        """Send all ranks an order, such as a step plan; they carry orders out one after the other. Raises EngineError
+        if a rank died or failed.
+        """
         ...
 
     def take(self, link: Connection) -> tuple[int, Any]:
-        """A rank, and its next message through a link that is readable.
+        """Read the next message from a readable link; returns the number of the rank that sent it, and the message.
 
         Raises:
-            PeersLostError: it is another host's rank that died or failed.
+            PeersLostError: a rank of another host died or failed.
             EngineError: a rank died or failed.
         """
         ...
 
     def progress(self) -> Mapping[int, int]:
-        """Counts of the ranks' work; of those that count it."""
+        """The progress counters of those ranks that have one."""
         ...
 
     def kill(self) -> None:
-        """They hang: they would not listen."""
+        """Kill ranks that hang, since they would not read an order."""
         ...
 
     def close(self) -> None:
-        """Hang up on every rank, which ends it, and kill those that do not leave."""
+        """Hang up on every rank, which ends it, and kill those that do not end."""
         ...
 
 
 StartRanks = Callable[[Sequence[WorkerSetup]], Sequence[Ranks]]
-"""Starts all ranks of a plan, on as many hosts as there are. Raises EngineError."""
+"""Starts all ranks of a plan, on one or several hosts. Raises EngineError."""

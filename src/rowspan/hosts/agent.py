@@ -1,4 +1,6 @@
-"""A host that is not the head: it calls the head, runs the ranks it is told to, and calls again when that is over."""
+"""Runs a host that is not the head: it calls the head, runs the ranks that the head asks for, and calls again
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,7 @@ from typing import NoReturn
 
 import psutil
 
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.checkpoint.stamp import model_stamp
+from rowspan.checkpoint.fingerprint import model_stamp
 from rowspan.comm.probing.trusted import check_host
 from rowspan.config import EngineConfig, HostsConfig
 from rowspan.engine.cores import share_cores
@@ -26,21 +27,23 @@ from rowspan.errors import EngineError, RowspanError, SplitError, UsageError
 from rowspan.hosts.host_messages import Failure, Offer, Progress, Refusal, Said, Start, protocol_version
 from rowspan.hosts.link import call, own_address
 from rowspan.kernels.isa import is_native, kernels_used, native_module
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 1.0  # between two calls
+CALL_SECONDS = 1.0  # seconds between two attempts to reach the head
 
 
 class Agent:
     """Serves a head until it is told to stop."""
 
     def __init__(self, hosts: HostsConfig, config: EngineConfig, say: Callable[[str], None]) -> None:
-        """
+        """Prepare this host.
+
         Args:
-            config: of this host: model file, devices, threads and kernels. Everything else is the head's to decide.
-            say: told what happens, for people at the terminal.
+            config: this host's model file, devices, threads and kernels. The head decides everything else.
+            say: called with lines for people at the terminal.
 
         Raises:
             RowspanError: the model file cannot be read.
@@ -52,7 +55,7 @@ class Agent:
         self._say = say
 
     def run(self) -> NoReturn:
-        """Serve whatever head there is.
+        """Serve one head after the other.
 
         Raises:
             UsageError: the head has another key, or refuses this host.
@@ -72,7 +75,7 @@ class Agent:
                         link.send(Failure(error.what, error.why, error.fix, lost_peers))
 
     def _call(self) -> Connection:
-        """Reach the head and make the offer, however long that takes."""
+        """Reach the head and send this host's offer, however long that takes."""
         told = ""
         while True:
             try:
@@ -103,10 +106,10 @@ class Agent:
         )
 
     def _serve(self, link: Connection) -> None:
-        """Run what the head asks for.
+        """Run the ranks that the head asks for.
 
         Raises:
-            EOFError, OSError: the head is gone.
+            EOFError, OSError: the head has vanished.
             EngineError: a rank died or failed.
             UsageError: the head refuses this host.
         """
@@ -121,7 +124,7 @@ class Agent:
                     _pass_on(link, ranks)
 
     def _prepared(self, setups: Sequence[WorkerSetup], address: str) -> list[WorkerSetup]:
-        """The head's wishes, with what is this host's own."""
+        """The setups that the head sent, with this host's own settings filled in."""
         plan = setups[0].plan
         try:
             check_host(plan, setups[0].routes, self._hosts.host, native_module())
@@ -158,7 +161,9 @@ class Agent:
 
 
 def _pass_on(head: Connection, ranks: LocalRanks) -> None:
-    """Plans to the ranks, and what they say to the head, until one of them ends. Raises as `Agent._serve` does."""
+    """Pass orders to the ranks, and their messages to the head, until a rank or the head ends. Raises the same as
+    `Agent._serve`.
+    """
     counts = ranks.progress()
     head.send(Progress(counts))
     while True:

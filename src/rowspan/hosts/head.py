@@ -1,4 +1,4 @@
-"""The head: it listens for the other hosts, and has them start their ranks."""
+"""The head: listens for the other hosts, and has them start their ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 
-from rowspan.checkpoint.stamp import ModelStamp
+from rowspan.checkpoint.fingerprint import ModelStamp
 from rowspan.comm.meeting import HostStore
 from rowspan.config import HostsConfig
 from rowspan.engine.local_ranks import LocalRanks
@@ -21,14 +21,15 @@ from rowspan.errors import EngineError, UsageError
 from rowspan.hosts.host_messages import Offer, Refusal, protocol_version
 from rowspan.hosts.link import answer
 from rowspan.hosts.remote_ranks import RemoteRanks
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
 
 RETURN_SECONDS = 10.0
-"""How long a host that has lost its ranks may take to come back, before requests are refused: to notice (5 s), to end
-ranks that do not listen (5 s), and to call again."""
+"""How long a host that has lost its ranks may take to come back before requests are refused: it needs 5 s to notice, 5
+s to end ranks that do not obey, and then calls again.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class _Caller:
 
     @property
     def is_there(self) -> bool:
-        """It has nothing to say while it waits: what can be read is its end."""
+        """Whether the host is still connected. It sends nothing while it waits, so anything readable means that it has
+        hung up.
+        """
         try:
             return not self.link.poll()
         except OSError:
@@ -52,13 +55,13 @@ class _Caller:
 
 
 class Head:
-    """Use it in a `with` block: it listens, in a thread of its own."""
+    """The head's part in a group of hosts. Use it in a `with` block: it listens, in a thread of its own."""
 
     def __init__(self, config: HostsConfig, model: ModelStamp, say: Callable[[str], None]) -> None:
         """Begin to listen.
 
         Args:
-            say: told what people at the terminal wait for.
+            say: called with lines that tell people at the terminal what is being waited for.
 
         Raises:
             UsageError: the address is not this host's, or in use.
@@ -67,8 +70,8 @@ class Head:
         self._model = model
         self._say = say
         self._callers: dict[int, _Caller] = {}
-        self._known: dict[int, Offer] = {}  # what the plan was made for, once it is
-        self._left_at = 0.0  # when ranks of other hosts were ended last
+        self._known: dict[int, Offer] = {}  # the offers for which the plan was made
+        self._left_at = 0.0  # when ranks of other hosts last ended
         self._changed = threading.Condition()
         try:
             self._listener = socket.create_server((config.address, config.port), family=_family(config.address))
@@ -82,7 +85,7 @@ class Head:
         self._thread.start()
 
     def gather(self) -> list[Offer]:
-        """Wait until every host has called, however long that takes; what they have, host 1 first."""
+        """Wait until every host has called, however long that takes; returns their offers, host 1 first."""
         told: list[int] = []
         with self._changed:
             while missing := self._missing():
@@ -125,7 +128,7 @@ class Head:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that listens
         self._listener.close()
         self._thread.join()
         with self._changed:
@@ -144,7 +147,7 @@ class Head:
         return range(1, self._config.n_hosts)
 
     def _missing(self) -> list[int]:
-        """Hosts that have not called, or are gone again."""
+        """Numbers of hosts that have not called, or have left again."""
         for host, caller in list(self._callers.items()):
             if not caller.is_there:
                 caller.link.close()
@@ -152,10 +155,10 @@ class Head:
         return [host for host in self._others if host not in self._callers]
 
     def _take_callers(self) -> dict[int, _Caller]:
-        """All hosts; those that have just lost their ranks may take a moment to call again.
+        """All hosts that wait; hosts that have just lost their ranks get a moment to call again.
 
         Raises:
-            EngineError: a host is away.
+            EngineError: a host is missing.
         """
         with self._changed:
             while missing := self._missing():
@@ -179,8 +182,8 @@ class Head:
             try:
                 caller, (address, *_) = self._listener.accept()
             except OSError:
-                return  # closed
-            # Each in a thread of its own: one that calls and says nothing must not keep the others waiting.
+                return  # the listener is closed
+            # Each caller has a thread of its own: one that stays silent must not keep the others waiting.
             threading.Thread(target=self._answer, args=(caller, address), daemon=True).start()
 
     def _answer(self, end: socket.socket, address: str) -> None:
@@ -254,5 +257,5 @@ def _on_host(setups: Sequence[WorkerSetup], plan: Plan, host: int) -> list[Worke
 
 
 def _last_lead_here(plan: Plan) -> int:
-    """The rank of the head that talks to the next host's: it runs the store where they meet."""
+    """The head's rank that communicates with the next host's: it runs the store in which they meet."""
     return max(shard.rank for shard in plan.shards if not shard.device.host and not shard.tp_rank)

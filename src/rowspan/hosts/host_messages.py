@@ -1,4 +1,4 @@
-"""What the head and the other hosts tell each other, besides step plans and what workers say: plain data."""
+"""Messages between the head and the other hosts, besides step plans and workers' messages: plain data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from rowspan.checkpoint.stamp import ModelStamp
+from rowspan.checkpoint.fingerprint import ModelStamp
 from rowspan.plan.device import Device
 from rowspan.worker.messages import WorkerSetup
 
 
 def protocol_version() -> str:
-    """What both ends must be alike in, to understand each other's messages."""
+    """A text that must be equal at both ends for them to understand each other's messages."""
     return f"Rowspan {version('rowspan')} on Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The first message of a host: what it has for the head."""
+    """A host's first message: what it offers to the head."""
 
     protocol_version: str
     name: str
@@ -32,7 +32,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The head's answer to an offer that it can never take; the parts of an error."""
+    """The head's answer to an offer that it can never take; its fields are the parts of an error."""
 
     what: str
     why: str
@@ -41,7 +41,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Start:
-    """Start these ranks. Model file, cores, threads and kernels are for their host to choose."""
+    """Start these ranks. Their host itself chooses model file, cores, threads and kernels."""
 
     setups: tuple[WorkerSetup, ...]
 
@@ -56,14 +56,16 @@ class Said:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of the ranks' work, when they have changed and nothing else was to say."""
+    """The ranks' progress counters, sent if they have changed and no other message was sent."""
 
     counts: Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The host's ranks are of no more use; the parts of an error. lost_peers: because of another host's."""
+    """The host's ranks are of no more use; the fields are the parts of an error. lost_peers: another host's ranks are
+    the cause.
+    """
 
     what: str
     why: str

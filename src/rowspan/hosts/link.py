@@ -1,8 +1,8 @@
 """Links between hosts: `multiprocessing.connection` over TCP. Both ends prove that they know the key before either
-reads anything else, since what is read is unpickled, and may do whatever it likes. What follows is not encrypted.
+reads anything else, because messages are unpickled, which may run any code. Later messages are not encrypted.
 
-A host that vanishes without a word (power, cable) is noticed within `SILENCE_SECONDS`, by the system: it probes idle
-links, and gives up those whose words are not acknowledged. Reading and writing then raise OSError.
+A host that vanishes silently (power, cable) is noticed by the system within `SILENCE_SECONDS`: it probes idle links,
+and gives up those whose data are not acknowledged. Reading and writing then raise OSError.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ HANDSHAKE_SECONDS = 5
 
 
 def call(address: tuple[str, int], key: bytes) -> Connection:
-    """Reach the other end.
+    """Connect to the other end.
 
     Raises:
         AuthenticationError: it has another key.
-        OSError: nobody is there, or somebody else.
+        OSError: nobody listens there, or another program.
     """
     link = _link(socket.create_connection(address, timeout=HANDSHAKE_SECONDS))
     with _shaking_hands(link):
@@ -33,7 +33,7 @@ def call(address: tuple[str, int], key: bytes) -> Connection:
 
 
 def answer(caller: socket.socket, key: bytes) -> Connection:
-    """Make a link of an accepted socket, which is the link's from now on. Raises as `call` does."""
+    """Make a link from an accepted socket, which the link then owns. Raises the same as `call`."""
     link = _link(caller)
     with _shaking_hands(link):
         deliver_challenge(link, key)
@@ -42,7 +42,7 @@ def answer(caller: socket.socket, key: bytes) -> Connection:
 
 
 def own_address(link: Connection) -> str:
-    """The address that the other end sees this one under."""
+    """The address under which the other end sees this one."""
     with socket.socket(fileno=link.fileno()) as borrowed:
         address: str = borrowed.getsockname()[0]
         borrowed.detach()
@@ -50,7 +50,7 @@ def own_address(link: Connection) -> str:
 
 
 def _link(end: socket.socket) -> Connection:
-    end.settimeout(None)  # its descriptor is to block
+    end.settimeout(None)  # Connection needs a blocking descriptor
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
@@ -62,7 +62,7 @@ def _link(end: socket.socket) -> Connection:
 
 @contextmanager
 def _shaking_hands(link: Connection) -> Iterator[None]:
-    """Without waiting for ever; the link is closed if it fails."""
+    """Limit how long the handshake in this block may take; the link is closed if it fails."""
     try:
         _limit_reading(link, HANDSHAKE_SECONDS)
         yield
@@ -70,13 +70,13 @@ def _shaking_hands(link: Connection) -> Iterator[None]:
     except AuthenticationError:
         link.close()
         raise
-    except (AssertionError, EOFError, OSError, ValueError) as error:  # what multiprocessing says of unexpected words
+    except (AssertionError, EOFError, OSError, ValueError) as error:  # raised if the handshake is malformed
         link.close()
         raise ConnectionError(f"{error}" or "who is there does not speak as a Rowspan host does") from None
 
 
 def _limit_reading(link: Connection, seconds: int) -> None:
-    """0: no limit."""
+    """Set how long reading may wait. 0: no limit."""
     with socket.socket(fileno=link.fileno()) as borrowed:
         borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
         borrowed.detach()

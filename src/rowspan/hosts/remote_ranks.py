@@ -1,4 +1,4 @@
-"""Ranks of another host, as the head sees them."""
+"""Ranks of another host, as the head controls them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rowspan.errors import EngineError
 from rowspan.hosts.host_messages import Failure, Progress, Said, Start
 from rowspan.worker.messages import WorkerSetup
 
-NOBODY = -1  # what is no rank's message
+NOBODY = -1  # in place of a rank's number, for messages of the host itself
 
 
 class RemoteRanks:
-    """See `rowspan.engine.ranks.Ranks`. The link lives as long as they do: hanging up ends them."""
+    """The `rowspan.engine.ranks.Ranks` of another host. The link lives as long as they do: hanging up ends them."""
 
     def __init__(self, who: str, link: Connection, setups: Sequence[WorkerSetup], on_close: Callable[[], None]) -> None:
-        """Have them started.
+        """Make the host start the ranks.
 
         Args:
-            who: the host, for errors.
+            who: the host's name, for errors.
 
         Raises:
-            EngineError: the host is gone.
+            EngineError: the host has vanished.
         """
         self.links = [link]
         self._who = who
@@ -64,7 +64,7 @@ class RemoteRanks:
         return self._counts
 
     def kill(self) -> None:
-        """Their host does it, when they do not leave."""
+        """Do nothing: their host kills them if they do not end."""
 
     def close(self) -> None:
         self._link.close()

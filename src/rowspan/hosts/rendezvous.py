@@ -1,4 +1,6 @@
-"""Which hosts there are and where they meet: by options, or by the variables that torchrun and its kin set."""
+"""Finds which hosts run a model together and where they meet: from options, or from the variables that torchrun and
+similar launchers set.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from rowspan.config import HostsConfig
 from rowspan.errors import UsageError
 
-DEFAULT_PORT = 29400  # torchrun's
+DEFAULT_PORT = 29400  # the default port of torchrun
 SHORTEST_KEY = 16
 HOW_TO_MAKE_A_KEY = "Set ROWSPAN_CLUSTER_KEY to the same secret on all hosts; `openssl rand -hex 32` makes one."
 
@@ -19,14 +21,14 @@ HOW_TO_MAKE_A_KEY = "Set ROWSPAN_CLUSTER_KEY to the same secret on all hosts; `o
 def hosts_config(
     n_hosts: int | None, host: int | None, place: str | None, environment: Mapping[str, str] = os.environ
 ) -> HostsConfig | None:
-    """What the options [--nnodes, --node-rank, --rdzv] say, and the environment where they say nothing. None: there is
-    one host only.
+    """The hosts as the options [--nnodes, --node-rank, --rdzv] name them, or the environment for options not given.
+    None: there is one host only.
 
-    Under torchrun the address of MASTER_ADDR and MASTER_PORT is taken, by a store of its own: the head chooses a port
-    and leaves it there for the others.
+    Under torchrun the address in MASTER_ADDR and MASTER_PORT is taken, where torchrun runs a store: the head chooses a
+    port and leaves it there for the others.
 
     Raises:
-        UsageError: they do not fit together, or there is no key.
+        UsageError: the options do not fit together, or there is no key.
     """
     by_torchrun = "TORCHELASTIC_RUN_ID" in environment
     if n_hosts is None:
@@ -79,7 +81,7 @@ def _key(environment: Mapping[str, str]) -> bytes:
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int | None:
-    """Of the first variable that is set."""
+    """The number in the first of these variables that is set."""
     for name in names:
         if value := environment.get(name):
             try:
@@ -90,7 +92,7 @@ def _number(environment: Mapping[str, str], *names: str) -> int | None:
 
 
 def _parse(place: str) -> tuple[str, int]:
-    """HOST, HOST:PORT or [IPv6]:PORT."""
+    """Read HOST, HOST:PORT or [IPv6]:PORT."""
     address, colon, port = place.rpartition(":")
     if not colon or "]" in port:
         address, port = place, str(DEFAULT_PORT)
@@ -101,9 +103,11 @@ def _parse(place: str) -> tuple[str, int]:
 
 
 def _port_by_torchrun(environment: Mapping[str, str], address: str, port: int, n_hosts: int, host: int) -> int:
-    """The port that the head listens on, by way of torchrun's store. In a process of its own, which imports torch."""
+    """The port that the head listens on, exchanged through torchrun's store. A child process does this, since it must
+    import torch.
+    """
     if environment.get("TORCHELASTIC_USE_AGENT_STORE", "True") != "True":
-        return port  # nobody has taken it
+        return port  # the port is free, as torchrun runs no store there
     words = [f"rowspan/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", str(n_hosts)]
     if not host:
         with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as free:

@@ -1,4 +1,6 @@
-"""Names → files: catalog, local paths, Hugging Face, ModelScope, web addresses, Python package index."""
+"""Finds and fetches models by name: catalog, local paths, Hugging Face, ModelScope, web addresses, Python package
+index.
+"""
 
 from rowspan.hub.catalog import CATALOG, DEFAULT_MODEL
 from rowspan.hub.download_progress import ProgressSink

@@ -84,7 +84,7 @@ CATALOG = (
 
 
 def find(name: str) -> Entry | None:
-    """The entry of a name or alias, in any case; a weight scheme may follow: "qwen3:8b:Q8_0"."""
+    """The entry of a name or alias, in upper or lower case; a weight scheme may follow: "qwen3:8b:Q8_0"."""
     entry = _by_name().get(name.lower())
     if entry is not None:
         return entry

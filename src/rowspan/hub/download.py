@@ -1,4 +1,5 @@
-"""One file over HTTP into the cache: resumed after an interruption, retried with back-off, checked at the end.
+"""Downloads one file over HTTP into the cache: resumes after an interruption, retries with back-off, verifies at the
+end.
 
 `NAME.part` holds the bytes so far, `NAME.part.tag` the validator (RFC 9110, 13.1.5) that tells whether the server still
 offers the same file.
@@ -29,7 +30,11 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server. `sha256` (hexadecimal): None when nobody has told it. `source`: its name for the hub."""
+    """A file on a server.
+
+    source: its name for the hub.
+    sha256: its checksum in hexadecimal; None if unknown.
+    """
 
     url: str
     source: str
@@ -39,14 +44,16 @@ class Remote:
 def download(
     remote: Remote, path: Path, cache: FileCache, config: HubConfig, *, label: str, progress: ProgressSink
 ) -> None:
-    """Bring a file to `path` in the cache; nothing to do if it is there.
+    """Bring a file to `path` in the cache; does nothing if it is there. If another one is there than `remote.sha256`
+    asks for, it is replaced once the right one has arrived whole.
 
     Raises:
         ModelNotFoundError: the server has no such file.
-        DownloadError: the server refuses, fails again and again, or sends something else than `remote.sha256`.
+        DownloadError: the server refuses, fails again and again, or sends a file whose checksum is not `remote.sha256`.
     """
     with cache.claim(path, label, progress):
-        if cache.record(path) is not None:
+        record = cache.record(path)
+        if record is not None and remote.sha256 in (None, record.sha256):
             return
         part = _Partial(path.with_name(path.name + ".part"), checked_at_end=remote.sha256 is not None)
         with client() as connection:
@@ -75,12 +82,12 @@ def download(
 
 
 def client() -> httpx.Client:
-    """A client that follows redirects (model hubs answer with those) and gives up on silence."""
+    """A client that follows redirects (model hubs answer with those) and gives up if the server stays silent."""
     return httpx.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"User-Agent": "rowspan"})
 
 
 def refusal(response: httpx.Response) -> RowspanError:
-    """The error for an answer that trying again will not change."""
+    """The error for an answer that a repeated request would not change."""
     status, address = response.status_code, str(response.request.url)
     if status in _NOT_THERE:
         return ModelNotFoundError(f"There is nothing at {address}.", why=f"HTTP {status}.", fix="Check the name.")
@@ -103,11 +110,11 @@ def unreachable(address: str, why: str) -> DownloadError:
 
 
 class _TemporaryError(Exception):
-    """The server may do better next time."""
+    """The download failed in a way that a later attempt may not."""
 
 
 class _Partial:
-    """The file so far and its running hash."""
+    """The part of a file downloaded so far, and its running hash."""
 
     def __init__(self, path: Path, *, checked_at_end: bool) -> None:
         self.path = path
@@ -125,7 +132,7 @@ class _Partial:
             self.restart("")
 
     def restart(self, validator: str) -> None:
-        """Forget the bytes so far; those to come belong to the file of this validator."""
+        """Discard the bytes so far; those to come belong to the file that this validator identifies."""
         self.size = 0
         self.digest = hashlib.sha256()
         self.validator = validator
@@ -133,7 +140,7 @@ class _Partial:
         self.path.write_bytes(b"")
 
     def count(self, chunk: bytes) -> None:
-        """Take note of bytes that are in the file."""
+        """Add bytes that have been written to the file to length and hash."""
         self.size += len(chunk)
         self.digest.update(chunk)
 
@@ -143,7 +150,7 @@ class _Partial:
 
 
 def _stream(connection: httpx.Client, url: str, part: _Partial, label: str, progress: ProgressSink) -> None:
-    """One attempt at the rest of the file."""
+    """Make one attempt to download the rest of the file."""
     headers = {"Accept-Encoding": "identity"}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
@@ -179,12 +186,12 @@ def _stream(connection: httpx.Client, url: str, part: _Partial, label: str, prog
 
 
 def _length(response: httpx.Response) -> int | None:
-    """Bytes of the whole body; unknown when it is sent in chunks or compressed all the same."""
+    """Bytes of the whole body; None if the server sends it in chunks, or compressed although it was asked not to."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
 
 
 def _validator(response: httpx.Response) -> str:
-    """What If-Range accepts: a strong entity tag, else a date; empty if the server sends neither."""
+    """The validator for If-Range: a strong entity tag, else a date; empty if the server sends neither."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))

@@ -1,4 +1,4 @@
-"""How a download tells what it is doing, without knowing who watches."""
+"""The interface by which a download reports progress, without knowing who watches."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Protocol
 
 
 class ProgressSink(Protocol):
-    """Receives one task after the other. Calls may come from another thread than the one that began the task."""
+    """Receives the progress of one task after the other. Calls may come from another thread than the one that began the
+    task.
+    """
 
     def start(self, label: str, total: int | None) -> None:
-        """A task begins; `total` is its size in bytes, None when that is unknown."""
+        """Begin a task; `total` is its size in bytes, None if unknown."""
         ...
 
     def advance_to(self, done: int) -> None:
-        """`done` bytes of the task are there."""
+        """Report that `done` bytes of the task are finished."""
         ...
 
     def finish(self) -> None:
-        """The task is over, done or not."""
+        """End the task, whether it succeeded or not."""
         ...
 
 
@@ -38,7 +40,7 @@ class Silent:
 
 @contextmanager
 def task(progress: ProgressSink, label: str, total: int | None) -> Iterator[None]:
-    """Start and, come what may, finish a task."""
+    """Start a task, and finish it when the block ends, whatever happens."""
     progress.start(label, total)
     try:
         yield

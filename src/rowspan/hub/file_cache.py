@@ -1,12 +1,11 @@
 """The cache folder: files appear in it whole and verified, or not at all.
 
-Beside every file lies a small record (`NAME.json`) of its size, hash and source. It is written before the file gets
-its final name, so a file without one, or of another size, is damaged and is fetched again.
+Beside every file lies a small record (`NAME.json`) of its size, hash and source. The record is written before the file
+gets its final name, so a file without one, or of another size, is damaged and is fetched again.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +16,14 @@ import filelock
 
 from rowspan.errors import DownloadError
 from rowspan.hub.download_progress import ProgressSink, task
+from rowspan.json_store import read_json, write_json
 
 GGUF_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the cache remembers of one file. `source` is a name that `rowspan.hub.resolve` takes."""
+    """The cache's record of one file. `source` is a name that `rowspan.hub.resolve` takes."""
 
     source: str
     size: int
@@ -37,7 +37,7 @@ class FileCache:
         self.root = root / "models"
 
     def path(self, *parts: str) -> Path:
-        """Where a file belongs.
+        """The place where a file belongs.
 
         Raises:
             DownloadError: a part (which may come from a server) points out of the cache.
@@ -48,9 +48,9 @@ class FileCache:
         return path
 
     def record(self, path: Path) -> Record | None:
-        """The record of a file that is there with the size it should have; None otherwise."""
+        """The record of a file that exists with the recorded size; None otherwise."""
         try:
-            record = Record(**json.loads(_record_path(path).read_bytes()))
+            record = Record(**read_json(_record_path(path)))
             return record if path.stat().st_size == record.size else None
         except (OSError, ValueError, TypeError):
             return None
@@ -65,10 +65,11 @@ class FileCache:
 
     @contextmanager
     def claim(self, path: Path, label: str, progress: ProgressSink) -> Iterator[None]:
-        """Hold the right to write `path`, waiting while another process does; its folder exists then.
+        """Hold the exclusive right to write `path` for the length of the block, after waiting for other processes;
+        makes the folder.
 
         Raises:
-            DownloadError: the body, or the claim itself, could not write to the disk.
+            DownloadError: the block, or the claim itself, could not write to the disk.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +91,10 @@ class FileCache:
             ) from error
 
     def commit(self, part: Path, path: Path, record: Record) -> None:
-        """Turn a finished download into the file `path`, at once.
+        """Turn a finished download into the file `path`, atomically.
 
         Raises:
-            DownloadError: it is no GGUF file; it is removed.
+            DownloadError: the download is no GGUF file; it is removed.
         """
         with part.open("rb") as file:
             start = file.read(len(GGUF_MAGIC))
@@ -104,17 +105,16 @@ class FileCache:
                 why=f"It begins with {start!r}, not {GGUF_MAGIC!r}: perhaps a web page was sent in its place.",
                 fix="Check the address; a proxy or a login page may stand in between.",
             )
-        record_part = _record_path(part)
-        record_part.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        record_part.replace(_record_path(path))
+        path.unlink(missing_ok=True)  # otherwise the old file would briefly stand beside the new file's record
+        write_json(_record_path(path), asdict(record))
         part.replace(path)
 
 
 def require_space(folder: Path, needed: int, label: str) -> None:
-    """Check that `needed` bytes are free where `folder` is or will be.
+    """Check that `needed` bytes are free on the disk where `folder` is or will be.
 
     Raises:
-        DownloadError: they are not.
+        DownloadError: less is free.
     """
     while not folder.exists():
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""GGUF files by their names: which of them make up one model, and which model of a repository is meant.
+"""Understands GGUF files' names: which files make up one model, and which model of a repository a user means.
 
 Models above a size are cut into `NAME-00001-of-0000N.gguf` (llama.cpp's gguf-split). The weight scheme is part of the
 name by custom only, so a choice is matched against the name's words.
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from rowspan.errors import ModelNotFoundError
 
-# Without a choice: the usual compromise first, then what is larger and safe, then what is smaller.
+# The order of preference without a choice: the usual compromise, then larger and safe schemes, then smaller ones.
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_K_S", "Q4_1", "Q4_0", "Q3_K_M", "BF16", "F16", "F32")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)  # vision projectors, calibration data
@@ -20,7 +20,7 @@ _MOST_NAMES_LISTED = 30
 
 
 def part_names(name: str) -> list[str]:
-    """Names of all parts of the model that `name` is a part of, in order; `[name]` when it is not split."""
+    """Names of all parts of the model to which the file `name` belongs, in order; `[name]` if it is not split."""
     match = _PART.search(name)
     if match is None:
         return [name]
@@ -29,19 +29,19 @@ def part_names(name: str) -> list[str]:
 
 
 def stem(name: str) -> str:
-    """A file name without folder, part number and suffix."""
+    """A file's name without folder, part number and suffix."""
     return _PART.sub("", PurePosixPath(name).name).removesuffix(".gguf")
 
 
 def complete_models(names: Collection[str]) -> list[list[str]]:
-    """The parts of every model of which all parts are among `names`, sorted by name."""
+    """The parts of every model whose parts are all among `names`, sorted by name."""
     candidates = {tuple(part_names(name)) for name in names if name.endswith(".gguf") and not _NO_MODEL.search(name)}
     present = set(names)
     return [list(parts) for parts in sorted(candidates) if present.issuperset(parts)]
 
 
 def pick(names: Collection[str], choice: str | None) -> list[str] | None:
-    """The parts of the model that `choice` means; None when it means none of them, or more than one.
+    """The parts of the model that `choice` means; None if it means no model, or more than one.
 
     Args:
         names: files of one repository or folder, with `/` between folders.
@@ -61,10 +61,10 @@ def pick(names: Collection[str], choice: str | None) -> list[str] | None:
 
 
 def choose(names: Collection[str], choice: str | None, where: str) -> list[str]:
-    """Like `pick`, but says what there is when nothing can be picked.
+    """Like `pick`, but an error lists the available models if none can be picked.
 
     Raises:
-        ModelNotFoundError: no file, or more than one, fits the choice.
+        ModelNotFoundError: no model, or more than one, fits the choice.
     """
     parts = pick(names, choice)
     if parts is not None:

@@ -1,4 +1,4 @@
-"""GGUF headers over HTTP: by range requests, some megabytes of a file of any size. Nothing is kept."""
+"""Fetches GGUF headers over HTTP by range requests: some megabytes of a file of any size. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
 def fetch_headers(address: str, headers: dict[str, str] | None = None) -> tuple[str, list[Header]]:
-    """The headers of a model at a web address, of all its parts; and the name of its first file.
+    """The name of a model's first file, and the headers of all its parts, from a web address.
 
     Args:
-        headers: of the request, such as a token.
+        headers: HTTP headers of the request, such as a token.
 
     Raises:
         ModelNotFoundError, DownloadError: it cannot be fetched, or the server does not send parts of a file.
@@ -42,7 +42,7 @@ def fetch_headers(address: str, headers: dict[str, str] | None = None) -> tuple[
 
 
 def fetch_text(address: str, headers: dict[str, str] | None = None, most: int = 1 << 22) -> str:
-    """A small text, such as a config.json. Raises as `fetch_headers`."""
+    """A small text file, such as a config.json. Raises the same as `fetch_headers`."""
     from rowspan.hub.download import client
 
     with client() as connection:
@@ -51,7 +51,7 @@ def fetch_text(address: str, headers: dict[str, str] | None = None, most: int = 
 
 
 def hugging_face_files(repo: str, config: HubConfig) -> list[str]:
-    """Names of all files of a repository. Raises as `HuggingFace.fetch`."""
+    """Names of all files in a repository. Raises the same as `HuggingFace.fetch`."""
     from huggingface_hub import HfApi
 
     from rowspan.hub.huggingface import HuggingFace
@@ -65,7 +65,7 @@ def hugging_face_files(repo: str, config: HubConfig) -> list[str]:
 
 
 def hugging_face_address(repo: str, file: str, config: HubConfig) -> tuple[str, dict[str, str]]:
-    """Where a file of a repository lies, and the headers that a request for it needs."""
+    """The address of a repository's file, and the HTTP headers that a request for it needs."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
 
@@ -73,14 +73,14 @@ def hugging_face_address(repo: str, file: str, config: HubConfig) -> tuple[str, 
 
 
 def chosen_file(names: list[str], choice: str | None, repo: str) -> str:
-    """The first file of the model that is meant. Raises ModelNotFoundError."""
+    """The first file of the model that the user means. Raises ModelNotFoundError."""
     return choose(names, choice, where=f"hf:{repo}")[0]
 
 
 def _fetch_header(connection: httpx.Client, address: str) -> Header:
     from rowspan.checkpoint.gguf_header import MAX_HEADER_BYTES, TruncatedHeaderError, read_header
 
-    path = Path(_file_name(address))  # to speak of it by
+    path = Path(_file_name(address))  # names the file in errors
     data, wanted = b"", FIRST_BYTES
     while True:
         more, total = _get(connection, address, len(data), wanted)
@@ -94,7 +94,7 @@ def _fetch_header(connection: httpx.Client, address: str) -> Header:
 
 
 def _get(connection: httpx.Client, address: str, start: int, stop: int) -> tuple[bytes, int]:
-    """Bytes start … stop - 1 as far as there are any, and the whole file's size."""
+    """Bytes start … stop - 1, as far as the file has them, and the whole file's size."""
     import httpx
 
     from rowspan.hub.download import refusal, unreachable
@@ -122,7 +122,9 @@ def _get(connection: httpx.Client, address: str, start: int, stop: int) -> tuple
 
 
 def _first_bytes(response: httpx.Response, count: int) -> bytes:
-    """Of a server that sends everything: as much as is needed, then the connection is dropped."""
+    """The first bytes from a server that ignores ranges and sends everything: the connection is dropped once they are
+    here.
+    """
     data = b""
     for chunk in response.iter_bytes():
         data += chunk

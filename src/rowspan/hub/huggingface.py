@@ -1,4 +1,6 @@
-"""Models of Hugging Face, fetched by huggingface_hub into its own cache (which resumes, and renames at the end)."""
+"""Fetches models from Hugging Face with huggingface_hub, into that library's own cache (which resumes, and renames at
+the end).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _REPO_FOLDER = "models--"
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """One model of a repository `org/name`. `choice`: see `gguf_files.pick`."""
+    """One model in a repository `org/name`. `choice`: see `gguf_files.pick`."""
 
     repo: str
     choice: str | None = None
@@ -85,7 +87,7 @@ class HuggingFace:
 
 
 def cached_models(config: HubConfig) -> Iterator[tuple[HuggingFace, list[Path]]]:
-    """Every GGUF model in Hugging Face's cache, with its files; the newest snapshot of each."""
+    """Yield every GGUF model in Hugging Face's cache with its files, from the newest snapshot of each repository."""
     for folder in sorted(_cache(config).glob(f"{_REPO_FOLDER}*--*")):
         repo = folder.name.removeprefix(_REPO_FOLDER).replace("--", "/")
         seen = set()
@@ -105,7 +107,7 @@ def _cache(config: HubConfig) -> Path:
 
 
 def _snapshots(repo_folder: Path) -> list[Path]:
-    """Folders that show the files of one commit each, newest first.
+    """Folders that each show the files of one commit, newest first.
 
     Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
@@ -117,7 +119,9 @@ def _gguf_names(snapshot: Path) -> list[str]:
 
 
 def _bar(progress: ProgressSink, offset: int) -> type[Any]:
-    """The class huggingface_hub makes its progress bar of: draws nothing, passes on the bytes so far."""
+    """Make a class for huggingface_hub's progress bars, which draws nothing and passes on the number of bytes so
+    far.
+    """
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Bar(tqdm):
@@ -130,6 +134,6 @@ def _bar(progress: ProgressSink, offset: int) -> type[Any]:
             progress.advance_to(offset + self.done)
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes on the wire, which Xet counts apart from those on the disk."""
+            """Count bytes received over the network, which Xet counts apart from those written to the disk."""
 
     return Bar

@@ -14,7 +14,7 @@ from rowspan.hub.gguf_files import part_names
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A path, absolute or relative to the working directory."""
+    """A model file at a path, absolute or relative to the working directory."""
 
     path: Path
     kind = "local file"
@@ -27,7 +27,7 @@ class LocalFile:
         return parts if all(map(os.path.isfile, parts)) else None
 
     def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
-        """Nowhere to fetch it from: says what is missing."""
+        """Raise ModelNotFoundError, which says which file is missing: it cannot be fetched from anywhere."""
         if os.path.isdir(self.path):
             files = sorted(path.name for path in self.path.glob("*.gguf"))
             raise ModelNotFoundError(

@@ -1,4 +1,4 @@
-"""What a user types → a Source."""
+"""Parses the names of models that users type."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from rowspan.hub.url import Url
 _REPO = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<choice>.+))?")
 _PACKAGE = re.compile(r"(?P<package>\w[\w.-]*)==(?P<version>\w[\w.!+-]*)/(?P<member>.+\.gguf)")
 _DIGEST = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
-_PATH = re.compile(r"[/~.\\]|\w:[/\\]")  # what a path, and no name, begins with
+_PATH = re.compile(r"[/~.\\]|\w:[/\\]")  # what a path begins with, but no model name
 
 
 def parse(name: str) -> tuple[str, Source]:
-    """The canonical name of a model and where it comes from.
+    """The canonical name of a model, and the source that it comes from.
 
-    In this order: an existing file; `hf:ORG/REPO[:FILE or SCHEME]`; `ms:` likewise; `pypi:PACKAGE==VERSION/FILE`; a web
-    address; a name of the catalog; a path.
+    The name is tried as, in this order: an existing file; `hf:ORG/REPO[:FILE or SCHEME]`; `ms:ORG/REPO[:FILE or
+    SCHEME]`; `pypi:PACKAGE==VERSION/FILE`; a web address; a name of the catalog; a path.
 
     Raises:
-        ModelNotFoundError: none of these.
+        ModelNotFoundError: the name is none of these.
     """
     if os.path.isfile(name):
         return stem(Path(name).name), LocalFile(Path(name))

@@ -1,4 +1,4 @@
-"""Models of ModelScope's public repositories, over its plain HTTP API."""
+"""Fetches models from ModelScope's public repositories, over its plain HTTP API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REVISION = "master"
 
 @dataclass(frozen=True)
 class ModelScope:
-    """One model of a repository `org/name`. `choice`: see `gguf_files.pick`."""
+    """One model in a repository `org/name`. `choice`: see `gguf_files.pick`."""
 
     repo: str
     choice: str | None = None
@@ -53,7 +53,7 @@ class ModelScope:
         return cache.path("modelscope", *self.repo.split("/"), *parts)
 
     def _list(self, api: str) -> dict[str, str | None]:
-        """Names of the repository's files, each with its SHA-256 where ModelScope tells it."""
+        """Names of the repository's files, each with its SHA-256, or None if ModelScope does not tell it."""
         import httpx
 
         from rowspan.hub.download import client, refusal, unreachable

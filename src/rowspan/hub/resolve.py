@@ -1,4 +1,4 @@
-"""The hub's two questions: where is this model, and which are here?"""
+"""Answers the hub's two questions: where is this model, and which models are here?"""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def resolve(
     """The files of a model, fetched if they are not on this machine yet.
 
     Args:
-        name: what `rowspan.hub.model_names.parse` takes.
-        progress: is told of downloads.
+        name: any name that `rowspan.hub.model_names.parse` takes.
+        progress: receives the progress of downloads.
         offline: never use the network.
-        config: None takes it from the environment.
+        config: None reads it from the environment.
 
     Raises:
-        ModelNotFoundError: no such model, or it is not here and `offline` is set.
+        ModelNotFoundError: there is no such model, or it is not here and `offline` is set.
         DownloadError: it could not be fetched.
     """
     config = config or HubConfig.from_env()
@@ -47,7 +47,9 @@ def resolve(
 
 
 def installed(config: HubConfig | None = None) -> list[InstalledModel]:
-    """Every model in Rowspan's and Hugging Face's caches, by name. One of the catalog has its name there."""
+    """Every model in Rowspan's and Hugging Face's caches, sorted by name. A model of the catalog has its catalog
+    name.
+    """
     config = config or HubConfig.from_env()
     short_names = {path: entry.name for entry, path in catalog_state(config) if path is not None}
     cache = FileCache(config.cache)
@@ -63,7 +65,7 @@ def installed(config: HubConfig | None = None) -> list[InstalledModel]:
 
 
 def catalog_state(config: HubConfig) -> list[tuple[Entry, Path | None]]:
-    """Every entry of the catalog, with its first file if it is here."""
+    """Every entry of the catalog, with the model's first file if it is here."""
     located = ((entry, entry.source.locate(config)) for entry in CATALOG)
     return [(entry, paths[0] if paths else None) for entry, paths in located]
 

@@ -1,4 +1,4 @@
-"""What every place that models come from can do, and what the hub hands out."""
+"""The interface of all places that models come from, and the types that the hub returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """The sort of place, for people: "Hugging Face"."""
+        """The kind of place, as people call it: "Hugging Face"."""
         ...
 
     def locate(self, config: HubConfig) -> list[Path] | None:
@@ -23,11 +23,11 @@ class Source(Protocol):
         ...
 
     def fetch(self, config: HubConfig, label: str, progress: ProgressSink) -> list[Path]:
-        """Bring the model here and return its files in order. `label` names it to whoever watches.
+        """Bring the model here and return its files in order. `label` is the model's name in progress reports.
 
         Raises:
             ModelNotFoundError: the place answers, but has no such model.
-            DownloadError: anything else that went wrong.
+            DownloadError: anything else went wrong.
         """
         ...
 
@@ -39,8 +39,8 @@ class ModelFiles:
     name: canonical name, e.g. "smollm2:135m".
     path: its only file, or the first of several (`-00001-of-0000N`), which lie beside it.
     size: bytes of all files together.
-    source: where it came from: the long name, e.g. "hf:org/repo:file.gguf".
-    sha256: of the only file, as it was when Rowspan fetched it; None if there are several or another program did.
+    source: the long name of the place that it came from, e.g. "hf:org/repo:file.gguf".
+    sha256: checksum of the only file when Rowspan fetched it; None if there are several or another program fetched it.
     """
 
     name: str

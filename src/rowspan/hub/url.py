@@ -1,4 +1,4 @@
-"""Models at a web address."""
+"""Fetches models from web addresses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ADDRESS_DIGITS = 16
 
 @dataclass(frozen=True)
 class Url:
-    """An address; of a model in several files, the address of any of them.
+    """A model's web address; of a model in several files, the address of any of them.
 
-    digest: SHA-256 of the only file, hexadecimal; written as `#sha256=…` behind the address, as pip does.
+    digest: SHA-256 of the only file, in hexadecimal, written as `#sha256=…` behind the address, as pip does.
     """
 
     address: str
@@ -53,7 +53,7 @@ class Url:
         return [parts._replace(path=path).geturl() for path in part_names(parts.path)]
 
     def _path(self, cache: FileCache, address: str) -> Path:
-        """All parts of a model share a folder, whose name stands for host, path and query."""
+        """The place of a file in the cache. All parts of a model share a folder, named after host, path and query."""
         parts = urlsplit(address)
         name = unquote(parts.path).rpartition("/")[2] or "model.gguf"
         first = parts._replace(path=part_names(parts.path)[0]).geturl()

@@ -1,4 +1,4 @@
-"""Which kernels this machine can run. No torch: the server's process asks, too."""
+"""Finds out which kernels this machine can run. No torch: the server's process asks, too."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from rowspan.errors import UsageError
 
-# What an instruction set is called where there is none of ours: plain torch does the work, or Triton's compiler.
+# Names used in place of an instruction set when no native kernel computes: plain torch, or Triton's interpreter.
 TORCH, TRITON = "torch", "triton"
 
 
 def is_native(isa: str) -> bool:
-    """The compiled CPU kernels do the work."""
+    """Whether the compiled CPU kernels compute with this instruction set."""
     return isa not in (TORCH, TRITON)
 
 
 def native_module() -> Any:
-    """The compiled kernels; None where there are none for this kind of processor."""
+    """The module of compiled kernels; None if there is none for this kind of processor."""
     try:
         return importlib.import_module("rowspan._native")
     except ModuleNotFoundError:
@@ -27,7 +27,9 @@ def native_module() -> Any:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets with kernels that this machine can run, best first; plain torch is always the last resort."""
+    """Instruction sets that this machine has and that kernels exist for, best first; plain torch is always the last
+    resort.
+    """
     module = native_module()
     return [*(module.isas() if module is not None else []), TORCH]
 
@@ -38,21 +40,22 @@ def card_kernels() -> list[str]:
 
 
 NATIVE_DTYPES = ("int8", "float32")
-TRITON_DTYPES = ("bfloat16", "float16")  # what matrix units take at full speed
+TRITON_DTYPES = ("bfloat16", "float16")  # types that matrix units multiply at full speed
 
 
 def kernels_used(
     wanted: str | None, device_kind: str, dtype: str | None, wanted_on_cards: str | None = None
 ) -> tuple[str, str]:
-    """Which kernels run a model, and in which dtype: native ones in int8 or float32 on CPUs, Triton's in bfloat16
-    or float16 on cards, torch's do everything else.
+    """The kernels that run a model, and their dtype: native kernels compute in int8 or float32 on CPUs, Triton's in
+    bfloat16 or float16 on cards, torch's in everything else.
 
     Args:
-        wanted: as asked for, of CPUs; None: the best. wanted_on_cards: likewise.
-        dtype: as asked for; None: the fastest that keeps answers good.
+        wanted: kernels that the user asked for on CPUs; None: the best.
+        wanted_on_cards: kernels that the user asked for on cards; None: the best.
+        dtype: the dtype that the user asked for; None: the fastest that keeps answers good.
 
     Raises:
-        UsageError: as `choose_isa`; or int8 where there are no native kernels.
+        UsageError: the same as `choose_isa`; or int8 is asked for without native kernels.
     """
     on_cpu = device_kind == "cpu"
     isa = choose_isa(wanted) if on_cpu else choose_card_kernels(wanted_on_cards)
@@ -70,7 +73,8 @@ def kernels_used(
 
 
 def choose_isa(wanted: str | None) -> str:
-    """The best one, or the one asked for. For tests it may also be Triton's kernels, in Triton's interpreter.
+    """The best instruction set, or the one asked for. For tests it may also be Triton's kernels, in Triton's
+    interpreter.
 
     Raises:
         UsageError: this machine cannot run what is asked for.
@@ -90,7 +94,7 @@ def choose_isa(wanted: str | None) -> str:
 
 
 def choose_card_kernels(wanted: str | None) -> str:
-    """The best ones, or those asked for.
+    """The best kernels for cards, or those asked for.
 
     Raises:
         UsageError: they are not installed.

@@ -1,7 +1,7 @@
-"""The ops a model is made of. `kernels/torch` is the oracle; every faster implementation is tested against it.
+"""The ops that a model is made of. `kernels/torch` is the oracle; every faster implementation is tested against it.
 
-Activations have one row for each of a step's T tokens (or N outputs); heads lie side by side in a row. What they are
-held in is the kernels' affair: tensors, or names of buffers while the step is recorded. No torch here.
+Activations have one row for each of a step's T tokens (or N outputs); heads lie side by side in a row. The kernels
+decide what holds activations: tensors, or names of buffers while the step is recorded. No torch here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from rowspan.comm.base import Comm
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.model.rope_table import RopeTable
+from rowspan.model.spec import Activation
+from rowspan.quant.stored import StoredMatrix
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
 
@@ -38,18 +40,16 @@ class Weight(Protocol):
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of an embedding still in their file's blocks, uint8 (rows, bytes per row), a view of the mapped file: so a
-    table that is also the head is not held twice. The first one is that of vocabulary entry `first`."""
+    """Rows of an embedding still as stored, in blocks that are a view of the mapped file: so a table that is also the
+    head is not held twice. The first one is that of vocabulary entry `first`."""
 
-    scheme: str
-    blocks: NDArray[np.uint8]
-    columns: int
+    stored: StoredMatrix
     first: int
 
 
 def pending_token(row: Any) -> Any:
-    """What stands in `StepInputs.tokens` for the token that the last `sample` chose for this row of its logits, which
-    only the card knows: a negative number, as no token is. The function is its own inverse; plans of the scheduler have
+    """The negative number that stands in `StepInputs.tokens` for the token that the last `sample` chose for this row of
+    its logits, which only the card knows. The function is its own inverse; plans of the scheduler have
     `rowspan.scheduler.batch.LATEST` instead.
 
     Args:
@@ -60,7 +60,7 @@ def pending_token(row: Any) -> Any:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One step's tokens, sequence by sequence. All arrays are contiguous int64, but for the tables of blocks.
+    """One step's tokens, sequence by sequence. All arrays are contiguous int64, except the block tables.
 
     Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive positions.
     """
@@ -68,35 +68,40 @@ class StepInputs:
     tokens: NDArray[np.int64]  # (T,); of kernels that sample, also `pending_token`s
     starts: NDArray[np.int64]  # (sequences + 1,)
     first_positions: NDArray[np.int64]  # (sequences,) of each sequence's first token
-    blocks: NDArray[np.int32]  # (sequences, B): cache blocks of positions 0, 1, …; padded with any valid block
-    block_size: int  # slots of a block: position p is in slot blocks[s, p // block_size] * block_size + p % block_size
-    output_rows: NDArray[np.int64]  # (N,) tokens whose logits are wanted
+    # (groups, sequences, B): cache blocks of positions 0, 1, … for each group of layers (`ModelSpec.cache_groups`);
+    # padded with any valid block, which also stands for what is behind a window
+    tables: NDArray[np.int32]
+    block_size: int  # slots of a block b: position p is in slot b * block_size + p % block_size
+    output_rows: NDArray[np.int64]  # (N,) tokens that something is wanted of; only they leave the last layer
+    logit_rows: NDArray[np.int64] | None = None  # (L,) which of the output rows have logits; None: all
+    hidden_rows: NDArray[np.int64] | None = None  # (H,) which of them have their hidden states told; None: none
 
     @cached_property
     def _sequences(self) -> NDArray[np.int64]:
-        """(T,): each token's."""
+        """The index of each token's sequence, (T,)."""
         return np.repeat(np.arange(len(self.first_positions)), np.diff(self.starts))
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """(T,)"""
+        """The position of each token in its sequence, (T,)."""
         starts, sequences = self.starts[:-1], self._sequences
         return self.first_positions[sequences] + np.arange(len(sequences)) - starts[sequences]
 
     @cached_property
     def cache_slots(self) -> NDArray[np.int64]:
-        """(T,): where each token's key and value go."""
-        blocks = self.blocks[self._sequences, self.positions // self.block_size]
+        """(groups, T): where each token's key and value go."""
+        blocks = self.tables[:, self._sequences, self.positions // self.block_size]
         return blocks.astype(np.int64) * self.block_size + self.positions % self.block_size
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
-        """(sequences, L): cache slot of position 0, 1, …; padded with any valid slot to length L."""
-        width = -(-self.blocks.shape[1] * self.block_size // KEY_TILE) * KEY_TILE
-        padded = np.zeros((len(self.blocks), -(-width // self.block_size)), np.int64)
-        padded[:, : self.blocks.shape[1]] = self.blocks
-        slots = (padded[:, :, None] * self.block_size + np.arange(self.block_size)).reshape(len(padded), -1)
-        return np.ascontiguousarray(slots[:, :width])
+        """(groups, sequences, L): cache slot of position 0, 1, …; padded with any valid slot to length L."""
+        groups, sequences, n_blocks = self.tables.shape
+        width = -(-n_blocks * self.block_size // KEY_TILE) * KEY_TILE
+        padded = np.zeros((groups, sequences, -(-width // self.block_size)), np.int64)
+        padded[:, :, :n_blocks] = self.tables
+        slots = padded[..., None] * self.block_size + np.arange(self.block_size)
+        return np.ascontiguousarray(slots.reshape(groups, sequences, -1)[..., :width])
 
     @cached_property
     def outputs_only(self) -> StepInputs:
@@ -110,7 +115,7 @@ class StepInputs:
             tokens=self.tokens[rows],
             starts=starts,
             first_positions=first_positions,
-            blocks=self.blocks,
+            tables=self.tables,
             block_size=self.block_size,
             output_rows=np.arange(len(rows)),
         )
@@ -118,35 +123,55 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class StepLimits:
-    """The most that one step has."""
+    """The most tokens, outputs and cache blocks that one step has."""
 
     tokens: int
-    outputs: int  # tokens whose logits are wanted; so many sequences decode at once
+    logits: int  # tokens whose logits are wanted; so many sequences decode at once
     blocks: int  # of one sequence's table
     block_size: int
+    groups: int = 1  # of layers, each of which has tables of its own
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Variations of attention, softmax(q · keys) · values.
+
+    scale: factor of the scores; None: 1/√(key size).
+    window: number of positions that a token sees, itself included; None: all positions up to it.
+    soft_cap: c in c · tanh(scores / c), applied before the mask (Gemma 2, https://arxiv.org/abs/2408.00118).
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    soft_cap: float | None = None
 
 
 class LayerCache(Protocol):
-    """One layer's keys and values: S slots × KV heads × head size."""
+    """One layer's keys and values: S slots × KV heads × their sizes. group: the index of its tables in `StepInputs`."""
+
+    @property
+    def group(self) -> int: ...
 
     @property
     def nbytes(self) -> int: ...
 
 
 class DeviceMemoryError(Exception):
-    """The memory of a card is full. What was under way is lost; what was held before is still there."""
+    """A card's memory is full. The step under way is lost; weights and cache are still there."""
 
 
 class DeviceMemory(Protocol):
-    """The memory of a card, which weights and caches are in."""
+    """A card's memory, which holds weights and caches."""
 
     def profile(self, largest_steps: Sequence[Callable[[], object]], share: float, sharers: int = 1) -> int:
         """Bytes that a cache may take.
 
         Args:
-            largest_steps: compute steps as large as there may be; what each takes is kept free beside the others.
-            share: of the whole memory, which everyone who uses the card may fill together.
-            sharers: ranks that have loaded, need as much for steps, and will make a cache as large.
+            largest_steps: functions that compute steps as large as there may be; the memory that each takes is kept
+                free.
+            share: share of the whole memory that all programs on the card may fill together.
+            sharers: number of ranks on the card that have loaded, need as much for steps, and will make a cache as
+                large.
 
         Raises:
             DeviceMemoryError: not even these steps fit.
@@ -154,11 +179,11 @@ class DeviceMemory(Protocol):
         ...
 
     def detached(self, comm: Comm[Any]) -> Comm[Any]:
-        """Connections of the same shapes to nobody, for a rank that profiles by itself."""
+        """Connections of the same shapes that reach nobody, for a rank that profiles by itself."""
         ...
 
     def trim(self) -> None:
-        """Give the system what nothing needs any more."""
+        """Return unused memory to the system."""
         ...
 
     def offload(self) -> None:
@@ -166,64 +191,80 @@ class DeviceMemory(Protocol):
         ...
 
     def restore(self) -> None:
-        """Move them back."""
+        """Move all weights back to the card."""
         ...
 
 
+class Outputs(NamedTuple, Generic[Array]):
+    """What a step gives back."""
+
+    logits: Array  # float32 (L, vocabulary)
+    hidden: Array | None  # hidden states after the final norm; a model gives those of all output rows, (N, hidden size)
+
+
 Forward = Callable[[Any], Any]
-"""A model: takes a step's inputs in the kernels' own form, passes them on to ops, and returns logits, or None on ranks
-that have none."""
+"""A model: takes a step's inputs in the kernels' own form, passes them on to ops, and returns `Outputs`, or None on
+ranks that have none."""
 
 
 Step = Callable[[StepInputs], Any]
-"""From a step's inputs to float32 logits (N, vocabulary), valid until the next call; None on ranks that have none. They
-are NumPy arrays, or, of kernels that sample, what they sample from. Raises DeviceMemoryError."""
+"""From a step's inputs to `Outputs`, valid until the next call; None on ranks that have none. Logits are a NumPy array,
+or, of kernels that sample, what they sample from. Hidden states are float32 NumPy (H, hidden size), or None where
+nobody asked for any. Raises DeviceMemoryError."""
 
 WaitForTokens = Callable[[], NDArray[np.float64]]
-"""Waits for what the card was told to compute."""
+"""Waits until the card has chosen the tokens, and returns them."""
 
 Sample = Callable[[Any, SamplingBatch[NDArray[np.generic]]], WaitForTokens]
-"""Has tokens chosen from logits on the card: see `rowspan.kernels.triton.sampling.choose_tokens`. Returns at once; the
-next step may be launched before they are here, and have them as its tokens. Nothing of the vocabulary's size leaves
-the card."""
+"""Makes the card choose tokens from logits: see `rowspan.kernels.triton.sampling.choose_tokens`. It returns at once;
+the next step may be launched before the tokens are here, and take them as its input. Nothing of the vocabulary's size
+leaves the card.
+"""
 
 
 class Kernels(Protocol[Array]):
-    """One device's implementation of the ops, and of what they work on."""
+    """One device's implementation of the ops, with the types that they compute on."""
 
     @property
     def name(self) -> str:
-        """As `rowspan.kernels.isa` calls them."""
+        """The name that `rowspan.kernels.isa` gives these kernels."""
         ...
 
     @property
     def sample(self) -> Sample | None:
-        """None: the host samples."""
+        """Samples tokens on the device; None: the host samples."""
         ...
 
     @property
     def memory(self) -> DeviceMemory | None:
-        """None: the host's, which the plan has counted."""
+        """The memory of a card; None: the kernels use the host's, which the plan has counted."""
         ...
 
-    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
-        """A file's blocks, uint8 (rows, bytes per row), in this device's runtime layout of a (rows, columns) matrix."""
+    def matrix(self, stored: StoredMatrix) -> Weight:
+        """A file's matrix in this device's runtime layout.
+
+        Raises:
+            UnsupportedModelError: this device has no layout for the scheme.
+        """
         ...
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> tuple[Weight, Any] | None:
-        """Matrices of the same input, and their biases, as one, in place of them; None, and nothing is done, where that
-        cannot be or gains nothing."""
+        """Matrices with the same input joined into one, and their biases, in place of the separate ones. None, with
+        nothing done, if they cannot be joined or joining gains nothing.
+        """
         ...
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Any:
-        """A norm's weights, or a bias."""
+        """A norm's weights, or a bias, in the kernels' form."""
         ...
 
     def rope_table(self, table: RopeTable) -> Any: ...
 
-    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> LayerCache:
-        """Room for one layer's keys and values, of these types (native kernels: `rowspan.config.CACHE_TYPES`, others:
-        `TENSOR_CACHE_TYPES`). Not touched: on CPUs the system hands out pages only as they are first written."""
+    def cache(
+        self, n_slots: int, kv_heads: int, key_size: int, value_size: int, types: tuple[str, str], group: int = 0
+    ) -> LayerCache:
+        """Room for one layer's keys and values, of these types (`CacheType.dtype` of
+        `rowspan.quant.cache_types`). Not touched: on CPUs the system hands out pages only as they are first written."""
         ...
 
     def connect(self, comm: Comm[Any]) -> Comm[Array]:
@@ -231,38 +272,52 @@ class Kernels(Protocol[Array]):
         ...
 
     def finish_loading(self) -> None:
-        """All weights have been handed over: wait until they are where they belong."""
+        """Wait until all weights are where they belong. Called once all have been handed over."""
         ...
 
     def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
-        """Make the model ready to be run over and over; or, for profiling, once, with as little ado as possible."""
+        """Make the model ready to be run repeatedly; or, for profiling, once, with as little preparation as
+        possible.
+        """
         ...
 
     def lookup(self, table: RawRows) -> Any:
-        """The table of an embedding where this device looks rows up: in the mapped file, or in its own memory."""
+        """An embedding's table in the place where this device looks rows up: the mapped file, or its own memory."""
         ...
 
     def embedding(self, table: Any, inputs: Any) -> Array:
         """Rows of the table, (T, columns). Tokens outside it give zeros, so that the sum over all ranks is the
-        embedding."""
+        embedding.
+        """
         ...
 
     def linear(self, x: Array, weight: Weight, bias: Any = None) -> Array:
-        """(T, columns) → (T, rows)."""
+        """x @ weight.T + bias, (T, columns) → (T, rows)."""
         ...
 
     def logits(self, x: Array, weight: Weight) -> Array:
-        """(N, columns) → (N, rows) in float32, whatever activations are: rounded to bfloat16, logits of 8 and more move
-        log-probabilities by up to 0.03, and the two likeliest tokens are often equals."""
+        """x @ weight.T, (N, columns) → (N, rows), in float32 whatever type activations have: rounding to bfloat16 moves
+        log-probabilities by up to 0.03 where logits are 8 and more, and would often make the two likeliest tokens
+        equal.
+        """
         ...
 
     def split_columns(self, x: Array, widths: Sequence[int]) -> Sequence[Array]:
-        """What a joined product worked out, taken apart again."""
+        """Take the result of a joined product apart again."""
         ...
 
     def add(self, x: Array, y: Array) -> Array:
-        """Of hidden states: in float32, here and in `add_rms_norm`, whatever activations are. Rounded to bfloat16 in
-        each layer, they made log-probabilities of SmolLM2-135M twice as inexact."""
+        """The sum of hidden states, in float32 here and in `add_rms_norm`, whatever type activations have. Rounding it
+        to bfloat16 in each layer made log-probabilities of SmolLM2-135M twice as inexact.
+        """
+        ...
+
+    def scale(self, x: Array, factor: float) -> Array:
+        """x · factor, for embeddings, logits, or the result of a mixer or an MLP."""
+        ...
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """cap · tanh(x / cap), for logits."""
         ...
 
     def rms_norm(self, x: Array, weight: Any, eps: float) -> Array:
@@ -273,27 +328,46 @@ class Kernels(Protocol[Array]):
         """rms_norm of x + y, and x + y."""
         ...
 
-    def rope_and_cache(self, q: Array, k: Array, v: Array, table: Any, head_dim: int, cache: Any, inputs: Any) -> Array:
-        """Rotate the leading elements of each head of q and k (T, heads · head_dim) by the angles of its token's
-        position; store k and v (T, KV heads · head size); return q."""
+    def rope_and_cache(self, q: Array, k: Array, v: Array, table: Any, cache: Any, inputs: Any) -> Array:
+        """Rotate the leading elements of each head of q and k (T, heads · key size) by the angles of its token's
+        position; store k and v (T, KV heads · their sizes); return q. table: None: nothing is rotated."""
         ...
 
-    def attention(self, q: Array, cache: Any, inputs: Any, window: int | None) -> Array:
-        """Causal attention of q (T, heads · head size) over each sequence's cached positions, scaled by
-        1/√(head size) → (T, heads · head size).
+    def attention(
+        self,
+        q: Array,
+        cache: Any,
+        inputs: Any,
+        options: AttentionOptions,
+        sinks: Any = None,
+        gate: Array | None = None,
+    ) -> Array:
+        """Causal attention of q (T, heads · key size) over each sequence's cached positions → (T, heads · value size).
 
-        window: how many positions back (itself included) a token sees; None = all of them.
+        Args:
+            sinks: one number per head, from `vector`: one more score in each softmax, of a key without a value, which
+                is neither scaled nor capped (Xiao et al. 2023, https://arxiv.org/abs/2309.17453).
+            gate: (T, heads · value size): the result is multiplied by its sigmoid (Qiu et al. 2025,
+                https://arxiv.org/abs/2505.06708).
         """
         ...
 
-    def gated_silu(self, gate: Array, up: Array) -> Array:
-        """silu(gate) · up."""
+    def gated(self, gate: Array, up: Array, activation: Activation) -> Array:
+        """activation(gate) · up; see `Activation`."""
+        ...
+
+    def activate(self, x: Array, activation: Activation) -> Array:
+        """activation(x), for MLPs without a gate."""
         ...
 
     def gather_output_rows(self, x: Array, inputs: Any) -> Array:
-        """The rows whose logits are wanted, (N, width)."""
+        """The rows that something is wanted of, (N, width)."""
+        ...
+
+    def gather_logit_rows(self, x: Array, inputs: Any) -> Array:
+        """Of output rows (N, width) those whose logits are wanted, (L, width)."""
         ...
 
     def outputs_only(self, inputs: Any) -> Any:
-        """Inputs for the attention of these rows alone: `StepInputs.outputs_only` in the kernels' own form."""
+        """Inputs for the attention of the output rows only: `StepInputs.outputs_only` in the kernels' own form."""
         ...

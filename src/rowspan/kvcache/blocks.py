@@ -1,7 +1,8 @@
 """Paging of the KV cache, and the reuse of prefixes it makes possible. Bookkeeping only: the kernels hold the tensors.
 
-The cache is a pool of blocks of `block_size` token positions. A sequence owns a table of blocks, in order; sequences
-that begin alike may share their first, full blocks. Paging: Kwon et al. 2023, https://arxiv.org/abs/2309.06180.
+The cache of a group of layers is a pool of blocks of `block_size` token positions. A sequence owns a table of blocks,
+in order; sequences that begin alike may share their first, full blocks. Paging: Kwon et al. 2023,
+https://arxiv.org/abs/2309.06180. `rowspan.kvcache.manager` is over the pools of all groups.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from rowspan.errors import UsageError
+from rowspan.kvcache.groups import FULL, CacheGroup
+from rowspan.kvcache.tables import GIVEN_BACK
 
 NO_PARENT = b""
 
@@ -28,8 +31,12 @@ class BlockManager:
     going first.
     """
 
-    def __init__(self, n_blocks: int, block_size: int) -> None:
-        """Args: n_blocks: size of the pool; block_size: token positions in a block.
+    def __init__(self, n_blocks: int, block_size: int, group: CacheGroup = FULL) -> None:
+        """
+        Args:
+            n_blocks: size of the pool.
+            block_size: token positions in a block.
+            group: whose pool it is.
 
         Raises:
             UsageError: either is less than 1.
@@ -41,45 +48,61 @@ class BlockManager:
             )
         self.n_blocks = n_blocks
         self.block_size = block_size
+        self.group = group
         self.clear()
 
     @property
     def free_blocks(self) -> int:
-        """Blocks nobody refers to: what `allocate` can hand out."""
+        """Number of blocks that nobody refers to, which `allocate` can hand out."""
         return len(self._blank) + len(self._reusable)
 
     @property
     def used_blocks(self) -> int:
-        """Blocks at least one sequence refers to."""
+        """Number of blocks that at least one sequence refers to."""
         return self.n_blocks - self.free_blocks
 
     @property
     def reusable_blocks(self) -> int:
-        """Those of the free blocks whose content is known and can still be matched."""
+        """Number of free blocks whose content is known and can still be matched."""
         return len(self._reusable)
 
     def blocks_for(self, n_tokens: int) -> int:
-        """How many blocks hold `n_tokens` positions."""
+        """Number of blocks that hold `n_tokens` positions."""
         return -(-n_tokens // self.block_size)
 
-    def match(self, tokens: Sequence[int], block_hashes: list[bytes]) -> list[int]:
+    def first_needed(self, n_tokens: int) -> int:
+        """Of a sequence's blocks, the first one that the token behind so many sees anything in."""
+        return self.group.first_seen(n_tokens) // self.block_size
+
+    def match(self, tokens: Sequence[int], block_hashes: list[bytes], most: int | None = None) -> list[int]:
         """Find the blocks that already hold the beginning of a sequence; `take` them before anything is allocated.
 
         Args:
             tokens: all known tokens of the sequence.
             block_hashes: those that are known so far; grows by the missing ones.
+            most: blocks of the beginning, at most; None: all.
 
         Returns:
-            Full blocks, in order, never covering the last token: it has to be computed to give logits.
+            Full blocks, in order, never covering the last token: it has to be computed to give logits. What is behind
+            the window of the token after them need not be there, and is `GIVEN_BACK`.
         """
         self._extend_hashes(tokens, block_hashes)
-        matched = []
-        for block_hash in block_hashes[: (len(tokens) - 1) // self.block_size]:
-            block = self._registered.get(block_hash)
-            if block is None:
-                break
-            matched.append(block)
-        return matched
+        end = (len(tokens) - 1) // self.block_size
+        end = end if most is None else min(most, end)
+        if self.group.window is None:
+            matched = []
+            for block_hash in block_hashes[:end]:
+                block = self._registered.get(block_hash)
+                if block is None:
+                    break
+                matched.append(block)
+            return matched
+        at = end
+        while at > self.first_needed(end * self.block_size):
+            at -= 1
+            if block_hashes[at] not in self._registered:
+                end = at
+        return [GIVEN_BACK] * at + [self._registered[block_hash] for block_hash in block_hashes[at:end]]
 
     def take(self, blocks: Sequence[int]) -> None:
         """Add a reference to each of these matched blocks."""
@@ -92,7 +115,7 @@ class BlockManager:
         """Hand out `n` blocks to be written, with one reference each.
 
         Returns:
-            None, and nothing is done, unless `spare` more would stay free.
+            None, with nothing done, unless `spare` more blocks would stay free.
         """
         if n + spare > self.free_blocks:
             return None
@@ -117,7 +140,9 @@ class BlockManager:
                 self._hash_of[block] = block_hash
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Take one reference from each block of a table; from its end, so that the beginning lives longest."""
+        """Drop one reference from each block of a block table, from its end, so that the beginning stays cached
+        longest.
+        """
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block]:

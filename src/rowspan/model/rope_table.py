@@ -1,4 +1,4 @@
-"""The angles of rotary position embeddings, every scaling folded into one table."""
+"""Computes the angles of rotary position embeddings, with every scaling folded into one table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rowspan.model.spec import RopeSpec
 
 @dataclass(frozen=True)
 class RopeTable:
-    """cos and sin of angles, float32 (positions, dim / 2); scaling is folded in."""
+    """Cosines and sines of the angles, float32 (positions, dim / 2), with the scaling's factor folded in."""
 
     cos: NDArray[np.float32]
     sin: NDArray[np.float32]
@@ -21,13 +21,13 @@ class RopeTable:
 
 
 def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float32] | None) -> RopeTable:
-    """Angles of positions 0 … n_positions - 1, worked out in float64.
+    """The table for positions 0 … n_positions - 1, computed in float64.
 
     freq_divisors: one per pair, from the tensor `rope_freqs` (Llama-3 scaling).
     """
     pairs = np.arange(spec.dim // 2, dtype=np.float64)
     frequencies = spec.base ** (-2.0 * pairs / spec.dim)
-    if freq_divisors is not None:
+    if freq_divisors is not None and spec.has_factors:
         frequencies = frequencies / freq_divisors
     magnitude = spec.yarn_attn_factor if spec.scaling == "yarn" else 1.0
     if spec.scaling == "linear":
@@ -43,8 +43,9 @@ def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float
 
 
 def _yarn_kept(spec: RopeSpec, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much of each frequency stays unscaled (Peng et al. 2023, section 3.2): all of the fast ones, which turn
-    more than beta_fast times within the original context, none of the slow ones, and a ramp between."""
+    """The share of each frequency that stays unscaled (Peng et al. 2023, section 3.2): 1 for the fast ones, which turn
+    more than beta_fast times within the original context, 0 for the slow ones, and a ramp between.
+    """
 
     def pair_turning(turns: float) -> float:
         return spec.dim * math.log(spec.original_context / (turns * 2 * math.pi)) / (2 * math.log(spec.base))

@@ -1,45 +1,63 @@
-"""ModelSpec: everything the rest of Rowspan needs to know about a model's shape, read from its metadata. No torch.
+"""ModelSpec: the one description of a model, which engine, planner and forecast all read. No torch.
 
-GGUF's metadata keys (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) are the common language; other
-checkpoint formats translate theirs into them.
+A model is a tuple of layers, and a layer is data: what mixes its tokens (attention), what its MLP is (dense, or a
+mixture of experts), and where its norms stand. The code that computes a model and the code that counts its bytes both
+walk over this data. Sizes are in elements, positions in tokens. `rowspan.model.families` makes a spec from metadata;
+`rowspan.model.roles` derives the tensors from a spec.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from functools import cached_property
 
-from rowspan.checkpoint.tensor_names import Role, TensorKey
-from rowspan.errors import CheckpointError, UnsupportedModelError
+from rowspan.kvcache.groups import CacheGroup
 
 
-@dataclass(frozen=True)
-class ModelFamily:
-    """What an architecture name implies and no metadata key says.
+class Activation(StrEnum):
+    """The nonlinearity of an MLP, applied to its gate, which is then multiplied by up.
 
-    interleaved_rope: rotate neighbours (2i, 2i+1) instead of halves (i, i + d/2). GGUF files of these families have
-        their q and k rows permuted for it.
+    SILU: x · sigmoid(x). GELU: its form with tanh (Hendrycks and Gimpel 2016). RELU2: max(x, 0)² (So et al. 2021).
+    CLAMPED_SWIGLU, of gpt-oss: with g = min(gate, 7) and u = clamp(up, -7, 7), g · sigmoid(1.702 · g) · (u + 1).
     """
 
-    interleaved_rope: bool
+    SILU = "silu"
+    GELU = "gelu"
+    RELU2 = "relu2"
+    CLAMPED_SWIGLU = "clamped_swiglu"
 
 
-FAMILIES: Mapping[str, ModelFamily] = {
-    "llama": ModelFamily(interleaved_rope=True),
-    "mistral": ModelFamily(interleaved_rope=True),
-    "qwen2": ModelFamily(interleaved_rope=False),
-    "qwen3": ModelFamily(interleaved_rope=False),
-}
+class QkNorm(StrEnum):
+    """The stretch over which queries and keys are normed before rotation: none, each head by itself, or all heads of a
+    token together.
+    """
+
+    NONE = "none"
+    HEAD = "head"
+    ROW = "row"
+
+
+class Gating(StrEnum):
+    """How a router's logits become experts' weights. SOFTMAX_CHOSEN: softmax over the logits of the chosen experts
+    only.
+    """
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    SOFTMAX_CHOSEN = "softmax_chosen"
+    SQRT_SOFTPLUS = "sqrt_softplus"
 
 
 @dataclass(frozen=True)
 class RopeSpec:
     """Rotary position embedding (Su et al. 2021) and its scalings.
 
+    dim: leading elements of a head that are rotated. interleaved: rotate neighbours (2i, 2i+1) instead of halves
+    (i, i + dim/2).
     scaling: "none", "linear" (positions divided by `factor`) or "yarn" (Peng et al. 2023). Llama-3 scaling arrives as
-    the tensor `rope_freqs` (one divisor per pair), not as metadata.
+    the tensor `rope_freqs` (one divisor per pair), not as metadata; has_factors: this rotation uses it where it is
+    there.
     """
 
     dim: int
@@ -52,214 +70,203 @@ class RopeSpec:
     yarn_attn_factor: float = 1.0
     yarn_beta_fast: float = 32.0
     yarn_beta_slow: float = 1.0
+    has_factors: bool = True
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434). Keys and values are projected from a latent of
+    `kv_rank` elements. Only this latent is cached per position, and `rope_size` rotated elements that all heads share.
+
+    q_rank: size of the queries' own latent; 0: queries are projected directly.
+    has_joined_kv_b: the file holds the projections to keys and to values as one matrix.
+    """
+
+    kv_rank: int
+    rope_size: int
+    q_rank: int = 0
+    has_joined_kv_b: bool = True
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Softmax attention of `n_heads` query heads to `n_kv_heads` heads of keys and values.
+
+    key_size, value_size: elements of a head.
+    rope: the rotary position embedding; None: this layer embeds no positions.
+    window: number of positions that a token sees, itself included; None: all positions up to it.
+    scale: factor of the scores; None: 1/√key_size.
+    soft_cap: c in c · tanh(scores / c), applied before the mask.
+    has_sinks: each head's softmax includes one more score, of a key without a value.
+    has_gate: the result is multiplied by sigmoid(gate) before the output projection; q's rows are each head's query,
+        then its gate.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    key_size: int
+    value_size: int
+    rope: RopeSpec | None
+    window: int | None = None
+    scale: float | None = None
+    soft_cap: float | None = None
+    qk_norm: QkNorm = QkNorm.NONE
+    has_qkv_bias: bool = False
+    has_output_bias: bool = False
+    has_sinks: bool = False
+    has_gate: bool = False
+    latent: LatentSpec | None = None
+
+    @property
+    def score_scale(self) -> float:
+        return self.key_size**-0.5 if self.scale is None else self.scale
+
+    @property
+    def n_units(self) -> int:
+        """Number of units that ranks may share the layer by: KV heads with their query heads; in latent attention,
+        query heads.
+        """
+        return self.n_heads if self.latent else self.n_kv_heads
+
+    @property
+    def group(self) -> int:
+        """Number of query heads in one unit."""
+        return self.n_heads // self.n_units
+
+    @property
+    def cached_per_head(self) -> tuple[int, int]:
+        """Elements cached per position for one KV head: of its key, and of its value."""
+        return (0, 0) if self.latent else (self.key_size, self.value_size)
+
+    @property
+    def cached_shared(self) -> int:
+        """Elements cached per position for all heads together; every rank of a stage holds all of them."""
+        return self.latent.kv_rank + self.latent.rope_size if self.latent else 0
+
+
+@dataclass(frozen=True)
+class MlpSpec:
+    """An MLP that computes down(activation(gate) · up), or without a gate down(activation(up))."""
+
+    width: int
+    activation: Activation = Activation.SILU
+    has_gate: bool = True
+    has_bias: bool = False
+
+
+@dataclass(frozen=True)
+class MoeSpec:
+    """A mixture of `experts` MLPs, of which a router chooses `used` for each token, and perhaps an MLP shared by all
+    tokens.
+
+    expert: the MLP that every expert is.
+    normalize: the chosen experts' weights are divided by their sum.
+    scale: then multiplied by this.
+    n_groups, groups_used: experts are chosen from the best `groups_used` of `n_groups` groups of neighbours.
+    has_selection_bias: a bias is added to the scores that experts are chosen by, but not to their weights.
+    has_shared_gate: the shared MLP's result is multiplied by sigmoid(h · gate).
+    """
+
+    expert: MlpSpec
+    experts: int
+    used: int
+    gating: Gating = Gating.SOFTMAX
+    normalize: bool = True
+    scale: float = 1.0
+    n_groups: int = 1
+    groups_used: int = 1
+    has_selection_bias: bool = False
+    has_router_bias: bool = False
+    shared: MlpSpec | None = None
+    has_shared_gate: bool = False
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer: mixer and MLP, whose results are added to the hidden states.
+
+    pre_norm, post_norm: the input, and the result, of mixer and MLP are normed.
+    parallel: both get the same normed input, and their results are added together.
+    """
+
+    mixer: AttentionSpec
+    mlp: MlpSpec | MoeSpec
+    pre_norm: bool = True
+    post_norm: bool = False
+    parallel: bool = False
+
+    @property
+    def mlp_width(self) -> int:
+        """Rows of the gate matrices, of all experts together."""
+        return self.mlp.width if isinstance(self.mlp, MlpSpec) else self.mlp.experts * self.mlp.expert.width
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Shape of a llama-like decoder. Sizes in elements, positions in tokens."""
+    """A decoder-only model.
+
+    architecture: as GGUF's `general.architecture` spells it.
+    context_length: number of positions that the model was trained for; 0: unknown.
+    embedding_scale: factor of the embeddings.
+    residual_scale: factor of what every mixer and MLP adds.
+    logit_scale: factor of the logits.
+    final_soft_cap: c in c · tanh(logits / c).
+    """
 
     architecture: str
     name: str
-    n_layers: int
     hidden_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    ffn_size: int
     vocab_size: int
-    context_length: int  # positions the model was trained for
+    context_length: int
     norm_eps: float
-    rope: RopeSpec
-    sliding_window: int | None
+    layers: tuple[LayerSpec, ...]
     tied_embeddings: bool
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    final_soft_cap: float | None = None
 
     @property
-    def group(self) -> int:
-        """Query heads that share one KV head."""
-        return self.n_heads // self.n_kv_heads
+    def n_layers(self) -> int:
+        return len(self.layers)
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], shapes: Mapping[TensorKey, tuple[int, ...]]) -> ModelSpec:
-        """Read and check a model's shape.
+    @cached_property
+    def layer_kinds(self) -> dict[LayerSpec, int]:
+        """The different layers, each with how often it occurs: one or two kinds even if layers are many."""
+        kinds: dict[LayerSpec, int] = {}
+        for layer in self.layers:
+            kinds[layer] = kinds.get(layer, 0) + 1
+        return kinds
 
-        Raises:
-            UnsupportedModelError: an architecture or scaling Rowspan does not know.
-            CheckpointError: a key is missing or contradicts the tensors.
-        """
-        architecture = metadata.get("general.architecture")
-        if not isinstance(architecture, str):
-            raise CheckpointError(
-                "The model file does not say what architecture it holds.",
-                why="The metadata key general.architecture is missing.",
-                fix="Convert the model again with a current converter.",
-            )
-        family = FAMILIES.get(architecture)
-        if family is None:
-            raise UnsupportedModelError(
-                f"Architecture {architecture!r} is not supported.",
-                why=f"Rowspan's own engine runs {', '.join(sorted(FAMILIES))}.",
-                fix="Choose a model of one of these families.",
-            )
-        keys = _Keys(metadata, architecture)
-        embedding = shapes.get(TensorKey(Role.EMBEDDING))
-        if embedding is None or len(embedding) != 2:
-            raise CheckpointError(
-                "The model file has no usable token embedding.",
-                why="The tensor token_embd.weight is missing or not a matrix.",
-                fix="Fetch the file again; if it stays so, the conversion was incomplete.",
-            )
-        n_heads = keys.integer("attention.head_count")
-        n_kv_heads = keys.integer("attention.head_count_kv", n_heads)
-        hidden_size = keys.integer("embedding_length")
-        spec = cls(
-            architecture=architecture,
-            name=_name(metadata, architecture),
-            n_layers=keys.integer("block_count"),
-            hidden_size=hidden_size,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=keys.integer("attention.key_length", hidden_size // n_heads),
-            ffn_size=keys.integer("feed_forward_length"),
-            vocab_size=embedding[0],
-            context_length=keys.integer("context_length"),
-            norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
-            rope=_rope(keys, family, hidden_size // n_heads),
-            sliding_window=keys.optional_integer("attention.sliding_window"),
-            tied_embeddings=TensorKey(Role.HEAD) not in shapes,
-        )
-        spec._check(keys, shapes)
-        return spec
+    @cached_property
+    def ropes(self) -> tuple[RopeSpec, ...]:
+        """The different rotary embeddings of its layers."""
+        return tuple(dict.fromkeys(kind.mixer.rope for kind in self.layer_kinds if kind.mixer.rope))
 
-    def expected_shape(self, key: TensorKey) -> tuple[int, ...]:
-        """Shape of a tensor as `x @ weight.T` wants it: (outputs, inputs), or (length,) for vectors."""
-        q_size, kv_size = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        outputs = {Role.Q: q_size, Role.K: kv_size, Role.V: kv_size, Role.GATE: self.ffn_size, Role.UP: self.ffn_size}
-        inputs = {Role.O: q_size, Role.DOWN: self.ffn_size}
-        match key.role:
-            case Role.EMBEDDING | Role.HEAD:
-                matrix = (self.vocab_size, self.hidden_size)
-            case Role.Q_NORM | Role.K_NORM:
-                return (self.head_dim,)
-            case Role.ROPE_FREQS:
-                return (self.rope.dim // 2,)
-            case Role.ATTN_NORM | Role.FFN_NORM | Role.FINAL_NORM:
-                return (self.hidden_size,)
-            case role:
-                matrix = (outputs.get(role, self.hidden_size), inputs.get(role, self.hidden_size))
-        return matrix if key.part == "weight" else matrix[:1]
+    @cached_property
+    def cache_groups(self) -> tuple[CacheGroup, ...]:
+        """Groups of layers whose caches keep the same positions: of full attention first, then of windows."""
+        windows = {kind.mixer.window for kind in self.layer_kinds}
+        return tuple(CacheGroup(window) for window in sorted(windows, key=lambda window: window or 0))
 
-    def required_tensors(self) -> list[TensorKey]:
-        """Every tensor without which the model cannot run."""
-        roles = (Role.ATTN_NORM, Role.Q, Role.K, Role.V, Role.O, Role.FFN_NORM, Role.GATE, Role.UP, Role.DOWN)
-        layered = [TensorKey(role, layer) for layer in range(self.n_layers) for role in roles]
-        return [TensorKey(Role.EMBEDDING), TensorKey(Role.FINAL_NORM), *layered]
+    @cached_property
+    def layer_groups(self) -> tuple[int, ...]:
+        """Of each layer the index of its group in `cache_groups`."""
+        index = {group.window: place for place, group in enumerate(self.cache_groups)}
+        return tuple(index[layer.mixer.window] for layer in self.layers)
 
-    def _check(self, keys: _Keys, shapes: Mapping[TensorKey, tuple[int, ...]]) -> None:
-        if self.n_heads % self.n_kv_heads:
-            raise keys.contradiction(f"{self.n_heads} heads cannot share {self.n_kv_heads} KV heads evenly")
-        value_length = keys.integer("attention.value_length", self.head_dim)
-        if value_length != self.head_dim:
-            raise keys.contradiction(f"key length {self.head_dim} differs from value length {value_length}")
-        if self.rope.dim % 2 or self.rope.dim > self.head_dim:
-            raise keys.contradiction(f"rope dimension {self.rope.dim} does not fit a head of {self.head_dim}")
-        # A header may claim any number of layers: compare with the tensors that are there before listing what is due.
-        held = {key.layer for key in shapes if key.layer is not None}
-        if self.n_layers != len(held):
-            raise keys.contradiction(f"{self.n_layers} layers are announced, tensors of {len(held)} are there")
-        for key in self.required_tensors():
-            if key not in shapes:
-                raise keys.contradiction(f"the tensor {_describe(key)} is missing")
-        for key, shape in shapes.items():
-            if shape != self.expected_shape(key):
-                raise keys.contradiction(f"{_describe(key)} has shape {shape}, not {self.expected_shape(key)}")
+    @property
+    def head_sizes(self) -> tuple[int, ...]:
+        """The different sizes of heads of keys and of values."""
+        return tuple(dict.fromkeys(size for kind in self.layer_kinds for size in kind.mixer.cached_per_head))
 
+    @property
+    def expert_share(self) -> float:
+        """The share of the experts that one token uses; 1 for a dense model."""
+        mixtures = [layer.mlp for layer in self.layer_kinds if isinstance(layer.mlp, MoeSpec)]
+        return max((moe.used / moe.experts for moe in mixtures), default=1.0)
 
-def _name(metadata: Mapping[str, Any], architecture: str) -> str:
-    name = metadata.get("general.name")
-    return name if isinstance(name, str) and name else architecture
-
-
-def _describe(key: TensorKey) -> str:
-    layer = "" if key.layer is None else f" of layer {key.layer}"
-    return f"{key.role} {key.part}{layer}"
-
-
-def _rope(keys: _Keys, family: ModelFamily, default_dim: int) -> RopeSpec:
-    context = keys.integer("context_length")
-    scaling = keys.text("rope.scaling.type", "none")
-    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))
-    if scaling == "none" and factor != 1.0 and keys.get("rope.scaling.type") is None:
-        scaling = "linear"  # files from before rope.scaling.type existed
-    if scaling not in ("none", "linear", "yarn"):
-        raise UnsupportedModelError(
-            f"RoPE scaling {scaling!r} is not supported.",
-            why="Rowspan knows none, linear, yarn, and Llama-3 scaling through rope_freqs.",
-            fix="Choose another conversion of this model.",
-        )
-    if scaling != "none" and factor <= 0:
-        raise keys.contradiction(f"the RoPE scaling factor is {factor}")
-    return RopeSpec(
-        dim=keys.integer("rope.dimension_count", keys.integer("attention.key_length", default_dim)),
-        base=keys.number("rope.freq_base", 10000.0),
-        interleaved=family.interleaved_rope,
-        scaling=scaling,
-        factor=factor,
-        original_context=keys.integer("rope.scaling.original_context_length", context),
-        yarn_ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0),
-        yarn_attn_factor=keys.number("rope.scaling.attn_factor", keys.number("rope.scaling.yarn_attn_factor", 1.0)),
-        yarn_beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
-        yarn_beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
-    )
-
-
-class _Keys:
-    """Typed access to one architecture's metadata keys."""
-
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self._metadata = metadata
-        self._prefix = architecture
-
-    def get(self, key: str) -> Any:
-        return self._metadata.get(f"{self._prefix}.{key}")
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A count or size: a positive integer."""
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-            raise self.contradiction(f"{self._prefix}.{key} is {_short(value)}, a positive integer is due")
-        return value
-
-    def optional_integer(self, key: str) -> int | None:
-        """A size that may be absent; 0 means absent."""
-        value = self.get(key)
-        absent = value is None or (isinstance(value, int) and value == 0)
-        return None if absent else self.integer(key)
-
-    def text(self, key: str, default: str) -> str:
-        value = self.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self.contradiction(f"{self._prefix}.{key} is {_short(value)}, a word is due")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.contradiction(f"{self._prefix}.{key} is {_short(value)}, a number is due")
-        return float(value)
-
-    def contradiction(self, why: str) -> CheckpointError:
-        return CheckpointError(
-            "The model file contradicts itself.",
-            why=f"In its metadata or tensors: {why}.",
-            fix="Fetch the file again; if it stays so, the conversion was faulty.",
-        )
-
-
-def _short(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:40]
+    @property
+    def query_width(self) -> int:
+        """Elements of a token's queries, over all layers."""
+        return sum(count * kind.mixer.n_heads * kind.mixer.key_size for kind, count in self.layer_kinds.items())

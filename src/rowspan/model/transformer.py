@@ -1,97 +1,155 @@
-"""The transformer of llama, mistral, qwen2 and qwen3: plain math on one rank's shard.
+"""A decoder of any family: plain math on one rank's shard. Its layers are data: see `rowspan.model.spec`.
 
-The lines with `comm` are all there is to distribution: what passes between stages, a sum after the embedding, after o
-and after down, and the gathering of the logits.
+Only the lines with `comm` deal with distribution: hidden states passed between stages, all-reduces after the embedding,
+after o and after down, and the gathering of the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from rowspan.comm.base import Comm
-from rowspan.kernels.ops import Array, Kernels, LayerCache
+from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
+from rowspan.model.residual import Residual
+from rowspan.model.spec import LayerSpec, MlpSpec, RopeSpec
 from rowspan.model.weights import LayerWeights, ModelWeights, Projection, Projections
-from rowspan.plan.split import Plan, Shard, Span
+from rowspan.plan.shard import LayerCut, Plan, Shard
 
 
 @dataclass(frozen=True)
 class Transformer(Generic[Array]):
+    """The layers of one rank's stage. caches: the KV caches of these layers, in order. ropes: the table of each rotary
+    embedding that they use.
+    """
+
     plan: Plan
     shard: Shard
     weights: ModelWeights
     caches: Sequence[LayerCache]
-    rope: Any
+    ropes: Mapping[RopeSpec, Any]
     kernels: Kernels[Array]
     comm: Comm[Array]
 
-    def forward(self, inputs: Any) -> Array | None:
-        """This rank's part of a step: logits of the wanted rows (N, vocabulary) on the output rank, None on others.
+    def forward(self, inputs: Any) -> Outputs[Array] | None:
+        """Compute this rank's part of a step: logits and hidden states of the output rows on the output rank, None on
+        others.
 
-        The last layer of all computes the keys and values of all tokens, and everything else of the wanted rows only:
-        none of a prompt's but its last one. Of 30 layers that is a thirtieth of reading a prompt.
+        The model's last layer computes keys and values of all tokens, but everything else only of the output rows: of a
+        prompt, as a rule, only its last token. In a model of 30 layers that saves a thirtieth of a prompt's work.
         """
-        last = self.weights.layers[-1] if self.comm.after is None else None
-        x, change = self._enter(inputs), None  # a layer's last change is added where the next one's norm is taken
-        for layer, cache in zip(self.weights.layers, self.caches, strict=True):
-            normed, x = self._add_norm(x, change, layer.attn_norm)
-            if layer is last:
-                x = self.kernels.gather_output_rows(x, inputs)
-            change = self._attention(layer, normed, cache, inputs, outputs_only=layer is last)
-            normed, x = self._add_norm(x, change, layer.ffn_norm)
-            change = self._mlp(layer, normed)
-        x = x if change is None else self.kernels.add(x, change)
+        x = Residual(self.kernels, self._enter(inputs), self.plan.spec.norm_eps)
+        held = zip(self.plan.spec.layers[self.shard.layers.as_slice()], self.shard.cuts, strict=True)
+        for (spec, cut), weights, cache in zip(held, self.weights.layers, self.caches, strict=True):
+            last = self.comm.after is None and weights is self.weights.layers[-1]
+            _Layer(self, spec, cut, weights, cache).forward(x, inputs, outputs_only=last)
         if self.comm.after is not None:
-            self.comm.after.send(x)
+            self.comm.after.send(x.value())
             return None
-        return self._logits(x)
+        assert self.weights.final_norm is not None, "the last stage has it"
+        hidden = x.norm(self.weights.final_norm)
+        logits = self._logits(self.kernels.gather_logit_rows(hidden, inputs))
+        return None if logits is None else Outputs(logits, hidden)
 
     def _enter(self, inputs: Any) -> Array:
-        """Hidden states (T, hidden) of the tokens, or of the stage before."""
+        """Hidden states (T, hidden): the tokens' embeddings, or those received from the stage before."""
         if self.comm.before is not None:
             return self.comm.before.receive((len(inputs.tokens), self.plan.spec.hidden_size))
         assert self.weights.embedding is not None, "the first stage has it"
         part = self.kernels.embedding(self.weights.embedding, inputs)
-        return self.comm.group.all_reduce(part, len(self.shard.vocab) > 0)
+        whole = self.comm.group.all_reduce(part, len(self.shard.vocab) > 0)
+        return scaled(self.kernels, whole, self.plan.spec.embedding_scale)
 
-    def _attention(self, layer: LayerWeights, x: Array, cache: LayerCache, inputs: Any, *, outputs_only: bool) -> Array:
+    def _logits(self, hidden: Array) -> Array | None:
+        """Of hidden states (L, hidden) after the final norm."""
         spec = self.plan.spec
-        q, k, v = self._project_all(x, layer.qkv)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        q = self.kernels.rope_and_cache(q, k, v, self.rope, spec.head_dim, cache, inputs)
-        if outputs_only:
-            q, inputs = self.kernels.gather_output_rows(q, inputs), self.kernels.outputs_only(inputs)
-        mixed = self.kernels.attention(q, cache, inputs, spec.sliding_window)
-        return self._add_up(mixed, layer.o, self.shard.kv_heads)
-
-    def _mlp(self, layer: LayerWeights, x: Array) -> Array:
-        hidden = self.kernels.gated_silu(*self._project_all(x, layer.gate_up))
-        return self._add_up(hidden, layer.down, self.shard.ffn)
-
-    def _logits(self, x: Array) -> Array | None:
-        assert self.weights.final_norm is not None, "only the last stage has a head"
-        part = self.kernels.logits(self._norm(x, self.weights.final_norm), self.weights.head)
+        part = self.kernels.logits(hidden, self.weights.head)
+        part = scaled(self.kernels, part, spec.logit_scale)
+        if spec.final_soft_cap is not None:
+            part = self.kernels.soft_cap(part, spec.final_soft_cap)
         return self.comm.group.gather_columns(part, [len(peer.vocab) for peer in self.plan.stage(self.shard.stage)])
 
-    def _add_up(self, x: Array, projection: Projection, held: Span) -> Array:
-        """A projection of which every rank of the stage holds some columns, or none: then it adds its bias at most."""
-        contributes = len(held) > 0 or projection.bias is not None
-        return self.comm.group.all_reduce(self._project(x, projection), contributes)
+
+@dataclass(frozen=True)
+class _Layer(Generic[Array]):
+    """One layer of a rank."""
+
+    model: Transformer[Array]
+    spec: LayerSpec
+    cut: LayerCut
+    weights: LayerWeights
+    cache: LayerCache
+
+    def forward(self, x: Residual[Array], inputs: Any, *, outputs_only: bool) -> None:
+        """Add the layer's results to the hidden states.
+
+        Args:
+            outputs_only: only the KV cache and the output rows are needed from here on.
+        """
+        weights, kernels = self.weights, self.model.kernels
+        normed = self._norm(x, weights.attn_norm)
+        if outputs_only:
+            x.select(inputs)
+        mixed = self._finish(self._attention(normed, inputs, outputs_only=outputs_only), weights.post_attn_norm)
+        if self.spec.parallel:
+            normed = kernels.gather_output_rows(normed, inputs) if outputs_only else normed
+            x.add(mixed)
+        else:
+            x.add(mixed)
+            normed = self._norm(x, weights.ffn_norm)
+        x.add(self._finish(self._mlp(normed), weights.post_ffn_norm))
+
+    def _attention(self, x: Array, inputs: Any, *, outputs_only: bool) -> Array:
+        kernels, spec = self.model.kernels, self.spec.mixer
+        q, k, v = self._project_all(x, self.weights.qkv)
+        if self.weights.q_norm is not None:
+            eps = self.model.plan.spec.norm_eps
+            q, k = kernels.rms_norm(q, self.weights.q_norm, eps), kernels.rms_norm(k, self.weights.k_norm, eps)
+        table = None if spec.rope is None else self.model.ropes[spec.rope]
+        q = kernels.rope_and_cache(q, k, v, table, self.cache, inputs)
+        if outputs_only:
+            q, inputs = kernels.gather_output_rows(q, inputs), kernels.outputs_only(inputs)
+        options = AttentionOptions(spec.scale, spec.window, spec.soft_cap)
+        mixed = kernels.attention(q, self.cache, inputs, options, self.weights.sinks)
+        return self._add_up(mixed, self.weights.o, len(self.cut.heads) > 0)
+
+    def _mlp(self, x: Array) -> Array:
+        kernels, spec = self.model.kernels, self.spec.mlp
+        assert isinstance(spec, MlpSpec), "mixtures are refused before they are loaded"
+        if spec.has_gate:
+            gate, up = self._project_all(x, self.weights.gate_up)
+            hidden = kernels.gated(gate, up, spec.activation)
+        else:
+            (up,) = self._project_all(x, self.weights.gate_up)
+            hidden = kernels.activate(up, spec.activation)
+        return self._add_up(hidden, self.weights.down, self.cut.has_mlp)
+
+    def _norm(self, x: Residual[Array], weight: Any) -> Array:
+        return x.norm(weight) if self.spec.pre_norm else x.value()
+
+    def _finish(self, change: Array, post_norm: Any) -> Array:
+        """Turn the result of a mixer or an MLP into what is added to the hidden states."""
+        model = self.model.plan.spec
+        if self.spec.post_norm:
+            change = self.model.kernels.rms_norm(change, post_norm, model.norm_eps)
+        return scaled(self.model.kernels, change, model.residual_scale)
+
+    def _add_up(self, x: Array, projection: Projection, holds_columns: bool) -> Array:
+        """Apply a projection whose columns the ranks of the stage share, and all-reduce. A rank without columns
+        contributes its bias at most.
+        """
+        contributes = holds_columns or projection.bias is not None
+        return self.model.comm.group.all_reduce(self._project(x, projection), contributes)
 
     def _project_all(self, x: Array, projections: Projections) -> Sequence[Array]:
         if projections.joined is None:
             return [self._project(x, part) for part in projections.parts]
-        return self.kernels.split_columns(self._project(x, projections.joined), projections.widths)
+        return self.model.kernels.split_columns(self._project(x, projections.joined), projections.widths)
 
     def _project(self, x: Array, projection: Projection) -> Array:
-        return self.kernels.linear(x, projection.weight, projection.bias)
+        return self.model.kernels.linear(x, projection.weight, projection.bias)
 
-    def _add_norm(self, x: Array, change: Array | None, weight: Any) -> tuple[Array, Array]:
-        if change is None:
-            return self._norm(x, weight), x
-        return self.kernels.add_rms_norm(x, change, weight, self.plan.spec.norm_eps)
 
-    def _norm(self, x: Array, weight: Any) -> Array:
-        return self.kernels.rms_norm(x, weight, self.plan.spec.norm_eps)
+def scaled(kernels: Kernels[Array], x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else kernels.scale(x, factor)

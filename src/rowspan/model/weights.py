@@ -14,9 +14,10 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.ops import Kernels, RawRows, Weight
-from rowspan.plan.split import Cut, Plan, Shard, Span
-
-NORMS = frozenset({Role.FINAL_NORM, Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM})
+from rowspan.model.roles import ROLES
+from rowspan.model.spec import MlpSpec
+from rowspan.plan.shard import Cut, Plan, Shard, Span
+from rowspan.quant.stored import StoredMatrix
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Projection:
 
 @dataclass(frozen=True)
 class Projections:
-    """Several of one input. joined: all of them in one matrix, where the kernels like that better; then there are no
-    parts. widths: rows of each."""
+    """Matrices with the same input. joined: all of them as one matrix, if the kernels prefer that; then `parts` is
+    empty. widths: number of rows of each matrix.
+    """
 
     parts: tuple[Projection, ...]
     joined: Projection | None
@@ -39,28 +41,33 @@ class Projections:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer's tensors, by role; vectors in the kernels' form, None where the model has none."""
+    """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none. gate_up: only up, in
+    an MLP without a gate.
+    """
 
     attn_norm: Any
     qkv: Projections
     q_norm: Any
     k_norm: Any
+    sinks: Any
     o: Projection
+    post_attn_norm: Any
     ffn_norm: Any
     gate_up: Projections
     down: Projection
+    post_ffn_norm: Any
 
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """A shard. `layers` are those of the rank's stage, in order."""
+    """The weights of one rank's shard. `layers` are those of its stage, in order."""
 
     layers: tuple[LayerWeights, ...]
-    embedding: Any  # in the kernels' form; None where it is another rank's
+    embedding: Any  # in the kernels' form; None if another rank holds it
     final_norm: Any
     head: Any
     rope_freqs: NDArray[np.float32] | None
-    nbytes: int  # of what was packed; an embedding that stays in the mapped file is not counted
+    nbytes: int  # bytes of packed weights; an embedding that stays in the mapped file does not count
 
 
 def load_weights(
@@ -70,7 +77,7 @@ def load_weights(
     kernels: Kernels[Any],
     on_tensor: Callable[[int], None] = lambda nbytes: None,
 ) -> ModelWeights:
-    """Read and pack what `shard` holds. `on_tensor` is told the file bytes of each tensor read."""
+    """Read and pack the tensors of `shard`. `on_tensor` is called with the file bytes of each tensor that was read."""
     ahead = ThreadPoolExecutor(1, thread_name_prefix="rowspan-read-ahead")
     try:
         return _Loader(checkpoint, plan, shard, kernels, on_tensor, ahead).load()
@@ -91,7 +98,7 @@ class _Loader:
     def load(self) -> ModelWeights:
         self._read_ahead(self.shard.layers.start)
         layers = tuple(self._layer(index) for index in range(self.shard.layers.start, self.shard.layers.stop))
-        is_first, is_last = self.shard.stage == 0, self.shard.stage == self.plan.n_stages - 1
+        is_first, is_last = self.shard.stage == 0, self.plan.is_last(self.shard)
         head_role = Role.EMBEDDING if self.plan.spec.tied_embeddings else Role.HEAD
         return ModelWeights(
             layers=layers,
@@ -105,31 +112,41 @@ class _Loader:
     def _layer(self, index: int) -> LayerWeights:
         self._read_ahead(index + 1)
 
+        spec = self.plan.spec.layers[index]
+        assert isinstance(spec.mlp, MlpSpec), "mixtures are refused before they are loaded"
+
         def project(role: Role) -> Projection:
             return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
 
-        def norm(role: Role) -> Any:
+        def vector(role: Role) -> Any:
             return self._vector(TensorKey(role, index))
 
+        gate_up = (Role.GATE, Role.UP) if spec.mlp.has_gate else (Role.UP,)
         return LayerWeights(
-            attn_norm=norm(Role.ATTN_NORM),
+            attn_norm=vector(Role.ATTN_NORM),
             qkv=self._join(project(Role.Q), project(Role.K), project(Role.V)),
-            q_norm=norm(Role.Q_NORM),
-            k_norm=norm(Role.K_NORM),
+            q_norm=vector(Role.Q_NORM),
+            k_norm=vector(Role.K_NORM),
+            sinks=vector(Role.SINKS),
             o=project(Role.O),
-            ffn_norm=norm(Role.FFN_NORM),
-            gate_up=self._join(project(Role.GATE), project(Role.UP)),
+            post_attn_norm=vector(Role.POST_ATTN_NORM),
+            ffn_norm=vector(Role.FFN_NORM),
+            gate_up=self._join(*map(project, gate_up)),
             down=project(Role.DOWN),
+            post_ffn_norm=vector(Role.POST_FFN_NORM),
         )
 
     def _join(self, *parts: Projection) -> Projections:
         widths = tuple(part.weight.rows for part in parts)
+        if len(parts) == 1:
+            return Projections(parts, None, widths)
         joined = self.kernels.join([part.weight for part in parts], [part.bias for part in parts])
         return Projections(parts, None, widths) if joined is None else Projections((), Projection(*joined), widths)
 
     def _read_ahead(self, layer: int) -> None:
-        """Have a layer read from the disk while the one before is packed, and after the last one what is packed then.
-        An embedding that stays in the file is left there."""
+        """Start reading a layer from the disk while the one before it is packed; after the last layer, the tensors that
+        are packed then. An embedding that stays in the file is not read ahead.
+        """
         part = layer if layer < self.shard.layers.stop else None
         for key in self.checkpoint.tensors:
             stays = key.role is Role.EMBEDDING and self.kernels.memory is None and not self.plan.spec.tied_embeddings
@@ -138,24 +155,20 @@ class _Loader:
 
     def _embedding(self, also_head: bool) -> Any:
         key = TensorKey(Role.EMBEDDING)
-        info, cut = self.checkpoint.tensors[key], self._cut(key)
-        blocks = self._map(key, cut)
+        stored = self._map(key, self._cut(key))
         if not also_head:  # else it is told when the head is packed
-            self.on_tensor(blocks.nbytes)
-        return self.kernels.lookup(RawRows(info.scheme, blocks, info.shape[1], self.shard.vocab.start))
+            self.on_tensor(stored.nbytes)
+        return self.kernels.lookup(RawRows(stored, self.shard.vocab.start))
 
     def _matrix(self, key: TensorKey) -> Weight:
-        cut = self._cut(key)
-        shape = (len(cut.rows), len(cut.columns))
-        raw = self._read(key, cut) if all(shape) else np.empty((0, 0), np.uint8)
-        weight = self.kernels.matrix(self.checkpoint.tensors[key].scheme, raw, shape)
-        self.checkpoint.release(key)  # else the file's pages would count beside the packed ones: twice the memory
+        weight = self.kernels.matrix(self._read(key, self._cut(key)))
+        self.checkpoint.release(key)  # otherwise the file's pages would be resident beside the packed ones
         self.nbytes += weight.nbytes
         return weight
 
     def _vector(self, key: TensorKey) -> Any:
         values = self._values(key)
-        return None if values is None else self.kernels.vector(values, norm=key.role in NORMS)
+        return None if values is None else self.kernels.vector(values, norm=ROLES[key.role].is_norm)
 
     def _values(self, key: TensorKey) -> NDArray[np.float32] | None:
         cut = self.plan.cut(key, self.shard) if key in self.checkpoint.tensors else None
@@ -163,8 +176,7 @@ class _Loader:
             return None
         if not len(cut.rows):
             return np.zeros(0, np.float32)
-        raw = self._read(key, Cut(Span(0, 1), cut.rows))
-        values = _floats(key, self.checkpoint.tensors[key].scheme, raw)
+        values = _floats(key, self._read(key, Cut(Span(0, 1), cut.rows)))
         self.nbytes += values.nbytes
         return values
 
@@ -173,18 +185,18 @@ class _Loader:
         assert cut is not None, f"{key} belongs to another rank"
         return cut
 
-    def _read(self, key: TensorKey, cut: Cut) -> NDArray[np.uint8]:
-        raw = self._map(key, cut)
-        self.on_tensor(raw.nbytes)
-        return raw
+    def _read(self, key: TensorKey, cut: Cut) -> StoredMatrix:
+        stored = self._map(key, cut)
+        self.on_tensor(stored.nbytes)
+        return stored
 
-    def _map(self, key: TensorKey, cut: Cut) -> NDArray[np.uint8]:
+    def _map(self, key: TensorKey, cut: Cut) -> StoredMatrix:
         return self.checkpoint.read(key, cut.rows.as_slice(), cut.columns.as_slice())
 
 
-def _floats(key: TensorKey, scheme: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _floats(key: TensorKey, stored: StoredMatrix) -> NDArray[np.float32]:
     """A vector's elements, in memory of their own."""
-    flat = np.ascontiguousarray(raw).reshape(-1)
+    scheme, flat = stored.scheme, np.ascontiguousarray(stored.blocks).reshape(-1)
     if scheme == "F32":
         return flat.view(np.float32).copy()
     if scheme == "F16":

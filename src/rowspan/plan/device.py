@@ -1,5 +1,6 @@
-"""Names of devices: `cpu:0`, `cuda:1`. A `cpu:N` is an equal share of the machine's cores; ROCm cards are `cuda:N`.
-Those of another host than the one that serves are `1/cpu:0`, by the host's number."""
+"""Names of devices: `cpu:0`, `cuda:1`. A `cpu:N` is an equal share of the machine's cores; ROCm cards are `cuda:N`. A
+device of another host than the one that serves is `1/cpu:0`, with the host's number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rowspan.errors import UsageError
 class Device:
     kind: str
     index: int
-    host: int = 0  # 0 is the one that serves
+    host: int = 0  # number of its host; host 0 serves
 
     def __str__(self) -> str:
         name = f"{self.kind}:{self.index}"
@@ -25,7 +26,7 @@ def parse_devices(text: str) -> tuple[Device, ...]:
     share it, which shows on one card what a split does.
 
     Raises:
-        UsageError: a name that is no device, or a CPU named twice.
+        UsageError: a name is no device, or a CPU is named twice.
     """
     devices = []
     for name in text.split(","):
@@ -47,7 +48,7 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     """Read a `--tensor-split` comma list such as "3,1".
 
     Raises:
-        UsageError: a part that is not a number.
+        UsageError: a part is not a number.
     """
     try:
         return tuple(float(part) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""An explained plan as plain text: a column for every device, a line for every figure, and a few sentences."""
+"""Formats an explained plan as plain text: a column for every device, a line for every figure, and a few sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textwrap import fill
 
 from rowspan.plan.explain import HANDS_ON, PROMPT, SUMS, Explanation, Holding, Talk, memory_text
 from rowspan.plan.routes import Transport
-from rowspan.plan.split import Span
+from rowspan.plan.shard import Span
 
 NONE = "-"
 GAP = "  "
@@ -16,11 +16,11 @@ Line = tuple[str, ...]
 
 
 def to_text(explanation: Explanation, width: int, emphasize: Callable[[str], str] = str) -> str:
-    """Title, table and sentences in lines of so many characters. More devices than fit are told one block after the
-    other.
+    """Title, table and sentences, in lines of `width` characters. If not all devices fit beside each other, the table
+    is split into blocks, one below the other.
 
     Args:
-        emphasize: what to do to the title.
+        emphasize: applied to the title.
     """
     table = lines(explanation)
     blocks = [_aligned(block) for block in _blocks(table, width)]
@@ -29,7 +29,9 @@ def to_text(explanation: Explanation, width: int, emphasize: Callable[[str], str
 
 
 def lines(explanation: Explanation) -> list[Line]:
-    """A label, a cell for each rank, and one for all where there are several. Lines that say nothing are left out."""
+    """Lines of a label, a cell for each rank, and one cell for the total if there are several ranks. Lines without any
+    figure are left out.
+    """
     totals = explanation.totals()
     heads = {"query heads": "heads", "KV heads": "kv_heads", "MLP rows": "ffn"}
     whole = {"heads": explanation.n_heads, "kv_heads": explanation.n_kv_heads, "ffn": explanation.ffn_size}
@@ -69,7 +71,7 @@ def lines(explanation: Explanation) -> list[Line]:
 
 
 def notes(explanation: Explanation) -> list[str]:
-    """Who talks how and why, and what is worth knowing of the split."""
+    """Sentences on how ranks communicate and why, and on what is worth knowing of the split."""
     told: dict[tuple[str, str, str], list[Talk]] = {}
     for talk in explanation.talks:
         told.setdefault((talk.act, talk.transport, talk.why), []).append(talk)
@@ -88,12 +90,12 @@ def notes(explanation: Explanation) -> list[str]:
 
 
 def _but_not(explanation: Explanation) -> str:
-    """What one machine cannot try."""
+    """The transports that a single machine cannot try, in words."""
     return ", but gloo" if any(talk.transport == Transport.GLOO for talk in explanation.talks) else ""
 
 
 def _blocks(table: Sequence[Line], width: int) -> list[list[Line]]:
-    """The same table as several, of as many columns as fit beside the labels."""
+    """Split a table into several, each of as many columns as fit beside the labels."""
     columns = [list(column) for column in zip(*table, strict=True)]
     labels, others = columns[0], columns[1:]
     blocks: list[list[list[str]]] = []
@@ -133,7 +135,7 @@ def _span(held: Span | None) -> str:
 
 
 def _transport(explanation: Explanation, act: str, holding: Holding) -> str:
-    """Over which this rank speaks: any of a group, but the first only on a link."""
+    """The transport that a rank uses: every rank of a group has one, of a link only the first rank."""
     for talk in explanation.talks:
         if talk.act == act and (holding.rank in talk.ranks if act == SUMS else holding.rank == talk.ranks[0]):
             return talk.transport

@@ -1,4 +1,4 @@
-"""Bytes: what the cache and the weights of a plan take, and how large a cache fits."""
+"""Bytes that a plan's KV cache and weights take, and the largest cache that fits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import OutOfMemoryError, UsageError
-from rowspan.model.spec import ModelSpec
-from rowspan.plan.split import Plan, Shard
+from rowspan.kvcache.groups import CacheLayout
+from rowspan.model.spec import AttentionSpec, LayerSpec, ModelSpec, MoeSpec
+from rowspan.plan.shard import LayerCut, Plan, Shard
+from rowspan.quant.cache_types import cache_bytes
 from rowspan.quant.scheme import SCHEMES, stored_bytes
 
-DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}  # int8 is rounded in passing
-CACHE_GRAINS: Mapping[str, int] = {"q8_0": 32, "int16": 16}  # a head's elements are a multiple of it, for these types
-PACKED_BITS = 9  # of an activation that is rounded for products: 8, and a scale for every 32
+# Bytes of an activation. int8 activations are held as float32, and rounded for each product.
+DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float16": 2}
+PACKED_BITS = 9  # bits of an activation packed for int8 products: 8, and a float32 scale for every 32
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
 BLIND_TOKENS = 65536  # cache positions that plans of cards alone show: what there is room for is known once they load
@@ -23,17 +25,24 @@ BLIND_TOKENS = 65536  # cache positions that plans of cards alone show: what the
 
 @dataclass(frozen=True)
 class ShardBytes:
-    """What one rank holds."""
+    """Bytes of one rank's share of a model."""
 
-    file: int  # bytes of the model file it reads
-    looked_up: int  # of these, an embedding that is only looked up: it stays in the mapped file
-    weights: int  # in memory, unpacked to the engine's dtype
-    cache_per_token: int
+    file: int  # bytes that the rank reads of the model file
+    looked_up: int  # part of `file`: an embedding that is only looked up stays in the mapped file
+    weights: int  # bytes in memory, in the layout and dtype that the kernels compute with
+    position_bytes: tuple[int, ...]  # of the KV cache, for one position in each group of layers: see `CacheLayout`
+
+    @property
+    def cache_per_token(self) -> int:
+        """Bytes of the KV cache for a token that every group keeps."""
+        return sum(self.position_bytes)
 
 
 @dataclass(frozen=True)
 class AlikeTensors:
-    """Tensors of one role that are stored alike. layers: in which, in order; None: outside the layers."""
+    """Tensors of one role that are stored alike, in layers of one kind. layers: the indices of these layers, in order;
+    None: tensors outside the layers.
+    """
 
     role: Role
     part: str
@@ -41,7 +50,7 @@ class AlikeTensors:
     layers: tuple[int, ...] | None
 
     def one_of(self, shard: Shard) -> tuple[TensorKey, int]:
-        """One that lies in a rank's layers, and how many do."""
+        """One tensor of these that lies in a rank's layers, and the number of these that do."""
         if self.layers is None:
             return TensorKey(self.role, None, self.part), 1
         first = bisect_left(self.layers, shard.layers.start)
@@ -49,16 +58,20 @@ class AlikeTensors:
         return TensorKey(self.role, self.layers[first] if count else None, self.part), count
 
 
-def alike_tensors(tensors: Mapping[TensorKey, TensorInfo]) -> list[AlikeTensors]:
-    """A model's hundreds of tensors as the dozen kinds that they are of."""
-    layers: dict[tuple[Role, str, TensorInfo], list[int]] = {}
+def alike_tensors(tensors: Mapping[TensorKey, TensorInfo], spec: ModelSpec) -> list[AlikeTensors]:
+    """Group a model's hundreds of tensors into the dozen kinds that there are."""
+    kinds = {layer: index for index, layer in enumerate(spec.layer_kinds)}
+    kind_of = [kinds[layer] for layer in spec.layers]
+    layers: dict[tuple[Role, str, TensorInfo, int], list[int]] = {}
     alone = []
     for key, info in tensors.items():
         if key.layer is None:
             alone.append(AlikeTensors(key.role, key.part, info, None))
         else:
-            layers.setdefault((key.role, key.part, info), []).append(key.layer)
-    return alone + [AlikeTensors(*kind, tuple(sorted(held))) for kind, held in layers.items()]
+            layers.setdefault((key.role, key.part, info, kind_of[key.layer]), []).append(key.layer)
+    return alone + [
+        AlikeTensors(role, part, info, tuple(sorted(held))) for (role, part, info, _), held in layers.items()
+    ]
 
 
 def shard_bytes(
@@ -71,26 +84,28 @@ def shard_bytes(
     native: bool,
     on_card: bool = False,
 ) -> ShardBytes:
-    """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, so it is no weight.
+    """Sizes of one rank's share. An embedding that is only looked up stays in the mapped file, and does not count as
+    weights.
 
     Args:
-        tensors: the checkpoint's; or sorted into kinds, for those who ask many times.
-        native: weights stay in memory as they are in the file, as native CPU kernels have them.
-        on_card: as Triton's kernels have them: quantized as in the file, which is 0 to 20 % less than they take, dense
-            ones in dtype, and what is only looked up on the card as well.
+        tensors: the checkpoint's tensors; or these grouped into kinds, for callers that ask often.
+        native: weights stay in memory as they are in the file, as native CPU kernels hold them.
+        on_card: weights are held as Triton's kernels hold them: quantized ones counted with the file's bytes, which is
+            0 to 20 % less than they take, dense ones in dtype, and an embedding that is only looked up on the card as
+            well.
     """
     file = looked_up = weights = 0
-    is_last = shard.stage == plan.n_stages - 1
-    for kind in alike_tensors(tensors) if isinstance(tensors, Mapping) else tensors:
+    for kind in alike_tensors(tensors, plan.spec) if isinstance(tensors, Mapping) else tensors:
         key, count = kind.one_of(shard)
         cut = plan.cut(key, shard) if count else None
         if cut is None:
             continue
-        matrix = len(kind.info.shape) == 2
+        matrix = len(kind.info.shape) > 1
         columns = len(cut.columns) if matrix else 1
+        count *= 1 if cut.experts is None else len(cut.experts)
         held = count * stored_bytes(kind.info.scheme, len(cut.rows) * columns)
         file += held
-        tied_here = is_last and plan.spec.tied_embeddings
+        tied_here = plan.is_last(shard) and plan.spec.tied_embeddings
         if key.role is Role.EMBEDDING and not tied_here and not on_card:
             looked_up += held
         elif on_card and matrix and (key.role is Role.EMBEDDING or not SCHEMES[kind.info.scheme].is_dense):
@@ -100,48 +115,71 @@ def shard_bytes(
         else:
             norm = not matrix and key.part == "weight"  # norms stay float32
             weights += count * len(cut.rows) * columns * (4 if norm else DTYPE_BYTES[dtype])
-    heads = len(shard.layers) * len(shard.kv_heads)
-    per_token = heads * sum(cache_bytes(plan.spec.head_dim, cache_dtype) for cache_dtype in cache_dtypes)
-    return ShardBytes(file, looked_up, weights, per_token)
+    return ShardBytes(file, looked_up, weights, shard_position_bytes(plan, shard, cache_dtypes))
 
 
-def cache_bytes(elements: int, dtype: str) -> int:
-    """Of one head's key or value: of q8_0 with a float16 scale of each 32 elements, of int16 and of int8, which cards
-    have, with a float32 of all."""
-    if dtype == "q8_0":
-        return elements + 2 * (elements // CACHE_GRAINS[dtype])
-    if dtype in ("int8", "int16"):
-        return elements * (1 if dtype == "int8" else 2) + (4 if elements else 0)
-    return elements * DTYPE_BYTES[dtype]
+def shard_position_bytes(plan: Plan, shard: Shard, types: tuple[str, str]) -> tuple[int, ...]:
+    """Bytes that a rank's cache has for a position, in all of its layers of each group."""
+    spec, held = plan.spec, shard.layers.as_slice()
+    each = [0] * len(spec.cache_groups)
+    for layer, cut, group in zip(spec.layers[held], shard.cuts, spec.layer_groups[held], strict=True):
+        each[group] += position_bytes(layer.mixer, len(cut.heads), types)
+    return tuple(each)
 
 
-def activation_bytes(
-    plan: Plan, shard: Shard, tokens: int, outputs: int, mlp_width: int, *, gate_is_written: bool = True
-) -> int:
-    """Buffers of one rank's step: float32, but for what is packed for products. Scores are never held.
+def position_bytes(attention: AttentionSpec, units: int, types: tuple[str, str]) -> int:
+    """Bytes that one layer caches per position on a rank that holds `units` of its units: see `AttentionSpec.n_units`.
+    types: of keys, and of values.
+    """
+    heads = 0 if attention.latent else units
+    own = sum(cache_bytes(size, kind) for size, kind in zip(attention.cached_per_head, types, strict=True))
+    return heads * own + cache_bytes(attention.cached_shared, types[0])
 
-    Beside the residual, its sum and its normed and packed forms lie, one after the other, queries, keys, values and
-    what attention makes of them; and the MLP's gate, up, product and packed product. Then the logits of what is to be
-    sampled: the rank's own, and on the output rank all.
+
+def model_position_bytes(spec: ModelSpec, types: tuple[str, str]) -> int:
+    """Bytes that the whole model caches for a position which every layer keeps."""
+    kinds = spec.layer_kinds.items()
+    return sum(count * position_bytes(kind.mixer, kind.mixer.n_units, types) for kind, count in kinds)
+
+
+def activation_bytes(plan: Plan, shard: Shard, tokens: int, outputs: int, *, gate_is_written: bool = True) -> int:
+    """Bytes of the buffers for one rank's step: float32, except for inputs packed for matrix products. Attention scores
+    are never held.
+
+    Beside the residual, its sum and its normed and packed forms, the buffers hold one after the other: queries, keys,
+    values and attention's result; then the MLP's gate, up, product and packed product; then the logits of the tokens to
+    be sampled, the rank's own part and on the output rank all of them.
 
     Args:
-        mlp_width: rows of a layer's gate that one token meets.
-        gate_is_written: so is up; native kernels work out both at once, and keep the product only.
+        gate_is_written: the gate's and up's results are written to memory; native kernels compute both at once, and
+            keep only their product.
     """
     spec = plan.spec
-    attention = 2 * (spec.group + 1) * len(shard.kv_heads) * spec.head_dim
-    mlp = mlp_width * len(shard.ffn) // max(1, spec.ffn_size)
-    width = 4 * spec.hidden_size + max(attention, (3 if gate_is_written else 1) * mlp)
+    gates = 3 if gate_is_written else 1
+    kinds = set(zip(spec.layers[shard.layers.as_slice()], shard.cuts, strict=True))
+    mlp = max((_mlp_width(layer, cut) for layer, cut in kinds), default=0)
+    widest = max((max(_attention_width(layer, cut), gates * _mlp_width(layer, cut)) for layer, cut in kinds), default=0)
     packed = max(spec.hidden_size, mlp) * PACKED_BITS // 32
-    is_last = shard.stage == plan.n_stages - 1
     logits = len(shard.vocab) + (
         spec.vocab_size if shard.rank == plan.output_rank and len(shard.vocab) < spec.vocab_size else 0
     )
-    return 4 * (tokens * (width + packed) + (outputs * logits if is_last else 0))
+    per_token = 4 * spec.hidden_size + widest + packed
+    return 4 * (tokens * per_token + (outputs * logits if plan.is_last(shard) else 0))
+
+
+def _attention_width(layer: LayerSpec, cut: LayerCut) -> int:
+    """Elements of a token's queries, keys, values and attention result on a rank."""
+    return len(cut.heads) * (layer.mixer.group + 1) * (layer.mixer.key_size + layer.mixer.value_size)
+
+
+def _mlp_width(layer: LayerSpec, cut: LayerCut) -> int:
+    """Rows of gate matrices that a token is multiplied with on a rank."""
+    used = layer.mlp.used if isinstance(layer.mlp, MoeSpec) else 0
+    return len(cut.mlp) + used * len(cut.experts) + len(cut.shared)
 
 
 def check_context(asked: int | None, spec: ModelSpec) -> None:
-    """Raises UsageError: a longer context is asked for than the model was made for, if that is known."""
+    """Raise UsageError if the context asked for is longer than the model's own, if that is known."""
     if asked is not None and 0 < spec.context_length < asked:
         raise UsageError(
             f"--ctx-size {asked} is more than {spec.name} was made for.",
@@ -152,9 +190,11 @@ def check_context(asked: int | None, spec: ModelSpec) -> None:
 
 @dataclass(frozen=True)
 class CacheSize:
+    """Blocks are those of a group of layers that keeps everything: see `CacheLayout`."""
+
     context_size: int  # tokens of one request
     n_blocks: int
-    most_blocks: int  # what is of any use: a card gets as many as there is room for once its weights are loaded
+    most_blocks: int  # blocks that can be useful; once weights are loaded, a card gets as many of these as fit
 
 
 def size_cache(
@@ -162,27 +202,28 @@ def size_cache(
     *,
     context_size: int | None,
     cache_tokens: int | None,
-    parallel: int,
-    block_size: int,
-    bytes_per_token: int,
+    layout: CacheLayout,
+    position_bytes: Sequence[int],
     free_bytes: int | None,
 ) -> CacheSize:
-    """Choose context and cache size: what was asked for, else the model's context for every parallel request, as far
-    as memory lasts.
+    """Choose context and cache size: as asked for, or else the model's context for every parallel request, as far as
+    memory lasts.
 
     Args:
-        bytes_per_token: of all ranks together that share the memory.
-        free_bytes: memory left once the weights are loaded; None: unknown, trust the request.
+        position_bytes: in each group's layers, summed over all ranks that share the memory.
+        free_bytes: memory that is free once the weights are loaded; None: unknown, trust the request.
 
     Raises:
-        OutOfMemoryError: not even one request of the context asked for fits.
-        UsageError: a cache smaller than one of its blocks is asked for.
+        OutOfMemoryError: not even one request with the context asked for fits.
+        UsageError: the cache asked for is smaller than one of its blocks.
     """
+    parallel, block_size = layout.parallel, layout.block_size
     if cache_tokens is not None and cache_tokens < block_size:
         raise UsageError(f"A cache of {cache_tokens} tokens is too small.", fix=f"Use at least {block_size}.")
     affordable = BLIND_TOKENS
     if free_bytes is not None:
-        affordable = int(max(0, free_bytes) * CACHE_SHARE / max(1, bytes_per_token))
+        useful = parallel * (spec.context_length if context_size is None else context_size)
+        affordable = layout.tokens_within(max(0, free_bytes) * CACHE_SHARE, position_bytes, useful)
     if context_size is None:
         context = min(spec.context_length, cache_tokens or spec.context_length)
         if free_bytes is not None:
@@ -191,9 +232,10 @@ def size_cache(
         context = context_size
     tokens = cache_tokens if cache_tokens is not None else min(parallel * context, max(affordable, context))
     needed = max(context, tokens, block_size)
-    if context < block_size or (free_bytes is not None and needed * bytes_per_token > free_bytes):
+    nbytes = layout.nbytes(needed, position_bytes)
+    if context < block_size or (free_bytes is not None and nbytes > free_bytes):
         raise OutOfMemoryError(
-            f"A cache of {needed} tokens needs {needed * bytes_per_token / 2**30:.1f} GiB.",
+            f"A cache of {needed} tokens needs {nbytes / 2**30:.1f} GiB.",
             why=f"{max(0, free_bytes or 0) / 2**30:.1f} GiB are left beside the weights.",
             fix="Use a smaller --ctx-size, --cache-type-k f16 --cache-type-v f16, or a smaller model.",
         )

@@ -1,4 +1,6 @@
-"""Which transport carries what ranks say to each other, and why. Pure; `comm/connect.py` makes the connections."""
+"""Chooses the transport for each group and link of ranks, and says why. Pure; `comm/connect.py` makes the
+connections.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from itertools import pairwise
 
 from rowspan.errors import SplitError
 from rowspan.plan.device import Device
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 
 class Transport(StrEnum):
@@ -28,8 +30,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Routes:
-    """groups: of each stage's ranks, None where a stage is one rank. links: from each stage to the next. probed: they
-    have been tried on this machine, and what arrived was what had been sent (`comm/probing/trusted.py`)."""
+    """The transports of a plan.
+
+    groups: for each stage that of its ranks; None if the stage is a single rank.
+    links: that from each stage to the next.
+    probed: they were tried on this machine, and data arrived as sent (`comm/probing/trusted.py`).
+    """
 
     groups: tuple[Route | None, ...]
     links: tuple[Route, ...]
@@ -37,7 +43,7 @@ class Routes:
 
     @property
     def transports(self) -> tuple[Transport, ...]:
-        """Those that are used, once each."""
+        """The transports that are used, each once."""
         return tuple(dict.fromkeys(route.transport for route in (*self.groups, *self.links) if route is not None))
 
     def uses(self, transport: Transport) -> bool:
@@ -45,14 +51,14 @@ class Routes:
 
 
 def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] | None = None) -> Routes:
-    """The fastest transport for each that is not known to be broken.
+    """Choose for each group and link the fastest transport that is not known to be broken.
 
     Args:
-        native: there is a native module here, which shared memory takes.
-        broken: transports that a probe found wanting, and how.
+        native: whether this machine has the native module, which shared memory needs.
+        broken: transports that failed a probe, and how.
 
     Raises:
-        SplitError: none is left.
+        SplitError: no transport is left.
     """
     bad = broken or {}
     only_cards = all(shard.device.kind == "cuda" for shard in plan.shards)
@@ -84,11 +90,11 @@ def choose_routes(plan: Plan, *, native: bool, broken: Mapping[Transport, str] |
 
 
 def _ways(kinds: set[str], *, native: bool, across: bool, only_cards: bool) -> Mapping[Transport, str]:
-    """Transports between devices of these kinds, fastest first, and what speaks for each.
+    """Transports between devices of these kinds, fastest first, each with the reason to choose it.
 
     Args:
-        across: they are on several hosts.
-        only_cards: so is the whole plan, which NCCL takes where it leaves a host.
+        across: the devices are on several hosts.
+        only_cards: all of the plan's devices are cards: only then NCCL crosses hosts.
     """
     if across:
         gloo = {Transport.GLOO: "from host to host"}

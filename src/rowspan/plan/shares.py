@@ -1,4 +1,4 @@
-"""Shares of devices: whether they make sense, and dividing whole units by them."""
+"""Checks the shares that devices are given, and divides whole units by them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from fractions import Fraction
 
 from rowspan.errors import SplitError
 
-LARGEST_SPREAD = 1e6  # between the shares of two devices
+LARGEST_SPREAD = 1e6  # largest ratio between the shares of two devices
 
 
 def apportion(units: int, shares: Sequence[float]) -> list[int]:
-    """Divide whole units by shares: largest remainder, ties to the lower index. In exact arithmetic, so that a tie is
-    a tie."""
+    """Divide whole units by shares: largest remainder, ties to the lower index. Arithmetic is exact, so that ties are
+    found.
+    """
     total = sum(map(Fraction, shares))
     quotas = [units * Fraction(share) / total for share in shares]
     counts = [math.floor(quota) for quota in quotas]
@@ -24,7 +25,7 @@ def apportion(units: int, shares: Sequence[float]) -> list[int]:
 
 
 def check_ratios(ratios: Sequence[float], n_devices: int) -> None:
-    """Raises SplitError: they are no shares for so many devices."""
+    """Raise SplitError unless the ratios are valid shares for so many devices."""
     if len(ratios) != n_devices:
         raise SplitError(
             f"--tensor-split has {len(ratios)} shares for {n_devices} devices.",

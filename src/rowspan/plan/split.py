@@ -1,11 +1,8 @@
-"""The one truth about who holds what.
-
-A plan is a pipeline of stages, and every stage is a tensor-parallel (TP) group: `layer` has one rank per stage, `row`
-has one stage of many ranks, `none` has one of each. Loader, KV pool and comm read the plan; nothing else knows how a
-model is cut.
+"""Cuts a model over devices: assigns layers to stages, and parts of the layers to each stage's ranks.
 
 Within a stage the cut is Megatron's (Shoeybi et al. 2019): q, k, v, gate and up by outputs; o and down by inputs, so
-that one all-reduce after each of these two completes a layer; embedding and head by vocabulary.
+that one all-reduce after each of these two completes a layer; embedding and head by vocabulary. `rowspan.model.roles`
+declares it tensor by tensor.
 """
 
 from __future__ import annotations
@@ -19,111 +16,15 @@ from typing import Any
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowSplitError, SplitError
-from rowspan.model.spec import ModelSpec
+from rowspan.model.roles import CutBy, n_units
+from rowspan.model.spec import LayerSpec, ModelSpec, QkNorm
 from rowspan.plan.device import Device
+from rowspan.plan.shard import NOTHING, LayerCut, Plan, Shard, Span
 from rowspan.plan.shares import apportion, check_ratios
 from rowspan.plan.split_mode import SplitMode
 from rowspan.quant.scheme import GEOMETRIES
 
 FFN_GRAIN = 16  # rows of an MLP slice come in multiples of a vector register (AVX-512: 16 floats) where they can
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The half-open range start … stop - 1."""
-
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __contains__(self, index: int) -> bool:
-        return self.start <= index < self.stop
-
-    def scaled(self, factor: int) -> Span:
-        return Span(self.start * factor, self.stop * factor)
-
-    def as_slice(self) -> slice:
-        return slice(self.start, self.stop)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The part of one tensor that a rank holds, in elements. A vector's elements count as rows: those of its matrix."""
-
-    rows: Span
-    columns: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """What one rank holds of the model."""
-
-    rank: int
-    device: Device
-    stage: int
-    tp_rank: int  # place within the TP group of the stage; rank 0 of the group speaks for the stage
-    layers: Span
-    kv_heads: Span  # empty: the rank holds no keys or values, and only takes part in the all-reduces
-    ffn: Span
-    vocab: Span
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who holds what of one model. Ranks are numbered stage by stage."""
-
-    mode: SplitMode
-    spec: ModelSpec
-    shards: tuple[Shard, ...]
-    note: str = ""  # why it is not what was asked for
-
-    @property
-    def n_stages(self) -> int:
-        return self.shards[-1].stage + 1
-
-    def stage(self, index: int) -> tuple[Shard, ...]:
-        return tuple(shard for shard in self.shards if shard.stage == index)
-
-    @property
-    def output_rank(self) -> int:
-        """The rank that gathers the logits and samples."""
-        return self.stage(self.n_stages - 1)[0].rank
-
-    def cut(self, key: TensorKey, shard: Shard) -> Cut | None:
-        """The part of a tensor that a rank holds; None when it needs none of it.
-
-        A tied embedding is held by the first stage (to look up) and by the last (as head).
-        """
-        first, last = shard.stage == 0, shard.stage == self.n_stages - 1
-        shape = self.spec.expected_shape(key)
-        rows, columns = Span(0, shape[0]), Span(0, shape[-1])
-        group, head_dim = self.spec.group, self.spec.head_dim
-        match key.role:
-            case Role.EMBEDDING:
-                held, rows = first or (last and self.spec.tied_embeddings), shard.vocab
-            case Role.HEAD:
-                held, rows = last, shard.vocab
-            case Role.FINAL_NORM:
-                held = last
-            case Role.ROPE_FREQS:
-                held = True
-            case role:
-                held = key.layer is not None and key.layer in shard.layers
-                if role is Role.Q:
-                    rows = shard.kv_heads.scaled(group * head_dim)
-                elif role in (Role.K, Role.V):
-                    rows = shard.kv_heads.scaled(head_dim)
-                elif role in (Role.GATE, Role.UP):
-                    rows = shard.ffn
-                elif role in (Role.O, Role.DOWN) and key.part == "bias":
-                    held = held and shard.tp_rank == 0  # added to one of the partial sums
-                elif role is Role.O:
-                    columns = shard.kv_heads.scaled(group * head_dim)
-                elif role is Role.DOWN:
-                    columns = shard.ffn
-        return Cut(rows, columns) if held else None
 
 
 def split(
@@ -143,13 +44,13 @@ def split(
         tensors: the checkpoint's tensors; their shapes balance the stages, their block sizes bind the cuts.
         ratios: one positive share per device; equal when None.
         main_device: index of the device that `none` uses.
-        n_stages: of `row`: so many stages, each of equally many of the devices in their order. Cards and CPUs are never
-            in the same stage, nor are devices of several hosts.
-        gpu_layers: so many of the first layers on cards, the others and the head on CPUs; None: by ratios.
+        n_stages: number of stages for `row`, each with equally many of the devices in their order. Cards and CPUs are
+            never in the same stage, nor are devices of several hosts.
+        gpu_layers: number of first layers on cards, with the others and the head on CPUs; None: by ratios.
 
     Raises:
-        SplitError: the model cannot be cut so; says why and what to do.
-        RowSplitError: it can be by layer.
+        SplitError: the model cannot be cut so; the message says why and what to do.
+        RowSplitError: it cannot be cut by row, but by layer.
     """
     shares = _check_ratios(ratios, devices)
     if mode is SplitMode.NONE:
@@ -176,7 +77,9 @@ def split(
 def split_or_fall_back(
     spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], devices: Sequence[Device], mode: SplitMode, **options: Any
 ) -> Plan:
-    """As `split`; by layer where it cannot be by row, with a note that says so. Raises SplitError."""
+    """Like `split`, but if the model cannot be cut by row, cut it by layer, with a note that says so. Raises
+    SplitError.
+    """
     try:
         return split(spec, tensors, devices, mode, **options)
     except RowSplitError as error:
@@ -186,7 +89,7 @@ def split_or_fall_back(
 
 @dataclass(frozen=True)
 class _Stage:
-    """Devices that share layers, and what share of the model each is to have."""
+    """The devices of one stage, with the share of the model that each is to have."""
 
     devices: Sequence[Device]
     shares: Sequence[float]
@@ -216,7 +119,7 @@ def _row_stages(devices: Sequence[Device], shares: Sequence[float], n_stages: in
 def _layers_on_cards(
     spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], stages: Sequence[_Stage], gpu_layers: int
 ) -> list[Span]:
-    """Layers of each stage: the first ones on the cards, none where there are none left."""
+    """The layers of each stage: the first ones go to cards, and a stage gets none if none are left."""
     on_cards = [stage.devices[0].kind == "cuda" for stage in stages]
     n_cards = sum(on_cards)
     if not n_cards or n_cards == len(stages) or not all(on_cards[:n_cards]):
@@ -241,51 +144,74 @@ def _cut_stages(
     layer_spans: Sequence[Span],
 ) -> Plan:
     shards: list[Shard] = []
+    blocks = {role: _block(tensors, role) for role in (Role.O, Role.DOWN, Role.EXPERT_DOWN, Role.SHARED_DOWN)}
     for index, (stage, layers) in enumerate(zip(stages, layer_spans, strict=True)):
-        heads, ffn = _cut_rows(spec, tensors, stage.shares)
+        held = spec.layers[layers.as_slice()]
+        cuts = {layer: _cut_layer(spec, layer, blocks, stage.shares) for layer in set(held)}
         vocab = _spans(apportion(spec.vocab_size, stage.shares))
         for tp_rank, device in enumerate(stage.devices):
-            shards.append(
-                Shard(len(shards), device, index, tp_rank, layers, heads[tp_rank], ffn[tp_rank], vocab[tp_rank])
-            )
+            own = tuple(cuts[layer][tp_rank] for layer in held)
+            shards.append(Shard(len(shards), device, index, tp_rank, layers, vocab[tp_rank], own))
     return Plan(mode, spec, tuple(shards))
 
 
-def _cut_rows(
-    spec: ModelSpec, tensors: Mapping[TensorKey, TensorInfo], shares: Sequence[float]
-) -> tuple[list[Span], list[Span]]:
-    """KV heads and MLP rows of each rank of a stage.
+def _cut_layer(
+    spec: ModelSpec, layer: LayerSpec, blocks: Mapping[Role, int], shares: Sequence[float]
+) -> list[LayerCut]:
+    """Cut a layer among the ranks of a stage.
 
-    o and down are cut by inputs, so these cuts must fall on the borders of their quantization blocks. Whole heads are
-    coarse (SmolLM2 has 3), so the MLP's finer cut evens out what the heads' could not.
+    Matrices cut by inputs (o and the downs) must be cut at the borders of their quantization blocks. Whole heads are
+    coarse units (SmolLM2 has 3), so the finer cut of the MLP makes up for their unevenness.
     """
+    whole = {cut: n_units(spec, layer, cut) for cut in (CutBy.HEADS, CutBy.MLP, CutBy.EXPERTS, CutBy.SHARED)}
     if len(shares) == 1:
-        return [Span(0, spec.n_kv_heads)], [Span(0, spec.ffn_size)]
-    head_width = spec.group * spec.head_dim
-    head_unit = math.lcm(head_width, _block(tensors, Role.O)) // head_width
-    if spec.n_kv_heads % head_unit:
+        return [LayerCut(*(Span(0, count) for count in whole.values()))]
+    mixer, n_heads = layer.mixer, whole[CutBy.HEADS]
+    if mixer.qk_norm is QkNorm.ROW:
+        raise RowSplitError(
+            f"{spec.name} cannot be split by row.",
+            why="It norms queries and keys over all heads of a token together.",
+            fix="Use --split-mode layer.",
+        )
+    head_width = mixer.group * mixer.value_size
+    head_unit = math.lcm(head_width, blocks[Role.O]) // head_width
+    if n_heads % head_unit:
         raise RowSplitError(
             f"{spec.name} cannot be split by row.",
             why=f"Its attention output is quantized in blocks that only {head_unit} KV heads together align with, "
-            f"and it has {spec.n_kv_heads}.",
+            f"and it has {n_heads}.",
             fix="Use --split-mode layer.",
         )
-    head_units = apportion(spec.n_kv_heads // head_unit, shares)
+    head_units = apportion(n_heads // head_unit, shares)
 
-    attention = spec.hidden_size * spec.head_dim * 2 * (spec.n_heads + spec.n_kv_heads)
-    mlp = spec.hidden_size * spec.ffn_size * 3
+    attention = spec.hidden_size * mixer.key_size * 2 * (mixer.n_heads + mixer.n_kv_heads)
+    mlp = spec.hidden_size * layer.mlp_width * 3
     total_share = sum(shares)
     mlp_due = [
-        max(0.0, (attention + mlp) * share / total_share - attention * units * head_unit / spec.n_kv_heads)
+        max(0.0, (attention + mlp) * share / total_share - attention * units * head_unit / n_heads)
         for share, units in zip(shares, head_units, strict=True)
     ]
-    ffn_unit = math.lcm(_block(tensors, Role.DOWN), math.gcd(spec.ffn_size, FFN_GRAIN))
-    ffn_units = apportion(spec.ffn_size // ffn_unit, mlp_due)
-    return _spans(head_units, head_unit), _spans(ffn_units, ffn_unit)
+
+    def widths(cut: CutBy, down: Role) -> list[Span]:
+        if not whole[cut]:
+            return [NOTHING for _ in shares]
+        unit = math.lcm(blocks[down], math.gcd(whole[cut], FFN_GRAIN))
+        return _spans(apportion(whole[cut] // unit, mlp_due), unit)
+
+    return [
+        LayerCut(*parts)
+        for parts in zip(
+            _spans(head_units, head_unit),
+            widths(CutBy.MLP, Role.DOWN),
+            widths(CutBy.EXPERTS, Role.EXPERT_DOWN),
+            widths(CutBy.SHARED, Role.SHARED_DOWN),
+            strict=True,
+        )
+    ]
 
 
 def _block(tensors: Mapping[TensorKey, TensorInfo], role: Role) -> int:
-    """Least common block of all layers' tensors of a role, in elements."""
+    """The least common multiple of the block sizes of all layers' tensors of a role, in elements."""
     schemes = {info.scheme for key, info in tensors.items() if key.role is role}
     return math.lcm(*(GEOMETRIES[scheme].block_size for scheme in schemes))
 
@@ -298,14 +224,14 @@ def _balance_layers(
     *,
     head: bool = True,
 ) -> list[Span]:
-    """Contiguous layers per stage such that the slowest stage, by weights read per token and share, is as fast as can
-    be. Weights are counted by elements, whatever the file packs them in.
+    """Assign contiguous layers to stages so that the slowest stage, by weights read per token and share, is as fast as
+    possible. Weights are counted by elements, whatever the file packs them in.
 
     The head counts for the last stage: in a small model it weighs as much as several layers (SmolLM2-135M: eight).
 
     Args:
-        span: layers to deal out; all when None; when empty, no stage gets any.
-        head: whether the last of these stages has it.
+        span: layers to assign; None: all. If empty, no stage gets any.
+        head: whether the last of these stages has the head.
     """
     span = Span(0, spec.n_layers) if span is None else span
     if not len(span):
@@ -321,7 +247,7 @@ def _balance_layers(
         if key.layer is not None:
             layer_weights[key.layer] += math.prod(info.shape)
     held_head = tensors.get(TensorKey(Role.EMBEDDING if spec.tied_embeddings else Role.HEAD)) if head else None
-    head_weight = math.prod(held_head.shape) if held_head else 0  # or none, where only first layers are to be placed
+    head_weight = math.prod(held_head.shape) if held_head else 0  # 0 as well if only the first layers are placed
     upto = [0, *accumulate(layer_weights)]
 
     # best[k]: (time of the slowest of the stages so far, their borders) with layers up to k - 1 placed

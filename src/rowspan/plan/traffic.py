@@ -1,4 +1,4 @@
-"""Bytes that ranks say to each other: what each gives to its group and its link, computed from the plan."""
+"""Computes from the plan how many bytes each rank sends to its group and over its link."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.plan.fit import DTYPE_BYTES
 from rowspan.plan.routes import Route, Routes, Transport
-from rowspan.plan.split import Plan, Shard
+from rowspan.plan.shard import Plan, Shard
 
 FLOAT = 4  # every transport but NCCL carries float32, whatever is computed with
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one rank, in bytes. sums, hand_over: of each token; output_sums, logits: of each token that is sampled, as no
-    other has them: those of the model's last layer, and of its head."""
+    """Bytes that one rank sends.
+
+    sums, hand_over: per token, in all-reduces and to the next stage.
+    output_sums, logits: per sampled token only, in the all-reduces of the model's last layer, and of its head's logits.
+    """
 
     sums: int = 0
     hand_over: int = 0
@@ -24,20 +27,20 @@ class Traffic:
     logits: int = 0
 
     def sent(self, tokens: int, outputs: int = 1) -> int:
-        """In steps of so many tokens altogether, of which so many are sampled."""
+        """Bytes sent for steps with `tokens` tokens altogether, `outputs` of which are sampled."""
         return tokens * (self.sums + self.hand_over) + outputs * (self.output_sums + self.logits)
 
 
 def traffic(plan: Plan, routes: Routes, tensors: Container[TensorKey], dtype: str) -> tuple[Traffic, ...]:
-    """Of every rank.
+    """The traffic of every rank.
 
-    A rank that contributes to a sum gives its hidden states: after the embedding, after each layer's o and after its
-    down. The leader of a stage hands them on, once for all who take them; from host to host to the leader, which
-    shares them by a sum. Rows but the first give their logits.
+    A rank that contributes to an all-reduce sends its hidden states: after the embedding, after each layer's o and
+    after its down. The leader of a stage sends them on, once for all receivers; from host to host it sends them to the
+    next leader, which shares them by an all-reduce. In the last stage all ranks but the first send their logits.
 
     Args:
-        tensors: the checkpoint's: a bias makes its rank contribute.
-        dtype: of the hidden states.
+        tensors: the checkpoint's tensors: a bias makes the rank that holds it contribute.
+        dtype: type of the hidden states.
     """
     return tuple(_of(plan, shard, routes, tensors, dtype) for shard in plan.shards)
 
@@ -48,7 +51,7 @@ def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey],
     last = shard.stage == plan.n_stages - 1
     sums = output_sums = logits = hand_over = 0
     if group is not None:
-        # NCCL sums what two cards have as it is, and what more have as float32: comm/nccl.py.
+        # NCCL sums two cards' hidden states in their own type, and more cards' as float32: comm/nccl.py.
         wide = FLOAT if len(plan.stage(shard.stage)) > 2 else _element(group, dtype)
         shares = shard.stage > 0 and not shard.tp_rank and routes.links[shard.stage - 1].transport is Transport.GLOO
         layers = shard.layers
@@ -63,12 +66,13 @@ def _of(plan: Plan, shard: Shard, routes: Routes, tensors: Container[TensorKey],
 
 
 def _contributions(plan: Plan, shard: Shard, tensors: Container[TensorKey], start: int, stop: int) -> int:
-    """Sums of these layers that a rank adds something to."""
+    """Number of all-reduces in these layers to which a rank contributes."""
     count = 0
     for layer in range(start, stop):
-        for role, held in ((Role.O, shard.kv_heads), (Role.DOWN, shard.ffn)):
+        cut = shard.cut_of(layer)
+        for role, held in ((Role.O, len(cut.heads) > 0), (Role.DOWN, cut.has_mlp)):
             bias = TensorKey(role, layer, "bias")
-            count += len(held) > 0 or (bias in tensors and plan.cut(bias, shard) is not None)
+            count += held or (bias in tensors and plan.cut(bias, shard) is not None)
     return count
 
 

@@ -1,4 +1,4 @@
-"""From raw blocks to numbers: the reference every kernel is measured against."""
+"""Converts stored parts to numbers: the reference that every kernel is compared with."""
 
 from __future__ import annotations
 
@@ -6,28 +6,48 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from rowspan.quant import dense, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
+from rowspan.quant.planar import Planar, values
 from rowspan.quant.scheme import SCHEMES, Scheme
-from rowspan.quant.unpacking import UnpackedBlocks, values
+from rowspan.quant.schemes import dense, iq4, mxfp4, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
+from rowspan.quant.stored import BLOCKS
 
-# [n, block_bytes] uint8 → [n, 1] float32; a new tensor, except of F32.
-DENSE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "F32": dense.f32,
-    "F16": dense.f16,
-    "BF16": dense.bf16,
-}
-# [n, block_bytes] uint8 → codes, scales and minima; new tensors, except of the codes of Q8_0.
-QUANTIZED: Mapping[str, Callable[[torch.Tensor], UnpackedBlocks]] = {
-    "Q8_0": q8.q8_0,
-    "Q4_0": q4.q4_0,
-    "Q4_1": q4.q4_1,
-    "Q5_0": q5.q5_0,
-    "Q5_1": q5.q5_1,
-    "Q2_K": q2_k.q2_k,
-    "Q3_K": q3_k.q3_k,
-    "Q4_K": q4_k.q4_k,
-    "Q5_K": q4_k.q5_k,
-    "Q6_K": q6_k.q6_k,
+Parts = Mapping[str, torch.Tensor]
+
+
+def _of_blocks(scheme_name: str, take_apart: Callable[[torch.Tensor], Planar]) -> Callable[[Parts], Planar]:
+    """Make the function for a scheme whose only part is rows of blocks, from one that takes apart blocks (n,
+    block_bytes), each as a row.
+    """
+    block_bytes = SCHEMES[scheme_name].block_bytes
+
+    def planar(parts: Parts) -> Planar:
+        blocks = parts[BLOCKS]
+        return take_apart(blocks.reshape(-1, block_bytes)).in_rows(blocks.shape[0])
+
+    return planar
+
+
+# A stored matrix's parts taken apart. New tensors, except of the codes of Q8_0 and F32.
+PLANAR: Mapping[str, Callable[[Parts], Planar]] = {
+    name: _of_blocks(name, take_apart)
+    for name, take_apart in {
+        "F32": dense.f32,
+        "F16": dense.f16,
+        "BF16": dense.bf16,
+        "Q8_0": q8.q8_0,
+        "Q4_0": q4.q4_0,
+        "Q4_1": q4.q4_1,
+        "Q5_0": q5.q5_0,
+        "Q5_1": q5.q5_1,
+        "Q2_K": q2_k.q2_k,
+        "Q3_K": q3_k.q3_k,
+        "Q4_K": q4_k.q4_k,
+        "Q5_K": q4_k.q5_k,
+        "Q6_K": q6_k.q6_k,
+        "IQ4_NL": iq4.iq4_nl,
+        "IQ4_XS": iq4.iq4_xs,
+        "MXFP4": mxfp4.mxfp4,
+    }.items()
 }
 ELEMENTS_AT_ONCE = 1 << 19  # bounds what is held beside the result, and keeps it in cache
 
@@ -38,7 +58,7 @@ def dequantize(scheme_name: str, raw: torch.Tensor, out_dtype: torch.dtype = tor
     Float32 results are those of ggml's reference, bit for bit; others are these, rounded.
 
     Args:
-        raw: [rows, bytes per row] uint8, as `Checkpoint.read` returns them.
+        raw: [rows, bytes per row] uint8.
 
     Returns:
         [rows, columns], a new tensor.
@@ -48,20 +68,22 @@ def dequantize(scheme_name: str, raw: torch.Tensor, out_dtype: torch.dtype = tor
     """
     scheme = SCHEMES[scheme_name]
     result = torch.empty(raw.shape[0], scheme.columns(raw.shape[1]), dtype=out_dtype, device=raw.device)
-    for rows, blocks in chunks(scheme, raw):
-        if scheme_name in DENSE:
-            part = DENSE[scheme_name](blocks)
-        else:
-            part = values(QUANTIZED[scheme_name](blocks), scheme.group)
-        result[rows].view(part.shape).copy_(part)
+    for rows in chunks(scheme, raw):
+        result[rows].copy_(values(PLANAR[scheme_name]({BLOCKS: raw[rows]})))
     return result
 
 
-def chunks(scheme: Scheme, raw: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Some rows at a time: which ones, and their blocks, [n, block_bytes]."""
+def dequantize_parts(scheme_name: str, parts: Parts, out_dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Dequantize a stored matrix, [rows, columns], of any scheme: see `dequantize`."""
+    if BLOCKS in parts:
+        return dequantize(scheme_name, parts[BLOCKS], out_dtype)
+    return values(PLANAR[scheme_name](parts)).to(out_dtype)
+
+
+def chunks(scheme: Scheme, raw: torch.Tensor) -> Iterator[slice]:
+    """Yield slices of some rows at a time."""
     if raw.numel() == 0:
         return
     rows_at_once = max(1, ELEMENTS_AT_ONCE // scheme.columns(raw.shape[1]))
     for first in range(0, raw.shape[0], rows_at_once):
-        rows = slice(first, first + rows_at_once)
-        yield rows, raw[rows].reshape(-1, scheme.block_bytes)
+        yield slice(first, first + rows_at_once)

@@ -1,5 +1,6 @@
-"""Memory for weights: in large pages, as a step reads all of it, and looking up every 4 KiB takes 3 to 5 % of one of 16
-sequences (docs/performance.md)."""
+"""Allocates memory for weights in large pages: a step reads all weights, and address translation for pages of 4 KiB
+takes 3 to 5 % of a step of 16 sequences (docs/performance-history.md).
+"""
 
 from __future__ import annotations
 
@@ -11,18 +12,20 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-CHUNK_BYTES = 64 << 20  # asked of the system at once: what of it is never used takes no memory
+CHUNK_BYTES = 64 << 20  # size of one allocation; pages that are never used take no memory
 PAGE_BYTES = 2 << 20
 
 
 class LargePages:
-    """Arrays that stay, one after the other in chunks of memory. A page is near the thread that writes to it first."""
+    """Allocates arrays one after the other in chunks of memory that are kept. A page is near the thread that first
+    writes to it.
+    """
 
     def __init__(self) -> None:
         self._left = np.empty(0, np.uint8)
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """A new one, of zeros, that begins at a cache line."""
+        """A new array of zeros, which begins at a cache line."""
         size = prod(shape) * np.dtype(dtype).itemsize
         whole = -(-size // ALIGNMENT) * ALIGNMENT
         if whole > CHUNK_BYTES:
@@ -34,7 +37,7 @@ class LargePages:
 
 
 def begun_bytes(nbytes: int) -> int:
-    """What arrays of so many bytes take beyond these: of each chunk's last page half is used, as chance has it."""
+    """Bytes that arrays of so many bytes take beyond their own size: on average half a page for each chunk."""
     return -(-nbytes // CHUNK_BYTES) * PAGE_BYTES // 2
 
 

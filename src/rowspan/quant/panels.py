@@ -1,4 +1,4 @@
-"""Repacking a file's rows of blocks into the order in which the native kernels read them. No torch."""
+"""Repacks stored matrices into the order in which the native kernels read them. No torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from rowspan.quant.large_pages import ALIGNMENT
 from rowspan.quant.scheme import PANEL, SCHEMES, Codes, Scheme
+from rowspan.quant.stored import StoredMatrix
 
 CODE_DTYPES = {
     Codes.F32: np.float32,
@@ -20,7 +21,9 @@ CODE_DTYPES = {
     Codes.U8: np.uint8,
     Codes.U4: np.uint8,
     Codes.U6: np.uint8,
+    Codes.T4: np.uint8,
 }
+TABLE_ZERO = 128  # what is added to a table's numbers: they are then bytes, as codes of U8 are
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,12 @@ class PackedMatrix:
 
     kind: Codes
     codes: np.ndarray  # of the kind's type; of BF16 the bits, uint16
-    scales: np.ndarray | None  # float16; None of dense kinds
+    scales: np.ndarray | None  # float16; None of dense kinds, and where there are exponents
+    exponents: np.ndarray | None  # uint8: scales are 2^(exponent - 128)
     minima: np.ndarray | None  # float16; None: all zero
     sub_scales: np.ndarray | None  # int8; None: scales are those of the groups
     sub_minima: np.ndarray | None  # int8
+    table: np.ndarray | None  # uint8 (16,), of T4: the numbers that codes stand for, counted from `zero`
     rows: int
     columns: int
     group: int  # columns that share a scale; 1 of dense kinds
@@ -40,45 +45,33 @@ class PackedMatrix:
 
     @property
     def is_dense(self) -> bool:
-        return self.scales is None
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """Matrices with the same one differ in their values only."""
-        sizes = tuple(None if array is None else array.shape for array in self._arrays)
-        return (self.kind, *sizes, self.rows, self.columns, self.group, self.zero)
-
-    @property
-    def addresses(self) -> tuple[int, ...]:
-        """The arguments of the native module's `Matrix`."""
-        places = (0 if array is None else array.ctypes.data for array in self._arrays)
-        return (self.kind, *places, self.rows, self.columns, self.group, self.zero)
+        return self.group == 1
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays if array is not None)
+        """Bytes of all arrays but the table, which all matrices of a scheme share."""
+        return sum(array.nbytes for array in self._planes if array is not None)
 
     @property
-    def _arrays(self) -> tuple[np.ndarray | None, ...]:
-        return (self.codes, self.scales, self.minima, self.sub_scales, self.sub_minima)
+    def _planes(self) -> tuple[np.ndarray | None, ...]:
+        return (self.codes, self.scales, self.exponents, self.minima, self.sub_scales, self.sub_minima)
 
 
 def pack(
-    native: Any, cpu: Any, scheme_name: str, raw: np.ndarray, new: Callable[[tuple[int, ...], DTypeLike], np.ndarray]
+    native: Any, cpu: Any, stored: StoredMatrix, new: Callable[[tuple[int, ...], DTypeLike], np.ndarray]
 ) -> PackedMatrix:
-    """Repack rows of blocks; values are preserved exactly.
+    """Repack a stored matrix; values are preserved exactly.
 
     Args:
         native: the module of compiled kernels.
-        cpu: its `Cpu`, whose threads do it.
-        raw: (rows, bytes per row) uint8; rows may lie apart, as those of a column cut of a mapped file do.
-        new: makes an array, aligned to cache lines, for what the matrix is made of.
+        cpu: its `Cpu`, whose threads do the work.
+        stored: a matrix of blocks; rows may lie apart, as those of a column cut of a mapped file do.
+        new: allocates an array, aligned to cache lines.
 
     Raises:
-        ValueError: a row is not a whole number of blocks.
+        UnsupportedModelError: the scheme is not one of blocks.
     """
-    scheme = SCHEMES[scheme_name]
-    rows, columns = raw.shape[0], scheme.columns(raw.shape[1])
+    blocks, scheme, rows, columns = stored.blocks, SCHEMES[stored.scheme], stored.rows, stored.columns
     panels, quantized = -(-rows // PANEL), not scheme.is_dense
 
     def factors(present: bool, columns_each: int, dtype: DTypeLike) -> np.ndarray | None:
@@ -87,20 +80,23 @@ def pack(
     packed = PackedMatrix(
         kind=scheme.codes,
         codes=new(_codes_shape(scheme, panels, columns), CODE_DTYPES[scheme.codes]),
-        scales=factors(quantized, scheme.block_size, np.float16),
+        scales=factors(quantized and not scheme.has_exponents, scheme.block_size, np.float16),
+        exponents=factors(scheme.has_exponents, scheme.block_size, np.uint8),
         minima=factors(scheme.has_minima, scheme.block_size, np.float16),
         sub_scales=factors(scheme.has_sub_scales, scheme.group, np.int8),
         sub_minima=factors(scheme.has_sub_scales and scheme.has_minima, scheme.group, np.int8),
+        table=(np.array(scheme.table) + TABLE_ZERO).astype(np.uint8) if scheme.table else None,
         rows=rows,
         columns=columns,
         group=scheme.group,
-        zero=scheme.zero,
+        zero=TABLE_ZERO if scheme.table else scheme.zero,
     )
     native.pack(
-        scheme.ggml_type,
-        raw,
+        scheme.name,
+        blocks,
         packed.codes.view(np.uint8),
         _bits(packed.scales),
+        packed.exponents,
         _bits(packed.minima),
         packed.sub_scales,
         packed.sub_minima,
@@ -110,7 +106,7 @@ def pack(
 
 
 def _codes_shape(scheme: Scheme, panels: int, columns: int) -> tuple[int, ...]:
-    """Dense elements one by one, but bfloat16 in pairs; quantized ones in words of four bytes."""
+    """Shape of the codes: dense elements one by one, but bfloat16 in pairs; quantized ones in words of four bytes."""
     if scheme.codes is Codes.BF16:
         return panels, scheme.panel_columns(columns) // 2, PANEL, 2
     return (panels, columns, PANEL) if scheme.is_dense else (panels, columns * scheme.codes.bits // 32, PANEL, 4)

@@ -1,4 +1,4 @@
-"""What a check is, and what it answers. Every file of `checks/` holds one."""
+"""The types of the doctor's checks and of their answers. Every file of `checks/` holds one check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from rowspan.rig.root import Root, Unreadable
 
 
 class CheckState(StrEnum):
-    """FINDING: evidence that something is wrong. UNKNOWN: it could not be read, so nobody knows."""
+    """How a check ended. FINDING: there is evidence that something is wrong. UNKNOWN: the evidence could not be
+    read.
+    """
 
     FINDING = "finding"
     UNKNOWN = "unknown"
@@ -25,15 +27,15 @@ class CheckState(StrEnum):
 
 
 class Impact(IntEnum):
-    """How bad it is for whom it concerns."""
+    """How much a finding hurts those whom it concerns."""
 
-    NOTE = 1  # worth knowing
+    NOTE = 1  # worth knowing, but harmless
     SLOW = 2
     BREAKS = 3  # crashes, hangs, wrong output, or nothing runs
 
 
 class Need(StrEnum):
-    """Who depends on it."""
+    """Whom a check concerns: everybody, or users of one kind of split."""
 
     ANY = "any use"
     SEVERAL = "several cards"  # split by layer or by row
@@ -54,13 +56,15 @@ class Sureness(StrEnum):
 
 @dataclass(frozen=True)
 class Fix:
-    """What to do. commands: by distribution (debian, which Ubuntu is, fedora, arch), or under "" for all."""
+    """The advice that removes a finding's cause. commands: shell commands by distribution family (debian, which Ubuntu
+    is, fedora, arch), or under "" for all distributions.
+    """
 
     text: str
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def commands_for(self, family: str | None) -> dict[str, tuple[str, ...]]:
-        """Those of one distribution; of all, named, where it is not known."""
+        """The commands for one distribution family; those for every family, by name, if the family is unknown."""
         known = {family, ""} if family in self.commands else set(self.commands) if family is None else {""}
         return {name: lines for name, lines in self.commands.items() if name in known}
 
@@ -69,8 +73,10 @@ class Fix:
 class Outcome:
     """A check's answer.
 
-    evidence: what was read, and where. hits: lines of the kernel's log.
-    impact: where it differs from what the check declares. fix: how an unknown could be known.
+    evidence: texts that say what was read, and where.
+    hits: matching lines of the kernel's log.
+    impact: set only if it differs from the impact that the check declares.
+    fix: for an unknown outcome, how the user can make it known.
     """
 
     state: CheckState
@@ -89,17 +95,18 @@ def found(*evidence: str, hits: tuple[Hit, ...] = (), impact: Impact | None = No
 
 
 class DoesNotApply(Exception):
-    """Raised by a check that has nothing to look at on this machine. Its text says why."""
+    """A check raises this if the machine has nothing that it could look at. The text says why."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What checks look at.
+    """Everything that checks may look at.
 
-    patterns: lines of the kernel's log to look for, by check.
-    kernels: instruction sets that Rowspan's kernels run with here; None: not this machine.
-    copies: tries copies between cards, see `rig.copies`; None: not to be tried.
-    transports: tries one between ranks on so many cards: what was tried, and how it failed or ""; None: likewise.
+    patterns: the kernel log's lines that each check looks for, by the check's id.
+    kernels: instruction sets that Rowspan's CPU kernels use here; None: `root` is not this machine.
+    copies: tries copies between cards, see `rig.copies`; None: copies must not be tried.
+    transports: tries one transport between ranks on the given number of cards, and returns each trial's name with its
+        failure, "" for success; None: transports must not be tried.
     """
 
     root: Root
@@ -110,11 +117,11 @@ class Machine:
     transports: Callable[[Transport, int], Mapping[str, str]] | None = None
 
     def cards(self, vendor: str | None = None, least: int = 1) -> tuple[Card, ...]:
-        """Cards that compute, of one vendor or of all.
+        """The compute cards of one vendor, or of every vendor.
 
         Raises:
-            DoesNotApply: there are fewer than `least`.
-            Unreadable: nobody can tell which there are.
+            DoesNotApply: there are fewer cards than `least`.
+            Unreadable: the cards cannot be listed.
         """
         if not self.rig.cards and self.rig.unread:
             raise Unreadable(self.rig.unread[0].split(":")[0], "missing", "In a container, mount /sys.")
@@ -125,30 +132,33 @@ class Machine:
         return cards
 
     def hits(self, check: str) -> Hits:
-        """Lines of the kernel's log that a check asked for. Raises Unreadable."""
+        """The lines of the kernel's log that match a check's patterns. Raises Unreadable."""
         if isinstance(self._log, Unreadable):
             raise self._log
         return self._log[check]
 
     @cached_property
     def _log(self) -> Mapping[str, Hits] | Unreadable:
-        """Read once, for all checks; or why it cannot be read."""
+        """The kernel log's matching lines by check, read once for all checks; or the error that prevents reading."""
         try:
             return scan(blocks(self.root), self.patterns)
         except Unreadable as error:
             return error
 
     def card_at(self, address: str) -> Card | None:
-        """The card whose address, perhaps without its function, this is."""
+        """The card at a PCI address, which may lack its function number."""
         return next((card for card in self.rig.cards if card.address.startswith(address)), None)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that breaks such rigs.
+    """One fault that breaks or slows multi-GPU rigs, and how to find it.
 
-    reads: files and commands. healthy: what they should say. symptom: what the user saw; errors: the exact texts.
-    log: lines of the kernel's log to look for.
+    reads: files and commands that the check looks at.
+    healthy: what these say on a healthy machine.
+    symptom: what the user notices.
+    errors: exact error messages that other programs print because of this fault.
+    log: patterns of lines to look for in the kernel's log.
     """
 
     id: str
@@ -166,7 +176,7 @@ class Check:
     log: tuple[LogPattern, ...] = ()
 
     def examine(self, machine: Machine) -> Outcome:
-        """Its answer; what cannot be read is unknown."""
+        """Run the check; evidence that cannot be read makes the outcome UNKNOWN."""
         try:
             return self.look(machine)
         except Unreadable as error:
@@ -176,7 +186,7 @@ class Check:
 
 
 def boot_option(option: str) -> dict[str, tuple[str, ...]]:
-    """Commands that add an option to the kernel's command line."""
+    """Commands by distribution that add an option to the kernel's command line."""
     edit = f"""sudo sed -i 's/^GRUB_CMDLINE_LINUX_DEFAULT="/&{option} /' /etc/default/grub"""
     return {
         "debian": (edit, "sudo update-grub && sudo reboot"),

@@ -1,4 +1,4 @@
-"""Copies between cards are tried in a child process: a faulty driver may hang or kill who tries. No torch here."""
+"""Tries copies between cards in a child process, because a faulty driver may hang or kill it. No torch here."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ WHAT = "copies between cards"
 
 
 def try_copies() -> Mapping[str, bool]:
-    """Copy between every two cards and compare: "cuda:0 → cuda:1" → whether it arrived as sent.
+    """Copy data between every two cards, compare, and return for "cuda:0 → cuda:1" and so on whether it arrived as
+    sent.
 
     Raises:
-        Unreadable: it hung, died, or there are not two cards that torch can use.
+        Unreadable: the child process hung or died, or torch can use fewer than two cards.
     """
     command = [sys.executable, "-m", PROGRAM]
     try:

@@ -1,4 +1,4 @@
-"""The doctor: every check on one machine, ranked by what the chosen split needs."""
+"""The doctor: runs every check on one machine, and ranks the answers by what the chosen split mode needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SURENESSES = tuple(Sureness)
 
 @dataclass(frozen=True)
 class CheckVerdict:
-    """A check's answer. concerns: whether the chosen split depends on it."""
+    """A check with its outcome. concerns: whether the chosen split mode depends on what was checked."""
 
     check: Check
     outcome: Outcome
@@ -30,12 +30,12 @@ class CheckVerdict:
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Findings first; of these what the split needs, what breaks, what is sure."""
+        """A sort key: findings first, among them those that concern the split, that break things, that are sure."""
         order = (STATES.index(self.outcome.state), not self.concerns, -self.impact)
         return (*order, SURENESSES.index(self.check.sureness), self.check.id)
 
     def to_dict(self, family: str | None) -> dict[str, Any]:
-        """As plain data; a fix for the distribution of the machine only."""
+        """The verdict as plain data, with fix commands for the machine's distribution family only."""
         check, outcome = self.check, self.outcome
         found = outcome.state is CheckState.FINDING
         return {
@@ -60,7 +60,7 @@ class CheckVerdict:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """verdicts: by rank."""
+    """All verdicts of one machine, sorted by rank."""
 
     rig: Rig
     split: SplitMode
@@ -71,7 +71,9 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """1: something that the split depends on is broken or slow. Notes and what is unknown are no reason for it."""
+        """The exit status: 1 if something that the split mode depends on is broken or slow; notes and unknowns do not
+        count.
+        """
         return int(any(found.concerns and found.impact > Impact.NOTE for found in self.of(CheckState.FINDING)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def examine(
     copies: Callable[[], Mapping[str, bool]] | None = None,
     transports: Callable[[Transport, int], Mapping[str, str]] | None = None,
 ) -> Diagnosis:
-    """Run every check; see `Machine` for what it is given."""
+    """Run every check; `Machine` explains the arguments."""
     rig = probe(root)
     machine = Machine(root, rig, {check.id: check.log for check in checks if check.log}, kernels, copies, transports)
     n_cards = len(rig.compute_cards)

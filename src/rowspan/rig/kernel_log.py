@@ -1,4 +1,4 @@
-"""The kernel's log: known lines, each with its time and card, from a log of any length in bounded memory."""
+"""Searches the kernel's log, of any length, in bounded memory: known lines, each with its time and its card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rowspan.rig.root import BLOCK, NotPermitted, Root
 
 RECORDED = "/log/kernel"
-KEPT = 20  # hits of a check that are held, the latest; all are counted
+KEPT = 20  # latest hits that are kept per check; all are counted
 COMMANDS = (
     ("journalctl", "-k", "-b", "-q", "--no-pager", "--no-hostname", "-o", "short-iso"),
     ("dmesg", "--time-format", "iso"),
@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r"\b([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-7])?)", re
 
 @dataclass(frozen=True)
 class LogPattern:
-    """A line to look for. It holds `literal`, which is quick to find, and fits `regex`."""
+    """A line to look for: it must contain `literal`, which is quick to find, and match `regex`."""
 
     literal: str
     regex: str
@@ -40,10 +40,10 @@ class LogPattern:
 
 @dataclass(frozen=True)
 class Hit:
-    """A line that was found.
+    """A log line that a pattern matched.
 
-    time: as logged; seconds since the start of the machine end in " s". Empty: the line has none.
-    addresses: PCI addresses in it, the first first.
+    time: as logged, with " s" behind it if it counts seconds since boot; empty if the line has none.
+    addresses: the PCI addresses in the line, in their order.
     """
 
     time: str
@@ -56,17 +56,17 @@ class Hit:
 
 @dataclass
 class Hits:
-    """A check's lines: how many there were, and the latest of them."""
+    """A check's matching lines: their number, and the latest of them."""
 
     count: int = 0
     latest: deque[Hit] = field(default_factory=lambda: deque(maxlen=KEPT))
 
 
 def blocks(root: Root) -> Iterator[bytes]:
-    """The log, a block at a time.
+    """Read the log block by block.
 
     Raises:
-        Unreadable: this user may not read it, or there is no way to.
+        Unreadable: this user may not read it, or no way to read it exists.
     """
     if root.recorded:
         yield from root.blocks(RECORDED)
@@ -85,16 +85,16 @@ def blocks(root: Root) -> Iterator[bytes]:
 
 
 def scan(log: Iterable[bytes], patterns: Mapping[str, Sequence[LogPattern]]) -> dict[str, Hits]:
-    """One pass over a log. Holds no more than about two blocks of it.
+    """Search a log in one pass, with at most about two blocks in memory.
 
     Args:
-        patterns: of each check. A line counts once for a check, however many of its patterns it fits.
+        patterns: by the check's id. A line counts once for a check, even if several of its patterns match.
     """
     found = {name: Hits() for name in patterns}
     rest = b""
     for block in log:
         whole, _, tail = (rest + block).rpartition(b"\n")
-        if not whole and len(tail) > BLOCK:  # no line is that long
+        if not whole and len(tail) > BLOCK:  # skip: no line is that long
             whole, tail = tail, b""
         _scan_lines(whole, patterns, found)
         rest = tail
@@ -113,7 +113,7 @@ def _scan_lines(text: bytes, patterns: Mapping[str, Sequence[LogPattern]], found
 
 
 def _lines_with(text: bytes, literal: bytes) -> Iterator[tuple[int, int]]:
-    """Start and end of each line that holds a literal."""
+    """Yield start and end of each line that contains a literal."""
     at = text.find(literal)
     while at >= 0:
         start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)

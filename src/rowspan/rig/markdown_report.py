@@ -1,4 +1,6 @@
-"""The doctor's findings as Markdown, to paste into a forum. Hand it through `rig.redact` first."""
+"""Writes the doctor's findings as Markdown, to paste into a forum. Pass the text through `rig.redact` before it is
+shown.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,16 @@ GIB = 1 << 30
 
 
 def report(diagnosis: Diagnosis, version: str) -> str:
-    """The whole text.
+    """The whole report.
 
     Args:
-        version: of Rowspan.
+        version: Rowspan's version.
     """
     return "\n".join(_lines(diagnosis, version)) + "\n"
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """How many checks ended how, in one line."""
+    """One line that counts the checks by how they ended."""
     counts = {state: len(diagnosis.of(state)) for state in CheckState}
     mattering = sum(verdict.concerns for verdict in diagnosis.of(CheckState.FINDING))
     return (

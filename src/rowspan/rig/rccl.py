@@ -1,4 +1,4 @@
-"""The release of AMD's collective library that is installed on a machine."""
+"""Finds the installed release of AMD's collective library (RCCL)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BAD = (2, 27, 7)  # its first all-reduce never returns, or faults, on some pairs
 
 
 def rccl_release(root: Root) -> tuple[str, tuple[int, ...]]:
-    """The path of the header that names the release, and the release. Raises Unreadable."""
+    """The path of the header file that states the release, and the release itself. Raises Unreadable."""
     path = next((path for path in HEADERS if root.has(path)), HEADERS[0])
     text = root.text(path)
     numbers = [re.search(rf"#define NCCL_{part}\s+(\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]

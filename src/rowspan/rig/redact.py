@@ -1,4 +1,4 @@
-"""Takes out of a text what tells whose machine it is: a report is pasted where everybody reads."""
+"""Removes from a text what tells whose machine it is, since reports are pasted in public."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATTERNS = (
 
 
 class Redactor:
-    """Knows this machine's names; replaces them and everything that looks like an address or a serial number."""
+    """Knows this machine's names, and replaces them and everything that looks like an address or a serial number."""
 
     def __init__(self, root: Root) -> None:
         self._names = [

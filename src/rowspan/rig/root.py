@@ -1,12 +1,12 @@
-"""The machine as a folder of files: `/` is this one, any other folder a recorded one.
+"""A machine as a folder of files: `/` is this machine, any other folder a recorded one.
 
-Everything that the probe and the doctor read comes through here, so that a recorded machine is a folder of small text
-files at their real paths (`sys/…`, `proc/…`, `boot/…`). What is no file on a real machine has a place there too:
+Probe and doctor read everything through this file, so that a recorded machine is a folder of small text files at their
+real paths (`sys/…`, `proc/…`, `boot/…`). What is no file on a real machine has a place there too:
 
 - `environ`: environment variables, one NAME=value a line;
 - `commands/NAME`: what a command printed; `log/kernel`: the kernel's log;
 - `not-permitted`: paths, one a line, `*` for any part, that this user may not open;
-- `later/`: files as they are some seconds later, where they differ.
+- `later/`: the files that have changed some seconds later.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ COMMAND_SECONDS = 20.0
 
 
 class Unreadable(Exception):
-    """Something could not be read; what depends on it is unknown.
+    """Something could not be read, so that whatever depends on it is unknown.
 
     Args:
-        path: of the file, or the name of what was asked.
+        path: the file's path, or the name of what was asked for.
         why: "missing", "not permitted", or the system's words.
-        fix: how it could be read, where that is known.
+        fix: how the user can make it readable, if known.
     """
 
     def __init__(self, path: str, why: str, fix: str = "") -> None:
@@ -45,40 +45,40 @@ class Unreadable(Exception):
 
 
 class Missing(Unreadable):
-    """There is no such file."""
+    """The file does not exist."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "missing")
 
 
 class NotPermitted(Unreadable):
-    """It is there, but not for this user."""
+    """The file exists, but this user may not read it."""
 
     def __init__(self, path: str, fix: str = "") -> None:
         super().__init__(path, "not permitted", fix)
 
 
 class Root:
-    """Reads files by their absolute paths, below a folder; without one, this machine's own.
+    """Reads files by their absolute paths, below a recorded machine's folder or, without one, on this machine.
 
-    recorded: it is no living machine.
+    recorded: whether a recorded machine is read.
     """
 
     def __init__(self, *folders: Path) -> None:
-        # The first that has a file gives it.
+        # The first folder that has a file provides it.
         self._folders = tuple(folder.resolve() for folder in folders) or (Path("/"),)
         self.recorded = self._folders != (Path("/"),)
 
     def text(self, path: str) -> str:
-        """A small file's text, without white space at its ends, and without zero bytes.
+        """A small file's text, stripped of white space at its ends and of zero bytes.
 
         Raises:
-            Unreadable: it is missing, or not permitted.
+            Unreadable: the file is missing, or may not be read.
         """
         return self.raw(path).decode(errors="replace").replace("\0", "").strip()
 
     def raw(self, path: str) -> bytes:
-        """A file's bytes, `SMALL_FILE` of them at most; see `text`."""
+        """The first `SMALL_FILE` bytes of a file. Raises the same as `text`."""
         read = bytearray()
         for block in self.blocks(path):
             read += block
@@ -87,14 +87,14 @@ class Root:
         return bytes(read)
 
     def zipped_text(self, path: str) -> str:
-        """The text of a gzip file; see `text`."""
+        """The text of a gzip file. Raises the same as `text`."""
         try:
             return gzip.decompress(self.raw(path)).decode(errors="replace")
         except (OSError, EOFError) as error:
             raise Unreadable(path, str(error)) from error
 
     def number(self, path: str) -> int:
-        """A file's number, decimal or after 0x; see `text`."""
+        """The number in a file, decimal or hexadecimal behind 0x. Raises the same as `text`."""
         text = self.text(path)
         try:
             return int(text, 0)
@@ -102,11 +102,11 @@ class Root:
             raise Unreadable(path, f"{text[:40]!r} is no number") from None
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file or folder, permitted or not."""
+        """Whether a file or folder exists, even if this user may not open it."""
         return self._place(path) is not None
 
     def names(self, path: str) -> list[str]:
-        """A folder's entries, sorted; none where there is no such folder, or it may not be read."""
+        """The sorted names in a folder; none if it does not exist or may not be read."""
         if self._forbidden(path):
             return []
         found: set[str] = set()
@@ -117,7 +117,7 @@ class Root:
         return sorted(found)
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that fit a pattern of which whole or parts of names are `*`, sorted."""
+        """Sorted paths that match a pattern, in which `*` stands for a name or a part of one."""
         paths = ["/"]
         for part in PurePosixPath(pattern).parts[1:]:
             if "*" in part or "[" in part:
@@ -127,10 +127,10 @@ class Root:
         return [path for path in paths if self.has(path)]
 
     def target(self, path: str) -> str:
-        """Where a link leads, as an absolute path; the path itself where it is none.
+        """The absolute path that a symbolic link leads to; the path itself if it is no link.
 
         Raises:
-            Missing: there is no such path, or it leads out of the folder.
+            Missing: the path does not exist, or leads out of the recorded machine's folder.
         """
         for folder in self._folders:
             place = self._inside(folder, path)
@@ -139,17 +139,17 @@ class Root:
         raise Missing(path)
 
     def may_open(self, path: str) -> bool:
-        """Whether this user may read and write it, as a device wants to be opened.
+        """Whether this user may read and write a file, as programs must to open a device.
 
         Raises:
-            Missing: there is no such path.
+            Missing: the path does not exist.
         """
         if not self.has(path):
             raise Missing(path)
         return not self._forbidden(path) and (self.recorded or os.access(path, os.R_OK | os.W_OK))
 
     def open(self, path: str) -> BinaryIO:
-        """A file to read from. Raises: as `text`."""
+        """Open a file for reading. Raises the same as `text`."""
         if self._forbidden(path):
             raise NotPermitted(path)
         place = self._place(path)
@@ -159,23 +159,23 @@ class Root:
             return place.open("rb")
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """A file of any length, a block at a time; see `text`."""
+        """Read a file of any length block by block. Raises the same as `text`."""
         with self.open(path) as file, _explained(path):
             while block := file.read(BLOCK):
                 yield block
 
     @cached_property
     def environment(self) -> Mapping[str, str]:
-        """Environment variables: of this process, or as recorded. Raises Missing where none are recorded."""
+        """Environment variables of this process, or those recorded. Raises Missing if none were recorded."""
         if not self.recorded:
             return dict(os.environ)
         return dict(line.split("=", 1) for line in self.text("/environ").splitlines() if "=" in line)
 
     def command(self, name: str, *arguments: str) -> str:
-        """What a command prints to either stream; as recorded, the text of `commands/NAME`.
+        """The output of a command, stdout and stderr together; on a recorded machine the text of `commands/NAME`.
 
         Raises:
-            Missing: there is no such command.
+            Missing: the command does not exist.
             Unreadable: it fails, or takes too long.
         """
         if self.recorded:
@@ -192,7 +192,7 @@ class Root:
         return done.stdout.decode(errors="replace").strip()
 
     def later(self, seconds: float) -> Root:
-        """The machine that much later: waits on a real one."""
+        """The machine as it is some seconds later; on a real machine this waits for so long."""
         if not self.recorded:
             time.sleep(seconds)
             return self
@@ -211,7 +211,7 @@ class Root:
         return any(fnmatchcase(path, pattern) for pattern in self._not_permitted if pattern)
 
     def _place(self, path: str) -> Path | None:
-        """The file's place on this machine; None: there is none."""
+        """A path's real location on this machine's disk; None if it does not exist."""
         for folder in self._folders:
             place = self._inside(folder, path)
             if place is not None and os.path.lexists(place):
@@ -219,7 +219,9 @@ class Root:
         return None
 
     def _inside(self, folder: Path, path: str) -> Path | None:
-        """None where links would lead out of a recorded machine: it may come from anyone."""
+        """Resolve a path within a recorded machine's folder; None if links would lead out of it, since anyone may have
+        made it.
+        """
         place = folder / path.lstrip("/")
         return place if not self.recorded or place.resolve().is_relative_to(folder) else None
 

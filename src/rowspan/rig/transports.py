@@ -1,4 +1,6 @@
-"""What checks of transports have in common. Who tries them is handed in: `Machine.transports`. No torch here."""
+"""The code that all checks of transports share. `Machine.transports` does the trying, so that no torch is needed
+here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ HEALTHY = "arrives as sent"
 
 
 def look_at(transport: Transport, cards: int = 0) -> Callable[[Machine], Outcome]:
-    """A check's look at one transport. Args: cards: that it takes at least."""
+    """Make a check's function that tries one transport. Args: cards: the least number of cards that the transport
+    needs.
+    """
 
     def look(machine: Machine) -> Outcome:
         if machine.transports is None:

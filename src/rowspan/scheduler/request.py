@@ -1,11 +1,15 @@
-"""What a caller asks for (`SamplingParams`) and what the scheduler remembers of it (`Request`)."""
+"""A caller's wishes (`SamplingParams`), and the scheduler's state of one request (`Request`)."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.kvcache.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +34,40 @@ class SamplingParams:
     ignore_eos: bool = False  # do not stop at stop_tokens
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
 
-    @property
-    def penalizes(self) -> bool:
-        """What may be chosen next depends on the tokens chosen before, beside what the model makes of them."""
-        return self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
-
 
 class FinishReason(StrEnum):
-    STOP = "stop"  # a stop token or stop string
+    STOP = "stop"  # a stop token or stop string; or the hidden states that were asked for
     LENGTH = "length"  # max_tokens, or the end of the context
     CANCELLED = "cancelled"
     ERROR = "error"
 
 
-def block_table(blocks: Iterable[int] = ()) -> array[int]:
-    """Cache blocks of a sequence as 32-bit integers: at 64 sequences of 16,000 tokens, a step's tables of Python's
-    integers took 3 ms to send and to read."""
-    return array("i", blocks)
+class WantedStates(StrEnum):
+    """The tokens whose hidden states a request asks for instead of an answer."""
+
+    LAST = "last"
+    ALL = "all"
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sequence, catching up: `computed` of `tokens` have their keys and values in the cache, and will have up to
-    `planned` once the steps under way are done."""
+    """One sequence that is catching up: keys and values of the first `computed` of its `tokens` are in the KV cache,
+    and those of the first `planned` will be once the steps under way are done.
+    """
 
     seq_id: int
     tokens: list[int]  # prompt, then what was generated
     params: SamplingParams
+    needs_last_token: bool = False  # before its next step is planned: see `rowspan.worker.logits_processors`
+    states: WantedStates | None = None  # None: it asks for tokens; else params.max_tokens is 0
     prompt_length: int = 0
     computed: int = 0
     planned: int = 0
-    blocks: array[int] = field(default_factory=block_table)
+    tables: Tables = ()  # of its cache blocks, in each group; empty while it waits
     cached: int = 0  # tokens whose cache entries were reused when the request was first admitted
     introduced: bool = False  # the workers know its tokens and parameters
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
+    told_states: list[NDArray[np.float32]] = field(default_factory=list)  # of what is computed
     preemptions: int = 0  # times it lost its blocks to an older request
 
     def __post_init__(self) -> None:
@@ -71,12 +75,12 @@ class Request:
 
     @property
     def in_flight(self) -> bool:
-        """Part of a step whose result is not back yet."""
+        """Whether it is part of a step whose result is not back yet."""
         return self.planned > self.computed
 
     @property
     def missing(self) -> int:
-        """Known tokens that no step has been planned for."""
+        """Number of known tokens for which no step has been planned."""
         return len(self.tokens) - self.planned
 
     @property

@@ -14,23 +14,28 @@ behind what any block was committed for, and whoever gets the block next writes 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from rowspan.errors import ContextOverflowError, UsageError
-from rowspan.kvcache.blocks import BlockManager
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.errors import UsageError
+from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import LATEST, Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
-from rowspan.scheduler.request import FinishReason, Request, block_table
+from rowspan.scheduler.limits import check_lengths, check_text_length
+from rowspan.scheduler.request import FinishReason, Request, WantedStates
 from rowspan.scheduler.step_size import StepSize
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """A snapshot. The last four are totals since the start."""
+    """A snapshot of the scheduler. The last four are totals since the start."""
 
     running: int  # requests that own cache blocks
     waiting: int  # requests that do not
-    blocks_total: int
+    blocks_total: int  # here and below: of all groups of layers together
     blocks_used: int  # owned by a running request
     blocks_cached: int  # not owned, content still reusable
     prompt_tokens: int  # of admitted requests
@@ -40,12 +45,14 @@ class SchedulerStats:
 
 
 class Scheduler:
-    """Plans steps and digests their results. Several plans may be in flight. A request is part of several of them with
-    its prompt, and where steps are planned ahead; else each of its tokens waits for the one before."""
+    """Plans steps and takes in their results. Several plans may be in flight. A request may be part of several of them
+    while its prompt is computed, and when steps are planned ahead; otherwise each of its tokens waits for the one
+    before.
+    """
 
     def __init__(
         self,
-        blocks: BlockManager,
+        cache: CacheManager,
         *,
         max_sequences: int,
         token_budget: int,
@@ -56,7 +63,7 @@ class Scheduler:
     ) -> None:
         """
         Args:
-            blocks: the cache this scheduler owns.
+            cache: what this scheduler owns.
             max_sequences: requests that may run at the same time.
             token_budget: tokens computed in one step at most.
             context_length: tokens of prompt and answer together at most; no more than the cache holds in any case.
@@ -69,16 +76,16 @@ class Scheduler:
         Raises:
             UsageError: the limits contradict each other.
         """
-        least = max_sequences + blocks.block_size
+        least = max_sequences + cache.block_size
         if max_sequences < 1 or token_budget < least:
             # A prompt advances by whole blocks, and must be able to while all the others decode.
             raise UsageError(
                 f"A step of {token_budget} tokens is too small for {max_sequences} parallel requests.",
-                why=f"It takes a token of each and one cache block of {blocks.block_size} tokens, {least} in all.",
+                why=f"It takes a token of each and one cache block of {cache.block_size} tokens, {least} in all.",
                 fix=f"Allow at least one parallel request and at least {least} tokens a step.",
             )
         self._context_limit = context_length
-        self._use(blocks)
+        self._use(cache)
         self._max_sequences = max_sequences
         self._step_size = StepSize(token_budget, least)
         self._prefix_reuse = prefix_reuse
@@ -87,7 +94,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
-        self._in_flight: dict[int, list[tuple[Request, int]]] = {}  # plan number → its requests, and how far they get
+        self._in_flight: dict[int, list[_Planned]] = {}  # by the plan's number
         self._forget: list[int] = []  # introduced to the workers, ended since
         self._next_number = 0
         self._prompt_tokens = self._prefix_hits = self._generated_tokens = self._preemptions = 0
@@ -101,32 +108,22 @@ class Scheduler:
         """Queue a request.
 
         Raises:
-            ContextOverflowError: its prompt leaves no room for an answer.
-            UsageError: its prompt is empty, or it asks for no tokens at all.
+            ContextOverflowError: its prompt leaves no room for an answer, where it asks for one.
+            UsageError: its prompt is empty, or it asks for nothing at all.
             ValueError: its seq_id is in use.
         """
         if request.seq_id in self._requests:
             raise ValueError(f"sequence {request.seq_id} is not finished")
-        if request.params.max_tokens < 1:
-            raise UsageError(
-                f"max_tokens is {request.params.max_tokens}.",
-                why="An answer has at least one token.",
-                fix="Ask for one token or more.",
-            )
-        if not request.tokens:
-            raise UsageError("The prompt is empty.", fix="Send at least one token.")
-        if len(request.tokens) >= self.context_length:
-            raise ContextOverflowError(
-                f"The prompt has {len(request.tokens)} tokens; the context holds {self.context_length}.",
-                why="Prompt and answer share the context, and an answer takes at least one token.",
-                fix="Shorten the prompt, or start with a larger --ctx-size.",
-            )
+        if request.states is None:
+            check_lengths(len(request.tokens), request.params.max_tokens, self.context_length)
+        else:
+            check_text_length(len(request.tokens), self.context_length)
         self._requests[request.seq_id] = request
         self._waiting.append(request)
 
     def step(self) -> StepPlan | None:
         """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""
-        draft = _Draft(self._step_size.tokens, self._blocks)
+        draft = _Draft(self._step_size.tokens, self._cache)
         if self._ahead and self._in_flight:
             self._plan_ahead(draft)
         else:
@@ -135,27 +132,37 @@ class Scheduler:
             self._admit(draft)
         if not draft.chunks:
             return None
-        if draft.budget < self._blocks.block_size:
+        if draft.budget < self._cache.block_size:
             self._step_size.take_full_step()
         plan = StepPlan(self._next_number, tuple(draft.chunks), tuple(draft.new), tuple(self._forget))
         self._next_number += 1
-        self._in_flight[plan.number] = draft.ends
+        self._in_flight[plan.number] = draft.planned
         self._forget = []
         return plan
 
     def finish_step(self, result: StepResult) -> list[TokenEvent]:
         """Take in what a step computed. The events come in the order of the plan's chunks; a request that finishes
         has lost its blocks when this returns. Results of cancelled requests and of aborted steps are dropped."""
-        sampled = {token.seq_id: token for token in result.sampled}
-        events = []
-        for request, end in self._in_flight.pop(result.number, ()):
+        sampled: defaultdict[int, list[SampledToken]] = defaultdict(list)
+        for token in result.sampled:
+            sampled[token.seq_id].append(token)
+        hidden = dict(result.hidden)
+        events = list[TokenEvent]()
+        for request, end, samples in self._in_flight.pop(result.number, ()):
             if self._requests.get(request.seq_id) is not request:
                 continue  # cancelled; its blocks may hold another sequence by now, so they must not be committed
             if self._prefix_reuse:
-                self._blocks.commit(request.tokens, request.block_hashes, request.blocks, request.computed, end)
+                self._cache.commit(request.tokens, request.block_hashes, request.tables, request.computed, end)
             request.computed = end
-            if end == len(request.tokens):
-                events.append(self._append(request, sampled[request.seq_id]))
+            self._cache.advance(request.tables, end, len(request.tokens))
+            if request.states is not None:
+                events += self._take_states(request, hidden.get(request.seq_id))
+            assert bool(samples) == (request.seq_id in sampled), "a worker says what it was asked for"
+            for position, token in enumerate(sampled[request.seq_id], start=end - samples + 1):
+                if position == len(request.tokens):  # else it is known what follows there
+                    events.append(self._append(request, token))
+                    if events[-1].finish is not None:
+                        break
         return events
 
     def cancel(self, seq_id: int) -> bool:
@@ -164,7 +171,7 @@ class Scheduler:
         request = self._requests.get(seq_id)
         if request is None:
             return False
-        if request.blocks:
+        if request.tables:
             self._running.remove(request)
         else:
             self._waiting.remove(request)
@@ -173,7 +180,7 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Requests that own cache blocks."""
+        """Number of requests that own cache blocks."""
         return len(self._running)
 
     def abandon_steps(self) -> None:
@@ -182,15 +189,15 @@ class Scheduler:
         while self._running:
             self._preempt(self._running[-1])
         self._in_flight.clear()
-        self._blocks.clear()
+        self._cache.clear()
 
     @property
     def step_tokens(self) -> int:
-        """Of a step, at most, at present."""
+        """The token budget of a step at present."""
         return self._step_size.tokens
 
     def shrink_steps(self) -> None:
-        """Compute half as many tokens in a step from now on, or as few as can be, until larger ones are worth a try."""
+        """Halve the token budget from now on, down to its minimum, until a larger one is worth a try."""
         self._step_size.shrink()
 
     def resize(self, n_blocks: int) -> list[int]:
@@ -200,8 +207,9 @@ class Scheduler:
             The ids of requests that it is too small for; they are dropped.
         """
         assert not self._running, "running requests would lose what they have computed"
-        self._use(BlockManager(n_blocks, self._blocks.block_size))
-        too_long = [request.seq_id for request in self._waiting if len(request.tokens) >= self.context_length]
+        self._use(CacheManager(self._cache.layout, n_blocks))
+        least = [(request.seq_id, len(request.tokens) + (request.states is None)) for request in self._waiting]
+        too_long = [seq_id for seq_id, positions in least if positions > self.context_length]
         for seq_id in too_long:
             self.cancel(seq_id)
         return too_long
@@ -218,61 +226,64 @@ class Scheduler:
         self._waiting.clear()
         self._in_flight.clear()
         self._forget.clear()
-        self._blocks.clear()
+        self._cache.clear()
         return aborted
 
     def stats(self) -> SchedulerStats:
-        """How full it is, and what it did so far."""
+        """Figures on the present load, and totals so far."""
         return SchedulerStats(
             running=len(self._running),
             waiting=len(self._waiting),
-            blocks_total=self._blocks.n_blocks,
-            blocks_used=self._blocks.used_blocks,
-            blocks_cached=self._blocks.reusable_blocks,
+            blocks_total=self._cache.n_blocks,
+            blocks_used=self._cache.used_blocks,
+            blocks_cached=self._cache.reusable_blocks,
             prompt_tokens=self._prompt_tokens,
             prefix_hits=self._prefix_hits,
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
         )
 
-    def _use(self, blocks: BlockManager) -> None:
-        self._blocks = blocks
-        self.context_length = min(self._context_limit, blocks.n_blocks * blocks.block_size)
+    def _use(self, cache: CacheManager) -> None:
+        self._cache = cache
+        longest = cache.longest
+        self.context_length = self._context_limit if longest is None else min(self._context_limit, longest)
 
     def _plan_decodes(self, draft: _Draft) -> None:
-        """Plan the requests with one token to go; of a pipeline's stage its share of all that decode."""
+        """Plan the requests that miss one token; for a pipeline stage, its share of all decoding requests."""
         decoding = sum(len(request.tokens) - request.computed == 1 for request in self._running)
         share = -(-decoding // self._depth)
         for request in self._running:  # preemption shortens this list at its end, never up to the current request
             if len(draft.chunks) == share:
                 return
-            if request.missing == 1 and self._grow(request, len(request.tokens)):
+            if request.missing > 1:  # its blocks behind a window may have gone to others, who are not under way yet
+                self._grow(request, self._chunk_end(request.planned, request, draft.budget))
+            elif request.missing == 1 and self._grow(request, len(request.tokens)):
                 draft.add(request, len(request.tokens))
 
     def _plan_ahead(self, draft: _Draft) -> None:
         """Plan the step after the one under way, if all decode in it who are not at their end by then.
 
         Else it waits for the result. Who was left behind would keep to steps of its own, for which the weights are read
-        once more: what penalties need is known only then. A prompt's chunk takes so long that the round trip does not
-        matter, and whoever arrives meanwhile would wait for it.
+        once more: what some logits processors need is known only then. A prompt's chunk takes so long that the round
+        trip does not matter, and whoever arrives meanwhile would wait for it.
         """
         if len(self._in_flight) > 1 or (self._waiting and self._has_room()):
             return
         if any(request.missing for request in self._running):
             return
         going_on = [request for request in self._running if not self._is_complete(request, request.planned + 1)]
-        if any(request.params.penalizes for request in going_on):
+        if any(request.needs_last_token for request in going_on):
             return
         if all(self._grow(request, request.planned + 1) for request in going_on):
             for request in going_on:
                 draft.add(request, request.planned + 1)
 
     def _plan_prefills(self, draft: _Draft) -> None:
-        """Plan the requests with more to go, as far as the budget lasts."""
+        """Plan chunks of the requests that miss more tokens, as far as the budget lasts."""
         for request in self._running:
             if request.missing > 1:
                 end = self._chunk_end(request.planned, request, draft.budget)
-                if end > request.planned:
+                if end > request.planned and self._grow(request, end):
                     draft.add(request, end)
 
     def _admit(self, draft: _Draft) -> None:
@@ -281,21 +292,19 @@ class Scheduler:
             request = self._waiting[0]
             if not draft.budget:
                 return
-            matched = self._blocks.match(request.tokens, request.block_hashes) if self._prefix_reuse else []
-            start = len(matched) * self._blocks.block_size
+            cache = self._cache
+            reuse = self._prefix_reuse and request.states is not WantedStates.ALL  # a cache has no hidden states
+            tables = cache.match(request.tokens, request.block_hashes) if reuse else cache.nothing()
+            start = cache.positions(tables)
             end = self._chunk_end(start, request, draft.budget)
             if end <= start:
                 return
-            self._blocks.take(matched)
             # All blocks of what is known, so that only decoding can run out of them; and one spare for each that
             # runs, or what is admitted now, or was preempted just now, would be preempted again in a moment.
-            missing = self._blocks.blocks_for(len(request.tokens)) - len(matched)
-            fresh = self._blocks.allocate(missing, spare=len(self._running))
-            if fresh is None:
-                self._blocks.release(matched)
+            if not cache.admit(tables, len(request.tokens), spare=len(self._running)):
                 return
             self._running.append(self._waiting.popleft())
-            request.blocks = block_table(matched + fresh)
+            request.tables = tables
             request.computed = request.planned = start
             if not request.preemptions:
                 request.cached = start
@@ -305,14 +314,15 @@ class Scheduler:
 
     def _has_room(self) -> bool:
         """For one more request to run."""
-        return len(self._running) < min(self._max_sequences, self._blocks.free_blocks)
+        return len(self._running) < min(self._max_sequences, self._cache.free_blocks)
 
     def _chunk_end(self, start: int, request: Request, budget: int) -> int:
-        """Where a chunk from `start` ends: at the last known token, or else on a block border, so that a prompt is cut
-        at the same places whatever shares its steps, and its work is always resumed at a border."""
+        """The end of a chunk that begins at `start`: the last known token, or else a block border, so that a prompt is
+        cut at the same places whatever shares its steps, and is always resumed at a border.
+        """
         end = start + budget
         known = len(request.tokens)
-        return known if end >= known else end - end % self._blocks.block_size
+        return known if end >= known else end - end % self._cache.block_size
 
     def _grow(self, request: Request, end: int) -> bool:
         """See that there are blocks for positions up to `end`; preempt the youngest if need be.
@@ -320,15 +330,11 @@ class Scheduler:
         False if even that does not help now, because the youngest is in flight, or is this request itself. Then it
         waits with what it has: the older ones finish some day, or take its blocks.
         """
-        missing = self._blocks.blocks_for(end) - len(request.blocks)
-        if missing <= 0:
-            return True
-        while (fresh := self._blocks.allocate(missing)) is None:
+        while not self._cache.grow(request.tables, end):
             youngest = self._running[-1]
             if youngest is request or youngest.in_flight:
                 return False
             self._preempt(youngest)
-        request.blocks.extend(fresh)
         return True
 
     def _preempt(self, youngest: Request) -> None:
@@ -353,8 +359,19 @@ class Scheduler:
             self._end(request)
         return TokenEvent(request.seq_id, sampled, finish, request.cached)
 
+    def _take_states(self, request: Request, rows: NDArray[np.float32] | None) -> list[TokenEvent]:
+        """Keep hidden states of a part of a text, and end the request if it was the last one."""
+        if rows is not None:
+            request.told_states.append(rows)
+        if request.computed < len(request.tokens):
+            return []
+        event = TokenEvent(request.seq_id, None, FinishReason.STOP, request.cached, np.concatenate(request.told_states))
+        self._running.remove(request)
+        self._end(request)
+        return [event]
+
     def _is_complete(self, request: Request, tokens: int) -> bool:
-        """Whether it gets no more once it has so many."""
+        """Whether a request gets no more tokens once it has so many."""
         return tokens - request.prompt_length >= request.params.max_tokens or tokens >= self.context_length
 
     def _end(self, request: Request) -> None:
@@ -363,33 +380,45 @@ class Scheduler:
 
     def _strip(self, request: Request) -> None:
         """Take a request's blocks away, and its place in the workers' memory."""
-        self._blocks.release(request.blocks)
-        request.blocks = block_table()
+        if request.tables:
+            self._cache.release(request.tables)
+        request.tables = ()
         request.computed = request.planned = 0
+        request.told_states.clear()
         if request.introduced:
             request.introduced = False
             self._forget.append(request.seq_id)
 
 
+class _Planned(NamedTuple):
+    """A request's part of a plan."""
+
+    request: Request
+    end: int  # so many of its tokens will then be computed
+    samples: int  # of the last of these, that a token is chosen after
+
+
 class _Draft:
     """A plan in the making."""
 
-    def __init__(self, budget: int, blocks: BlockManager) -> None:
+    def __init__(self, budget: int, cache: CacheManager) -> None:
         self.budget = budget  # tokens left
         self.chunks: list[Chunk] = []
         self.new: list[NewSequence] = []
-        self.ends: list[tuple[Request, int]] = []  # who is in it, and how many of their tokens will then be computed
-        self._blocks = blocks
+        self.planned: list[_Planned] = []
+        self._cache = cache
 
     def add(self, request: Request, end: int) -> None:
-        """Compute a request's tokens up to position `end`: the known ones, or the one that comes next."""
+        """Plan to compute a request's tokens up to position `end`: known ones, or the next one."""
         start, known = request.planned, len(request.tokens)
         if not request.introduced:
             request.introduced = True
             self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
-        table = request.blocks[: self._blocks.blocks_for(end)]  # a copy: the request's own grows
         tokens = tuple(request.tokens[start:end]) or (LATEST,)
-        self.chunks.append(Chunk(request.seq_id, tokens, start, table, end >= known))
-        self.ends.append((request, end))
+        blocks = self._cache.joined(request.tables, end)
+        samples = int(end >= known and request.states is None)
+        hidden = end - start if request.states is WantedStates.ALL else int(end >= known and not samples)
+        self.chunks.append(Chunk(request.seq_id, tokens, start, blocks, samples, hidden))
+        self.planned.append(_Planned(request, end, samples))
         self.budget -= end - start
         request.planned = end

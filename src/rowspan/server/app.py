@@ -1,4 +1,4 @@
-"""The web application: routes, gatekeepers and the chat page, put together."""
+"""Puts the web application together: routes, middleware and the chat page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rowspan.server.service import Service
 
 
 def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:
-    """One model behind OpenAI's API and the chat page.
+    """The application that serves one model by OpenAI's API and the chat page.
 
     Args:
-        model_name: what clients call the model.
+        model_name: the name by which clients call the model.
     """
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -32,7 +32,7 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     for router in others:
         app.include_router(router)
     error_replies.install(app)
-    # The last one added is the first one met.
+    # The middleware added last is the first that a request meets.
     app.add_middleware(BodyLimit)
     if config.api_keys:
         app.add_middleware(KeyCheck, keys=config.api_keys)

@@ -15,7 +15,7 @@ from rowspan.server.service import AnswerJob, Service
 
 
 class ChatWriter:
-    """Choices as messages, and as changes (deltas) to a message."""
+    """Writes choices as messages, and parts of choices as changes (deltas) to a message."""
 
     id_prefix = "chatcmpl"
     whole_object = "chat.completion"
@@ -35,7 +35,7 @@ class ChatWriter:
             return None
         delta: dict[str, Any] = {"content": piece.text} if piece.text or has_logprobs else {}
         if index not in self._introduced:
-            # With the first content, not before it: clients take the first chunk for the first token.
+            # The role is sent with the first content, not before it: clients take the first chunk for the first token.
             self._introduced.add(index)
             delta = {"role": "assistant", "content": piece.text}
         return {"delta": delta, "logprobs": self._logprobs(piece.tokens)}
@@ -70,8 +70,8 @@ def chat_routes(service: Service) -> APIRouter:
         await service.wake()
         if request.top_logprobs and not request.logprobs:
             raise FieldError("top_logprobs needs logprobs.", field="top_logprobs", fix='Send "logprobs": true, too.')
-        messages = [message.for_template() for message in request.messages]
-        prompt = await backend.encode_chat(messages)
+        with service.admitted(request.n or 1):
+            prompt = await backend.encode_chat([message.for_template() for message in request.messages])
         params = sampling_params(
             request,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,

@@ -1,4 +1,4 @@
-"""POST /v1/completions: text that goes on where the prompt ends."""
+"""POST /v1/completions: continues a prompt."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rowspan.server.sampling_params import choice_params, limited, sampling_para
 from rowspan.server.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import AnswerJob, Service
 
-DEFAULT_MAX_TOKENS = 16  # OpenAI's
-MAX_ANSWERS = 2048  # prompts × n of one request
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default
+MAX_ANSWERS = 2048  # limit of prompts × n in one request
 
 
 class CompletionWriter:
-    """Choices as text.
+    """Writes choices as text.
 
     Args:
-        echoes: by choice, the prompt's text if it is to be repeated.
+        echoes: for each choice, the prompt's text if the client wants it repeated.
     """
 
     id_prefix = "cmpl"
@@ -47,7 +47,7 @@ class CompletionWriter:
 
 
 class LegacyLogprobs:
-    """The older form of log-probabilities: parallel lists, with each token's place in the text in characters."""
+    """The older form of log-probabilities: parallel lists, with each token's offset in the text in characters."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -71,7 +71,7 @@ class LegacyLogprobs:
 
 
 def _top(token: TokenText) -> dict[str, float | None]:
-    """The likeliest tokens, best first, and the chosen one in any case."""
+    """Log-probabilities of the likeliest tokens, best first, always including the chosen token."""
     top: dict[str, float | None] = {}
     for raw, logprob in token.top:
         top.setdefault(_spelling(raw), logprob)
@@ -80,7 +80,7 @@ def _top(token: TokenText) -> dict[str, float | None]:
 
 
 def _spelling(raw: bytes) -> str:
-    """A token as text; OpenAI's notation for part of a character."""
+    """A token's text; part of a character is written in OpenAI's notation."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -106,7 +106,8 @@ def completion_routes(service: Service) -> APIRouter:
         await service.wake()
         n = request.n or 1
         _check(request, n)
-        prompts = [await encode(prompt) for prompt in request.prompts]
+        with service.admitted(len(request.prompts) * n):
+            prompts = [await encode(prompt) for prompt in request.prompts]
         params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
         max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         jobs = [

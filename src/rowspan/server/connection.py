@@ -1,4 +1,4 @@
-"""Working for a client only as long as it is there."""
+"""Works for a client only as long as it stays connected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Do the work; cancel it as soon as the client hangs up. The request's body must have been read.
 
     Raises:
-        ClientDisconnect: it did.
+        ClientDisconnect: the client hung up.
     """
     task = asyncio.create_task(work)
     hangup = asyncio.create_task(_hangup(receive))

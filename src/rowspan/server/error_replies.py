@@ -1,4 +1,6 @@
-"""Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}} and the right status."""
+"""Formats errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}, with the right
+status.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from rowspan.errors import RowspanError, UsageError
 
 log = logging.getLogger(__name__)
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
 ERROR_CODE = "rowspan.error"  # where a request's scope has the code of the error that its client gets
 UNAVAILABLE = "The engine failed, or is shutting down. Try again in a moment; the server's log says more."
 INTERNAL = "The server failed to handle this request. Its log says more."
@@ -82,7 +84,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def error_json(message: str, status: int, *, param: str | None = None, code: str | None = None) -> bytes:
-    """The body. ASCII, because messages may quote what no encoding can carry (lone surrogates)."""
+    """The body of an error reply. It is ASCII, because messages may quote characters that no encoding can carry (lone
+    surrogates).
+    """
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
@@ -90,7 +94,7 @@ def error_json(message: str, status: int, *, param: str | None = None, code: str
 
 
 class ErrorResponse(Response):
-    """An error as JSON."""
+    """A JSON response with an error."""
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str] | None, code: str) -> None:
         super().__init__(body, status, headers, "application/json")
@@ -106,7 +110,7 @@ def code_of(error: Exception) -> str:
 
 
 def describe(error: Exception) -> tuple[int, bytes]:
-    """Status and body for any exception. Nothing internal leaves the server: that goes to the log."""
+    """Status and body for any exception. Internal details go to the log only."""
     if not isinstance(error, RowspanError):
         log.error("Internal error", exc_info=error)
         return 500, error_json(INTERNAL, 500, code=code_of(error))
@@ -126,7 +130,7 @@ def error_response(error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Have every exception of the app answered in this shape."""
+    """Make the app answer every exception in this format."""
 
     async def known(request: Request, error: Exception) -> Response:
         return error_response(error)
@@ -160,10 +164,10 @@ def install(app: FastAPI) -> None:
 
 
 def explain_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> tuple[str, str | None]:
-    """What pydantic found wrong, as one sentence, and the path of the field it is about.
+    """Pydantic's complaint as one sentence, and the path of the field that it is about.
 
-    Where a field may have several types, pydantic reports every alternative: those that got furthest into the body are
-    closest to what the client meant.
+    If a field may have several types, pydantic reports every alternative: the errors deepest in the body are closest to
+    what the client meant.
     """
     if errors[0]["type"] == "json_invalid":
         return f"The request's body is not valid JSON: {errors[0]['ctx']['error']}.", None
@@ -182,7 +186,7 @@ def explain_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> tuple[str
 
 
 def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
-    """Where in the body an error is: pydantic's location without the names of a union's branches."""
+    """The path in the body at which an error is: pydantic's location without the names of a union's branches."""
     path: list[str | int] = []
     here = body
     for step in error["loc"][1:]:

@@ -1,4 +1,4 @@
-"""Giving the devices back while nobody asks: the same for every backend."""
+"""Puts an idle backend to sleep, so that it gives its devices back; the same for every backend."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class IdlePolicy:
-    """Has the backend sleep after a time without requests, and wakes it for the next one. GET /health and
-    GET /metrics wake nothing.
+    """Puts the backend to sleep after a time without requests, and wakes it for the next one. GET /health and GET
+    /metrics do not wake it.
 
     Args:
-        seconds: None: it never sleeps.
-        is_busy: whether any request is unfinished.
+        seconds: None: never sleep.
+        is_busy: returns whether any request is unfinished.
     """
 
     def __init__(self, backend: Backend, seconds: float | None, is_busy: Callable[[], bool]) -> None:
@@ -31,7 +31,7 @@ class IdlePolicy:
         self._changing = asyncio.Lock()  # one falls asleep or wakes at a time
 
     async def wake(self) -> None:
-        """Before a request asks anything of the backend. Raises: as `Backend.wake`."""
+        """Wake the backend, before a request uses it. Raises the same as `Backend.wake`."""
         if self._seconds is None:
             return
         self._last = time.monotonic()
@@ -42,7 +42,7 @@ class IdlePolicy:
             self._watching = asyncio.create_task(self._watch(self._seconds))
 
     async def _watch(self, seconds: float) -> None:
-        """Until it sleeps."""
+        """Wait for a time without requests, and put the backend to sleep."""
         while True:
             await asyncio.sleep(max(0.05, self._last + seconds - time.monotonic()))
             if self._is_busy():

@@ -1,4 +1,4 @@
-"""Taking the port, before anything expensive is done."""
+"""Binds the port before anything expensive is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rowspan.errors import RowspanError, UsageError
 
 
 class AddressError(UsageError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen on the address that it was given."""
 
     code = "bad_address"
 
@@ -21,7 +21,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket bound to the address, not listening yet: until it does, clients are refused instead of left waiting.
 
     Raises:
-        AddressError: an unknown host, not an address of this machine, a port in use or not allowed.
+        AddressError: the host is unknown, the address is not this machine's, or the port is in use or not allowed.
     """
     try:
         # IPv4 first: "localhost" is both, and more programs try 127.0.0.1 than ::1.
@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(listener: socket.socket) -> None:
-    """Begin to take connections.
+    """Start to accept connections.
 
     Raises:
         AddressError: another program was faster to listen on the port.
@@ -85,7 +85,7 @@ def _explain(error: OSError, host: str, port: int) -> RowspanError:
 
 
 def _by_whom(port: int) -> str:
-    """The program that listens there, as far as the system tells."""
+    """Names the program that listens on the port, as far as the system tells."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:] == (port,):

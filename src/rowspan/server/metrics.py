@@ -1,11 +1,11 @@
-"""What operators watch: GET /metrics, in Prometheus' text formats; docs/metrics.md lists it.
+"""Metrics for operators: GET /metrics, in Prometheus' text formats; docs/metrics.md lists them.
 
-It is the same for every backend; what one does not tell is absent, not zero. Asking wakes nothing.
+They are the same for every backend; a metric that a backend does not provide is absent, not zero. A request for them
+wakes no backend.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,6 @@ from rowspan.server.error_replies import CLIENT_CLOSED_REQUEST, ERROR_CODE
 PATH = "/metrics"
 ARRIVED = "rowspan.arrived"  # where a request's scope has its time of arrival, by time.perf_counter()
 OTHER = "other"  # addresses that there is no route for: their number is up to whoever asks
-STATS_SECONDS = 2.0  # that a backend may take to tell: it tells between two steps
 
 # Seconds. A prompt takes from milliseconds to minutes, a token from under one to hundreds of milliseconds.
 FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
@@ -35,11 +34,11 @@ WHOLE_ANSWER = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
 class Metrics:
-    """Of one app: nothing is kept in prometheus_client's registry for the whole process."""
+    """The metrics of one app. They are not registered in prometheus_client's registry for the whole process."""
 
     def __init__(self, backend: Backend, model_name: str) -> None:
         self._backend = backend
-        # Else a line for every series says when it began, which nobody asks.
+        # Otherwise every series gets a line that says when it began, which nobody needs.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
@@ -66,17 +65,17 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def count(self, endpoint: str, status: int, error: str | None) -> None:
-        """A request is over. endpoint: a route's path. error: the code of the error that the client got."""
+        """Count a finished request. endpoint: a route's path. error: the code of the error that the client got."""
         self._requests.labels(endpoint, status).inc()
         if error is not None:
             self._errors.labels(error).inc()
 
     @contextmanager
     def answer(self, prompt_tokens: int, arrived: float) -> Iterator[Callable[[Piece], None]]:
-        """While an answer is computed. Gives what every piece of it is to be shown to.
+        """Measure an answer while it is computed. Yields a function to be called with every piece of the answer.
 
         Args:
-            arrived: when the request did, by time.perf_counter().
+            arrived: when the request arrived, by time.perf_counter().
         """
         self._now.waiting += 1
         generated, last, finish = 0, arrived, FinishReason.CANCELLED
@@ -109,26 +108,22 @@ class Metrics:
             self._answers.labels(finish).inc()
 
     async def text(self, accept: str) -> tuple[bytes, str]:
-        """The page, and its content type. Args: accept: what the client can read, as its header says."""
-        self._now.stats = await self._backend_stats()
+        """The page, and its content type. Args: accept: the formats that the client can read, from its Accept
+        header.
+        """
+        self._now.stats = await self._backend.stats()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    async def _backend_stats(self) -> BackendStats | None:
-        try:
-            async with asyncio.timeout(STATS_SECONDS):
-                return await self._backend.stats()
-        except (TimeoutError, RowspanError):
-            return None  # in the middle of a long step, or just falling asleep
-
 
 class RequestCount:
-    """Plain ASGI, around everything else: notes when each request arrived, and what became of it."""
+    """Plain ASGI middleware around everything else: notes when each request arrived, and counts how it ended."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, endpoints: frozenset[str]) -> None:
-        """
+        """Wrap an app.
+
         Args:
-            endpoints: paths to count by, where a request is refused before a route sees it.
+            endpoints: paths to count by, for requests that are refused before a route sees them.
         """
         self._app = app
         self._metrics = metrics
@@ -139,7 +134,7 @@ class RequestCount:
             await self._app(scope, receive, send)
             return
         scope[ARRIVED] = time.perf_counter()
-        status = CLIENT_CLOSED_REQUEST  # unless it is told otherwise
+        status = CLIENT_CLOSED_REQUEST  # unless a response sets another status
         ended = False
 
         async def noting_send(message: Message) -> None:
@@ -148,12 +143,12 @@ class RequestCount:
                 status = message["status"]
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 ended = True
-                self._count(scope, status)  # before the client can know, and look
+                self._count(scope, status)  # before the client knows, and asks for figures
             await send(message)
 
         try:
             await self._app(scope, receive, noting_send)
-        except Exception:  # it is answered outside of this
+        except Exception:  # an outer handler answers it
             status, scope[ERROR_CODE] = 500, RowspanError.code
             raise
         finally:
@@ -167,12 +162,12 @@ class RequestCount:
 
 
 class _Now(Collector):
-    """What is so at the moment, and what the backend counts itself."""
+    """Collects the present state, and the backend's own counters, at the moment of a scrape."""
 
     def __init__(self, backend: Backend, model_name: str) -> None:
         self._backend = backend
         self._model_name = model_name
-        self.waiting = self.running = 0  # answers, without and with a token
+        self.waiting = self.running = 0  # number of answers without and with a token
         self.stats: BackendStats | None = None
 
     def begin_running(self) -> None:

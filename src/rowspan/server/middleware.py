@@ -1,6 +1,6 @@
-"""What a request passes before any route sees it: its id, where it comes from, its key, its size.
+"""Checks that a request passes before any route sees it: its id, its origin, its key, its size.
 
-Plain ASGI: they neither read nor hold back what they let through.
+Plain ASGI: these neither read nor delay what they let through.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rowspan.errors import RowspanError
 from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
 
-PROTECTED = ("/v1/", "/metrics")  # what begins so needs a key; /health and the chat page do not
+PROTECTED = ("/v1/", "/metrics")  # paths that need a key; /health and the chat page do not
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over
 
 
 class RequestId:
-    """Gives `x-request-id` back to clients that sent one."""
+    """Returns `x-request-id` to clients that sent one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,13 +39,13 @@ class RequestId:
 
 
 class OriginCheck:
-    """Keeps web pages of others from using this server through the browser of someone who can reach it.
+    """Keeps other sites' web pages from using this server through the browser of someone who can reach it.
 
     A page may send requests anywhere, and its name may be made to point to this very machine (DNS rebinding). Browsers
-    say where a page comes from; other programs say nothing, and are not concerned.
+    say where a page comes from; other programs say nothing, and are not affected.
 
     Args:
-        loopback: the server listens on this machine only, so its page can only come from there.
+        loopback: the server listens on this machine only, so its own page can only come from there.
     """
 
     def __init__(self, app: ASGIApp, loopback: bool) -> None:
@@ -70,7 +70,7 @@ class OriginCheck:
 
 
 class KeyCheck:
-    """Asks for an API key: for the API, and for what tells how much others use it."""
+    """Requires an API key for the API, and for pages that tell how much others use it."""
 
     def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self._app = app
@@ -88,7 +88,7 @@ class KeyCheck:
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, before or while they are read."""
+    """Refuses request bodies that are too large, before or while they are read."""
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
         self._app = app
@@ -106,7 +106,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                # The one exception that FastAPI lets through while it reads a body.
+                # This is the only exception that FastAPI lets through while it reads a body.
                 raise HTTPException(413, str(self._too_large()), {"Connection": "close"})
             return message
 

@@ -1,4 +1,4 @@
-"""Open WebUI, where it is installed, as a supervised child that talks to this server. https://docs.openwebui.com"""
+"""Runs Open WebUI, if it is installed, as a supervised child that talks to this server. https://docs.openwebui.com"""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rowspan.backends.child import HOST, Child, ChildError, Launch
-from rowspan.backends.child_log import ChildLog
+from rowspan.backends.process.child import HOST, Child, ChildError, Launch
+from rowspan.backends.process.child_log import ChildLog
 from rowspan.backends.protocol import MissingBackendError
 from rowspan.backends.web_ui import web_ui_environment
 
 
 class OpenWebUi:
-    """The program. Without sign-in: it answers on this machine only.
+    """The Open WebUI program. It asks nobody to sign in, because it answers on this machine only.
 
     Args:
         api: base address of the API, with /v1.
-        api_key: None where the server asks for none.
+        api_key: None if the server requires none.
         data: folder of its database.
     """
 
@@ -32,23 +32,23 @@ class OpenWebUi:
             **web_ui_environment(api, api_key or "none"),
             "DATA_DIR": str(data),
             "WEBUI_AUTH": "False",
-            # It is to need nothing but this server: no models from elsewhere.
+            # Open WebUI must need nothing but this server: no models from elsewhere.
             "OFFLINE_MODE": "true",
             "HF_HUB_OFFLINE": "1",
             "RAG_EMBEDDING_ENGINE": "openai",
         }
 
     def launch(self, port: int, key: str) -> Launch:
-        # Without a secret in the environment it would write one into the working directory.
+        # Without a secret in the environment Open WebUI would write one into the working directory.
         environment = {**self._environment, "WEBUI_SECRET_KEY": key}
         return Launch([str(self._program), "serve", "--host", HOST, "--port", str(port)], environment)
 
 
 def find_open_webui() -> Path:
-    """The program, beside this interpreter or in PATH.
+    """Find the program beside this interpreter or in PATH.
 
     Raises:
-        MissingBackendError: there is none.
+        MissingBackendError: it is not installed.
     """
     beside = Path(sys.executable).with_name("open-webui")
     found = str(beside) if beside.exists() else shutil.which("open-webui")
@@ -64,7 +64,9 @@ def find_open_webui() -> Path:
 
 @contextmanager
 def beside_the_server(program: OpenWebUi, port: int, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Start it while the server goes on, say where it is or why it is not, and end it with the server."""
+    """Start Open WebUI while the server goes on, say where it is or why it failed, and stop it together with the
+    server.
+    """
     child = Child(program, ChildLog(folder / "open-webui.log"), port=port)
 
     def start() -> None:

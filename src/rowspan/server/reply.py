@@ -1,6 +1,6 @@
-"""From pieces of answers to what the client gets: one JSON object, or a stream of them.
+"""Turns pieces of answers into what the client gets: one JSON object, or a stream of them.
 
-What chat and completions have in common is here; how a single choice looks is a `ChoiceWriter`'s.
+This file holds what chat and completions have in common; a `ChoiceWriter` decides how a single choice looks.
 """
 
 from __future__ import annotations
@@ -42,21 +42,23 @@ class ServerAnswer:
 
 
 class ChoiceWriter(Protocol):
-    """How an API writes down one choice, without its index and finish reason."""
+    """Formats one choice for an API, without its index and finish reason."""
 
     id_prefix: str
-    whole_object: str  # the "object" of an answer in one
-    chunk_object: str  # the "object" of a part of a stream
+    whole_object: str  # the field "object" of a whole answer
+    chunk_object: str  # the field "object" of a chunk of a stream
 
     def whole(self, index: int, answer: ServerAnswer) -> Json: ...
 
     def part(self, index: int, piece: Piece) -> Json | None:
-        """None: nothing to tell yet. A piece with a finish reason always is told."""
+        """A chunk for a piece of the choice; None if there is nothing to send yet. A piece with a finish reason is
+        always sent.
+        """
         ...
 
 
 class Reply:
-    """The answers to one request."""
+    """Formats the answers to one request."""
 
     def __init__(self, service: Service, request: GenerationRequest, writer: ChoiceWriter, prompt_tokens: int) -> None:
         self._writer = writer
@@ -84,8 +86,9 @@ class Reply:
         return {**self._head, "object": self._writer.whole_object, "choices": choices, "usage": usage}
 
     async def stream(self, first: tuple[int, Piece], rest: Pieces, scope: Scope) -> AsyncGenerator[bytes, None]:
-        """Server-sent events. An error in the middle becomes the last event, instead of [DONE]; the request's scope
-        is told."""
+        """Yield server-sent events. An error in the middle becomes the last event, in place of [DONE], and is noted in
+        the request's scope.
+        """
         generated: dict[int, int] = {}
 
         def chunk(index: int, piece: Piece) -> bytes:
@@ -133,8 +136,9 @@ class Reply:
 async def respond(
     service: Service, http: Request, request: GenerationRequest, jobs: Sequence[AnswerJob], reply: Reply
 ) -> Response:
-    """Compute, and answer in the way the client asked for. Nothing is sent before the first token is there, so that
-    whatever goes wrong until then gets its own status."""
+    """Compute, and answer in the form that the client asked for. Nothing is sent before the first token is there, so
+    that any earlier error gets its own status.
+    """
     pieces = service.answer(jobs, http.scope[ARRIVED])
     if not request.stream:
         whole = await while_connected(http.receive, reply.whole(pieces, len(jobs)))

@@ -1,4 +1,4 @@
-"""A request's fields → the engine's SamplingParams."""
+"""Converts a request's fields into the engine's SamplingParams."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COLDEST = 1e-4  # below this temperature, dividing by it overflows; the likelies
 
 
 def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_size: int | None) -> SamplingParams:
-    """What the client asked for, OpenAI's defaults for the rest; `max_tokens` is left to `limited`.
+    """The parameters that the client asked for, with OpenAI's defaults for the rest; `limited` sets `max_tokens`.
 
     Raises:
-        FieldError: logit_bias names a token the model does not have.
+        FieldError: logit_bias names a token that the model does not have.
     """
     temperature = _given(request.temperature, 1.0)
     repeat_penalty = request.repeat_penalty if request.repeat_penalty is not None else request.repetition_penalty
@@ -40,14 +40,15 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
 
 
 def limited(params: SamplingParams, max_tokens: int | None, prompt_length: int, context_size: int) -> SamplingParams:
-    """Clipped to what is left of the context; None asks for all of it. A prompt that fills the context is the
-    engine's to refuse."""
+    """The parameters with `max_tokens` clipped to what is left of the context; None asks for all of it. The engine
+    itself refuses a prompt that fills the context.
+    """
     room = max(1, context_size - prompt_length)
     return replace(params, max_tokens=min(_given(max_tokens, room), room))
 
 
 def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
-    """For one of several answers to one prompt: each has its own seed."""
+    """The parameters for one of several answers to one prompt: each has its own seed."""
     return params if params.seed is None else replace(params, seed=params.seed + choice)
 
 
@@ -56,7 +57,7 @@ def _given(value: Number | None, default: Number) -> Number:
 
 
 def _logit_bias(biases: Mapping[str, float], vocab_size: int | None) -> dict[int, float]:
-    known = MAX_TOKEN if vocab_size is None else vocab_size  # else the backend refuses what it does not have
+    known = MAX_TOKEN if vocab_size is None else vocab_size  # None: the backend refuses such tokens
     by_id = {}
     for key, bias in biases.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < known):

@@ -1,7 +1,7 @@
-"""What clients may send: the request bodies of the OpenAI API, as far as this engine can honour them.
+"""The request bodies of the OpenAI API, as far as this engine can honour them.
 
-Fields nobody knows are accepted and ignored, as OpenAI's own clients and tools expect. Known fields that would change
-the answer, and that Rowspan does not implement, are refused by name: see `refuse_unsupported`.
+Fields that nobody knows are accepted and ignored, as OpenAI's own clients and tools expect. Known fields that would
+change the answer, and that Rowspan does not implement, are refused by name: see `refuse_unsupported`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rowspan.server.error_replies import FieldError
 
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 256
+MAX_STOP_LENGTH = 4096  # characters
+MAX_MESSAGES = 10_000  # messages and their parts: far above what fits into any context
+MAX_BIAS = 100.0  # OpenAI's limit
+MAX_BIASES = 2**18  # tokens in the largest vocabularies
 MAX_SEED = 2**63 - 1
 
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
+# Lists are read up to their first fault only: a body of megabytes may have millions, and each costs a kilobyte.
+Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
 
 # Fields of OpenAI's, vLLM's and llama.cpp's APIs that are not implemented → values (besides null) that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -48,8 +55,36 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _few_biases(value: Any) -> Any:
+    """Raise ValueError if there are more biases than any vocabulary has tokens. If some are invalid, keep only the
+    first of these, which is the one reported.
+    """
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"There are {len(value)} biases; at most {MAX_BIASES} are read")
+    wrong = next((each for each in value.items() if not _is_bias(each[1])), None)
+    return value if wrong is None else dict([wrong])
+
+
+def _is_bias(value: Any) -> bool:
+    return type(value) in (int, float) and -MAX_BIAS <= value <= MAX_BIAS
+
+
+def _few_messages(value: Any) -> Any:
+    """Raise ValueError if there are more messages than fit into any context, before they are validated: that would take
+    long while all other clients wait.
+    """
+    if isinstance(value, list):
+        contents = (message.get("content") if isinstance(message, dict) else None for message in value)
+        count = sum(max(1, len(content)) if isinstance(content, list) else 1 for content in contents)
+        if count > MAX_MESSAGES:
+            raise ValueError(f"There are {count} messages and parts of messages; at most {MAX_MESSAGES} are read")
+    return value
+
+
 class Body(BaseModel):
-    """JSON is taken as it is: "5" is no number. Null counts as absent."""
+    """A request body. JSON types are not converted: "5" is no number. Null counts as absent."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -60,9 +95,9 @@ class StreamOptions(Body):
 
 
 class GenerationRequest(Body):
-    """What chat and completions have in common.
+    """The fields that chat and completions have in common.
 
-    Where the client says nothing, tokens are drawn from the model's own distribution, as OpenAI's API does:
+    If the client says nothing else, tokens are drawn from the model's own distribution, as OpenAI's API does:
     temperature 1, top_p 1, everything else off.
     """
 
@@ -76,9 +111,12 @@ class GenerationRequest(Body):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None  # vLLM's name for the same
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None  # keys: token ids
+    # The keys are token ids.
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]], BeforeValidator(_few_biases)] | None
+    ) = None
     seed: Seed | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -90,7 +128,7 @@ class GenerationRequest(Body):
 
     @property
     def usage_wanted(self) -> tuple[bool, bool]:
-        """At the end of a stream; in every chunk of it."""
+        """Whether to send token counts at the end of a stream, and whether in every chunk of it."""
         options = self.stream_options or StreamOptions()
         return bool(options.include_usage), bool(options.continuous_usage_stats)
 
@@ -102,7 +140,7 @@ class TextPart(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
@@ -111,7 +149,7 @@ class Message(Body):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """As chat templates know messages: `developer` is OpenAI's newer word for `system`."""
+        """The message as chat templates expect it: `developer` is OpenAI's newer word for `system`."""
         message = self.model_dump(exclude_none=True)
         role = "system" if self.role == "developer" else self.role
         return {**message, "role": role, "content": message.get("content", "")}
@@ -120,8 +158,8 @@ class Message(Body):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions. Without a limit an answer may fill the context."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # goes before max_tokens, its older name
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), BeforeValidator(_few_messages)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # takes precedence over max_tokens, its older name
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
@@ -129,14 +167,14 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions. Without a limit an answer has 16 tokens, as OpenAI documents it."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: str | Tokens | Annotated[list[str], Field(fail_fast=True)] | Annotated[list[Tokens], Field(fail_fast=True)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
-    best_of: int | None = None  # as many as n, or else it would have to choose
+    best_of: int | None = None  # must equal n: Rowspan does not choose among answers
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:
-        """One or several, each text or token ids."""
+        """One or several prompts, each as text or token ids."""
         match self.prompt:
             case str() as text:
                 return [text]

@@ -1,4 +1,4 @@
-"""What every route needs: the backend behind it, and how many may ask at once."""
+"""The object that every route uses: the backend, with a limit on how many requests may wait for it at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AnswerJob:
     prompt: Sequence[int]
     params: SamplingParams
     stops: tuple[str, ...]
-    continuation: bool  # the text goes on after the prompt's, rather than being an answer
+    continuation: bool  # whether the text continues the prompt's, rather than being an answer
 
 
 class Service:
@@ -43,27 +43,27 @@ class Service:
         self._idle = IdlePolicy(backend, config.sleep_idle_seconds, lambda: self._unfinished > 0)
 
     def check_model(self, name: str | None) -> None:
-        """Raise UnknownModelError unless it is the served model; None is."""
+        """Raise UnknownModelError unless the name is the served model's; None stands for that model."""
         if name not in (None, self.model_name):
             raise UnknownModelError(
                 f"There is no model {name!r:.200} here.", field="model", fix=f"This server has {self.model_name}."
             )
 
     async def wake(self) -> None:
-        """Before a request asks anything of the backend."""
+        """Wake the backend, before a request uses it."""
         await self._idle.wake()
 
     async def answer(self, jobs: Sequence[AnswerJob], arrived: float) -> Pieces:
-        """Compute all answers at once. Closing the iterator cancels what is unfinished.
+        """Compute all answers at once. Closing the iterator cancels those that are unfinished.
 
         Args:
-            arrived: when the request did, by time.perf_counter().
+            arrived: when the request arrived, by time.perf_counter().
 
         Raises:
-            BusyError: too many others wait.
+            BusyError: too many other requests wait.
             RowspanError: a job was refused, or the engine failed.
         """
-        with self._admitted(len(jobs)):
+        with self.admitted(len(jobs)):
             if len(jobs) > 1:
                 async with aclosing(self._several(jobs, arrived)) as arrivals:
                     async for arrival in arrivals:
@@ -109,8 +109,14 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def _admitted(self, n_answers: int) -> Iterator[None]:
-        """Count answers in the making. A large request is taken whenever there is any room, or it never would be."""
+    def admitted(self, n_answers: int) -> Iterator[None]:
+        """Count answers as waiting for the length of the block. `answer` does so, and routes do before it while they
+        tokenize prompts, which takes long enough that load must be shed first. A request for many answers is admitted
+        whenever there is any room, since otherwise it might never be.
+
+        Raises:
+            BusyError: too many other requests wait.
+        """
         if self._unfinished >= self._limit:
             raise BusyError(
                 "The server is busy.",

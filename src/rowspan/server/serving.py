@@ -1,4 +1,4 @@
-"""Serving until told to stop, and stopping politely."""
+"""Serves until told to stop, and then lets running answers finish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from rowspan.backends.protocol import Backend
 
-GRACE_SECONDS = 5.0  # beyond the drain time, for last words to reach the clients
+GRACE_SECONDS = 5.0  # after the drain time, for the last data to reach the clients
 
 
 def serve(app: FastAPI, backend: Backend, listener: socket.socket, *, drain_seconds: float, access_log: bool) -> int:
@@ -22,7 +22,7 @@ def serve(app: FastAPI, backend: Backend, listener: socket.socket, *, drain_seco
     once.
 
     Returns:
-        The exit code: 0, or 128 + the signal that ended it at once.
+        The exit code: 0, or 128 + the number of the signal that ended it at once.
     """
     config = uvicorn.Config(
         app,
@@ -39,7 +39,7 @@ def serve(app: FastAPI, backend: Backend, listener: socket.socket, *, drain_seco
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn, with the backend drained while the last answers are sent."""
+    """A Uvicorn server that drains the backend while the last answers are sent."""
 
     def __init__(self, config: uvicorn.Config, backend: Backend, drain_seconds: float) -> None:
         super().__init__(config)
@@ -48,7 +48,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called for SIGTERM and SIGINT, between any two bytecodes of the main thread."""
+        """Handle SIGTERM and SIGINT. It is called between any two bytecodes of the main thread."""
         if self.should_exit:
             self.force_exit = True
             self.exit_code = 128 + sig
@@ -56,7 +56,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        # Takes no more requests, and ends with an error those that have not finished in time.
+        # The backend takes no more requests, and ends those that have not finished in time with an error.
         drained = loop.run_in_executor(None, partial(self._backend.stop, drain_seconds=self._drain_seconds))
         stopped = asyncio.create_task(super().shutdown(sockets))
         while not (stopped.done() and drained.done()) and not self.force_exit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from rowspan.text.encoding import ids_of
 from rowspan.text.pretokenizers import PreTokenizer
 from rowspan.text.vocabulary import PREFIX, Vocabulary, faulty_vocabulary
 
@@ -16,15 +17,16 @@ def _letters() -> dict[str, int]:
 
 
 BYTE_OF_LETTER = _letters()
+NFC_SHRINKS = 3  # largest factor: three Hangul letters become one syllable, U+212A becomes K
 
 
 class ByteLevelBpe:
-    """Plain text to token ids and back, for tokenizer.ggml.model = "gpt2"."""
+    """Converts plain text to token ids and back, for tokenizer.ggml.model = "gpt2"."""
 
     space_prefix = False
 
     def __init__(self, vocabulary: Vocabulary, pre: PreTokenizer) -> None:
-        """Raises CheckpointError for merges that do not fit the tokens."""
+        """Build the tokenizer. Raises CheckpointError if the merges do not fit the tokens."""
         self._rust = Tokenizer(
             models.BPE(
                 vocab=vocabulary.text_ids,
@@ -34,13 +36,14 @@ class ByteLevelBpe:
         )
         if pre.nfc:
             self._rust.normalizer = normalizers.NFC()
+        self.spells_all = vocabulary.text_ids.keys() >= BYTE_OF_LETTER.keys()
+        self.shrinks = NFC_SHRINKS if pre.nfc else 1
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._rust.pre_tokenizer = pre_tokenizers.Sequence([pre.splitter(), byte_level])
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
-        ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
-        return ids
+        return ids_of(self._rust, text)
 
     def token_bytes(self, token: str) -> bytes:
         """The bytes a normal token stands for. A character that is no byte's letter stands for itself."""
@@ -51,7 +54,7 @@ class ByteLevelBpe:
 
 
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Pairs of tokens, first to merge first; "a b" in the file."""
+    """Pairs of tokens in the order in which they merge; "a b" in the file."""
     known = vocabulary.text_ids
     merges = []
     for merge in vocabulary.merges:

@@ -1,6 +1,8 @@
-"""Chat templates: messages to the prompt a model was trained on, by the Jinja template in its checkpoint. No torch.
+"""Renders chat templates: turns messages into the prompt that a model was trained on, by the Jinja template in its
+checkpoint. No torch.
 
-A template is code from the internet: it runs in jinja2's sandbox, over its own copy of the data.
+A template is code from the internet: it runs in a sandbox that bounds its time and memory (`template_bounds.py`), over
+its own copy of the data.
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
+from rowspan.text.template_bounds import MAX_LENGTH, BoundedEnvironment, deadline
 from rowspan.text.tokenizer import Tokenizer
 
 METADATA_KEY = "tokenizer.chat_template"
-MAX_PROMPT = 2**24  # characters: far above any context, far below what would hurt the machine
 
 
 class ChatTemplate:
@@ -33,10 +34,10 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _GenerationBlock]
         )
-        environment.filters["tojson"] = _to_json
+        environment.add_filter("tojson", _to_json)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -51,7 +52,7 @@ class ChatTemplate:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The checkpoint's template; None where it has none.
+        """The checkpoint's template; None if it has none.
 
         Raises:
             CheckpointError: the key holds something else than text.
@@ -94,6 +95,7 @@ class ChatTemplate:
         variables = {
             **self._tokens,
             **extra,
+            **deadline(),
             "messages": [_with_plain_content(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "tools": tools,
@@ -103,8 +105,8 @@ class ChatTemplate:
         try:
             for piece in self._template.generate(variables):
                 length += len(piece)
-                if length > MAX_PROMPT:
-                    raise TemplateError(f"the prompt grows beyond {MAX_PROMPT} characters")
+                if length > MAX_LENGTH:
+                    raise TemplateError(f"the prompt grows beyond {MAX_LENGTH} characters")
                 pieces.append(piece)
         except (
             Exception
@@ -118,7 +120,7 @@ class ChatTemplate:
 
 
 class _GenerationBlock(Extension):
-    """{% generation %}…{% endgeneration %} marks the assistant's words for training; here it is only its body."""
+    """Renders only the body of {% generation %}…{% endgeneration %}, which marks the assistant's words for training."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 

@@ -1,4 +1,4 @@
-"""Detokenizer: token ids to text as they arrive, never half a character. No torch."""
+"""Detokenizer: converts token ids to text as they arrive, never half a character. No torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rowspan.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Text of one stream of tokens; what it returns in all equals `Tokenizer.decode` with the same options.
+    """Converts one stream of tokens to text; its results together equal `Tokenizer.decode` with the same options.
 
     Args:
         skip_special: leave special tokens out.
         continuation: False for a text of its own, such as a chat answer: the leading space that SentencePiece models
-            put before the first word is dropped. True for text that goes on after a raw prompt.
+            put before the first word is dropped. True for text that continues a raw prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False) -> None:
@@ -23,7 +23,9 @@ class Detokenizer:
         self._begun = b""  # of a character that is not whole yet
 
     def push(self, token_id: int) -> str:
-        """New text: whole characters only. Bytes that can no longer become one turn into U+FFFD."""
+        """The new text that a token completes: whole characters only. Bytes that can no longer become one turn into
+        U+FFFD.
+        """
         data = self._tokenizer.token_bytes(token_id, special=self._special)
         if data and self._drop_space:
             data = data.removeprefix(b" ")
@@ -33,6 +35,6 @@ class Detokenizer:
         return text
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole."""
+        """The remaining text: U+FFFD for a character that was never completed."""
         begun, self._begun = self._begun, b""
         return begun.decode(errors="replace")

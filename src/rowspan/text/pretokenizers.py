@@ -1,6 +1,6 @@
 """Pre-tokenizers: how text is cut into words before byte-level BPE merges within each word. No torch.
 
-The name in tokenizer.ggml.pre stands for the regular expressions a model was trained with. A wrong one corrupts
+The name in tokenizer.ggml.pre stands for the regular expressions that a model was trained with. A wrong one corrupts
 prompts silently, so an unknown name is refused, never guessed.
 """
 
@@ -30,9 +30,9 @@ class PreTokenizer:
 
     patterns: applied one after another, each to the pieces left by the one before; matches and the text between them
         are the new pieces.
-    nfc: Unicode-normalize first.
-    ignore_merges: a word that is a token as a whole becomes it, whatever the merges say.
-    add_bos: whether prompts begin with BOS where the file does not say.
+    nfc: normalize the text to Unicode's form NFC first.
+    ignore_merges: a word that is a token as a whole becomes that token, whatever the merges say.
+    add_bos: whether prompts begin with BOS if the file does not say.
     """
 
     patterns: tuple[str, ...]
@@ -41,7 +41,7 @@ class PreTokenizer:
     add_bos: bool = False
 
     def splitter(self) -> pre_tokenizers.Sequence:
-        """Cuts a text at the patterns."""
+        """The library's object that cuts a text at the patterns."""
         return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated") for p in self.patterns])
 
 

@@ -1,4 +1,4 @@
-"""A conversation as the token ids that a model was trained on."""
+"""Encodes a conversation as the token ids that a model was trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rowspan.text.tokenizer import Tokenizer
 
 
 def tokenizer_and_template(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
-    """Those of a GGUF file; no template where it has none. Raises UnsupportedModelError: as they do."""
+    """Tokenizer and chat template of a GGUF file; the template is None if it has none. Raises UnsupportedModelError if
+    one of them is not supported.
+    """
     tokenizer = Tokenizer.from_metadata(metadata)
     return tokenizer, ChatTemplate.from_metadata(metadata, tokenizer)
 
@@ -27,9 +29,14 @@ def encode_chat(
     Raises:
         UsageError: the model has no chat template, or its template refuses these messages.
     """
+    return tokenizer.encode(render_chat(template, messages, **options))
+
+
+def render_chat(template: ChatTemplate | None, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """The text that `encode_chat` tokenizes. Raises the same."""
     if template is None:
         raise no_template()
-    return tokenizer.encode(template.render([dict(message) for message in messages], **options))
+    return template.render([dict(message) for message in messages], **options)
 
 
 def no_template() -> UsageError:

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, models
 
+from rowspan.text.encoding import ids_of
 from rowspan.text.vocabulary import PREFIX, TokenType, Vocabulary, faulty_vocabulary
 
 SPACE = "▁"
 
 
 class SentencePieceBpe:
-    """Plain text to token ids and back, for tokenizer.ggml.model = "llama".
+    """Converts plain text to token ids and back, for tokenizer.ggml.model = "llama".
 
     space_prefix: plain text is encoded with one space before it (SentencePiece's dummy prefix), at the start and after
-        every special token, so that a word is the same token there as in the middle of a text.
+    every special token, so that a word is the same token there as in the middle of a text.
     """
 
+    shrinks = 1
+
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Raises CheckpointError where scores are missing or byte tokens are misspelt."""
+        """Build the tokenizer. Raises CheckpointError if scores are missing or byte tokens are misspelt."""
         self.space_prefix = vocabulary.add_space_prefix is not False
         self._byte_of = _byte_tokens(vocabulary)
+        self.spells_all = len(self._byte_of) == 256
         ids, unknown = vocabulary.text_ids, None
         if vocabulary.unknown_id is not None:
             unknown = vocabulary.tokens[vocabulary.unknown_id]
@@ -36,8 +40,7 @@ class SentencePieceBpe:
         if not text:
             return []
         spaced = f" {text}" if self.space_prefix else text
-        ids: list[int] = self._rust.encode(spaced.replace(" ", SPACE), add_special_tokens=False).ids
-        return ids
+        return ids_of(self._rust, spaced.replace(" ", SPACE))
 
     def token_bytes(self, token: str) -> bytes:
         """The bytes a normal or byte token stands for."""
@@ -54,7 +57,7 @@ def _byte_tokens(vocabulary: Vocabulary) -> dict[str, bytes]:
 
 
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Pairs of tokens, first to merge first.
+    """Pairs of tokens in the order in which they merge.
 
     SentencePiece merges any two neighbours that make a token, the best score first. So every way to cut a token in two
     is a merge, ranked by the token's score.

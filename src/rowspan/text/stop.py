@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from rowspan.errors import UsageError
 
 
+def check_stops(stops: Sequence[str]) -> None:
+    """Raise UsageError for an empty stop string."""
+    if not all(stops):
+        raise UsageError(
+            "A stop string is empty.", why="It would end every text at once.", fix="Leave it out of the list."
+        )
+
+
 class StopMatcher:
     """Watches a stream of text for stop strings.
 
@@ -15,17 +23,14 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Raises UsageError for an empty stop string."""
-        if not all(stops):
-            raise UsageError(
-                "A stop string is empty.", why="It would end every text at once.", fix="Leave it out of the list."
-            )
+        """Prepare the search. Raises UsageError for an empty stop string."""
+        check_stops(stops)
         self._stops = tuple(stops)
         self._held = ""  # the longest end of the text so far that may be the beginning of a stop string
         self._stopped = False
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Text that is safe to emit, and whether a stop string was hit (it stays hit)."""
+        """The text that is safe to emit now, and whether a stop string was hit (it stays hit)."""
         if self._stopped:
             return "", True
         if not self._stops:
@@ -40,12 +45,12 @@ class StopMatcher:
         return text[:safe], False
 
     def finish(self) -> str:
-        """The held text, once no more can come."""
+        """The text held back so far, once no more can come."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop` without being all of it."""
+    """Length of the longest end of `text` with which `stop` begins, without being all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -1,9 +1,10 @@
-"""Tokenizer: text to token ids and back, built from a checkpoint's metadata. No torch."""
+"""Tokenizer: converts text to token ids and back, built from a checkpoint's metadata. No torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from rowspan.errors import UnsupportedModelError
@@ -30,11 +31,23 @@ SPECIAL_TYPES = (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
 class Algorithm(Protocol):
-    """What differs between kinds of tokenizers: plain text (no special tokens) to ids, a token to bytes."""
+    """The part that differs between kinds of tokenizers: converts plain text (no special tokens) to ids, and a token to
+    bytes.
+    """
 
     @property
     def space_prefix(self) -> bool:
-        """Plain text is encoded with a space put before it."""
+        """Whether plain text is encoded with a space put before it."""
+        ...
+
+    @property
+    def spells_all(self) -> bool:
+        """Whether every byte has a token, so that no byte is lost and no two become the same unknown token."""
+        ...
+
+    @property
+    def shrinks(self) -> int:
+        """The largest factor by which normalization may shorten a text's bytes before tokens are made of them."""
         ...
 
     def encode(self, text: str) -> list[int]: ...
@@ -43,17 +56,17 @@ class Algorithm(Protocol):
 
 
 class Spelling(NamedTuple):
-    raw: bytes  # of any token
-    text: bytes  # what it adds to a text
-    special: bool  # it steers the model, and is no part of the text
+    raw: bytes  # bytes of the token's spelling
+    text: bytes  # bytes that it adds to a text
+    special: bool  # whether it steers the model instead of being part of the text
 
 
 class Tokenizer:
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    bos_id, eos_id: None where the model has no such token.
+    bos_id, eos_id: None if the model has no such token.
     end_ids: every id that ends a turn or a text.
-    vocab_size: tokens the tokenizer knows; the model's embedding may be padded to more.
+    vocab_size: number of tokens that the tokenizer knows; the model's embedding may be padded to more.
     """
 
     def __init__(self, vocabulary: Vocabulary, algorithm: Algorithm, *, add_bos: bool, add_eos: bool) -> None:
@@ -65,10 +78,10 @@ class Tokenizer:
         self.eos_id = vocabulary.eos_id
         self.vocab_size = len(vocabulary.tokens)
         self.end_ids = _end_ids(vocabulary)
-        # Found in the text before the algorithm sees it: always the user-defined tokens, the special ones on demand.
+        # Tokens found in the text before the algorithm sees it: user-defined ones always, special ones on demand.
         self._added = _ids_of(vocabulary, (TokenType.USER_DEFINED,))
         self._added_and_special = self._added | _ids_of(vocabulary, SPECIAL_TYPES)
-        self._spellings: dict[int, Spelling] = {}  # as far as anyone has asked
+        self._spellings: dict[int, Spelling] = {}  # spellings that were asked for so far
         self._find_added = _finder(self._added)
         self._find_added_and_special = _finder(self._added_and_special)
 
@@ -105,8 +118,8 @@ class Tokenizer:
         """Token ids of any text; lone surrogates count as U+FFFD.
 
         Args:
-            add_special: put BOS first and EOS last where the model wants them, never twice: a rendered chat template
-                may begin with BOS already.
+            add_special: put BOS first and EOS last if the model wants them, never twice: a rendered chat template may
+                begin with BOS already.
             parse_special: texts of special tokens, such as <|im_start|>, become their ids. False: they stay text.
         """
         added, find = (
@@ -115,7 +128,7 @@ class Tokenizer:
             else (self._added, self._find_added)
         )
         ids: list[int] = []
-        # Splitting by a pattern with one group: plain text at even places, tokens at odd ones.
+        # Splitting by a pattern with one group leaves plain text at even places, tokens at odd ones.
         for place, part in enumerate(find.split(_without_surrogates(text))):
             if place % 2:
                 ids.append(added[part])
@@ -127,8 +140,18 @@ class Tokenizer:
         suffix = [] if ids[-1:] == self._suffix else self._suffix
         return [*prefix, *ids, *suffix]
 
+    def least_tokens(self, text: str) -> int:
+        """The least number of tokens that a text can have, computed at once from its length."""
+        return len(text.encode(errors="replace")) // self._longest if self._algorithm.spells_all else 0
+
+    @cached_property
+    def _longest(self) -> int:
+        """The largest number of a text's bytes that one token may stand for."""
+        spelt = (len(self._spell(token_id).raw) for token_id in range(self.vocab_size))
+        return max(1, *spelt) * self._algorithm.shrinks
+
     def token_bytes(self, token_id: int, *, special: bool = False) -> bytes:
-        """The exact bytes a token adds to the output: none for ids the tokenizer does not know.
+        """The exact bytes that a token adds to the output; none for ids that the tokenizer does not know.
 
         Args:
             special: spell special tokens out instead of leaving them out.
@@ -137,7 +160,7 @@ class Tokenizer:
         return spelling.raw if special else spelling.text
 
     def spelling(self, token_id: int) -> Spelling:
-        """How a token reads: nothing for ids the tokenizer does not know."""
+        """A token's text and bytes; empty for ids that the tokenizer does not know."""
         known = self._spellings.get(token_id)
         if known is None:
             if not 0 <= token_id < self.vocab_size:
@@ -160,7 +183,7 @@ class Tokenizer:
 
     @property
     def space_prefix(self) -> bool:
-        """Text is encoded with a space put before it, which decoding takes away again."""
+        """Whether text is encoded with a space put before it, which decoding removes again."""
         return self._algorithm.space_prefix
 
     def decode(self, token_ids: Iterable[int], *, skip_special: bool = True, continuation: bool = False) -> str:
@@ -193,7 +216,9 @@ def _ids_of(vocabulary: Vocabulary, types: tuple[TokenType, ...]) -> dict[str, i
 
 
 def _finder(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the tokens, of those that begin at one place the longest; nothing where there are none."""
+    """A pattern that matches any of the tokens, the longest of those that begin at one place; it matches nothing if
+    there are no tokens.
+    """
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 

@@ -1,4 +1,4 @@
-"""Vocabulary: what a checkpoint's metadata says about its tokens, checked once. No torch.
+"""Vocabulary: a checkpoint's metadata about its tokens, checked once. No torch.
 
 The keys are those of GGUF, tokenizer.ggml.* (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
@@ -34,10 +34,10 @@ class TokenType(IntEnum):
 class Vocabulary:
     """Tokens by id, and the ids with a meaning of their own (None: the model has no such token).
 
-    model: the algorithm, "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE); others are for the caller to refuse.
-    pre: name of the pre-tokenizer; None where the file gives none.
-    scores: one a token, of SentencePiece models only; higher merges first.
-    add_bos, add_eos, add_space_prefix: None where the file leaves it to the algorithm.
+    model: the algorithm, "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE); the caller refuses others.
+    pre: name of the pre-tokenizer; None if the file gives none.
+    scores: one per token, in SentencePiece models only; higher ones merge first.
+    add_bos, add_eos, add_space_prefix: None if the file leaves it to the algorithm.
     """
 
     model: str
@@ -100,7 +100,7 @@ class Vocabulary:
 
     @cached_property
     def text_ids(self) -> dict[str, int]:
-        """Tokens that plain text may become, by their spelling; of equal ones the first."""
+        """Ids of the tokens that plain text may become, by their spelling; of equal spellings the first counts."""
         plain = (TokenType.NORMAL, TokenType.UNDEFINED, TokenType.USER_DEFINED, TokenType.BYTE)
         ids: dict[str, int] = {}
         for token_id, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):

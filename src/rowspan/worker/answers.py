@@ -1,5 +1,6 @@
-"""What a rank has to say to the engine, in order. A card's results are waited for by a thread of its own: the rank
-takes up the next plan meanwhile, and each result leaves as soon as it is there."""
+"""Sends a rank's answers to the engine, in order. A thread of its own waits for a card's results: the rank takes up the
+next plan meanwhile, and each result is sent as soon as it is there.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +16,18 @@ from types import TracebackType
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """An answer that a card is still at work for."""
+    """An answer that a card is still computing."""
 
     wait: Callable[[], object]
 
 
 class Answers:
-    """Where there is nothing to wait for, no thread is started: handing over to it takes longer than sending."""
+    """Sends answers in order. The thread is started with the first answer that must be waited for: handing an answer
+    over to it takes longer than sending.
+    """
 
     def __init__(self, engine: Connection, failure: Callable[[Exception], object]) -> None:
-        """Args: failure: what to tell the engine of an error while something was waited for."""
+        """Prepare to send. Args: failure: makes the answer that reports an error during waiting."""
         self._engine = engine
         self._failure = failure
         self._queue: SimpleQueue[object] = SimpleQueue()
@@ -58,4 +61,4 @@ class Answers:
                 self._send(self._failure(error))  # it hangs up then, which ends this rank
 
     def _send(self, message: object) -> None:
-        self._engine.send_bytes(pickle.dumps(message))  # `send` takes half as long again
+        self._engine.send_bytes(pickle.dumps(message))  # `send` takes half as much time again

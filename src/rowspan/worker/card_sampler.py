@@ -1,4 +1,4 @@
-"""As `rowspan.worker.sampler`, where the logits stay on the card, and so do the tokens until they are asked for."""
+"""Samples like `rowspan.worker.sampler`, but on the card, where logits stay, and tokens until they are asked for."""
 
 from __future__ import annotations
 
@@ -6,38 +6,50 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowspan.kernels.ops import Sample, pending_token
-from rowspan.scheduler.batch import NewSequence, SampledToken
-from rowspan.worker.history import History
+from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
+from rowspan.worker.history import Choice, History
+from rowspan.worker.logits_processors import MakeProcessors, logits_processors
 from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
 
 class CardSampler:
     """Sampling state of all sequences the output rank knows."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, processors: MakeProcessors = logits_processors) -> None:
         self._sample = sample
+        self._processors = processors
         self._histories: dict[int, History] = {}
-        self._rows: dict[int, int] = {}  # of the last call, by sequence
+        self._rows: dict[int, int] = {}  # of the last call: each sequence's last
 
     def learn(self, sequence: NewSequence) -> None:
-        self._histories[sequence.seq_id] = History.of(sequence)
+        self._histories[sequence.seq_id] = History.of(sequence, self._processors)
 
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
 
     def latest(self, seq_id: int) -> int:
-        """As `StepInputs.tokens` has it: where the card finds the token that the last call chose for a sequence."""
+        """Where the card finds the token that the last call chose for a sequence, in the form that `StepInputs.tokens`
+        takes.
+        """
         token: int = pending_token(self._rows[seq_id])
         return token
 
-    def sample(self, seq_ids: Sequence[int], logits: Any) -> Callable[[], tuple[SampledToken, ...]]:
-        """Have one token chosen for each sequence from logits (len(seq_ids), vocabulary); returns what waits for them.
-        Raises DeviceMemoryError."""
-        if not seq_ids:
+    def sample(self, chunks: Sequence[Chunk], logits: Any) -> Callable[[], tuple[SampledToken, ...]]:
+        """Have tokens chosen for chunks that sample, from logits (sum of their samples, vocabulary); returns what waits
+        for them. Raises DeviceMemoryError."""
+        if not chunks:
             return tuple  # part of a prompt: nothing to wait for, the next part can be launched behind it
-        self._rows = {seq_id: row for row, seq_id in enumerate(seq_ids)}
-        histories = [self._histories[seq_id] for seq_id in seq_ids]
-        wait_for_tokens = self._sample(logits, sampling_batch(histories, logits.shape[1]))
-        for history in histories:
-            history.expect()
-        return lambda: sampled_tokens(seq_ids, histories, wait_for_tokens())
+        vocabulary = logits.shape[1]
+        histories = [self._histories[chunk.seq_id] for chunk in chunks]
+        choices, self._rows = list[Choice](), {}
+        for chunk, history in zip(chunks, histories, strict=True):
+            if chunk.samples == 1:
+                choices.append(history.choice(vocabulary))
+            else:
+                choices += [history.choice(vocabulary) for _ in history.at_each(chunk)]
+            self._rows[chunk.seq_id] = len(choices) - 1
+        wait_for_tokens = self._sample(logits, sampling_batch(choices, vocabulary))
+        for chunk, history in zip(chunks, histories, strict=True):
+            if chunk.samples == 1:
+                history.expect()
+        return lambda: sampled_tokens(chunks, histories, wait_for_tokens())

@@ -2,73 +2,110 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rowspan.scheduler.batch import NewSequence
+from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
+from rowspan.worker.logits_processors import LogitsChange, LogitsProcessor, MakeProcessors, logits_processors
 
-Tokens = NDArray[np.intp]
-Changes = tuple[Tokens, NDArray[np.float32]]  # tokens, none twice, and what their logits change by
+
+class Choice(NamedTuple):
+    """What one token is chosen by, beside logits."""
+
+    params: SamplingParams
+    changes: Sequence[LogitsChange]  # of the logits, in order
+    uniform: float  # in [0, 1); 0 where nothing is drawn
 
 
 @dataclass
 class History:
     params: SamplingParams
     tokens: list[int]
-    generated: Counter[int]  # kept up for penalties
+    processors: Sequence[LogitsProcessor]
     length: int  # of the sequence, with tokens that have been chosen on a card and are not known here yet
-    has_penalties: bool
     takes_likeliest: bool  # whatever else is known, and nobody asks how likely it is
 
     @classmethod
-    def of(cls, sequence: NewSequence) -> History:
-        tokens, params = list(sequence.tokens), sequence.params
-        generated = Counter(tokens[sequence.prompt_length :])
-        has_penalties = bool(params.logit_bias) or params.penalizes
-        takes_likeliest = params.temperature <= 0 and not has_penalties and params.logprobs is None
-        return cls(params, tokens, generated, len(tokens), has_penalties, takes_likeliest)
+    def of(cls, sequence: NewSequence, processors: MakeProcessors = logits_processors) -> History:
+        tokens, params, made = list(sequence.tokens), sequence.params, processors(sequence)
+        takes_likeliest = params.temperature <= 0 and not made and params.logprobs is None
+        return cls(params, tokens, made, len(tokens), takes_likeliest)
 
     def expect(self) -> None:
-        """One more token is being chosen."""
+        """Note that one more token is being chosen."""
         self.length += 1
 
     def add(self, token: int) -> None:
         """It is known now, the oldest of those expected."""
         self.tokens.append(token)
-        if self.has_penalties:
-            self.generated[token] += 1
+        self.length = max(self.length, len(self.tokens))
+        for processor in self.processors:
+            processor.accept(token)
 
-    def bias(self, vocabulary: int) -> Changes | None:
-        """Logit bias (OpenAI: added)."""
-        biases = {token: bias for token, bias in self.params.logit_bias.items() if 0 <= token < vocabulary}
-        return (_ids(biases), np.fromiter(biases.values(), np.float32)) if biases else None
+    def roll_back(self, n_tokens: int) -> None:
+        """Forget the last so many tokens. No tokens may be expected."""
+        del self.tokens[len(self.tokens) - n_tokens :]
+        self.length = len(self.tokens)
+        for processor in self.processors:
+            processor.roll_back(n_tokens)
 
-    def repeated(self) -> Tokens | None:
-        """Tokens that the repeat penalty (Keskar et al. 2019, section 4.1) is for."""
-        params = self.params
-        if params.repeat_penalty == 1.0 or not params.repeat_last_n or not self.tokens:
-            return None
-        return _ids(set(self.tokens if params.repeat_last_n < 0 else self.tokens[-params.repeat_last_n :]))
+    def at_each(self, chunk: Chunk) -> Iterator[None]:
+        """Put the history, in turn, into the state in which each of the chunk's tokens is chosen, provided that the
+        sequence goes on as the chunk does. Afterwards it is in the state it was in before.
+        """
+        known, first = self.tokens.copy(), _first_chosen(chunk)
+        assert first <= len(known), "only the token after the first one it samples at may be unknown"
+        self.roll_back(len(known) - first)
+        for place in range(chunk.samples):
+            if place:
+                self.add(chunk.tokens[place - chunk.samples])
+            yield
+        self.roll_back(max(0, len(self.tokens) - len(known)))
+        for token in known[len(self.tokens) :]:
+            self.add(token)
 
-    def overused(self) -> Changes | None:
-        """Frequency and presence penalties (OpenAI: times count, once if present), negated."""
-        params = self.params
-        if not self.generated or not (params.frequency_penalty or params.presence_penalty):
-            return None
-        counts = np.fromiter(self.generated.values(), np.float32)
-        return _ids(self.generated), -(params.frequency_penalty * counts + params.presence_penalty)
+    def accept(self, chunk: Chunk, chosen: Iterable[SampledToken]) -> list[SampledToken]:
+        """Add chosen tokens to the history where it ends, as far as the chunk goes on with them.
+
+        Args:
+            chosen: one for each of the tokens that the chunk samples at.
+
+        Returns:
+            The chosen tokens that follow what is in the sequence.
+        """
+        followed = []
+        goes_on = chunk.tokens[len(chunk.tokens) - chunk.samples + 1 :]
+        for place, sampled in enumerate(chosen):
+            position = _first_chosen(chunk) + place
+            if position == len(self.tokens):
+                self.add(sampled.token)
+            followed.append(sampled)
+            if place < len(goes_on) and self.tokens[position] != goes_on[place]:
+                break
+        return followed
+
+    def choice(self, vocabulary: int) -> Choice:
+        """What the next token is chosen by."""
+        uniform = self.uniform() if self.params.temperature > 0 else 0.0
+        return Choice(self.params, self.changes(vocabulary), uniform)
+
+    def changes(self, vocabulary: int) -> list[LogitsChange]:
+        """The changes that all processors make to the next token's logits, in order."""
+        asked = [processor.change(vocabulary) for processor in self.processors]
+        return [change for change in asked if change is not None]
 
     def uniform(self) -> float:
-        """The random number in [0, 1) of the next token: a counter-based generator needs no state. This alone may be
-        asked for while tokens are expected."""
+        """The random number in [0, 1) of the next token: a counter-based generator needs no state. This alone, and what
+        processors change that do not need the last token, may be asked for while tokens are expected."""
         seed = self.params.seed
         assert seed is not None, "the engine gives every request a seed"
         return float(np.random.Generator(np.random.Philox(key=seed % 2**64, counter=self.length)).random())
 
 
-def _ids(tokens: set[int] | dict[int, float] | Counter[int]) -> Tokens:
-    return np.fromiter(tokens, np.intp)
+def _first_chosen(chunk: Chunk) -> int:
+    """Position, in the sequence, of the first token that the chunk's logits choose."""
+    return chunk.position + len(chunk.tokens) - chunk.samples + 1

@@ -32,14 +32,14 @@ def main() -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the engine is gone
     except PeerLostError:
-        sys.exit(PEER_LOST)  # the engine asks the peer
+        sys.exit(PEER_LOST)  # the engine learns the cause from the peer
     except Exception as error:
         engine.send(_failure(setup.rank, error))
 
 
 def serve(engine: Connection, setup: WorkerSetup) -> None:
-    """Load, report, then do what the engine says until it hangs up."""
-    from rowspan.worker.worker import Worker  # perhaps torch: seconds to import
+    """Load the model and report, then do what the engine orders until it hangs up."""
+    from rowspan.worker.worker import Worker  # may import torch, which takes seconds
 
     unreported = 0
 

@@ -1,4 +1,4 @@
-"""What passes between the engine and a worker process, besides step plans and results: plain data."""
+"""Messages between the engine and a worker process, besides step plans and results: plain data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rowspan.comm.meeting import HostStore, Meeting
+from rowspan.kvcache.groups import CacheLayout
 from rowspan.plan.routes import Routes
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 PEER_LOST = 3  # a worker's exit code: another rank hung up on it
 
@@ -23,11 +24,11 @@ class WorkerSetup:
     dtype: str
     cpu_isa: str  # which native kernels a CPU rank uses
     cache_dtypes: tuple[str, str]
-    n_blocks: int  # of the cache, at most: a rank on a card may have room for less
-    block_size: int
+    n_blocks: int  # of the cache, at most, as `cache_layout` tells its size: a rank on a card may have room for less
+    cache_layout: CacheLayout
     context_size: int
     max_tokens: int  # of one step
-    max_outputs: int  # tokens of a step whose logits are wanted
+    max_logits: int  # tokens of a step whose logits are wanted
     cores: tuple[int, ...]  # cores this rank may use; empty: leave them alone
     threads: int
     memory_share: float = 1.0  # of a card's memory, which everyone who uses it may fill together
@@ -47,16 +48,18 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The weights are where the rank computes."""
+    """A rank's report that its weights are where it computes."""
 
     rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileMemory:
-    """To a rank, once all have loaded: find out how large a cache there is room for now, without the one before. Ranks
-    on one card do so in turn, and say nothing when it is another's: what one takes meanwhile the others would not find.
-    tokens: of the largest step for the time being; None: as large as it may ever be."""
+    """An order to a rank, once all have loaded: find out how large a KV cache there is room for now, without the one
+    before. Ranks on one card do so in turn, and do nothing when it is another's turn: the memory that one takes
+    meanwhile would be missing for the others. tokens: number of tokens in the largest step for the time being; None: as
+    large as it may ever be.
+    """
 
     turn: int
     tokens: int | None = None
@@ -64,7 +67,7 @@ class ProfileMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfiled:
-    """n_blocks: that its cache has room for, and no more than asked for."""
+    """The answer. n_blocks: number of cache blocks that there is room for, up to the number asked for."""
 
     rank: int
     n_blocks: int
@@ -72,15 +75,20 @@ class MemoryProfiled:
 
 @dataclass(frozen=True, slots=True)
 class CreateCache:
-    """To a rank, once all have profiled theirs: make the cache."""
+    """An order to a rank, once all have profiled their memory: allocate the KV cache."""
 
     n_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """Steps may come. kernels: that compute. on_card: weights and cache are in a card's memory. ahead: it takes a step
-    that goes on from tokens that the one before has yet to choose. n_blocks: of the cache."""
+    """A rank's report that it is ready for steps.
+
+    kernels: name of the kernels that compute.
+    on_card: weights and KV cache are in a card's memory.
+    ahead: it takes a step that continues from tokens that the one before has yet to choose.
+    n_blocks: number of blocks in its KV cache.
+    """
 
     rank: int
     kernels: str
@@ -94,7 +102,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class StepOutOfMemory:
-    """A step was not computed, for want of memory on the rank's card."""
+    """A rank's report that it could not compute a step because its card's memory was full."""
 
     rank: int
     number: int
@@ -102,7 +110,7 @@ class StepOutOfMemory:
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """To a rank: move the weights from the card to the host's memory, and drop the cache."""
+    """An order to a rank: move the weights from the card to the host's memory, and drop the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ class Offloaded:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """To a rank that is offloaded: move the weights back. It says `Loaded`."""
+    """An order to a rank that is offloaded: move the weights back. It answers `Loaded`."""
 
 
 @dataclass(frozen=True, slots=True)

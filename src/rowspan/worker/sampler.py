@@ -1,6 +1,7 @@
-"""Chooses the next token of each sequence from its logits.
+"""Chooses the tokens that follow from logits.
 
-The order of the steps is that of llama.cpp's default chain: logit bias, penalties, top_k, top_p, min_p, temperature.
+The order of the steps is that of llama.cpp's default chain: first what `rowspan.worker.logits_processors` change (logit
+bias, penalties), then top_k, top_p, min_p, temperature.
 The random number of a token depends on the request's seed and the token's place alone, so a seed gives the same text
 after a preemption and whoever shares the step.
 """
@@ -10,28 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.scheduler.batch import NewSequence, SampledToken
+from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import History
+from rowspan.worker.logits_processors import Logits, MakeProcessors, logits_processors
 
 FIRST_RANKS = (1024, 16384)  # among which nearly all draws end
-
-Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
 
 
 class Sampler:
     """Sampling state of all sequences the output rank knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, processors: MakeProcessors = logits_processors) -> None:
+        self._processors = processors
         self._histories: dict[int, History] = {}
 
     def learn(self, sequence: NewSequence) -> None:
-        self._histories[sequence.seq_id] = History.of(sequence)
+        self._histories[sequence.seq_id] = History.of(sequence, self._processors)
 
     def forget(self, seq_id: int) -> None:
         self._histories.pop(seq_id, None)
@@ -40,32 +40,37 @@ class Sampler:
         """The token that was chosen last for a sequence."""
         return self._histories[seq_id].tokens[-1]
 
-    def sample(self, seq_ids: Sequence[int], logits: NDArray[np.float32]) -> tuple[SampledToken, ...]:
-        """One token for each sequence from logits (len(seq_ids), vocabulary)."""
-        if not seq_ids:
+    def sample(self, chunks: Sequence[Chunk], logits: NDArray[np.float32]) -> tuple[SampledToken, ...]:
+        """Tokens of chunks that sample, in order, from logits (sum of their samples, vocabulary)."""
+        if not chunks:
             return ()
-        sampled = []
-        for row, (seq_id, likeliest) in enumerate(zip(seq_ids, logits.argmax(axis=-1).tolist(), strict=True)):
-            history = self._histories[seq_id]
-            if history.takes_likeliest:
-                history.expect()
-                history.add(likeliest)
-                sampled.append(SampledToken(seq_id, likeliest))
+        sampled, row = list[SampledToken](), 0
+        likeliest = logits.argmax(axis=-1).tolist()
+        for chunk in chunks:
+            history = self._histories[chunk.seq_id]
+            if chunk.samples == 1:
+                sampled.append(self._choose(chunk.seq_id, history, logits, row, likeliest[row]))
+                history.add(sampled[-1].token)
             else:
-                sampled.append(self._sample_one(seq_id, history, logits[row], likeliest))
+                each = enumerate(history.at_each(chunk), start=row)
+                chosen = [self._choose(chunk.seq_id, history, logits, row, likeliest[row]) for row, _ in each]
+                sampled += history.accept(chunk, chosen)
+            row += chunk.samples
         return tuple(sampled)
 
-    def _sample_one(self, seq_id: int, history: History, logits: Logits, likeliest: int) -> SampledToken:
-        params = history.params
-        changed = _penalize(logits, history) if history.has_penalties else logits
+    def _choose(
+        self, seq_id: int, history: History, rows: NDArray[np.float32], row: int, likeliest: int
+    ) -> SampledToken:
+        if history.takes_likeliest:
+            return SampledToken(seq_id, likeliest)
+        logits, params = rows[row], history.params
+        changed = _changed(logits, history) if history.processors else logits
         if np.isnan(logits[likeliest]):  # argmax finds a NaN first
             token = likeliest  # there is no distribution; the harm stays in its row
         elif params.temperature > 0:
             token = _draw(changed, params, history.uniform())
         else:
             token = likeliest if changed is logits else int(changed.argmax())
-        history.expect()
-        history.add(token)
         if params.logprobs is None:
             return SampledToken(seq_id, token)
         highest = float(logits[likeliest])
@@ -75,17 +80,10 @@ class Sampler:
         return SampledToken(seq_id, token, float(logits[token]) - log_sum, alternatives)
 
 
-def _penalize(logits: Logits, history: History) -> Logits:
+def _changed(logits: Logits, history: History) -> Logits:
     logits = logits.copy()
-    if (bias := history.bias(len(logits))) is not None:
-        tokens, changes = bias
-        logits[tokens] += changes
-    if (seen := history.repeated()) is not None:
-        values, penalty = logits[seen], history.params.repeat_penalty
-        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
-    if (overused := history.overused()) is not None:
-        tokens, changes = overused
-        logits[tokens] += changes
+    for change in history.changes(len(logits)):
+        change.apply(logits)
     return logits
 
 
@@ -121,7 +119,7 @@ def _token_at(costs: Logits, ordered: Logits, rank: int) -> int:
 
 
 def _lowest(costs: Logits, count: int) -> Logits:
-    """So many, in order."""
+    """The `count` lowest values, in order."""
     return np.sort(np.partition(costs, count - 1)[:count] if count < len(costs) else costs)
 
 
@@ -158,7 +156,7 @@ def _drawn_rank(
 
 
 def _most_likely(logits: Logits, count: int) -> list[int]:
-    """So many tokens, best first (ties: lower id)."""
+    """The `count` most likely tokens, best first (ties: lower id)."""
     lowest = np.partition(logits, -count)[-count]
     tokens = np.flatnonzero(logits >= lowest)
     best_first = np.argsort(-logits[tokens], kind="stable")

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from rowspan.checkpoint.gguf import GgufCheckpoint
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import RowspanError, UsageError
 from rowspan.kernels.torch.open_card import open_card
@@ -29,6 +28,7 @@ from rowspan.kernels.triton.linear.join import join
 from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.kernels.triton.linear.pack import pack
 from rowspan.kernels.triton.linear.tuning import tune
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.plan.device import parse_devices
 
 # Tokens of steps, what matters most first: a lone request, its prompt (the most there are), and requests at once.
@@ -50,10 +50,10 @@ def main() -> None:
 
 
 def different_cards(names: str) -> list[torch.device]:
-    """What is found on one card is used on all of its name.
+    """The cards to tune: one of each name, since a result is used on all cards of its name.
 
     Raises:
-        UsageError: one of them is no card, or not there.
+        UsageError: a device is no card, or does not exist.
     """
     cards: dict[str, torch.device] = {}
     for device in parse_devices(names):
@@ -71,7 +71,7 @@ def tune_models(
     seconds: float,
     checkpoints: Sequence[GgufCheckpoint],
 ) -> str:
-    """Says how far it came before its time was over."""
+    """Tune until the time is over, and return a sentence that says how far it came."""
     deadline = time.monotonic() + seconds
     products = distinct(checkpoints)
     tasks = [
@@ -92,7 +92,7 @@ def tune_models(
 
 
 def widths(most_tokens: int) -> list[int]:
-    """Numbers of tokens to tune for, what matters most first."""
+    """Numbers of tokens to tune for, the most important first."""
     fewer = [width for width in WIDTHS if width < most_tokens]
     return [*fewer[:1], most_tokens, *fewer[1:]]
 
@@ -115,7 +115,9 @@ def products_of(checkpoint: GgufCheckpoint) -> Iterator[Product]:
     yield (head if head in checkpoint.tensors else TensorKey(Role.EMBEDDING),)
     for layer in sorted({key.layer for key in checkpoint.tensors if key.layer is not None}):
         for roles in TOGETHER:
-            yield tuple(TensorKey(role, layer) for role in roles)
+            keys = (TensorKey(role, layer) for role in roles)
+            if present := tuple(key for key in keys if key in checkpoint.tensors):
+                yield present
 
 
 def weights(
@@ -123,7 +125,7 @@ def weights(
 ) -> list[PlanarWeight]:
     """On the device, as the engine has them: one, or where they are not held alike several. Without dense ones."""
     parts = [
-        pack(checkpoint.tensors[key].scheme, torch.from_numpy(checkpoint.read(key).copy()).to(device), dtype)
+        pack(checkpoint.tensors[key].scheme, torch.from_numpy(checkpoint.read(key).blocks.copy()).to(device), dtype)
         for key in product
     ]
     whole = join(parts) if len(parts) > 1 else None

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rowspan.checkpoint.open import open_checkpoint
 from rowspan.comm.connect import Computes, connect
 from rowspan.comm.shared import SharedMemory
 from rowspan.kernels.isa import is_native, native_module
-from rowspan.kernels.ops import DeviceMemoryError, Step, StepLimits
+from rowspan.kernels.ops import DeviceMemoryError, Outputs, Step, StepLimits
 from rowspan.kernels.registry import kernels_for
+from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.model.rope_table import rope_table
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
@@ -35,7 +35,7 @@ from rowspan.worker.messages import (
     WorkerSetup,
 )
 from rowspan.worker.sampler import Sampler
-from rowspan.worker.step_inputs import step_inputs
+from rowspan.worker.step_inputs import hidden_states, step_inputs
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +67,24 @@ class Worker:
         _take_first_core(setup)
         weights = load_weights(open_checkpoint(setup.model_path), plan, shard, kernels, on_tensor)
         kernels.finish_loading()
-        n_blocks = -(-setup.context_size // setup.block_size)
-        rope = kernels.rope_table(rope_table(plan.spec.rope, n_blocks * setup.block_size, weights.rope_freqs))
+        cache_layout = setup.cache_layout
+        n_blocks = cache_layout.blocks_for(setup.context_size)
+        ropes = {
+            rope: kernels.rope_table(rope_table(rope, n_blocks * cache_layout.block_size, weights.rope_freqs))
+            for rope in plan.spec.ropes
+        }
         self._setup = setup
         self._kernels = kernels
         self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
         self._gave_back = False  # the last step
-        self._model = Transformer(plan, shard, weights, (), rope, kernels, kernels.connect(self._comm))
-        self._limits = StepLimits(setup.max_tokens, setup.max_outputs, n_blocks, setup.block_size)
+        self._model = Transformer(plan, shard, weights, (), ropes, kernels, kernels.connect(self._comm))
+        limits = (setup.max_tokens, setup.max_logits, n_blocks, cache_layout.block_size, len(cache_layout.groups))
+        self._limits = StepLimits(*limits)
         self._forward: Step | None = None
         self._load_seconds = time.perf_counter() - started
 
     def obey(self, order: object) -> object:
-        """What the engine says, and what to tell it then; None: nothing.
+        """Carry out an order of the engine, and return the answer to it; None: there is no answer.
 
         Raises:
             DeviceMemoryError: there is no room for a cache.
@@ -98,13 +103,13 @@ class Worker:
         raise TypeError(f"a worker is told {type(order).__name__}")
 
     def profile_memory(self, tokens: int | None = None) -> MemoryProfiled:
-        """See `ProfileMemory`. Raises DeviceMemoryError: there is no room for a cache."""
+        """Carry out `ProfileMemory`. Raises DeviceMemoryError if there is no room for a cache."""
         self._close_cache()
         limits = replace(self._limits, tokens=tokens or self._limits.tokens)
         return MemoryProfiled(self._setup.rank, cache_blocks(self._setup, self._model, limits))
 
     def create_cache(self, n_blocks: int) -> WorkerReady:
-        """Make the cache, of so many blocks or as many as there is room for, and be ready for steps."""
+        """Allocate the KV cache, with so many blocks or as many as there is room for, and get ready for steps."""
         if self._kernels.memory is None:  # it stays for good; others on cards may have more room another time
             n_blocks = self._setup.n_blocks
         while True:
@@ -130,22 +135,25 @@ class Worker:
         assert self._forward is not None, "steps come when this rank is ready"
         self._gave_back = False
         try:
-            logits = self._forward(step_inputs(plan, self._setup.block_size, self._sampler.latest))
-            return self._sample(plan, logits) if self._is_output else None
+            limits = self._limits
+            inputs = step_inputs(plan, limits.block_size, self._sampler.latest, limits.groups)
+            outputs = self._forward(inputs)
+            return self._result(plan, outputs) if self._is_output else None
         except DeviceMemoryError as error:
             log.warning("Rank %d: %s", self._setup.rank, str(error))  # not the error, which holds what failed
             self._gave_back = True
             return StepOutOfMemory(self._setup.rank, plan.number)
 
-    def _sample(self, plan: StepPlan, logits: Any) -> StepResult | Later:
-        seq_ids = [chunk.seq_id for chunk in plan.chunks if chunk.samples]
+    def _result(self, plan: StepPlan, outputs: Outputs[Any]) -> StepResult | Later:
+        chunks = [chunk for chunk in plan.chunks if chunk.samples]
+        hidden = hidden_states(plan, outputs.hidden)
         if isinstance(self._sampler, Sampler):
-            return StepResult(plan.number, self._sampler.sample(seq_ids, logits))
-        wait_for_tokens = self._sampler.sample(seq_ids, logits)
-        return Later(lambda: StepResult(plan.number, wait_for_tokens()))
+            return StepResult(plan.number, self._sampler.sample(chunks, outputs.logits), hidden)
+        wait_for_tokens = self._sampler.sample(chunks, outputs.logits)
+        return Later(lambda: StepResult(plan.number, wait_for_tokens(), hidden))
 
     def offload(self) -> Offloaded:
-        """Weights to the host's memory; those of a CPU rank are there."""
+        """Move the weights to the host's memory, where a CPU rank's are already."""
         if self._kernels.memory is not None:
             self._close_cache()
             self._kernels.memory.offload()
@@ -157,9 +165,10 @@ class Worker:
         return Loaded(self._setup.rank)
 
     def _takes_steps_ahead(self) -> bool:
-        """A worker computes while the engine plans. A step ahead may be for nothing, when a stop token ends the answer,
-        and whoever arrives waits for it: on CPUs it should be short. Of several ranks one alone knows what was
-        sampled."""
+        """Whether steps may be planned ahead, so that the worker computes while the engine plans. A step ahead may be
+        in vain, when a stop token ends the answer, and new requests wait for it: on CPUs it must be short. If there are
+        several ranks, only one knows which token was sampled.
+        """
         on_card = self._kernels.memory is not None or self._kernels.sample is not None  # or in Triton's interpreter
         short = is_native(self._setup.cpu_isa) and self._model.weights.nbytes < SHORT_STEP_BYTES
         return (on_card or short) and len(self._setup.plan.shards) == 1
@@ -198,7 +207,7 @@ def _computes(setup: WorkerSetup) -> Computes:
 
 
 def _take_first_core(setup: WorkerSetup) -> None:
-    """Keep this thread off the cores that native kernels give to their helpers: see `native/pool.hpp`."""
+    """Keep this thread off the cores that native kernels give to their helper threads: see `native/pool.hpp`."""
     cores = sorted(os.sched_getaffinity(0))
     if is_native(setup.cpu_isa) and len(cores) == setup.threads:
         os.sched_setaffinity(0, cores[:1])

@@ -1,4 +1,4 @@
-"""llama.cpp's own llama-bench, whose figure stands beside that of its server. It measures one sequence."""
+"""Runs llama.cpp's own llama-bench, whose figure stands beside that of its server. It measures one sequence."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-from rowspan.backends import guardian
-from rowspan.backends.programs import find_llamacpp_program
+from rowspan.backends.process import guardian
+from rowspan.backends.process.programs import find_llamacpp_program
 from rowspan.bench.grid import Workload
 from rowspan.bench.job import Job, LoadFacts, Sample
 from rowspan.config import BackendConfig
 from rowspan.errors import EngineError
 
 ENGINE = "llama-bench"
-LONGEST = 3600.0  # seconds of one repetition
-END_SECONDS = 2.0  # that it gets to end by itself, when the benchmark is broken off
-# The server's options → llama-bench's, and what parts the values of a list there.
+LONGEST = 3600.0  # most seconds that one repetition may take
+END_SECONDS = 2.0  # time to end by itself when the benchmark is interrupted
+# The server's options → llama-bench's, and the separator of lists there.
 TRANSLATED = {
     "--model": "-m",
     "--device": "-dev",
@@ -42,7 +42,7 @@ LISTS = ("--device", "--tensor-split")
 
 
 def llama_bench_job(server: Job, backend: BackendConfig) -> Job | None:
-    """The same work as a server's job, with the same options; None where there is no llama-bench."""
+    """A job that does the same work as a server's job, with the same options; None if no llama-bench is installed."""
     program = find_llamacpp_program(ENGINE, backend)
     if program is None:
         return None
@@ -57,7 +57,7 @@ def llama_bench_job(server: Job, backend: BackendConfig) -> Job | None:
 
 
 def options(command: Sequence[str]) -> list[str]:
-    """llama-bench's options for a server's command line; what only a server has is left out."""
+    """Translate a server's command line into llama-bench's options; options that only a server has are left out."""
     found: dict[str, str] = {}  # a server heeds the last of several, llama-bench would measure them all
     for option, value in pairwise(command):
         if option in TRANSLATED:
@@ -66,14 +66,16 @@ def options(command: Sequence[str]) -> list[str]:
 
 
 class LlamaBenchRunner:
-    """See `rowspan.bench.job.Runner`. Every repetition is a process of its own, which loads the model and warms up."""
+    """The `rowspan.bench.job.Runner` of llama-bench. Every repetition is a process of its own, which loads the model
+    and warms up.
+    """
 
     def __init__(self, call: Sequence[str]) -> None:
         self._call = tuple(call)
         self.facts = LoadFacts(0.0, None, None)
 
     def prepare(self, workload: Workload, *, warm_up: bool) -> None:
-        """It warms up by itself, every time."""
+        """Do nothing: llama-bench warms up by itself, in every repetition."""
 
     def measure(self, workload: Workload) -> Sample:
         started = time.perf_counter()
@@ -83,11 +85,11 @@ class LlamaBenchRunner:
         return Sample(sample)
 
     def processes(self) -> Sequence[int]:
-        """None, but while it is measured."""
+        """No ids: llama-bench only runs while it is measured."""
         return ()
 
     def rouse(self) -> None:
-        """Nothing of it was paused."""
+        """Do nothing: no process of llama-bench was paused."""
 
     def peak_memory(self) -> int | None:
         return None
@@ -96,7 +98,7 @@ class LlamaBenchRunner:
         return None
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """Do nothing: no process is left running."""
 
     def _run(self, workload: Workload) -> Mapping[str, list[int]]:
         both = ["-pg", f"{workload.n_prompt},{workload.n_gen}", "-p", "0", "-n", "0"]
@@ -118,7 +120,7 @@ class LlamaBenchRunner:
 
 
 def _guarded(call: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, or to ours, however that comes. Raises as `subprocess.run`."""
+    """Run a program until it ends or this process does, whatever ends it. Raises the same as `subprocess.run`."""
     guard = (sys.executable, "-I", "-S", guardian.__file__, str(END_SECONDS))
     lifeline, ours = os.pipe()  # closed with this process, which is the guardian's sign
     try:

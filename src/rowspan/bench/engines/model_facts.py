@@ -1,24 +1,27 @@
-"""What a result says of its model."""
+"""Facts for a benchmark's rows about the model that was measured."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rowspan.checkpoint.fingerprint import fingerprint
 from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.model.spec import ModelSpec
-
-SAMPLE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """type: architecture, size class and most frequent scheme, as llama-bench writes it: "llama 135M Q4_1". size: bytes
-    of all tensors. n_params: their elements. sha256: of the file, where it is known without reading it all."""
+    """The facts that every row states about its model.
+
+    type: architecture, size class and most frequent scheme, as llama-bench writes them: "llama 135M Q4_1".
+    size: bytes of all tensors.
+    n_params: elements of all tensors.
+    sha256: the file's checksum, if it is known without reading the whole file.
+    """
 
     path: Path
     type: str
@@ -28,7 +31,7 @@ class ModelFacts:
     sha256: str | None
 
     def fields(self) -> dict[str, Any]:
-        """A row's fields."""
+        """The facts as fields of a row."""
         return {
             "model_filename": str(self.path),
             "model_type": self.type,
@@ -40,7 +43,7 @@ class ModelFacts:
 
 
 def model_facts(checkpoint: GgufCheckpoint, spec: ModelSpec, sha256: str | None = None) -> ModelFacts:
-    """Gather them from the header."""
+    """Gather the facts from a GGUF file's header."""
     tensors = checkpoint.tensors.values()
     n_params = sum(math.prod(info.shape) for info in tensors)
     elements: Counter[str] = Counter()
@@ -57,22 +60,8 @@ def model_facts(checkpoint: GgufCheckpoint, spec: ModelSpec, sha256: str | None 
     )
 
 
-def fingerprint(paths: tuple[Path, ...]) -> str:
-    """SHA-256 over each file's size, first MiB and last MiB: tells files apart at once, however large they are. It is
-    no checksum: a change in the middle goes unnoticed."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        with path.open("rb") as file:
-            digest.update(file.read(SAMPLE_BYTES))
-            file.seek(max(0, size - SAMPLE_BYTES))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
 def count_text(count: int) -> str:
-    """A number of parameters for people: "135 M", "7.2 B"."""
+    """A number of parameters in readable form: "135 M", "7.2 B"."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if count >= factor:
             value = count / factor

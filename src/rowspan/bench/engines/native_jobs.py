@@ -1,4 +1,4 @@
-"""Jobs of Rowspan's own engine, in process."""
+"""Makes jobs that run Rowspan's own engine without its server."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from rowspan.bench.engines.split_check import Checker
 from rowspan.bench.grid import Grid, Workload, longest, most_concurrent
 from rowspan.bench.job import Job
 from rowspan.bench.model_demand import Demand
-from rowspan.checkpoint.open import open_checkpoint
-from rowspan.config import CACHE_TYPES, TENSOR_CACHE_TYPES, EngineConfig
+from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.errors import ContextOverflowError
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.spec import ModelSpec
+from rowspan.quant.cache_types import cache_type
 
-WORKER_BYTES = 300 << 20  # a worker's own, beside weights and cache
+WORKER_BYTES = 300 << 20  # memory of a worker beside weights and KV cache
 
 
 def native_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Workload]) -> list[Job]:
-    """Of every configuration of a grid.
+    """One job for every configuration of a grid.
 
     Args:
-        models: files, and the checksum of each where it is known.
+        models: model files, each with its checksum if that is known.
 
     Raises:
         RowspanError: a configuration cannot work.
@@ -42,32 +43,34 @@ def native_jobs(models: Mapping[Path, str | None], grid: Grid, work: Sequence[Wo
 
 
 def native_job(config: EngineConfig, model: ModelFacts, demand: Demand | None, checker: Checker | None = None) -> Job:
-    """Of one configuration; compared with a single device first, if there is a checker. Raises RowspanError: it cannot
-    work."""
+    """The job for one configuration; with a checker, it first compares the split with a single device. Raises
+    RowspanError if the configuration cannot work.
+    """
     blueprint = make_blueprint(config)
     checked = checker.check(config).fields() if checker is not None else {}
-    cache = blueprint.cache.n_blocks * config.block_size * sum(size.cache_per_token for size in blueprint.sizes)
     return Job(
         label=f"native {config.model_path.name} {config.split_mode} {','.join(map(str, config.devices))}",
         fields={**model.fields(), **_engine_fields(blueprint), **_option_fields(blueprint), **checked},
         start=partial(NativeRunner, blueprint),
-        memory_bytes=sum(size.weights + WORKER_BYTES for size in blueprint.sizes) + cache,
+        memory_bytes=sum(size.weights + WORKER_BYTES for size in blueprint.sizes) + sum(blueprint.cache_bytes),
         devices=tuple(dict.fromkeys(shard.device for shard in blueprint.plan.shards)),
         demand=demand,
     )
 
 
 def gguf_facts(path: Path, sha256: str | None = None) -> tuple[ModelFacts, Demand, ModelSpec]:
-    """What rows say of a file, the least work of its tokens, and its shape. Raises RowspanError: it cannot be read."""
+    """The facts that rows state about a GGUF file, the least work that its tokens take, and its spec. Raises
+    RowspanError if the file cannot be read.
+    """
     checkpoint = open_checkpoint(path)
-    spec = ModelSpec.from_metadata(checkpoint.metadata, checkpoint.shapes)
+    spec = read_spec(checkpoint)
     facts = model_facts(checkpoint, spec, sha256), Demand.of(spec, checkpoint.tensors), spec
     checkpoint.close()
     return facts
 
 
 def check_context(most: Workload, spec: ModelSpec) -> None:
-    """Raise ContextOverflowError if the model is not made for so much."""
+    """Raise ContextOverflowError if the workload is longer than the model's context."""
     if most.context > spec.context_length:
         raise ContextOverflowError(
             f"{most.name} needs a context of {most.context} tokens.",
@@ -89,15 +92,14 @@ def _engine_fields(blueprint: Blueprint) -> dict[str, Any]:
 
 def _option_fields(blueprint: Blueprint) -> dict[str, Any]:
     config, plan = blueprint.config, blueprint.plan
-    cache_names = {dtype: name for types in (CACHE_TYPES, TENSOR_CACHE_TYPES) for name, dtype in types.items()}
     ratios = config.tensor_split or (0.0,)  # llama-bench's way to say that none was given
     return {
         "backends": ",".join(sorted({shard.device.kind.upper() for shard in plan.shards})),
         "n_batch": config.token_budget,
         "n_ubatch": config.token_budget,
         "n_threads": sum(setup.threads for setup in blueprint.setups()),
-        "type_k": cache_names[blueprint.lead.cache_dtypes[0]],
-        "type_v": cache_names[blueprint.lead.cache_dtypes[1]],
+        "type_k": cache_type(blueprint.lead.cache_dtypes[0]).option,
+        "type_v": cache_type(blueprint.lead.cache_dtypes[1]).option,
         "n_gpu_layers": len(
             {n for s in plan.shards if s.device.kind != "cpu" for n in range(s.layers.start, s.layers.stop)}
         ),

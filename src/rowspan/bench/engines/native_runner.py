@@ -1,6 +1,6 @@
-"""Takes times: worker processes, and step plans sent straight to them.
+"""Times the native engine: starts its worker processes and sends step plans straight to them.
 
-No server, scheduler, prefix cache or tokenizer is in the way; what is timed is what every token of every request costs.
+No server, scheduler, prefix cache or tokenizer is in the way: what is timed is what every token of every request costs.
 The rules are llama-bench's (https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench): random tokens, no end
 of text, only the last token of a prompt gets logits, and a repetition begins with an empty cache.
 """
@@ -34,8 +34,8 @@ class NativeRunner:
         """
         self._config = blueprint.config
         self._vocab_size = blueprint.spec.vocab_size
-        self._steps: Steps | None = None  # of the workload that is prepared
-        self._depth = 0  # likewise
+        self._steps: Steps | None = None  # for the workload that is prepared
+        self._depth = 0  # of the workload that is prepared
         self._stages = blueprint.plan.n_stages
         self._trusted = with_trusted_routes(blueprint)
         seconds = self._start()
@@ -45,13 +45,14 @@ class NativeRunner:
         )
 
     def prepare(self, workload: Workload, *, warm_up: bool = True) -> None:
-        """A whole prompt and one generated token, untimed, on an empty cache; then `n_depth` tokens into the cache.
-        Repetitions go on behind them and leave them as they are, so once for all of them is enough."""
+        """Compute a whole prompt and one generated token, untimed, on an empty cache; then put `n_depth` tokens into
+        the cache. Repetitions compute tokens behind these and leave them as they are, so preparing once is enough.
+        """
         config, self._depth = self._config, workload.n_depth
-        # Sequences lie as close in the cache as this workload lets them: so it need not have room for the longest
-        # context in the largest number.
+        # Sequences lie as close in the cache as this workload allows, so that the cache need not have room for the
+        # longest context and the largest number of sequences at once.
         self._steps = Steps(
-            self._vocab_size, workload.context, config.token_budget, config.block_size, workload.n_concurrent
+            self._vocab_size, workload.context, config.token_budget, self._trusted.cache_layout, workload.n_concurrent
         )
         if warm_up:
             self._compute(0, workload.n_prompt, 0, workload.n_concurrent)
@@ -59,7 +60,7 @@ class NativeRunner:
         self._compute(0, workload.n_depth, 0, workload.n_concurrent)
 
     def measure(self, workload: Workload) -> Sample:
-        """One repetition. It overwrites whatever the one before left beyond the workload's depth."""
+        """Time one repetition. It overwrites all that the previous repetition cached beyond the workload's depth."""
         started = time.perf_counter_ns()
         self._compute(workload.n_depth, workload.n_prompt, workload.n_gen, workload.n_concurrent)
         return Sample(time.perf_counter_ns() - started)
@@ -68,14 +69,14 @@ class NativeRunner:
         return [worker.pid for worker in self._workers]
 
     def rouse(self) -> None:
-        """One token, where a repetition begins, which will overwrite it."""
+        """Compute one token at the position where a repetition begins, which the repetition will overwrite."""
         self._compute(self._depth, 0, 1, 1)
 
     def peak_memory(self) -> int:
         return peak_memory(self._workers)
 
     def wake_seconds(self) -> float:
-        """From asleep, when there are no workers, to ready. `rowspan serve` reads the vocabulary again, too."""
+        """Seconds from asleep, when no workers run, to ready. `rowspan serve` also reads the vocabulary again."""
         self._group.close()
         return self._start()
 
@@ -89,7 +90,7 @@ class NativeRunner:
         self.close()
 
     def _start(self) -> float:
-        """Returns the seconds it took."""
+        """Start the workers and return the seconds it took."""
         others = set(psutil.Process().children())
         started = time.perf_counter()
         self._group = WorkerGroup(self._trusted.setups(), self._trusted.config.hang_seconds)
@@ -106,16 +107,17 @@ class NativeRunner:
         return seconds
 
     def _compute(self, start: int, n_prompt: int, n_gen: int, sequences: int) -> None:
-        """A pipeline's stages work at different steps at the same time, as they do for the engine: chunks of prompts
-        follow each other; of what is generated, a sequence's next token waits for its last one, but where the engine
-        plans a step ahead."""
+        """Compute one repetition's steps. As in the engine, a pipeline's stages work on different steps at the same
+        time: chunks of prompts follow each other without waiting; a sequence's next generated token waits for its last
+        one, unless the engine plans a step ahead.
+        """
         assert self._steps is not None, "prepared before"
         parts = min(self._stages, sequences)
         self._run(self._steps.prompt(start, n_prompt, sequences), self._stages)
         self._run(self._steps.generation(start + n_prompt, n_gen, sequences, parts), parts + self._group.ahead)
 
     def _run(self, plans: Sequence[StepPlan], at_once: int) -> None:
-        """Args: at_once: steps that are under way at the same time."""
+        """Run step plans in order. Args: at_once: number of steps that are under way at the same time."""
         for number, plan in enumerate(plans):
             if number >= at_once:
                 self._group.result()

@@ -1,4 +1,4 @@
-"""Jobs of other engines: llama.cpp's server and vLLM, as the backends start them."""
+"""Makes jobs that run other engines, llama.cpp's server and vLLM, as the backends start them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from rowspan.backends import vllm_flags
 from rowspan.backends.choose import open_child
 from rowspan.backends.protocol import BackendName, Model, Setup
+from rowspan.backends.vllm import vllm_flags
 from rowspan.bench.engines.model_facts import ModelFacts
 from rowspan.bench.engines.served_runner import ServedRunner
 from rowspan.bench.job import Job
@@ -21,15 +21,15 @@ from rowspan.config import BackendConfig, EngineConfig
 from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 
-SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 2500 << 20}  # beside weights and cache
-SPARE_TOKENS = 2  # a prompt of at least one, and one token more than is timed
-# What a benchmark says of every engine, and what it says only where the user has.
+SERVER_BYTES = {BackendName.LLAMACPP: 500 << 20, BackendName.VLLM: 2500 << 20}  # memory beside weights and KV cache
+SPARE_TOKENS = 2  # at least one prompt token, and one token more than is timed
+# Options that a benchmark sets for every engine, and options that it sets only if the user has.
 ALWAYS = frozenset({"context_size", "parallel", "threads", "prefix_reuse", "split_mode", "devices"})
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as an engine is given it, and what its rows say. vocabulary: token ids it has."""
+    """A model as it is given to an engine, with the facts for its rows. vocabulary: its number of token ids."""
 
     model: Model
     facts: ModelFacts
@@ -45,19 +45,19 @@ def served_job(
     flash: str | None = None,
     batch: int | None = None,
 ) -> Job:
-    """One engine with one configuration.
+    """The job for one engine with one configuration.
 
     Args:
-        backend: where the engines are, and what to give them beyond the options.
+        backend: where the engines are installed, and further arguments for them.
         flash: on, off or auto, for llama.cpp.
-        batch: tokens that it is handed at once, for llama.cpp.
+        batch: number of tokens handed over at once, for llama.cpp.
 
     Raises:
-        MissingBackendError: it is not installed.
-        UnsupportedOptionError: it cannot do this.
+        MissingBackendError: the engine is not installed.
+        UnsupportedOptionError: the engine cannot do what the configuration asks for.
         RowspanError: something else is wrong.
     """
-    # Every engine on as many cores: their defaults differ.
+    # All engines get the same number of cores, since their defaults differ.
     threads = config.threads or len(os.sched_getaffinity(0))
     room = (config.context_size or 0) + SPARE_TOKENS
     config = replace(config, threads=threads, cache_tokens=None, context_size=room)
@@ -87,19 +87,19 @@ def served_job(
 
 
 def _vllm_cache_bytes() -> int:
-    """On a processor, whatever is to be measured."""
+    """Bytes of vLLM's KV cache on a processor, the same for every workload."""
     said = os.environ.get(vllm_flags.CACHE_SPACE)
     return int(said) << 30 if said else int(psutil.virtual_memory().available * vllm_flags.CACHE_SHARE)
 
 
 def _given(config: EngineConfig) -> frozenset[str]:
-    """Options that are not at their default: the user's wish."""
+    """Names of the options that differ from their defaults: those the user asked for."""
     names = ("main_gpu", "tensor_split", "cache_type_k", "cache_type_v", "dtype", "token_budget")
     return frozenset(name for name in names if getattr(config, name) != getattr(EngineConfig, name))
 
 
 def _option_fields(name: BackendName, config: EngineConfig, flash: str | None) -> dict[str, Any]:
-    """What is not said is the engine's own choice, and None."""
+    """Fields of a row for the engine's options; None stands for an option left to the engine's own choice."""
     used = _used(config)
     ratios = config.tensor_split or (0.0,)
     said = config.token_budget != EngineConfig.token_budget

@@ -1,9 +1,10 @@
-"""Takes times of other engines, through their own API: the same token ids, no prefix kept, no end of text.
+"""Times other engines through their own API: with the same token ids, without prefix reuse, without an end of text.
 
-One sequence is timed by the engine's own clock, so that HTTP is not in it; what a client waited is kept beside it. A
-generated token's time is the step that makes it: of one token more than is asked for, the first comes with the prompt.
-What lies before a test is computed anew for every repetition, since nothing is kept: a prompt behind other tokens takes
-the difference of two prompts. Several sequences are timed by the client, who alone sees them together.
+One sequence is timed by the engine's own clock, so that HTTP is not in it; the time that a client waited is kept beside
+it. A generated token's time is that of the step that makes it: the engine is asked for one token more than is measured,
+since the first comes with the prompt. Tokens that precede a test are computed anew for every repetition, since the
+cache is not kept: the time of a prompt behind other tokens is the difference between two prompts. Several sequences are
+timed by the client, who alone sees them together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from rowspan.backends.child_backend import ChildBackend
+from rowspan.backends.process.child_backend import ChildBackend
 from rowspan.backends.protocol import LoadWatch, SamplingParams
 from rowspan.bench.engines.steps import random_tokens
 from rowspan.bench.grid import Workload
@@ -29,8 +30,11 @@ NS = 1e9
 
 @dataclass(frozen=True)
 class _Answer:
-    """One request. prompt, generation: seconds, by the engine's clock, or by ours where it has none to show. arrivals:
-    moments of ours and how many tokens had come by then."""
+    """One request's timing.
+
+    prompt, generation: seconds by the engine's clock, or by the client's if the engine shows none.
+    arrivals: moments by the client's clock, each with the number of tokens that had arrived by then.
+    """
 
     prompt: float
     generation: float
@@ -43,10 +47,10 @@ class _Answer:
 
 
 class ServedRunner:
-    """See `rowspan.bench.job.Runner`."""
+    """The `rowspan.bench.job.Runner` of an engine behind an HTTP API."""
 
     def __init__(self, backend: ChildBackend, vocab_size: int) -> None:
-        """Start it. Raises RowspanError: it could not be started."""
+        """Start the engine. Raises RowspanError if it cannot be started."""
         self._backend = backend
         self._vocab_size = vocab_size
         self._loop = asyncio.Runner()
@@ -86,11 +90,11 @@ class ServedRunner:
         return self._backend.processes()
 
     def rouse(self) -> None:
-        """A short answer."""
+        """Request a short answer."""
         self._ask(1, 2, 1)
 
     def wake_seconds(self) -> float:
-        """From asleep to ready."""
+        """Seconds from asleep to ready."""
         self._loop.run(self._backend.sleep())
         started = time.perf_counter()
         self._loop.run(self._backend.wake())
@@ -142,18 +146,18 @@ def _tree(root: int) -> list[psutil.Process]:
 
 
 def _first_tokens(answers: Sequence[_Answer]) -> float:
-    """Seconds until all have their first token; 0 of none."""
+    """Seconds until every answer has its first token; 0 if there are no answers."""
     if not answers:
         return 0.0
     return max(one.arrivals[0][0] for one in answers) - min(one.started for one in answers)
 
 
 def _together(answers: Sequence[_Answer], n_gen: int) -> float:
-    """Seconds that `n_gen` tokens of each take while all run at once: from when the last of them has begun until the
-    first is done.
+    """Seconds in which every sequence got `n_gen` tokens while all ran at once: from the moment when the last sequence
+    had begun until the first one was done.
 
     Raises:
-        EngineError: there is no such time.
+        EngineError: there was no such time.
     """
     start = max(one.arrivals[0][0] for one in answers)
     stop = min(one.arrivals[-1][0] for one in answers)

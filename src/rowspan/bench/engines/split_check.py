@@ -1,9 +1,9 @@
-"""Whether a split answers as a single device does: greedy tokens, and log-probabilities along the same text.
+"""Checks whether a split answers as a single device does: greedy tokens, and log-probabilities along the same text.
 
-Splits add the same numbers in another order, so the last bits of logits differ. In float32 that is all: some 1e-5 in
-log-probabilities. In int8 a last bit decides now and then which way an activation is rounded; layer upon layer that
-grows until a split is as far from a single device as both are from float32, some 1e-2, and close choices fall
-otherwise. So it is float32 that tells whether a split can be trusted; a broken transport shows in the first tokens of
+Splits add the same numbers in another order, so the last bits of logits differ. In float32 that is all:
+log-probabilities differ by some 1e-5. In int8 a last bit now and then decides which way an activation is rounded; layer
+upon layer that grows until a split is as far from a single device as both are from float32, some 1e-2, and close
+choices fall otherwise. So float32 tells whether a split can be trusted; a broken transport shows in the first tokens of
 either.
 """
 
@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rowspan.bench.engines.steps import numbered_blocks
 from rowspan.bench.load.prompts import read_text
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
+from rowspan.kvcache.groups import CacheLayout
 from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken, StepPlan
 from rowspan.scheduler.request import SamplingParams
@@ -30,20 +32,27 @@ GREEDY = SamplingParams(temperature=0.0, seed=0, logprobs=20)
 
 @dataclass(frozen=True)
 class Divergence:
-    """tokens: compared. equal: greedy tokens before the first that differs. logprob: how far off log-probabilities of
-    the single device's tokens are, in nats, on average; infinite where one is not among the 20 likeliest here."""
+    """How far a split's answer is from a single device's.
+
+    tokens: number of tokens compared.
+    equal: number of greedy tokens before the first that differs.
+    logprob: mean difference in nats between the log-probabilities of the single device's tokens; infinite if one of
+        these is not among the split's 20 likeliest.
+    """
 
     tokens: int
     equal: int
     logprob: float
 
     def fields(self) -> dict[str, Any]:
-        """Of a row."""
+        """The comparison as fields of a row."""
         return {"check_tokens": self.tokens, "check_equal": self.equal, "check_logprob": self.logprob}
 
 
 def compare(wanted: Sequence[SampledToken], free: Sequence[SampledToken], forced: Sequence[SampledToken]) -> Divergence:
-    """A single device's answer with one that a split gave, and one for which it was led along the single device's."""
+    """Compare a single device's answer with two of a split: one that it chose freely, and one that was forced to follow
+    the single device's tokens.
+    """
     pairs = list(zip(wanted, free, strict=True))
     equal = next((place for place, (a, b) in enumerate(pairs) if a.token != b.token), len(pairs))
     differences = [difference(a, b) for a, b in zip(wanted, forced, strict=True)]
@@ -51,13 +60,13 @@ def compare(wanted: Sequence[SampledToken], free: Sequence[SampledToken], forced
 
 
 class Checker:
-    """Compares configurations with a single device; each model is computed on one only once."""
+    """Compares configurations with a single device; every model is computed on a single device only once."""
 
     def __init__(self) -> None:
         self._alone: dict[EngineConfig, list[SampledToken]] = {}
 
     def check(self, config: EngineConfig) -> Divergence:
-        """Load a configuration, and compare.
+        """Load a configuration and compare it.
 
         Raises:
             RowspanError: it could not be loaded, or failed.
@@ -76,8 +85,8 @@ class Checker:
 def answers(
     config: EngineConfig, forced: Sequence[int] | None = None, length: int = ANSWER
 ) -> tuple[list[SampledToken], ...]:
-    """So many tokens sampled after a prompt of `PROMPT`: where the given ones are fed back, and where its own greedy
-    ones are; without given ones, the latter alone.
+    """Sample `length` tokens after a prompt of `PROMPT` tokens, twice: once with `forced` tokens fed back, and once
+    with the greedy choices themselves; without `forced` tokens only the latter.
 
     Raises:
         RowspanError: the configuration could not be loaded, or failed.
@@ -87,15 +96,16 @@ def answers(
     try:
         prompt = Tokenizer.from_metadata(blueprint.checkpoint.metadata).encode(read_text(None))[:PROMPT]
         if forced is None:
-            return (_answer(group, config, 0, prompt, None, length),)
-        return _answer(group, config, 0, prompt, forced, length), _answer(group, config, 1, prompt, None, length)
+            return (_answer(group, blueprint.cache_layout, 0, prompt, None, length),)
+        first = _answer(group, blueprint.cache_layout, 0, prompt, forced, length)
+        return first, _answer(group, blueprint.cache_layout, 1, prompt, None, length)
     finally:
         group.close()
 
 
 def _answer(
     group: WorkerGroup,
-    config: EngineConfig,
+    layout: CacheLayout,
     sequence: int,
     prompt: Sequence[int],
     forced: Sequence[int] | None,
@@ -104,9 +114,9 @@ def _answer(
     known, done, answer = list(prompt), 0, list[SampledToken]()
     new: tuple[NewSequence, ...] = (NewSequence(sequence, (), 0, GREEDY),)
     while len(answer) < length:
-        end = min(len(known), done + config.token_budget)
-        blocks = tuple(range(-(-end // config.block_size)))
-        chunk = Chunk(sequence, tuple(known[done:end]), done, blocks, end == len(known))
+        end = min(len(known), done + layout.step_tokens)
+        blocks = numbered_blocks(layout, PROMPT + length, 0, end)
+        chunk = Chunk(sequence, tuple(known[done:end]), done, blocks, int(end == len(known)))
         result = group.run(StepPlan(1000 * sequence + len(answer), (chunk,), new))
         new, done = (), end
         for sampled in result.sampled:
@@ -116,7 +126,9 @@ def _answer(
 
 
 def difference(one: SampledToken, other: SampledToken) -> float:
-    """Of the log-probability of one's token; infinite where the other does not have it among the likeliest."""
+    """Absolute difference between two log-probabilities of the first answer's token; infinite if the other answer does
+    not list it among its likeliest.
+    """
     theirs = dict(other.top).get(one.token, -math.inf)
     assert one.logprob is not None, "log-probabilities were asked for"
     return abs(one.logprob - theirs)

@@ -1,4 +1,4 @@
-"""A load test's latencies, as shares of the requests that took no longer."""
+"""Draws a load test's latencies, each as the share of requests that took no longer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rowspan.figures import new_figure, save_figure
 
 
 def draw(answers: Sequence[EndpointAnswer], goals: Goals, title: str, path: Path) -> None:
-    """Write it as .png, .svg or .pdf.
+    """Write the chart as .png, .svg or .pdf.
 
     Raises:
         UsageError: matplotlib is missing, or cannot write such a file there.

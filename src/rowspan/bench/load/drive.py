@@ -1,6 +1,9 @@
-"""When requests are sent. A closed loop keeps so many going: the most that a server can do. An open loop sends them at
-times of its own, whatever the server does, as people do: it shows how long they wait. Gaps are exponential (a Poisson
-process): arrivals come in clusters, and a server that is nearly busy shows it."""
+"""Decides when a load test's requests are sent.
+
+A closed loop keeps a fixed number of requests going: this shows the most that a server can do. An open loop sends
+requests at times of its own, whatever the server does, as people do: this shows how long they wait. Its gaps are
+exponential (a Poisson process): arrivals come in clusters, and a server that is nearly busy shows it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Ask = Callable[[str], Awaitable[EndpointAnswer]]
 
 @dataclass
 class LoadOutcome:
-    """What became of the requests so far."""
+    """Answers and failures of the requests so far."""
 
     answers: list[EndpointAnswer] = field(default_factory=list)
     failures: list[EndpointError] = field(default_factory=list)
@@ -27,7 +30,7 @@ class LoadOutcome:
 
 
 async def closed_loop(ask: Ask, prompts: Sequence[str], clients: int, outcome: LoadOutcome) -> None:
-    """So many clients, each of which sends its next request when it has its answer."""
+    """Run `clients` clients, each of which sends its next request once it has its answer."""
     waiting = iter(prompts)
 
     async def client() -> None:
@@ -38,7 +41,7 @@ async def closed_loop(ask: Ask, prompts: Sequence[str], clients: int, outcome: L
 
 
 async def open_loop(ask: Ask, prompts: Sequence[str], rate: float, outcome: LoadOutcome, seed: int = 0) -> None:
-    """So many requests a second in the mean, at moments that the seed decides."""
+    """Send `rate` requests a second on average, at moments that the seed determines."""
     clock = asyncio.get_running_loop().time
     start = clock()
     async with asyncio.TaskGroup() as group:

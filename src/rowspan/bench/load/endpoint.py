@@ -1,4 +1,4 @@
-"""An OpenAI endpoint, as a client sees it: one streamed request and when its parts arrive.
+"""A client of an OpenAI endpoint: sends one streamed request and notes when the answer's parts arrive.
 
 https://platform.openai.com/docs/api-reference/chat-streaming
 """
@@ -15,23 +15,24 @@ import httpx
 
 from rowspan.errors import RowspanError, UsageError
 
-SHOWN = 200  # characters of an answer that makes no sense
+SHOWN = 200  # characters shown of a malformed answer
 PREFIX, DONE = "data:", "[DONE]"
 CONNECT_SECONDS = 10.0
 
 
 class EndpointError(RowspanError):
-    """The endpoint refuses, is not there, or is none."""
+    """The endpoint refuses, cannot be reached, or is no OpenAI endpoint."""
 
     code = "endpoint_failed"
 
 
 @dataclass(frozen=True)
 class EndpointAnswer:
-    """One request that was answered; moments by the monotonic clock, in seconds.
+    """The timing of one answered request; moments are seconds of the monotonic clock.
 
-    arrivals: of every part with text. prompt_tokens, generated_tokens: what the endpoint counts; None: it does not.
-    counted_tokens: what arrived, where it was asked to name each token; else None.
+    arrivals: moments at which parts with text arrived.
+    prompt_tokens, generated_tokens: the endpoint's own counts; None if it gives none.
+    counted_tokens: number of tokens that arrived, if the endpoint was asked to name each token; else None.
     """
 
     started: float
@@ -42,37 +43,38 @@ class EndpointAnswer:
 
     @property
     def first(self) -> float:
-        """Seconds until the first part."""
+        """Seconds until the first part arrived."""
         return self.arrivals[0] - self.started
 
     @property
     def whole(self) -> float:
-        """Seconds until the last part."""
+        """Seconds until the last part arrived."""
         return self.arrivals[-1] - self.started
 
     @property
     def between(self) -> float | None:
-        """Mean seconds between two tokens, after the first; None of a single one."""
+        """Mean seconds between two tokens, after the first; None if there was only one."""
         tokens = self.generated_tokens or len(self.arrivals)
         return (self.whole - self.first) / (tokens - 1) if tokens > 1 else None
 
     @property
     def tokens(self) -> int:
-        """As counted by the endpoint; parts, where it does not count."""
+        """Number of generated tokens by the endpoint's count, or else the number of parts."""
         return self.generated_tokens or len(self.arrivals)
 
 
 class Endpoint:
-    """Sends requests. Use it in an `async with` block."""
+    """Sends requests to an endpoint. Use it in an `async with` block."""
 
     def __init__(self, url: str, key: str | None, timeout: float) -> None:
-        """
+        """Set where and how to send.
+
         Args:
-            url: with or without /v1 at its end.
-            timeout: seconds between two parts of an answer.
+            url: address of the endpoint, with or without /v1 at its end.
+            timeout: most seconds between two parts of an answer.
 
         Raises:
-            UsageError: it is no web address.
+            UsageError: the address is no web address.
         """
         base = url.rstrip("/").removesuffix("/v1")
         try:
@@ -96,10 +98,10 @@ class Endpoint:
         await self._client.aclose()
 
     async def models(self) -> list[str]:
-        """Names of its models.
+        """Names of the models that the endpoint offers.
 
         Raises:
-            EndpointError: there is nobody, or nobody who speaks so.
+            EndpointError: nobody answers there, or not as an OpenAI endpoint does.
         """
         try:
             response = await self._client.get("/v1/models")
@@ -113,7 +115,7 @@ class Endpoint:
             raise self._nonsense("GET /v1/models", response.text) from None
 
     async def ask(self, body: Mapping[str, Any], *, chat: bool) -> EndpointAnswer:
-        """One streamed request.
+        """Send one streamed request.
 
         Raises:
             EndpointError: it was refused, broke off, or made no sense.
@@ -195,7 +197,7 @@ def _has_text(choice: Mapping[str, Any]) -> bool:
 
 
 def _named_tokens(choice: Mapping[str, Any]) -> int | None:
-    """How many tokens a part names, of those that were asked for with logprobs."""
+    """Number of tokens that a part of an answer names, if it was asked for with logprobs; else None."""
     logprobs = choice.get("logprobs")
     if not logprobs:
         return None

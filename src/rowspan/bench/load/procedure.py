@@ -1,4 +1,4 @@
-"""A load test from its first look at the endpoint to its result."""
+"""Runs a load test, from the first look at the endpoint to the result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ REFUSED = "answers with status 4"
 
 @dataclass(frozen=True)
 class Test:
-    """body: of every request, beside model and prompt. clients: of the closed loop; rate: of the open one, requests a
-    second, where it is given. timeout: seconds."""
+    """The parameters of a load test.
 
-    __test__ = False  # none of pytest's
+    body: fields of every request, besides model and prompt.
+    clients: number of clients of the closed loop.
+    rate: requests per second of the open loop; None: run the closed loop.
+    timeout: seconds.
+    """
+
+    __test__ = False  # pytest must not collect this class
 
     url: str
     model: str | None
@@ -40,7 +45,11 @@ class Test:
 
 @dataclass(frozen=True)
 class Result:
-    """usage_problems: see `summary.usage_problems`. joules: that this machine used meanwhile; None without a meter."""
+    """The outcome of a load test.
+
+    usage_problems: see `summary.usage_problems`.
+    joules: energy that this machine used during the test; None without a meter.
+    """
 
     model: str
     outcome: LoadOutcome
@@ -48,13 +57,15 @@ class Result:
     joules: float | None
 
     def summary(self, goals: Goals, *, is_local: bool) -> dict[str, Any]:
-        """is_local: the endpoint is on this machine, so that its meters are the endpoint's."""
+        """Summarize the result. is_local: the endpoint runs on this machine, so that this machine's meters measure
+        it.
+        """
         found = summary(self.outcome, goals, self.joules if is_local else None)
         return {"model": self.model, **found, "usage_problems": list(self.usage_problems)}
 
 
 async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
-    """All of it. Ctrl-C ends it early, and keeps what is done.
+    """Run the whole test. Ctrl-C ends it early and keeps the answers so far.
 
     Raises:
         EndpointError: the endpoint does not answer as one should, or every request failed.
@@ -89,7 +100,7 @@ async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
 
 
 async def _check(ask: Callable[[str, Mapping[str, Any]], Any], test: Test) -> EndpointAnswer:
-    """One short answer in which every token is named; where the endpoint refuses to, one without names."""
+    """Request one short answer in which every token is named; if the endpoint refuses that, one without names."""
     naming = {"logprobs": True} if test.chat else {"logprobs": 1}
     short = {"max_tokens": CHECK_TOKENS}
     try:

@@ -1,4 +1,4 @@
-"""Prompts out of a text: every one another stretch of it, some of them behind a beginning that they share."""
+"""Cuts prompts out of a text: each is another stretch of it, and some begin with a prefix that they share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ OWN_TEXT = "persuasion.txt"  # Jane Austen, Persuasion (1818), the first chapter
 
 @dataclass(frozen=True)
 class Mix:
-    """words: of a prompt; a token is about three quarters of one. shared: share of the prompts, 0 to 1, that begin with
-    one of `prefixes` beginnings of `prefix_words` words, as conversations with the same instructions do."""
+    """How prompts are made.
+
+    words: number of words in a prompt; a token is about three quarters of a word.
+    shared: share of the prompts, 0 to 1, that begin with one of `prefixes` prefixes of `prefix_words` words, as
+        conversations with the same instructions do.
+    """
 
     words: int = 200
     shared: float = 0.0
@@ -25,7 +29,7 @@ class Mix:
 
 
 def prompts(text: str, count: int, mix: Mix, seed: int = 0) -> list[str]:
-    """As many prompts, the same for the same seed.
+    """Make `count` prompts, the same ones for the same seed.
 
     Raises:
         UsageError: the text is too short, or the mix makes no sense.
@@ -47,10 +51,10 @@ def prompts(text: str, count: int, mix: Mix, seed: int = 0) -> list[str]:
 
 
 def read_text(path: Path | None) -> str:
-    """Of a file, or the one that is shipped.
+    """The text of a file, or the text that is shipped with Rowspan.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     if path is None:
         return resources.files("rowspan.bench.load").joinpath(OWN_TEXT).read_text(encoding="utf-8")

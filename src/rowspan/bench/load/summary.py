@@ -1,4 +1,4 @@
-"""What a load test found: percentiles, throughput, and how many answers were good enough."""
+"""Summarizes a load test: percentiles, throughput, and how many answers met the goals."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Goals:
 
     @classmethod
     def parse(cls, text: str) -> Goals:
-        """From "ttft<500ms,itl<50ms".
+        """Read goals such as "ttft<500ms,itl<50ms".
 
         Raises:
-            UsageError: it says something else.
+            UsageError: the text is not of this form.
         """
         limits = {}
         for part in filter(None, text.split(",")):
@@ -41,18 +41,18 @@ class Goals:
         return cls(limits)
 
     def met_by(self, answer: EndpointAnswer) -> bool:
-        """Whether it was good enough; a single token has no latency between tokens."""
+        """Whether an answer met every goal; an answer of a single token has no latency between tokens to miss."""
         times = measured(answer)
         return all(times[name] is None or times[name] <= limit for name, limit in self.limits.items())  # type: ignore[operator]
 
 
 def measured(answer: EndpointAnswer) -> dict[str, float | None]:
-    """Seconds, by measure."""
+    """An answer's seconds by measure."""
     return {"ttft": answer.first, "itl": answer.between, "e2e": answer.whole}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """By linear interpolation between the two nearest, as numpy does."""
+    """The percentile by linear interpolation between the two nearest values, as numpy computes it."""
     ordered = sorted(values)
     place = (len(ordered) - 1) * percent / 100
     low = int(place)
@@ -61,10 +61,10 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def summary(outcome: LoadOutcome, goals: Goals, joules: float | None) -> dict[str, Any]:
-    """For programs and tables; seconds. None: not known.
+    """Figures for programs and tables, in seconds. None: unknown.
 
     Args:
-        joules: that this machine has used meanwhile.
+        joules: energy that this machine used during the test.
     """
     answers = outcome.answers
     span = max(one.arrivals[-1] for one in answers) - min(one.started for one in answers) if answers else 0.0
@@ -98,11 +98,11 @@ def _percentiles(answers: Sequence[EndpointAnswer], name: str) -> dict[str, floa
 
 
 def usage_problems(answer: EndpointAnswer, limit: int) -> list[str]:
-    """What is wrong with the endpoint's own counts.
+    """Describe errors in the endpoint's own token counts.
 
     Args:
-        answer: one for which every token was asked to be named.
-        limit: of generated tokens, as it was asked for.
+        answer: an answer for which the endpoint was asked to name every token.
+        limit: number of generated tokens that was asked for.
     """
     counted, usage = answer.counted_tokens, answer.generated_tokens
     if usage is None:

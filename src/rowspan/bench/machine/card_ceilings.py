@@ -1,4 +1,4 @@
-"""The ceilings of a card, by torch, in a child process: this one neither imports torch nor holds a card."""
+"""Measures a card's ceilings with torch in a child process: this process neither imports torch nor holds a card."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ UNIT = "bf16 product"
 
 
 def measure(device: str) -> Ceilings:
-    """Of "cuda:0"; takes some ten seconds.
+    """The ceilings of a device such as "cuda:0"; takes some ten seconds.
 
     Raises:
-        RowspanError: there is no such card for torch, or measuring it failed.
+        RowspanError: torch finds no such card, or measuring it failed.
     """
     said = ask(device)
     title = f"{device} ({said['device']})"
@@ -30,9 +30,10 @@ def measure(device: str) -> Ceilings:
 
 
 def ask(device: str) -> dict[str, Any]:
-    """All that the program says of a device: copy_bytes_per_second and product_flops, its name, memory and versions.
+    """All that the measuring program reports of a device: copy_bytes_per_second and product_flops, name, memory and
+    versions.
 
-    Raises: as `measure`.
+    Raises: the same as `measure`.
     """
     command = [sys.executable, "-P", "-m", PROGRAM, device]
     environment = rank_environment(os.environ, Root())

@@ -1,6 +1,6 @@
-"""What a rate depends on beside engine and model: the machine, its settings, and its state at that moment.
+"""The circumstances of a measured rate besides engine and model: the machine, its settings, and its present state.
 
-Everything is read through `rowspan.rig`; what cannot be read is None.
+Everything is read through `rowspan.rig`; a value that cannot be read is None.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rowspan.rig.probe.rig import Rig, probe, probe_cards
 from rowspan.rig.root import Root, Unreadable
 
 CPU = "/sys/devices/system/cpu"
-# Boot options that say where the system is, which no rate depends on.
+# Boot options that say where the system is: no rate depends on them.
 BOOTING = ("BOOT_IMAGE", "root", "init", "rdinit", "initrd", "resume", "ro", "rw")
 LOOK_SECONDS = 0.2  # how long other programs' share of the processor is watched
 
 
 def machine_fields(rig: Rig, root: Root) -> dict[str, Any]:
-    """What stays as it is while a benchmark runs."""
+    """Fields of a row that stay the same while a benchmark runs."""
     reader = Reader(root)
     cards = rig.compute_cards
     return {
@@ -53,20 +53,22 @@ def machine_fields(rig: Rig, root: Root) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MachineState:
-    """A moment of the machine. celsius: of the processor's hottest sensor. Per card: comma lists, or None.
+    """The machine's state at one moment. Values per card are comma-separated texts, or None.
 
-    throttled: how often the processor has slowed down for heat since it was started."""
+    cpu_celsius: temperature at the processor's hottest sensor.
+    throttled: how often the processor has slowed down for heat since boot.
+    """
 
     cpu_mhz: float | None
     cpu_celsius: float | None
     card_mhz: str | None
     card_celsius: str | None
     throttled: int | None
-    hottest: float | None  # of processor and cards
+    hottest: float | None  # degrees Celsius at the hottest sensor of processor and cards
 
 
 def look(root: Root) -> MachineState:
-    """Now; takes milliseconds (a card's driver may take longer)."""
+    """The machine's present state; takes milliseconds, or longer if a card's driver is slow."""
     reader, cards = Reader(root), [card for card in probe_cards(root) if not card.integrated]
     celsius = _cpu_celsius(reader)
     known = [value for value in (celsius, *(card.celsius for card in cards)) if value is not None]
@@ -82,7 +84,7 @@ def look(root: Root) -> MachineState:
 
 
 def state_fields(before: MachineState, after: MachineState) -> dict[str, Any]:
-    """A row's fields of both moments."""
+    """Fields of a row that describe the machine before and after a repetition."""
     throttled = None if before.throttled is None or after.throttled is None else after.throttled - before.throttled
     fields: dict[str, Any] = {"throttle_events": throttled}
     for name in ("cpu_mhz", "cpu_celsius", "card_mhz", "card_celsius"):
@@ -91,18 +93,18 @@ def state_fields(before: MachineState, after: MachineState) -> dict[str, Any]:
 
 
 def other_load() -> float:
-    """Share of the processor, 0 to 1, that others take while this program and its engines rest."""
+    """Share of the processor, 0 to 1, that other programs use while this one and its engines rest."""
     return psutil.cpu_percent(interval=LOOK_SECONDS) / 100
 
 
 class StolenTime:
-    """The share of the processor's time that the machine's host gave to others: of virtual machines."""
+    """Measures the share of a virtual machine's processor time that its host gave to others."""
 
     def __init__(self) -> None:
         self._before = psutil.cpu_times()
 
     def share(self) -> float | None:
-        """Since it was made; None where the system does not count it."""
+        """The share since this object was made; None if the system does not count it."""
         now = psutil.cpu_times()
         if not hasattr(now, "steal"):
             return None
@@ -111,13 +113,13 @@ class StolenTime:
 
 
 def link_text(cards: Iterable[Card]) -> str | None:
-    """Each card's link now: "16.0 GT/s x16"."""
+    """The present PCIe link of each card: "16.0 GT/s x16"."""
     links = [card.link for card in cards if card.link is not None and card.link.width is not None]
     return _joined(f"{link.speed or '?'} GT/s x{link.width}" for link in links)
 
 
 def links_now(root: Root) -> str | None:
-    """As `link_text`. Idle links slow down: ask under load."""
+    """The links of this machine's cards, as `link_text` writes them. Idle links slow down: call this under load."""
     return link_text(card for card in probe_cards(root) if not card.integrated)
 
 
@@ -128,7 +130,9 @@ def this_machine() -> tuple[Root, Rig]:
 
 
 def _boot_text(options: Sequence[str]) -> str | None:
-    """The kernel's, without those of the first program (behind "--") and those that say where to boot from."""
+    """The kernel's boot options, without those for the init program (behind "--") and those that say where to boot
+    from.
+    """
     own = takewhile(lambda option: option != "--", options)
     return " ".join(option for option in own if option.partition("=")[0] not in BOOTING) or None
 
@@ -160,7 +164,7 @@ def _cpu_mhz(reader: Reader) -> float | None:
 
 
 def _cpu_celsius(reader: Reader) -> float | None:
-    """Of Intel's coretemp and AMD's k10temp, by https://docs.kernel.org/hwmon/."""
+    """Temperature by Intel's coretemp or AMD's k10temp, see https://docs.kernel.org/hwmon/."""
     found = []
     for folder in reader.root.glob("/sys/class/hwmon/hwmon*"):
         if reader.text(f"{folder}/name") in ("coretemp", "k10temp", "zenpower"):
@@ -185,7 +189,7 @@ def _first(pattern: str, text: str | None) -> str | None:
 
 
 def _per_card(values: Iterable[float | None]) -> str | None:
-    """ "-" for a card that does not say; None where none does."""
+    """Values joined by commas, with "-" for a card that does not tell; None if no card does."""
     listed = list(values)
     if all(value is None for value in listed):
         return None

@@ -1,7 +1,7 @@
-"""Joules, where the machine counts them. What is counted is added up; a machine without a meter has no figure, not 0.
+"""Measures joules, if the machine counts them. Meters are added up; a machine without a meter has no figure, not 0.
 
 - Processors: RAPL's package counters (https://docs.kernel.org/power/powercap/powercap.html); since kernel 5.10 for root
-  only, unless their files are made readable.
+    only, unless their files are made readable.
 - NVIDIA's cards: nvmlDeviceGetTotalEnergyConsumption (Volta and later), by the package nvidia-ml-py.
 - AMD's cards: amdsmi_get_energy_count, by the package amdsmi of ROCm.
 """
@@ -25,7 +25,11 @@ IDLE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Meter:
-    """One counter. read: joules since some moment. wraps_at: joules after which it begins again at 0."""
+    """One energy counter.
+
+    read: returns joules since a fixed moment.
+    wraps_at: joules after which the counter begins again at 0.
+    """
 
     name: str
     read: Callable[[], float]
@@ -34,28 +38,30 @@ class Meter:
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters at one moment."""
+    """All counters at one moment."""
 
     seconds: float
     joules: tuple[float, ...]
 
 
 class Energy:
-    """All meters of a machine."""
+    """All energy meters of a machine."""
 
     def __init__(self, meters: Sequence[Meter]) -> None:
         self._meters = tuple(meters)
 
     @property
     def names(self) -> str | None:
-        """Of the meters; None without one."""
+        """Names of the meters in one text; None without a meter."""
         return ", ".join(meter.name for meter in self._meters) or None
 
     def read(self) -> Reading:
         return Reading(time.monotonic(), tuple(meter.read() for meter in self._meters))
 
     def joules(self, start: Reading, stop: Reading) -> float | None:
-        """Between two readings, over all meters; None without a meter. A counter that wrapped did so once."""
+        """Joules between two readings, over all meters; None without a meter. A counter that wrapped is taken to have
+        done so once.
+        """
         if not self._meters:
             return None
         total = 0.0
@@ -64,7 +70,7 @@ class Energy:
         return total
 
     def watts(self, seconds: float = IDLE_SECONDS) -> float | None:
-        """The mean over the next `seconds`; None, at once, without a meter."""
+        """Mean power over the next `seconds`; None, at once, without a meter."""
         if not self._meters:
             return None
         start = self.read()
@@ -75,7 +81,7 @@ class Energy:
 
 
 def meters(root: Root, cards: Sequence[Card]) -> Energy:
-    """Those that can be read now."""
+    """The meters that can be read now."""
     found = _packages(Reader(root))
     if any(card.vendor == "NVIDIA" for card in cards):
         found += _nvidia()

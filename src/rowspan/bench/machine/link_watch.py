@@ -1,4 +1,4 @@
-"""Links while something runs: idle ones slow down, and show what they can only under load."""
+"""Watches PCIe links while something runs: idle links slow down, and reach full speed only under load."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ PAUSE = 0.5  # seconds between two looks
 
 
 class LinkWatch:
-    """Looks at the cards' links for as long as the `with` block lasts, at least once. Meant for what is not timed.
+    """Reads the cards' links for as long as the `with` block lasts, at least once. Use it for runs that are not timed.
 
-    seen: the last look before the end; None: no card tells."""
+    seen: the last reading before the block ended; None if no card tells.
+    """
 
     def __init__(self, root: Root) -> None:
         self._root = root

@@ -1,4 +1,4 @@
-"""The most memory that processes have had."""
+"""The most memory that processes have used so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 
 def peak_memory(processes: Iterable[psutil.Process]) -> int:
-    """Sum of the most resident bytes that each of the living ones has had."""
+    """Sum over the living processes of the most resident bytes that each has had."""
     total = 0
     for process in processes:
         with contextlib.suppress(OSError):
@@ -22,5 +22,5 @@ def peak_memory(processes: Iterable[psutil.Process]) -> int:
 
 
 def peak_child_memory() -> int:
-    """Of every child of this process."""
+    """The most resident bytes of this process's children, summed."""
     return peak_memory(psutil.Process().children())

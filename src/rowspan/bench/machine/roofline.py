@@ -1,4 +1,4 @@
-"""The ceilings of a machine, and how near to them a result comes. No torch."""
+"""Measures a machine's ceilings, and how close a result comes to them. No torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from rowspan.rig.probe.cpu import probe_memory
 READ_BYTES = 1 << 30  # far more than any cache
 RUNS = 10
 READ, COMPUTE = "read", "compute"
-USUAL_BATCH = 512  # tokens; of engines that do not tell
+USUAL_BATCH = 512  # tokens per batch, for engines that do not tell theirs
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that is reached.
+    """The highest rates that a device reaches.
 
-    of: by what: "2 threads", "cuda:0 (NVIDIA H200)".
-    read_bytes_per_second: from memory; of a card, what a copy reads and writes.
-    flops: operations per second, two to a multiply-add: out of registers, by number format and instruction set ("f32
-        avx2", "int8 avx512", "bf16 amx"); of a card "bf16 product", as torch multiplies large matrices.
+    of: the device and how it was used: "2 threads", "cuda:0 (NVIDIA H200)".
+    read_bytes_per_second: rate of reading memory; for a card, of what a copy reads and writes.
+    flops: operations per second, two for a multiply-add. On a processor operands are in registers, and the key is the
+        number format with the instruction set ("f32 avx2", "int8 avx512", "bf16 amx"); on a card the key is "bf16
+        product", measured by torch with large matrices.
     """
 
     of: str
@@ -35,24 +36,24 @@ class Ceilings:
     flops: Mapping[str, float]
 
     def best_flops(self, isa: str | None = None) -> float:
-        """The highest rate; of one instruction set only, where one is named."""
+        """The highest rate of operations; if an instruction set is given, the highest of that set."""
         return max(rate for unit, rate in self.flops.items() if isa is None or unit.endswith(f" {isa}"))
 
     def flops_of(self, number: str, isa: str) -> float:
-        """The rate of a number format in the kernels of an instruction set, which has what it lacks from AVX-512."""
+        """The rate for a number format in an instruction set's kernels, which take what the set lacks from AVX-512."""
         return self.flops.get(f"{number} {isa}") or self.flops.get(f"{number} avx512") or self.best_flops()
 
     @property
     def best_unit(self) -> str:
-        """The name of the fastest."""
+        """The key of `flops` with the highest rate."""
         return max(self.flops, key=lambda unit: self.flops[unit])
 
 
 def measure(threads: int, read_bytes: int = READ_BYTES) -> Ceilings | None:
-    """Measure them; takes seconds. None without native kernels.
+    """Measure the processor's ceilings, which takes seconds. None without native kernels.
 
     Args:
-        read_bytes: size of the memory to read; less is taken where less is free.
+        read_bytes: size of the memory to read; less is used if less is free.
     """
     module = native_module()
     if module is None:
@@ -65,14 +66,15 @@ def measure(threads: int, read_bytes: int = READ_BYTES) -> Ceilings | None:
 
 @dataclass(frozen=True)
 class Roofs:
-    """Ceilings of one machine: of its processor by the number of threads, of its cards by device."""
+    """The ceilings of one machine: those of its processor by number of threads, those of its cards by device."""
 
     threads: Mapping[int, Ceilings] = field(default_factory=dict)
     cards: Mapping[Device, Ceilings] = field(default_factory=dict)
 
     def of(self, job: Job) -> Ceilings | None:
-        """Of all devices that it computes on, together; None: not known, or it computes on a processor beside cards,
-        of which each has another part to do."""
+        """The ceilings of all devices that a job computes on, together; None if they are unknown, or if the job
+        computes on a processor beside cards, which do different parts of the work.
+        """
         if not job.on_cards:
             return self.threads.get(job.fields["n_threads"])
         cards = [self.cards[device] for device in job.devices if device in self.cards]
@@ -85,8 +87,8 @@ def _together(parts: Sequence[Ceilings]) -> Ceilings:
 
 
 def ceiling_fields(ceilings: Ceilings | None, job: Job, workload: Workload, rate: float) -> dict[str, Any]:
-    """A row's fields: both ceilings, the least that is read and computed a second, and the share of the ceiling that
-    bounds such work: of reading for generation, of computing for prompts. Both mixed are set against neither.
+    """Fields of a row: both ceilings, the least that is read and computed per second, and the share of the ceiling that
+    bounds such work: reading for generation, computing for prompts. A workload that mixes both gets no share.
 
     Args:
         rate: tokens per second, over all sequences.
@@ -110,14 +112,14 @@ def ceiling_fields(ceilings: Ceilings | None, job: Job, workload: Workload, rate
 
 
 def _generation(demand: Demand, workload: Workload) -> tuple[float, float]:
-    """Bytes and operations of a whole workload: a step gives every sequence a token."""
+    """Bytes and operations of a whole generation workload: each step gives every sequence one token."""
     context = workload.n_depth + workload.n_gen / 2
     operations = demand.token_operations(context) * workload.n_tokens
     return workload.n_gen * demand.step_bytes(context, workload.n_concurrent), operations
 
 
 def _prompt(demand: Demand, workload: Workload, n_ubatch: int | None) -> tuple[float, float]:
-    """Likewise: every batch reads the weights once, and what is cached before it."""
+    """Bytes and operations of a whole prompt workload: each batch reads the weights and the KV cache before it once."""
     batches = math.ceil(workload.n_prompt * workload.n_concurrent / (n_ubatch or USUAL_BATCH))
     operations = demand.prompt_operations(workload.n_prompt, workload.n_depth) * workload.n_concurrent
     return batches * demand.step_bytes(workload.n_depth + workload.n_prompt / 2), operations

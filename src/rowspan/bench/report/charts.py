@@ -1,4 +1,4 @@
-"""The report's charts, drawn once: as SVG for the page, as PNG for everything else."""
+"""Draws the report's charts once: as SVG for the page, as PNG for everything else."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
     "svg.hashsalt": "rowspan",  # the same chart is the same file
 }
-WIDTH = 9.2  # inches, of a page
+WIDTH = 9.2  # inches across the page
 
 
 @dataclass(frozen=True)
 class Chart:
-    """name: of its file. title, caption: for the page. figure: matplotlib's."""
+    """A chart to be shown. name: its file's name. title, caption: texts on the page. figure: matplotlib's object."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Chart:
     figure: Figure
 
     def svg(self) -> str:
-        """The element, to stand in HTML; as wide as the page allows."""
+        """The chart as an SVG element to stand in HTML, as wide as the page allows."""
         with _style():
             out = io.StringIO()
             self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
@@ -57,7 +57,7 @@ class Chart:
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
         text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r'\1role="img" aria-label="' + self.title + '"', text, count=1)
-        # Names of parts are the page's, of which there are several charts.
+        # Ids are shared by the whole page, which has several charts.
         return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
 
     def png(self) -> bytes:
@@ -68,10 +68,10 @@ class Chart:
 
 
 def charts(section: Section, prefix: str = "") -> list[Chart]:
-    """Those that the section has rows for.
+    """All charts that the section has rows for.
 
     Args:
-        prefix: of the names.
+        prefix: text that the charts' names begin with.
 
     Raises:
         UsageError: matplotlib is missing.
@@ -107,7 +107,7 @@ def _charts(section: Section, palette: _Palette, prefix: str) -> Iterator[Chart]
 
 
 class _Palette:
-    """The same colour and marker for a configuration in every chart."""
+    """Gives each configuration the same colour and marker in every chart."""
 
     def __init__(self, configurations: Sequence[Configuration]) -> None:
         self._place = {one.name: place for place, one in enumerate(configurations)}
@@ -140,7 +140,7 @@ def _bars(section: Section, workloads: Sequence[Workload], palette: _Palette) ->
 
 
 def _series(section: Section, along: Any, same: Any) -> dict[tuple[int, ...], list[Workload]]:
-    """Workloads that differ along one axis only, where there are several; pure prompts and pure generation."""
+    """Workloads of pure prompts or pure generation that differ along one axis only, if there are several."""
     found: dict[tuple[int, ...], list[Workload]] = {}
     for workload in section.workloads:
         if not (workload.n_prompt and workload.n_gen):
@@ -226,7 +226,7 @@ def _roofline(section: Section, palette: _Palette) -> Figure:
 
 
 def _roofs(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[float, float]]:
-    """By place and unit the highest of the ceilings that each run measured: bytes and operations per second."""
+    """The highest ceilings that any run measured, by place and unit: bytes and operations per second."""
     roofs: dict[tuple[str, str], tuple[float, float]] = {}
     for row in rows:
         threads = "1 thread" if row["n_threads"] == 1 else f"{row['n_threads']} threads"
@@ -246,7 +246,7 @@ def _legend(figure: Figure) -> None:
 
 
 def rate_text(rate: float) -> str:
-    """Three digits: "1,234", "123", "12.3", "1.23"."""
+    """A rate in three digits: "1,234", "123", "12.3", "1.23"."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 

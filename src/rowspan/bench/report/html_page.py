@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no script."""
+"""Writes the report as one HTML file that needs nothing else: no network, no script."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rowspan.bench.results.compare import compare
 from rowspan.bench.results.fields import FIELDS, Group
 
 CIRCUMSTANCES = (Group.MACHINE, Group.SYSTEM, Group.STATE)
-ACCOUNTED = 0.9  # of a client's wait; where an engine accounts for less, something else was in the way
+ACCOUNTED = 0.9  # share of a client's wait; if an engine accounts for less, something else was in the way
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure. width: of its bar, percent of the fastest in the same test."""
+    """One figure in a table. width: length of its bar, in percent of the fastest configuration in the same test."""
 
     rate: str
     width: float
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """Two configurations in one test."""
+    """The comparison of two configurations in one test, in words."""
 
     before: str
     after: str
@@ -49,7 +49,7 @@ class PairVerdict:
 
 @dataclass(frozen=True)
 class Part:
-    """A section as the page shows it."""
+    """A section in the form in which the page shows it."""
 
     section: Section
     headline: list[str]
@@ -63,16 +63,16 @@ class Part:
 
 
 def parts(rows: Sequence[dict[str, Any]]) -> list[Part]:
-    """Everything of every section. Raises UsageError: matplotlib is missing."""
+    """All sections. Raises UsageError if matplotlib is missing."""
     found = sections(rows)
     return [_part(section, f"{number}-" if len(found) > 1 else "") for number, section in enumerate(found, 1)]
 
 
 def page(shown: Sequence[Part], command: str) -> str:
-    """The file.
+    """The HTML text.
 
     Args:
-        command: what made it, to be repeated.
+        command: the command that made the page, so that a reader can repeat it.
     """
     import jinja2
 
@@ -119,7 +119,7 @@ def _cell(section: Section, one: Configuration, workload: Workload) -> Cell | No
 
 
 def _headline(section: Section) -> list[str]:
-    """What wins, in a sentence each."""
+    """Sentences that say which configuration wins what."""
     lines = []
     busiest = max(
         (w for w in section.workloads if w.n_gen and not w.n_prompt), key=lambda w: w.n_concurrent, default=None
@@ -141,8 +141,9 @@ def _headline(section: Section) -> list[str]:
 
 
 def _verdicts(section: Section) -> list[PairVerdict]:
-    """Each configuration against the first one, and llama-bench's own figure against its server's, in every test that
-    both have, of one sequence without depth; of others, where they have none of these in common, the first."""
+    """Compare each configuration with the first one, and llama-bench's own figure with its server's, in every test of
+    one sequence without depth that both have; if they share no such test, in the first other one that they share.
+    """
     configurations = section.configurations
     pairs = [(configurations[0], other) for other in configurations[1:]]
     own = [one for one in configurations if one.engine == LLAMA_BENCH]
@@ -175,7 +176,7 @@ def _change(change: Change | None) -> tuple[str, str]:
 
 
 def _circumstances(section: Section) -> list[tuple[str, str]]:
-    """Each field with its value, or with its values' range; what is unknown is said to be so."""
+    """Each circumstance with its value, or with its range of values; unknown values are said to be unknown."""
     rows = [row for one in section.configurations for row in one.rows.values()]
     return [
         (field.name.replace("_", " "), _values([row[field.name] for row in rows]))
@@ -208,12 +209,12 @@ def _engines(section: Section) -> list[tuple[str, str, str, str]]:
 
 
 def _without_folders(flags: str) -> str:
-    """Paths by their last part: where a file lies is nobody's business."""
+    """Shorten paths to their last part, since nobody needs to know where a file lies."""
     return " ".join(word.rpartition("/")[2] if word.startswith("/") else word for word in flags.split())
 
 
 def _warnings(section: Section) -> list[str]:
-    """What a reader must know before believing a figure."""
+    """Sentences that a reader must know before believing a figure."""
     rows = [(one, w, row) for one in section.configurations for w, row in one.rows.items()]
     found = []
     busy = [row["other_load"] for _, _, row in rows if (row["other_load"] or 0) > 0.1]

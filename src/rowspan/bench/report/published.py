@@ -1,4 +1,6 @@
-"""Results that others have published: of other machines and other models, so never in a picture with one's own."""
+"""Results that others have published. They are of other machines and models, so they never share a chart with one's
+own.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ FILE = "published-results.csv"
 
 @dataclass(frozen=True)
 class Published:
-    """Rates in tokens per second; None: not given. date: of the engine's build, as far as it is told."""
+    """One published result. Rates are tokens per second; None: not given. date: when the engine was built, as far as
+    told.
+    """
 
     rig: str
     model: str
@@ -25,7 +29,7 @@ class Published:
 
 
 def published() -> list[Published]:
-    """All of them, by model, the fastest first."""
+    """All published results, sorted by model, the fastest first."""
     text = resources.files("rowspan.bench.report").joinpath(FILE).read_text(encoding="utf-8")
     found = [_read(line) for line in csv.DictReader(text.splitlines())]
     return sorted(found, key=lambda one: (one.model, -(one.tg_rate or 0.0)))

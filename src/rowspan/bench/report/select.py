@@ -1,4 +1,4 @@
-"""Rows → what a report shows: groups that belong in one picture, configurations with names, one row for each test."""
+"""Selects what a report shows: groups of rows that belong in one chart, named configurations, one row for each test."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rowspan.bench.results.repetitions import workload_of
 
 Row = Mapping[str, Any]
 
-# What makes rows another configuration, beside engine, split and devices.
+# Fields that distinguish configurations, beside engine, split and devices.
 OPTIONS = ("tensor_split", "main_gpu", "dtype", "type_k", "type_v", "flash_attn", "n_ubatch", "kernels")
 SHORT = {"tensor_split": "ts", "main_gpu": "mg", "type_k": "K", "type_v": "V", "flash_attn": "fa", "n_ubatch": "ub"}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One engine with one set of options. name: tells it from the others of its group. rows: by workload."""
+    """One engine with one set of options. name: what tells it from the others of its group. rows: by workload."""
 
     name: str
     rows: Mapping[Workload, Row]
@@ -32,14 +32,14 @@ class Configuration:
         return next(iter(self.rows.values()))
 
     def rate(self, workload: Workload) -> float | None:
-        """Tokens per second, the median; None: not measured."""
+        """Median tokens per second; None if it was not measured."""
         row = self.rows.get(workload)
         return None if row is None else float(row["median_ts"])
 
 
 @dataclass(frozen=True)
 class Section:
-    """What was measured of one model on one machine."""
+    """All configurations of one model that were measured on one machine."""
 
     model: str
     machine: str
@@ -47,12 +47,14 @@ class Section:
 
     @property
     def workloads(self) -> list[Workload]:
-        """Prompts first, then generation; each by tokens, sequences and depth."""
+        """All workloads: prompts first, then generation, each sorted by tokens, sequences and depth."""
         found = {workload for one in self.configurations for workload in one.rows}
         return sorted(found, key=lambda w: (bool(w.n_gen), w.n_prompt + w.n_gen, w.n_concurrent, w.n_depth))
 
     def headline(self, *, generation: bool) -> Workload | None:
-        """The test that most configurations have, of one sequence without depth; the shorter one, of several."""
+        """The workload of one sequence without depth that most configurations have; the shortest, if several
+        qualify.
+        """
         fit = [
             w
             for w in self.workloads
@@ -61,13 +63,13 @@ class Section:
         return max(fit, key=lambda w: sum(w in one.rows for one in self.configurations), default=None)
 
     def fastest(self, workload: Workload) -> Configuration | None:
-        """In one test."""
+        """The fastest configuration in one workload."""
         measured = [one for one in self.configurations if workload in one.rows]
         return max(measured, key=lambda one: one.rate(workload) or 0.0, default=None)
 
 
 def sections(rows: Iterable[Row]) -> list[Section]:
-    """Groups by machine and model; of a test that was measured twice, the last."""
+    """Group rows by machine and model; if a test was measured twice, the last row counts."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         machine = ", ".join(filter(None, (row["gpu_info"], row["cpu_info"], row["kernel"])))
@@ -97,7 +99,9 @@ def _name(row: Row, varying: Sequence[str], *, with_scheme: bool) -> str:
 
 
 def _varies(name: str, rows: Sequence[Row]) -> bool:
-    """Whether rows of the same engine differ in it; that engines have their own words does not tell them apart."""
+    """Whether a field's values differ among rows of the same engine. Different engines use different words for the same
+    option, which does not count.
+    """
     values: dict[str, set[Any]] = {}
     for row in rows:
         values.setdefault(row["engine"], set()).add(row[name])

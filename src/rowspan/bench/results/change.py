@@ -1,9 +1,10 @@
 """How much faster one set of repetitions is than another, and how sure that is.
 
-The estimate is Hodges' and Lehmann's: the median of all ratios between a repetition of one and one of the other. Its
-interval is the one that belongs to the test of Mann and Whitney, exact for any number of repetitions: nothing is
-supposed about how rates are distributed, and single slow repetitions do not move it (Hodges, Lehmann 1963). Few of them
-cannot give much confidence: the interval says how much it has, and is the widest there is where 95 % is out of reach.
+The estimate is Hodges' and Lehmann's: the median of all ratios between a repetition of one set and one of the other.
+Its interval is the one that belongs to the test of Mann and Whitney, exact for any number of repetitions: nothing is
+assumed about how rates are distributed, and single slow repetitions do not move it (Hodges, Lehmann 1963). Few
+repetitions cannot give much confidence: the interval says how much it has, and is the widest possible one if 95 % is
+out of reach.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Change:
-    """Rates of the second set over those of the first; 1 is no change. confidence: of the interval, 0 to 1."""
+    """The ratio of the second set's rates to the first's; 1 is no change. low, high: its interval. confidence: that of
+    the interval, 0 to 1.
+    """
 
     ratio: float
     low: float
@@ -28,7 +31,7 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves "no change" out, and is what was asked of it."""
+        """Whether the interval excludes "no change" and has the confidence that was asked for."""
         return self.confidence >= CONFIDENCE and not self.low <= 1 <= self.high
 
     def __str__(self) -> str:
@@ -36,7 +39,7 @@ class Change:
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> Change:
-    """From rates above 0, at least one of each."""
+    """Compare two sets of rates above 0, at least one rate in each."""
     ratios = sorted(new / old for new in after for old in before)
     cut = _cut(len(before), len(after))
     outside = 2 * sum(_counts(len(before), len(after))[:cut]) / math.comb(len(before) + len(after), len(before))
@@ -45,7 +48,9 @@ def change(before: Sequence[float], after: Sequence[float]) -> Change:
 
 
 def _cut(n: int, m: int) -> int:
-    """How many of the smallest and of the largest ratios may lie outside; at least 1, the widest interval there is."""
+    """The position of the interval's ends: the cut-th smallest and the cut-th largest ratio. 1 is the widest
+    interval.
+    """
     total, counts = math.comb(n + m, n), _counts(n, m)
     cut, tail = 1, counts[0]
     while cut < len(counts) // 2 and 2 * (tail + counts[cut]) <= (1 - CONFIDENCE) * total:
@@ -56,7 +61,7 @@ def _cut(n: int, m: int) -> int:
 
 @lru_cache(maxsize=64)
 def _counts(n: int, m: int) -> tuple[int, ...]:
-    """In how many of all orders of n and m values exactly 0, 1, … of the n·m pairs are the other way round."""
+    """For 0, 1, … inverted pairs of the n·m, the number of orders of n and m values that have exactly so many."""
     if not n or not m:
         return (1,)
     total = [0] * (n * m + 1)

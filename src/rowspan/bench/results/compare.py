@@ -1,7 +1,7 @@
-"""May two rows be compared, and what do they say?
+"""Decides whether two rows may be compared, and what the comparison says.
 
-Rows of different work or of different models measure different things. Of others, the verdict names what is different,
-by groups: what differs in one group only has one cause; where several groups differ, the change cannot be laid to one.
+Rows of different work or of different models measure different things. For other rows, the verdict names the groups of
+fields that differ: if only one group differs, the change has one cause; if several do, it cannot be attributed to one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rowspan.bench.results.repetitions import workload_of
 Row = Mapping[str, Any]
 R = TypeVar("R", bound=Row)
 
-# States are never the same twice: how far apart they may be.
+# A machine's state is never the same twice: these are the differences that do not count.
 CELSIUS, LOAD_SHARE, CLOCK_SHARE = 10.0, 0.1, 0.1
 NEVER = (Group.WORK, Group.MODEL)
 CAUSES = (Group.MACHINE, Group.SYSTEM, Group.ENGINE, Group.OPTIONS, Group.STATE)
-# Of an engine's numbers of its own making, which say nothing about another engine's; its flags repeat the options.
+# Fields in an engine's own terms, which cannot be compared with another engine's; its flags repeat the options.
 OWN_WORDS = (
     "build_commit",
     "build_number",
@@ -35,7 +35,7 @@ OWN_WORDS = (
 
 
 class Verdict(Enum):
-    """The value is what people read."""
+    """The result of a comparison; the value is the text that people read."""
 
     SAME = "yes, nothing that is recorded differs"
     ONE_CAUSE = "yes"
@@ -45,7 +45,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """differing: fields by group. change: of rates; None where they may not be compared."""
+    """differing: names of differing fields, by group. change: change of the rates; None if they may not be compared."""
 
     verdict: Verdict
     differing: Mapping[Group, Sequence[str]]
@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def reason(self) -> str:
-        """The verdict in words, without the fields."""
+        """The verdict in words, without the fields' names."""
         groups = [group.value for group in self.differing]
         match self.verdict:
             case Verdict.SAME:
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare(before: Row, after: Row) -> Comparison:
-    """Of two rows with all fields."""
+    """Compare two rows that have all fields."""
     differing: dict[Group, list[str]] = {}
     for field in FIELDS:
         if field.group in (*NEVER, *CAUSES) and _differs(field, before, after):
@@ -80,7 +80,9 @@ def compare(before: Row, after: Row) -> Comparison:
 
 
 def same_work(row: Row, others: Sequence[R]) -> R | None:
-    """The row of another run that measured the same with the same options and engine; the last one, of several."""
+    """The row of another run that measured the same work with the same options and engine; the last one, if there are
+    several.
+    """
     alike = [
         other
         for other in others
@@ -125,7 +127,7 @@ def _state_differs(name: str, one: Any, other: Any) -> bool:
 
 
 def _numbers(value: float | str) -> list[float]:
-    """Of one sensor, or of a list with one for each card."""
+    """The values in a field of one sensor, or of a list with one sensor per card."""
     if not isinstance(value, str):
         return [value]
     return [float(part) for part in value.split(", ") if part != "-"]

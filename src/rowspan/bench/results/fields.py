@@ -1,7 +1,7 @@
-"""The fields of a row: llama-bench's, under its names and in its order, and ours behind them.
+"""The fields of a row: llama-bench's, under its names and in its order, followed by Rowspan's own.
 
-This list is the one truth about rows: the table of the store, the SQL format, and which differences a comparison may
-overlook follow from it. A field that cannot be known on a machine is None, never 0 and never left out.
+This list alone defines rows: the store's table, the SQL format, and which differences a comparison may overlook all
+follow from it. A field that cannot be known on a machine is None, never 0 and never left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SAMPLES = ("samples_ns", "samples_ts", "client_samples_ns")  # fields that are l
 
 
 class Group(Enum):
-    """What a field speaks of; the value is how a sentence calls it."""
+    """The subject of a field; the value is what a sentence calls it."""
 
     IDENTITY = "which row it is"
     WORK = "the work"
@@ -30,7 +30,7 @@ class Group(Enum):
 
 @dataclass(frozen=True)
 class Field:
-    """name: of the field and of the table's column. type: SQL's."""
+    """name: the field's name and its column's. type: SQL's type."""
 
     name: str
     type: str
@@ -54,7 +54,7 @@ FIELDS = (
     *_fields(Group.IDENTITY, test_time="text"),
     *_fields(Group.RESULT, avg_ns="integer", stddev_ns="integer", avg_ts="real", stddev_ts="real", samples_ns="text"),
     *_fields(Group.RESULT, samples_ts="text"),
-    # Ours.
+    # Rowspan's own fields.
     *_fields(Group.RESULT, median_ts="real", client_samples_ns="text", client_share="real"),
     *_fields(Group.WORK, n_concurrent="integer"),
     *_fields(Group.RESULT, check_tokens="integer", check_equal="integer", check_logprob="real"),
@@ -81,10 +81,10 @@ NAMES = tuple(field.name for field in FIELDS)
 
 
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of every field, in order; None for those that `values` lacks.
+    """A row with every field, in order; None for those that `values` lacks.
 
     Raises:
-        KeyError: a value of a field that is not in the list.
+        KeyError: `values` has a field that is not in the list.
     """
     unknown = values.keys() - set(NAMES)
     if unknown:

@@ -1,4 +1,4 @@
-"""Writes rows as they are measured, so that what is done is kept whatever happens next."""
+"""Writes rows as they are measured, so that finished ones are kept whatever happens next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 class Format(Protocol):
-    """One way to write rows: `add` for each, then `finish`, also after an interruption. Every call flushes."""
+    """A way to write rows: `add` for each, then `finish`, also after an interruption. Every call flushes."""
 
     def add(self, row: Row) -> None: ...
 
@@ -22,8 +22,9 @@ class Format(Protocol):
 
 
 class Json:
-    """An array of objects. It is opened at once and closed by `finish` alone, so that an interruption between any two
-    statements leaves it whole."""
+    """Writes an array of objects. The array is opened at once and closed by `finish` alone, so that an interruption
+    between any two statements leaves it whole.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -39,7 +40,7 @@ class Json:
 
 
 class JsonLines:
-    """An object in every line."""
+    """Writes one object per line."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -52,7 +53,7 @@ class JsonLines:
 
 
 class Csv:
-    """A line of field names, then the rows; without single samples."""
+    """Writes a line of field names, then the rows, without single samples."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -72,7 +73,9 @@ class Csv:
 
 
 class Sql:
-    """Statements for SQLite and others; table `llama_bench`, as llama-bench's own; without single samples."""
+    """Writes statements for SQLite and others, for the table `llama_bench` as llama-bench does; without single
+    samples.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -91,7 +94,7 @@ class Sql:
         pass
 
 
-# Each takes where to write, and what is to come; formats that hold every field anyway need not know that.
+# Each takes the output and what the table is going to hold, which formats with all fields need not know.
 FORMATS: Mapping[str, Callable[[TextIO, Expected], Format]] = {
     "md": Markdown,
     "json": lambda out, expected: Json(out),

@@ -1,7 +1,7 @@
-"""Rows as a Markdown table, for people, terminals and pull requests.
+"""Writes rows as a Markdown table, for people, terminals and pull requests.
 
-What is the same in every row is said once, above the table, so that it fits a terminal: with model, engine, split and
-devices all different, 100 columns.
+What is the same in every row is said once, above the table, so that the table fits a terminal: it has 100 columns if
+model, engine, split and devices all differ.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from rowspan.bench.results.repetitions import workload_of
 from rowspan.plan.explain import memory_text
 
 Row = Mapping[str, Any]
-WIDTH = 100  # of what is said around the table
+WIDTH = 100  # width of the text around the table
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a table is to hold. optional: keys of `OPTIONAL` to show. jobs: what rows will say of each job. tests: names
-    of workloads."""
+    """The contents of a table, known before its first row.
+
+    optional: keys of `OPTIONAL` to show.
+    jobs: the fields that the rows of each job will have.
+    tests: names of the workloads.
+    """
 
     optional: Sequence[str]
     jobs: Sequence[Row]
@@ -31,7 +35,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Column:
-    """right: numbers are set flush right."""
+    """A column of the table. right: align to the right, as numbers are."""
 
     title: str
     cell: Callable[[Row], str]
@@ -40,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True)
 class _Sized:
-    """A column, as wide as the widest of its cells."""
+    """A column with the width of its widest cell."""
 
     column: Column
     width: int
@@ -58,7 +62,7 @@ def _field(name: str, title: str | None = None, *, right: bool = False) -> Colum
 
 
 def _check_text(row: Row) -> str:
-    """Tokens that are as on a single device, and how far log-probabilities are off."""
+    """How many tokens agree with a single device's, and how far log-probabilities are off."""
     if row["check_equal"] is None:
         return ""
     return f"{row['check_equal']}/{row['check_tokens']}, Δ {row['check_logprob']:.1e}"
@@ -71,7 +75,7 @@ def _rate_text(row: Row) -> str:
 
 MODEL = _field("model_type", "model")
 LEADING = (MODEL, _field("engine"), _field("split_mode", "sm"), _field("devices"))
-OPTIONAL = {  # shown where they are asked for, by field
+OPTIONAL = {  # columns that are shown if asked for, by field
     "tensor_split": _field("tensor_split", "ts"),
     "main_gpu": _field("main_gpu", "mg", right=True),
     "dtype": _field("dtype"),
@@ -84,7 +88,7 @@ OPTIONAL = {  # shown where they are asked for, by field
     "n_threads": _field("n_threads", "threads", right=True),
 }
 TEST = Column("test", lambda row: workload_of(row).name, right=True)
-MEASURED = (  # known row by row only: as wide as they may get
+MEASURED = (  # columns known row by row only, with their greatest widths
     _Sized(Column("t/s", _rate_text, right=True), 16),
     _Sized(
         Column(
@@ -96,7 +100,7 @@ MEASURED = (  # known row by row only: as wide as they may get
 
 
 class Markdown:
-    """See `rowspan.bench.results.formats.Format`."""
+    """The `rowspan.bench.results.formats.Format` that writes Markdown."""
 
     def __init__(self, out: TextIO, expected: Expected) -> None:
         self._out = out
@@ -125,7 +129,7 @@ class Markdown:
             self._say(f"{engines}; {', '.join(filter(None, (machine['cpu_info'], machine['gpu_info'])))}")
 
     def _same(self) -> Iterable[str]:
-        """What all rows have in common, and how large the models are."""
+        """Lines that state what all rows have in common, and how large the models are."""
         first = self._jobs[0]
         if MODEL not in self._alike:
             yield from dict.fromkeys(f"{MODEL.cell(job)}: {memory_text(job['model_size'])}" for job in self._jobs)

@@ -1,4 +1,4 @@
-"""Statistics of a row's repetitions."""
+"""Statistics over a row's repetitions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rowspan.bench.job import Sample
 
 
 def result_fields(workload: Workload, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Times in nanoseconds, rates in tokens per second.
+    """Fields of a row: times in nanoseconds, rates in tokens per second.
 
-    The average rate is the mean of the repetitions' rates (not tokens over mean time), and the deviation is that of a
-    sample (n - 1); 0 for a single one. client_share: of the time that a client waited, what the engine accounts for.
+    The average rate is the mean of the repetitions' rates (not tokens over mean time), and the deviation is a sample's
+    (n - 1), 0 for a single repetition. client_share: of the time that a client waited, the share that the engine
+    accounts for.
     """
     times = [sample.ns for sample in samples]
     rates = [workload.n_tokens * 1e9 / time for time in times]
@@ -34,7 +35,7 @@ def result_fields(workload: Workload, samples: Sequence[Sample]) -> dict[str, An
 
 
 def workload_of(row: Mapping[str, Any]) -> Workload:
-    """What a row measured; rows of llama-bench itself are of one sequence."""
+    """The workload that a row measured; rows that llama-bench itself wrote have one sequence."""
     return Workload(row["n_prompt"], row["n_gen"], row["n_depth"], row.get("n_concurrent") or 1)
 
 

@@ -1,4 +1,4 @@
-"""Rows that stay: an SQLite file with the table `llama_bench`, which other tools can read, too."""
+"""Keeps rows in an SQLite file with the table `llama_bench`, which other tools can read, too."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ TABLE = "llama_bench"
 
 
 class Store:
-    """An open file. Rows are numbered from 1; a run is what one command measured, numbered likewise. Every `add` is
-    written at once, so that nothing is lost with the process."""
+    """An open result file. Rows are numbered from 1; so are runs, each of which is what one command measured. `add`
+    writes at once, so that no row is lost with the process.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open it; made where there is none.
+        """Open the file, or make it.
 
         Raises:
-            RowspanError: it cannot be written, or is no such file.
+            RowspanError: it cannot be written, or is no result file.
         """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +39,10 @@ class Store:
         return (last or 0) + 1
 
     def add(self, row: Mapping[str, Any]) -> int:
-        """Keep a row of all fields; its number.
+        """Store a row that has all fields, and return its number.
 
         Raises:
-            RowspanError: it cannot be written.
+            RowspanError: the file cannot be written.
         """
         values = [json.dumps(row[name]) if name in SAMPLES and row[name] is not None else row[name] for name in NAMES]
         names, marks = ", ".join(NAMES), ", ".join("?" * len(NAMES))
@@ -51,17 +52,17 @@ class Store:
         return number
 
     def rows(self, run: int | None = None) -> list[dict[str, Any]]:
-        """All rows, or a run's, oldest first; each with its number as `id`."""
+        """All rows, or one run's, oldest first; each with its number as `id`."""
         where, values = ("", ()) if run is None else (" WHERE run_id = ?", (run,))
         with _explained(self._path):
             found = self._database.execute(f"SELECT id, * FROM {TABLE}{where} ORDER BY id", values).fetchall()
         return [_read(row) for row in found]
 
     def row(self, number: int) -> dict[str, Any]:
-        """One row.
+        """The row of a number.
 
         Raises:
-            UsageError: there is none of that number.
+            UsageError: there is no such row.
         """
         with _explained(self._path):
             found = self._database.execute(f"SELECT id, * FROM {TABLE} WHERE id = ?", (number,)).fetchone()
@@ -79,7 +80,7 @@ class Store:
         self.close()
 
     def _extend(self) -> None:
-        """Make the table, or add the columns that a file of an older version lacks."""
+        """Make the table, or add the columns that an older version's file lacks."""
         columns = ", ".join(f"{field.name} {field.type}" for field in FIELDS)
         with self._database:
             self._database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (id INTEGER PRIMARY KEY, {columns})")

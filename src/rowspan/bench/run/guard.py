@@ -1,15 +1,14 @@
-"""The guard: how fast this machine was, and whether it still is after an upgrade.
+"""The guard: saves how fast this machine is, and tells after an upgrade whether it still is.
 
-A baseline holds what a machine's speed depends on (driver, kernel, firmware, engine) and the rates of a short bench.
+A baseline holds what a machine's speed depends on (driver, kernel, firmware, engine) and the rates of a short
+benchmark.
 
-The rule: a change counts if the medians of the repetitions differ by more than `LEAST_CHANGE`, and by more than
-`SPREADS` times the larger of both spreads. Spread is the median absolute deviation, times 1.4826, which for normally
-distributed rates is their standard deviation, and which single slow repetitions do not move (Rousseeuw, Croux 1993).
+The rule: a change counts if it is certain, as `rowspan.bench.results.change` defines it for any two sets of
+repetitions, and larger than `LEAST_CHANGE`.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,25 +16,30 @@ from pathlib import Path
 
 from rowspan.bench.engines.native_jobs import native_jobs
 from rowspan.bench.grid import Grid, Workload
+from rowspan.bench.results.change import Change, change
 from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import EngineConfig
 from rowspan.errors import RowspanError, UsageError
+from rowspan.json_store import read_json, write_json
 from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 from rowspan.rig.probe.rig import Rig
 
 LEAST_CHANGE = 0.05  # processes differ by some percent from start to start, whatever their repetitions say
-SPREADS = 3.0
-STEADY = 0.25  # where changes count from more than this share, "no change" says nothing
-MAD_TO_DEVIATION = 1.4826
+STEADY = 0.25  # if only changes above this share would count, "no change" says nothing
 WORKLOADS = (Workload(256, 0), Workload(0, 32))
 REPETITIONS = 7
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """circumstances: what speed depends on, by name. rates: tokens per second of every repetition, by workload.
-    model: fingerprint of the model's file. saved: when, ISO 8601."""
+    """A saved measurement.
+
+    saved: when, in ISO 8601.
+    model: fingerprint of the model's file.
+    circumstances: what speed depends on, by name.
+    rates: tokens per second of every repetition, by workload.
+    """
 
     saved: str
     model: str
@@ -44,38 +48,47 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class RateComparison:
-    """Medians in tokens per second; change and threshold are shares of the earlier median."""
+class WorkloadChange:
+    """The change of one workload. before, after: medians in tokens per second. of: the change over all repetitions."""
 
     workload: str
     before: float
     after: float
-    threshold: float
+    of: Change
 
     @property
     def change(self) -> float:
-        return self.after / self.before - 1
+        """The change as a share of the earlier rate; 0 is no change."""
+        return self.of.ratio - 1
+
+    @property
+    def threshold(self) -> float:
+        """The share from which a change in this direction counts: a smaller one would leave "no change" in the
+        interval.
+        """
+        reach = 1 - self.of.ratio / self.of.high if self.of.ratio <= 1 else self.of.ratio / self.of.low - 1
+        return max(LEAST_CHANGE, round(reach, 6))
 
     @property
     def slower(self) -> bool:
-        return self.change < -self.threshold
+        return self.of.certain and self.change < -LEAST_CHANGE
 
     @property
     def faster(self) -> bool:
-        return self.change > self.threshold
+        return self.of.certain and self.change > LEAST_CHANGE
 
     @property
     def verdict(self) -> str:
-        """In words; "too unsteady to tell" is not "same"."""
+        """The verdict in words; "too unsteady to tell" is not "same"."""
         if self.slower:
             return "SLOWER"
         if self.faster:
             return "faster"
-        return "same" if self.threshold <= STEADY else "too unsteady to tell"
+        return "same" if abs(self.change) <= self.threshold <= STEADY else "too unsteady to tell"
 
 
 def circumstances(rig: Rig, engine_version: str) -> dict[str, str]:
-    """What a machine's speed depends on."""
+    """The circumstances that a machine's speed depends on, by name."""
     facts = {"engine": engine_version, "kernel": rig.system.kernel, "processor": rig.cpu.model}
     for card in rig.cards:
         facts[f"{card.address} card"] = card.name
@@ -108,17 +121,17 @@ def measure(model: Path, sha256: str | None, on_progress: Callable[[str], None])
 
 
 def changed(before: Baseline, after: Baseline) -> list[str]:
-    """What is different about the circumstances, in words."""
+    """Sentences about the circumstances that differ."""
     names = sorted({*before.circumstances, *after.circumstances})
     values = ((name, *(side.circumstances.get(name, "absent") for side in (before, after))) for name in names)
     return [f"{name}: {was} → {now}" for name, was, now in values if was != now]
 
 
-def compare(before: Baseline, after: Baseline) -> list[RateComparison]:
-    """Every workload that both measured.
+def compare(before: Baseline, after: Baseline) -> list[WorkloadChange]:
+    """The changes of every workload that both baselines have.
 
     Raises:
-        UsageError: they are of different models, or have nothing in common.
+        UsageError: the baselines are of different models, or share no workload.
     """
     if before.model != after.model:
         raise UsageError(
@@ -134,37 +147,23 @@ def compare(before: Baseline, after: Baseline) -> list[RateComparison]:
     return [_compare(name, before.rates[name], after.rates[name]) for name in common]
 
 
-def _compare(workload: str, before: Sequence[float], after: Sequence[float]) -> RateComparison:
-    then, now = statistics.median(before), statistics.median(after)
-    return RateComparison(workload, then, now, _threshold(before, after))
-
-
-def _threshold(before: Sequence[float], after: Sequence[float]) -> float:
-    spread = max(_deviation(before), _deviation(after)) / statistics.median(before)
-    return max(LEAST_CHANGE, SPREADS * spread)
-
-
-def _deviation(rates: Sequence[float]) -> float:
-    middle = statistics.median(rates)
-    return MAD_TO_DEVIATION * statistics.median(abs(rate - middle) for rate in rates)
+def _compare(workload: str, before: Sequence[float], after: Sequence[float]) -> WorkloadChange:
+    return WorkloadChange(workload, statistics.median(before), statistics.median(after), change(before, after))
 
 
 def unsteady(rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """Workloads whose rates vary so much that little can be compared with them."""
-    return [name for name, samples in rates.items() if _threshold(samples, samples) > STEADY]
+    """Workloads whose rates vary so much that they hardly allow a comparison."""
+    return [name for name, samples in rates.items() if _compare(name, samples, samples).threshold > STEADY]
 
 
 def save(baseline: Baseline, path: Path) -> None:
-    """Write it, whole or not at all.
+    """Write a baseline, whole or not at all.
 
     Raises:
         RowspanError: the folder cannot be written to.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(baseline), indent=2), encoding="utf-8")
-        part.replace(path)
+        write_json(path, asdict(baseline))
     except OSError as error:
         raise RowspanError(
             f"The baseline could not be written to {path}.", why=str(error), fix="Set ROWSPAN_BASELINE to another file."
@@ -172,14 +171,14 @@ def save(baseline: Baseline, path: Path) -> None:
 
 
 def load(path: Path) -> Baseline:
-    """Read one.
+    """Read a baseline.
 
     Raises:
         UsageError: there is none, or it is damaged.
     """
     save_one = "Save one while the machine is as it should be: rowspan doctor --baseline save."
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         rates = {str(name): [float(rate) for rate in rates] for name, rates in held["rates"].items()}
         if not all(rate > 0 for samples in rates.values() for rate in samples) or not all(rates.values()):
             raise ValueError("a rate is missing, or not above 0")

@@ -1,5 +1,6 @@
-"""Pauses the engines that are loaded but not measured. Idle ones are not at rest: threads of vLLM's poll, and those of
-OpenMP spin; that took up to 51 % of a processor, and two thirds of another engine's pp512."""
+"""Pauses engines that are loaded but not measured. Idle engines do not rest: vLLM's threads poll, and OpenMP's spin;
+this took up to 51 % of a processor, and two thirds of another engine's pp512.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +16,27 @@ END_SECONDS = 5.0
 
 
 class Pauser:
-    """Which process trees are paused. Call `close` in the end: all go on then, as they do when this process ends,
-    however it does. Their memory stays."""
+    """Keeps process trees paused. Call `close` in the end: all resume then, and also when this process ends, whatever
+    ends it. Their memory stays.
+    """
 
     def __init__(self) -> None:
         self._stopper: subprocess.Popen[str] | None = None  # started when there is something to pause
 
     def hold(self, roots: Iterable[int]) -> dict[int, str]:
-        """Have these processes and all that descends from them paused, and nothing else any more.
+        """Pause these processes and all their descendants, and resume all others.
 
         Returns:
-            Those of which not all could be paused, and why.
+            The processes of which not all descendants could be paused, and why.
 
         Raises:
-            EngineError: what does it has been killed.
+            EngineError: the program that pauses has been killed.
         """
         asked = list(roots)
         if self._stopper is None:
             if not asked:
                 return {}
-            # In a session of its own: Ctrl-C and Ctrl-Z in the terminal are not for it.
+            # It gets a session of its own, so that Ctrl-C and Ctrl-Z in the terminal do not reach it.
             self._stopper = subprocess.Popen(
                 COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
             )
@@ -52,7 +54,7 @@ class Pauser:
             ) from None
 
     def close(self) -> None:
-        """Let all go on."""
+        """Resume all processes."""
         if self._stopper is None:
             return
         with self._stopper as stopper:

@@ -1,4 +1,4 @@
-"""From a grid over backends to jobs: which backend can run which configuration, and why others cannot."""
+"""Turns a grid over backends into jobs: finds which backend can run which configuration, and why others cannot."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ READS = {BackendName.NATIVE: ModelFormat.GGUF, BackendName.LLAMACPP: ModelFormat
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure, on what. checksums: of files, where they are known. flash_attentions: on, off, auto, for
-    llama.cpp; None: its own choice. batch_sizes: tokens that an engine is handed at once, None: its own choice.
-    checker: compares splits of the native engine with a single device."""
+    """A request to measure workloads on some backends.
+
+    checksums: those of the model files, as far as they are known.
+    flash_attentions: on, off, auto, for llama.cpp; None: its own choice.
+    batch_sizes: numbers of tokens that an engine is handed at once; None: its own choice.
+    checker: compares the native engine's splits with a single device.
+    """
 
     models: Sequence[Model]
     checksums: Mapping[Path, str | None]
@@ -41,8 +45,9 @@ class BenchRequest:
 def plan_jobs(request: BenchRequest, on_left_out: Callable[[str], None]) -> list[Job]:
     """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
 
-    Every model goes to those backends that read its format. In a grid over several backends, what one of them cannot do
-    is left out and told; if nothing is left, or if only one backend was asked for, that is an error.
+    Every model goes to those backends that read its format. In a grid over several backends, a combination that a
+    backend cannot do is left out and reported; if nothing is left, or if only one backend was asked for, that is an
+    error.
 
     Raises:
         RowspanError: there is nothing to measure, or a configuration cannot work.
@@ -69,7 +74,7 @@ def plan_jobs(request: BenchRequest, on_left_out: Callable[[str], None]) -> list
 
 
 def _check_formats(request: BenchRequest) -> None:
-    """Every model must have a reader, and every backend something to read."""
+    """Check that a backend can read each model, and that each backend has a model to read."""
     for model in request.models:
         if not any(READS[name] == model.format for name in request.backends):
             raise UsageError(
@@ -96,8 +101,9 @@ def _batched(
     batches: Sequence[int | None],
     on_left_out: Callable[[str], None],
 ) -> Iterator[tuple[EngineConfig, int | None]]:
-    """Each with each batch size. As in llama.cpp, no step is larger than a batch. Only llama.cpp has batches of several
-    steps; others measure such a one only once."""
+    """Yield each configuration with each batch size. As in llama.cpp, no step is larger than a batch. Only llama.cpp
+    computes a batch in several steps; other engines measure such a configuration only once.
+    """
     found: set[tuple[EngineConfig, int | None]] = set()
     for config, batch in product(configs, batches):
         capped = config if batch is None else replace(config, token_budget=min(config.token_budget, batch))

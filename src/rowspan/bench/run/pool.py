@@ -1,5 +1,6 @@
-"""Which jobs are loaded, and which of them may run. Those that are compared should run in turns, minutes apart at the
-most; that takes them all to be loaded at once, or to be loaded again for every round."""
+"""Decides which jobs are loaded, and which of them may run. Jobs that are compared should take turns, minutes apart at
+the most; for that all must be loaded at once, or each loaded again for every round.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ import psutil
 from rowspan.bench.job import Job, Runner
 from rowspan.bench.run.pause import Pauser
 
-MEMORY_SHARE = 0.8  # of what is free; the rest is for what was not foreseen
+MEMORY_SHARE = 0.8  # share of free memory to use; the rest is reserve
 
 
 def fit_together(jobs: Sequence[Job]) -> bool:
-    """Whether all may be loaded at once."""
+    """Whether all jobs may be loaded at once."""
     if len(jobs) == 1:
         return True
     needed = sum(job.memory_bytes for job in jobs)
@@ -24,8 +25,9 @@ def fit_together(jobs: Sequence[Job]) -> bool:
 
 @dataclass(frozen=True, order=True)
 class Others:
-    """How many engines with processes of their own are loaded beside the one whose turn it is. The more of them run,
-    the more it is."""
+    """How many engines with processes of their own are loaded beside the one whose turn it is. Values are ordered by
+    how many of these run.
+    """
 
     running: int = 0
     paused: int = 0
@@ -34,15 +36,16 @@ class Others:
 class Pool:
     """Loads jobs as they are needed. Use it in a `with` block: it owns processes.
 
-    others: of the job that was asked for last.
+    others: the other engines loaded beside the job that was asked for last.
     """
 
     def __init__(self, together: bool, tell: Callable[[str], None], *, pause_others: bool) -> None:
-        """
+        """Set how jobs are kept.
+
         Args:
-            together: keep them all.
-            tell: told what happens, in words.
-            pause_others: only the job whose turn it is may run.
+            together: keep all jobs loaded.
+            tell: receives messages about what happens.
+            pause_others: let only the job run whose turn it is.
         """
         self._together = together
         self._tell = tell
@@ -52,7 +55,7 @@ class Pool:
         self.others = Others()
 
     def runner(self, job: Job) -> Runner:
-        """It, loaded, and all others paused.
+        """Load a job if necessary, pause all others, and return its runner.
 
         Raises:
             RowspanError: it could not be loaded, or does not go on after its pause.
@@ -73,7 +76,7 @@ class Pool:
         return id(job) in self._runners
 
     def drop(self, job: Job) -> None:
-        """It is not needed any more."""
+        """Unload a job that is no longer needed."""
         if self.holds(job):
             self._runners.pop(id(job))[1].close()
 

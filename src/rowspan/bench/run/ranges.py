@@ -1,4 +1,4 @@
-"""Values of a benchmark's options: comma lists, ranges, and alternatives of whole lists."""
+"""Reads values of a benchmark's options: comma lists, ranges, and alternatives of whole lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from rowspan.errors import UsageError
 
-MAX_VALUES = 1000  # of one range: more is a slip of the keyboard
+MAX_VALUES = 1000  # most values of one range: more is a typing error
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?:([+*])(\d{1,9}))?)?")
 
 
@@ -15,12 +15,12 @@ def parse_numbers(option: str, texts: Iterable[str], least: int = 0) -> tuple[in
     """Read numbers and ranges as llama-bench does: "128,256", "1-4" (every one), "0-512+128", "1-64*2".
 
     Args:
-        option: its name, for the message.
-        texts: what the option was given, each time it was given.
+        option: the option's name, for error messages.
+        texts: the option's values, one for each time it was given.
         least: the smallest value that makes sense.
 
     Raises:
-        UsageError: something else, a smaller number, or a range that never ends.
+        UsageError: a text is no such range, has a smaller number, or never ends.
     """
     values = tuple(value for text in texts for part in text.split(",") for value in _parse_range(option, part.strip()))
     if any(value < least for value in values):
@@ -32,7 +32,7 @@ def parse_names(option: str, texts: Iterable[str], known: Iterable[str]) -> tupl
     """Read comma lists of names.
 
     Raises:
-        UsageError: a name that is not among the known ones.
+        UsageError: a name is not among the known ones.
     """
     choices = tuple(known)
     names = tuple(name.strip() for text in texts for name in text.split(","))
@@ -46,16 +46,16 @@ def parse_pairs(option: str, texts: Iterable[str]) -> tuple[tuple[int, int], ...
     """Read pairs, one each time the option is given: "512,128" is a prompt of 512 tokens and then 128 generated ones.
 
     Raises:
-        UsageError: not two positive numbers.
+        UsageError: a text is not two positive numbers.
     """
     return tuple(_parse_pair(option, text) for text in texts)
 
 
 def alternatives(texts: Iterable[str]) -> tuple[str, ...]:
-    """Split what is itself a list, such as devices, into its alternatives, each a comma list.
+    """Split an option whose value is itself a list, such as devices, into its alternatives, each a comma list.
 
-    "cpu:0,cpu:1" is one alternative, as everywhere in Rowspan. Where there is a slash, commas part the alternatives, as
-    in llama-bench: "cpu:0/cpu:1,cpu:0/cpu:1/cpu:2" are two.
+    "cpu:0,cpu:1" is one alternative, as everywhere in Rowspan. If there is a slash, commas separate the alternatives,
+    as in llama-bench: "cpu:0/cpu:1,cpu:0/cpu:1/cpu:2" are two.
     """
     return tuple(part.replace("/", ",") for text in texts for part in (text.split(",") if "/" in text else (text,)))
 

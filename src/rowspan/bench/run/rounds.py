@@ -1,5 +1,6 @@
-"""From jobs to rows. Repetitions go round: each job's first, then each job's second, and so on, so that whatever drifts
-(heat, clocks, a neighbour's load) hits all alike and no job is measured only in the machine's good minutes."""
+"""Turns jobs into rows. Repetitions go round: each job's first, then each job's second, and so on, so that whatever
+drifts (heat, clocks, a neighbour's load) affects all alike and no job is measured only in the machine's good minutes.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +37,14 @@ LONGEST_COOLING = 600.0
 
 @dataclass(frozen=True)
 class Procedure:
-    """How to measure. delay: seconds of rest before every workload. cool_below: degrees Celsius that the hottest sensor
-    of processor and cards must be below before a repetition; None: whatever it is. wake: also measure how long each job
-    takes to wake. pause_others: engines that are loaded do not run while another is measured."""
+    """How to measure.
+
+    delay: seconds of rest before every workload.
+    cool_below: degrees Celsius below which the hottest sensor of processor and cards must be before a repetition; None:
+        do not wait.
+    wake: also measure how long each job takes to wake.
+    pause_others: pause engines that are loaded while another is measured.
+    """
 
     repetitions: int = 5
     warm_up: bool = True
@@ -50,7 +56,7 @@ class Procedure:
 
 @dataclass(frozen=True)
 class RoundsProgress:
-    """done, total: turns. seconds_left: None as long as nothing tells."""
+    """Progress in turns. seconds_left: None as long as it cannot be estimated."""
 
     text: str
     done: int
@@ -60,18 +66,18 @@ class RoundsProgress:
 
 @dataclass
 class _Cell:
-    """What there is so far of one job and workload."""
+    """The measurements so far of one job and workload."""
 
     job: Job
     workload: Workload
     runner: Runner
-    started: str  # when, ISO 8601, UTC
+    started: str  # start time in ISO 8601, UTC
     other_load: float
     before: MachineState
     after: MachineState
     peak_memory: int | None = None
     links: str | None = None
-    others: Others = field(default_factory=Others)  # the most that were there
+    others: Others = field(default_factory=Others)  # the most engines that were loaded beside it
     samples: list[Sample] = field(default_factory=list)
     stolen: list[float] = field(default_factory=list)
     joules: float | None = None
@@ -80,8 +86,9 @@ class _Cell:
 def turns(
     jobs: Sequence[Job], work: Sequence[Workload], repetitions: int, together: bool
 ) -> list[tuple[Job, Workload]]:
-    """Who measures what, in which order. Where jobs cannot be loaded at once, each does all its work every time it is
-    loaded."""
+    """The order in which jobs measure workloads. If not all jobs can be loaded at once, each does all its work every
+    time it is loaded.
+    """
     if together:
         order = ((job, workload) for workload in work for _ in range(repetitions) for job in jobs)
     else:
@@ -96,11 +103,12 @@ def measure_jobs(
     on_progress: Callable[[RoundsProgress], None],
     roofs: Roofs | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of all `fields.FIELDS`, each as soon as its last repetition is done; after Ctrl-C those that have at least
-    one, and then KeyboardInterrupt goes on. A job that fails is left out from then on, and its error raised at the end.
+    """Yield rows with all `fields.FIELDS`, each as soon as its last repetition is done. After Ctrl-C the rows that have
+    at least one repetition are yielded, and then KeyboardInterrupt goes on. A job that fails is left out from then on,
+    and its error is raised at the end.
 
     Args:
-        roofs: the machine's ceilings, where they are known.
+        roofs: the machine's ceilings, if they are known.
 
     Raises:
         UsageError: it should wait for a temperature that cannot be read.
@@ -130,7 +138,7 @@ class _Bench:
             )
         self._jobs = jobs
         self._turns = turns(jobs, work, procedure.repetitions, together := fit_together(jobs))
-        self._cells: dict[tuple[int, Workload], _Cell] = {}  # those that have been begun, and have no row yet
+        self._cells: dict[tuple[int, Workload], _Cell] = {}  # cells that have been begun, and have no row yet
         self._left = TimeLeft((id(job), workload) for job, workload in self._turns)
         self._pool = Pool(together, self._tell, pause_others=procedure.pause_others)
         self._prepared: dict[int, Workload] = {}
@@ -159,7 +167,7 @@ class _Bench:
         except RowspanError as error:
             self._failures[id(job)] = error
             self._tell(f"{job.label}: {error.what} It is left out.")
-            self._pool.drop(job)  # else it might be started again, amid another's turn
+            self._pool.drop(job)  # otherwise it might be started again during another job's turn
             return
         if len(cell.samples) == self._procedure.repetitions:
             yield self._row(self._cells.pop((id(job), workload)))
@@ -175,7 +183,7 @@ class _Bench:
         runner = self._pool.runner(job)
         self._tell(f"{job.label}: {workload.name}")
         cell = self._cells.get((id(job), workload)) or self._begin(job, workload, runner)
-        cell.runner = runner  # another one, if the job was loaded again
+        cell.runner = runner  # a new runner if the job was loaded again
         cell.others = max(cell.others, self._pool.others)
         if self._procedure.wake and id(job) not in self._wakes:
             self._tell(f"{job.label}: asleep, and waking")
@@ -259,7 +267,7 @@ class _Bench:
 
 
 class _IdleWatts:
-    """What the machine draws at rest: with nothing loaded, and with each job alone."""
+    """The power that the machine draws at rest: with nothing loaded, and with each job alone."""
 
     def __init__(self, energy: Energy) -> None:
         self._energy = energy
@@ -267,7 +275,7 @@ class _IdleWatts:
         self.loaded: dict[int, float] = {}
 
     def measure(self, jobs: Sequence[Job], tell: Callable[[str], None]) -> None:
-        """Loads every job once; does nothing without a meter."""
+        """Load every job once and measure its idle power; does nothing without a meter."""
         if self._energy.names is None:
             return
         tell("idle, nothing loaded")

@@ -1,10 +1,10 @@
-"""Pauses process trees for whoever holds its standard input, and lets them go on when that closes.
+"""Pauses process trees for the owner of its standard input, and resumes them when that input closes.
 
-A program of its own (`python -m rowspan.bench.run.stopper`, started by `pause.py`): what is paused hears neither of
-SIGTERM nor of its owner's end, so whoever pauses it must outlive an owner that is killed.
+This is a program of its own (`python -m rowspan.bench.run.stopper`, started by `pause.py`): a paused process notices
+neither SIGTERM nor its owner's end, so whoever pauses it must outlive an owner that is killed.
 
-Every line it reads is a JSON list of process ids. These and all that descends from them are paused, whatever else was
-paused before goes on, and the answer is a line: an object of those ids of which not all could be paused, and why.
+Every line that it reads is a JSON list of process ids. It pauses these with all their descendants, resumes whatever
+else was paused before, and answers with a line: an object of those ids of which not all could be paused, and why.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they reach the owner, too, whose end is the sign
+        signal.signal(number, signal.SIG_IGN)  # the owner gets these signals, too, and its end is what counts
     stopper = Stopper()
     try:
         for line in sys.stdin:
@@ -30,14 +30,15 @@ def main() -> None:
 
 
 class Stopper:
-    """Knows what it has paused."""
+    """Keeps track of the processes that it has paused."""
 
     def __init__(self) -> None:
         self._paused: set[psutil.Process] = set()
 
     def hold(self, roots: Sequence[int]) -> dict[int, str]:
-        """Pause these and all that descends from them, and nothing else any more. Returns those that could not be, and
-        why; one that has ended is none of them."""
+        """Pause these processes and all their descendants, and resume all others. Returns those that could not be
+        paused, and why; one that has ended does not count.
+        """
         before, self._paused = self._paused, set()
         refused: dict[int, str] = {}
         for root in roots:
@@ -50,8 +51,9 @@ class Stopper:
         return refused
 
     def _pause(self, root: psutil.Process) -> str:
-        """Why not all of its tree could be; empty: all is paused. Whoever is paused starts no more processes, so that
-        looking again finds none in the end."""
+        """Pause a whole process tree, and return why not all of it could be paused; empty if all is. Paused processes
+        start no more children, so that looking again finds none in the end.
+        """
         seen: set[psutil.Process] = set()
         why = ""
         while new := {root, *root.children(recursive=True)} - seen:

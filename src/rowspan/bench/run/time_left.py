@@ -1,4 +1,4 @@
-"""How long a benchmark will still take, from what its turns have taken so far."""
+"""Estimates how long a benchmark will still take, from the time that its turns have taken so far."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from rowspan.bench.grid import Workload
 
 
 class TimeLeft:
-    """Learns seconds a turn. A turn that has not been seen takes as long as the same workload with other jobs; where
-    that has not been seen either, as long per token as others of its kind."""
+    """Learns seconds per turn. A turn that has not been seen is taken to last as long as the same workload with other
+    jobs; if that has not been seen either, as long per token as others of its kind.
+    """
 
     def __init__(self, turns: Iterable[tuple[Hashable, Workload]]) -> None:
         self._left = Counter(turns)
         self._means: dict[Hashable, _Mean] = defaultdict(_Mean)
 
     def note(self, job: Hashable, workload: Workload, seconds: float) -> None:
-        """A turn is over."""
+        """Record how long a turn took."""
         self._left[job, workload] -= 1
         for key in ((job, workload), workload):
             self._means[key].add(seconds)
         self._means[bool(workload.n_gen)].add(seconds / _tokens(workload))
 
     def seconds(self) -> float | None:
-        """For the turns that are left; None as long as there is nothing to tell from."""
+        """Seconds for the turns that are left; None as long as nothing is known."""
         if not self._means:
             return None
         return sum(number * self._one(job, workload) for (job, workload), number in self._left.items() if number)

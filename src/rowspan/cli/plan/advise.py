@@ -1,4 +1,4 @@
-"""`rowspan plan MODEL --gpus …`: rigs side by side, none of which need be here."""
+"""`rowspan plan MODEL --gpus …`: compares rigs side by side, none of which need be here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rowspan.cli.engine_options import EngineOptions
 from rowspan.cli.terminal import page_width
 
 if TYPE_CHECKING:
-    from rowspan.plan.advice import Advice
-    from rowspan.plan.outline import Outline
+    from rowspan.plan.rigs.advice import Advice
+    from rowspan.plan.rigs.outline import Outline
 
 DEFAULT_CONTEXT = 8192
 
@@ -32,11 +32,11 @@ def advise_rigs(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the table and the recommendation; for each quantization, if several are asked for."""
-    from rowspan.plan.advice import AdviceRequest, advise
-    from rowspan.plan.capacity import Load
+    """Print the table and the recommendation, once for each quantization that is asked for."""
     from rowspan.plan.device import parse_ratios
     from rowspan.plan.fit import check_context
+    from rowspan.plan.rigs.advice import AdviceRequest, advise
+    from rowspan.plan.rigs.capacity import Load
     from rowspan.plan.shares import check_ratios
     from rowspan.plan.split_mode import SplitMode
     from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
@@ -46,7 +46,7 @@ def advise_rigs(
     rigs = parse_rigs(gpus, parse_prices(prices))
     request = AdviceRequest(
         Load(
-            context=engine.context_size or min(DEFAULT_CONTEXT, outline.shape.context or DEFAULT_CONTEXT),
+            context=engine.context_size or min(DEFAULT_CONTEXT, outline.spec.context_length or DEFAULT_CONTEXT),
             parallel=engine.parallel or 16,
             cache_types=_cache_types(engine),
             step_tokens=engine.token_budget or 512,
@@ -64,7 +64,7 @@ def advise_rigs(
     outlines = [outline.requantized(name) for name in quantizations.split(",")] if quantizations else [outline]
     pieces = [advise(each, rigs, request, modes) for each in outlines]
     if as_json:
-        from rowspan.plan.advice_table import to_dict
+        from rowspan.plan.rigs.advice_table import to_dict
 
         answers = [to_dict(piece) for piece in pieces]
         typer.echo(json.dumps(answers[0] if len(answers) == 1 else answers, indent=2))
@@ -78,8 +78,8 @@ def advise_rigs(
 
 
 def show(advice: Advice, width: int | None = None) -> None:
-    """Print it, with as many rigs side by side as the terminal has room for."""
-    from rowspan.plan.advice_table import lines, notes
+    """Print the advice, with as many rigs side by side as the terminal has room for."""
+    from rowspan.plan.rigs.advice_table import lines, notes
 
     terminal = width or page_width()
     outline, load = advice.outline, advice.request.load
@@ -103,7 +103,7 @@ def show(advice: Advice, width: int | None = None) -> None:
 
 
 def _pages(widths: list[int], room: int) -> list[list[int]]:
-    """Columns that fit beside each other, two spaces apart."""
+    """Groups of columns that fit beside each other, two spaces apart."""
     pages: list[list[int]] = []
     used = room + 1
     for index, width in enumerate(widths):
@@ -132,13 +132,17 @@ def _print_paragraphs(words: list[str], remarks: list[str], width: int) -> None:
 
 
 def _cache_types(engine: EngineOptions) -> tuple[str, str]:
-    from rowspan.config import CACHE_TYPES
     from rowspan.errors import UsageError
+    from rowspan.quant.cache_types import Kernels, cache_options, cache_type_for
 
     names = (engine.cache_type_k or "f16", engine.cache_type_v or "f16")
     if "i16" in names:
         raise UsageError("No card has a cache of i16.", why="Rowspan's kernels for CPUs have it.", fix="Use f16.")
-    return CACHE_TYPES[names[0]], CACHE_TYPES[names[1]]
+    keys, values = (cache_type_for(name, Kernels.LLAMACPP) for name in names)
+    if keys is None or values is None:
+        known = ", ".join(cache_options(Kernels.LLAMACPP))
+        raise UsageError(f"No cache is of {' and '.join(dict.fromkeys(names))}.", fix=f"Choose one of {known}.")
+    return keys.dtype, values.dtype
 
 
 def _engine(name: str) -> str:

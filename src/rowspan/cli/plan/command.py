@@ -1,4 +1,4 @@
-"""`rowspan plan`: who would hold what, and on which cards."""
+"""`rowspan plan`: shows how a model would be split, and over which cards."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def plan(
 
 
 def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: bool) -> None:
-    """The split over this machine's devices."""
+    """Plan the split over this machine's devices, and print it."""
     from rowspan import hub
     from rowspan.cli.plan.outline_of import in_catalog
     from rowspan.cli.progress import terminal_progress
@@ -130,7 +130,7 @@ def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: boo
 
 
 def show_plan(blueprint: Blueprint) -> None:
-    """Print the plan's table and notes to stdout; for other commands too, such as `serve`."""
+    """Print the plan's table and notes to stdout. Other commands use this too, such as `serve`."""
     from functools import partial
 
     from rowspan.cli.terminal import page_width

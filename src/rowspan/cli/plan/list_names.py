@@ -1,13 +1,13 @@
-"""`rowspan plan --list`: what can be planned with, by name."""
+"""`rowspan plan --list`: lists the cards and models that can be planned with by name."""
 
 from __future__ import annotations
 
 
 def show_names() -> None:
-    """Print the catalogs of cards and of shapes."""
+    """Print the catalogs of cards and of model shapes."""
     from rowspan.cli.console_output import print_table
-    from rowspan.plan.model_shapes import known_models
-    from rowspan.plan.quantize import QUANTIZATIONS
+    from rowspan.plan.rigs.model_shapes import known_models
+    from rowspan.plan.rigs.quantize import QUANTIZATIONS
     from rowspan.rig.catalog.known_cards import known_cards
 
     cards = [
@@ -25,10 +25,10 @@ def show_names() -> None:
     print_table("Cards", ("NAME", "MEMORY", "BANDWIDTH", "TDP", "SLOTS", "USD", "NOT CERTAIN"), cards)
     models = [
         (
-            model.shape.name,
+            model.name,
             f"{model.parameters / 1e9:.2f} B",
-            str(model.shape.layers),
-            str(model.shape.context),
+            str(model.spec.n_layers),
+            str(model.spec.context_length),
             ", ".join(model.aliases),
         )
         for model in known_models()

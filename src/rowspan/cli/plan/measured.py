@@ -1,4 +1,6 @@
-"""`rowspan plan MODEL --measure`: this processor's ceilings, the forecast from them, and what is measured."""
+"""`rowspan plan MODEL --measure`: measures this processor's ceilings, and compares the forecast from them with measured
+speed.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rowspan.engine.blueprint import Blueprint
-    from rowspan.plan.forecast import Forecast
+    from rowspan.plan.rigs.forecast import Forecast
 
 PROMPT, GENERATED = 256, 32  # tokens: enough to tell, few enough to wait for
 
 
 def measure_plan(blueprint: Blueprint) -> list[dict[str, Any]]:
-    """Forecast and measurement of pp and tg, in tokens per second. Takes some seconds, and as long as loading takes.
+    """Forecast and measurement of pp and tg, in tokens per second. Takes some seconds beside the time to load the
+    model.
 
     Raises:
-        UsageError: there are no native kernels whose speed could be foretold, or several ranks.
+        UsageError: there are several ranks, or no native kernels whose speed can be forecast.
         EngineError: a worker could not load.
     """
     from rowspan.bench.engines.native_runner import NativeRunner
@@ -43,7 +46,7 @@ def measure_plan(blueprint: Blueprint) -> list[dict[str, Any]]:
 
 
 def show_measured(rows: list[dict[str, Any]]) -> None:
-    """As a table."""
+    """Print the rows as a table."""
     from rowspan.cli.console_output import print_table
 
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -56,12 +59,12 @@ def show_measured(rows: list[dict[str, Any]]) -> None:
 
 def _forecast(blueprint: Blueprint) -> Forecast:
     from rowspan.bench.machine.roofline import measure
-    from rowspan.checkpoint.outlined import read_local
     from rowspan.errors import UsageError
     from rowspan.kernels.isa import is_native
-    from rowspan.plan.demand import demand_of
-    from rowspan.plan.forecast_cpu import forecast_processor, processor
-    from rowspan.plan.outline import outline
+    from rowspan.plan.rigs.demand import demand_of
+    from rowspan.plan.rigs.forecast_cpu import forecast_processor, processor
+    from rowspan.plan.rigs.gguf_outline import read_local
+    from rowspan.plan.rigs.outline import outline
 
     setups = blueprint.setups()
     ceilings = None if not is_native(blueprint.lead.cpu_isa) or len(setups) > 1 else measure(setups[0].threads)
@@ -72,7 +75,7 @@ def _forecast(blueprint: Blueprint) -> Forecast:
             fix="Leave out --devices and --split-mode, or measure with `rowspan bench`.",
         )
     facts = read_local(blueprint.config.model_path)
-    demand = demand_of(outline(facts.shape, facts.listed, facts.infos, facts.scheme), blueprint.lead.cache_dtypes)
+    demand = demand_of(outline(facts.spec, facts.listed, facts.infos, facts.scheme), blueprint.lead.cache_dtypes)
     floats, int8 = (ceilings.flops_of(number, blueprint.lead.cpu_isa) for number in ("f32", "int8"))
     card = processor(ceilings.read_bytes_per_second, floats, int8 if blueprint.lead.dtype == "int8" else floats)
     room = blueprint.cache.context_size - 1

@@ -1,4 +1,4 @@
-"""What a user names, for planning: a shape of the catalog, a file, a configuration, an address."""
+"""Finds the model that a user names for planning: a shape of the catalog, a file, a configuration, or an address."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 from rowspan.errors import UsageError
 
 if TYPE_CHECKING:
-    from rowspan.checkpoint.outlined import HeaderFacts
-    from rowspan.checkpoint.shape import Shape
-    from rowspan.plan.outline import Outline
+    from rowspan.model.spec import ModelSpec
+    from rowspan.plan.rigs.gguf_outline import HeaderFacts
+    from rowspan.plan.rigs.outline import Outline
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
 CONFIG = "config.json"
 
 
 def outline_of(name: str) -> Outline:
-    """The model of a name, in this order: a file or folder; an https:// address; hf:ORG/REPO[:FILE or SCHEME]; a shape
-    of the catalog, with or without a quantization behind it. Of a remote file its header alone is fetched.
+    """The outline of a named model. The name is tried as, in this order: a file or folder; an https:// address;
+    hf:ORG/REPO[:FILE or SCHEME]; a shape of the catalog, with or without a quantization behind it. Only the header of a
+    remote file is fetched.
 
     Raises:
-        RowspanError: none of these, or it cannot be read.
+        RowspanError: the name is none of these, or cannot be read.
     """
     if os.path.isfile(name):
         return _of_config(Path(name).read_text("utf-8", "replace"), _name(name)) if _is_json(name) else _of_file(name)
@@ -36,51 +37,52 @@ def outline_of(name: str) -> Outline:
     return _of_catalog(name)
 
 
-def in_catalog(name: str) -> tuple[Shape, str] | None:
-    """A known shape, and the quantization named behind it."""
-    from rowspan.plan.model_shapes import find_model
+def in_catalog(name: str) -> tuple[ModelSpec, str] | None:
+    """A known model shape, and the quantization named behind it."""
+    from rowspan.plan.rigs.model_shapes import find_model
 
     known, quantization = find_model(name), DEFAULT_QUANTIZATION
     if known is None:
         base, _, quantization = name.rpartition(":")
         known = find_model(base)
-    return None if known is None else (known.shape, quantization)
+    return None if known is None else (known.spec, quantization)
 
 
 def _of_catalog(name: str) -> Outline:
-    from rowspan.plan.model_shapes import unknown_model
-    from rowspan.plan.outline import outline_of_shape
+    from rowspan.plan.rigs.model_shapes import unknown_model
+    from rowspan.plan.rigs.outline import outline_of_spec
 
     known = in_catalog(name)
     if known is not None:
-        return outline_of_shape(*known)
+        return outline_of_spec(*known)
     if name.endswith((".gguf", ".json")) or os.sep in name or name.startswith((".", "~")):
         raise UsageError(f"There is no file {name}.", fix="Check the path, or name a shape: `rowspan plan --list`.")
     raise unknown_model(name)
 
 
 def _of_file(path: str) -> Outline:
-    from rowspan.checkpoint.outlined import read_local
+    from rowspan.plan.rigs.gguf_outline import read_local
 
     return _of_header(read_local(Path(path)))
 
 
 def _of_header(facts: HeaderFacts) -> Outline:
-    from rowspan.plan.outline import outline
+    from rowspan.plan.rigs.outline import outline
 
-    return outline(facts.shape, facts.listed, facts.infos, facts.scheme)
+    return outline(facts.spec, facts.listed, facts.infos, facts.scheme)
 
 
 def _of_config(text: str, name: str, quantization: str = DEFAULT_QUANTIZATION) -> Outline:
-    from rowspan.checkpoint.hf_config import shape_from_config
-    from rowspan.plan.outline import outline_of_shape
+    from rowspan.model.families.registry import spec_of
+    from rowspan.model.hf_config import header_of_config
+    from rowspan.plan.rigs.outline import outline_of_spec
 
-    return outline_of_shape(shape_from_config(text, name), quantization)
+    return outline_of_spec(spec_of(header_of_config(text, name)), quantization)
 
 
 def _of_address(address: str, headers: dict[str, str] | None = None) -> Outline:
-    from rowspan.checkpoint.outlined import facts
     from rowspan.hub.header import fetch_headers, fetch_text
+    from rowspan.plan.rigs.gguf_outline import facts
 
     if _is_json(address.partition("?")[0]):
         return _of_config(fetch_text(address, headers), _name(address.partition("?")[0]))
@@ -89,10 +91,10 @@ def _of_address(address: str, headers: dict[str, str] | None = None) -> Outline:
 
 
 def _of_hugging_face(rest: str) -> Outline:
-    """The header of a GGUF file; of a repository without one, its configuration."""
+    """The outline from a GGUF file's header, or from the configuration of a repository that has no GGUF file."""
     from rowspan.config import HubConfig
     from rowspan.hub.header import chosen_file, fetch_text, hugging_face_address, hugging_face_files
-    from rowspan.plan.quantize import quantization
+    from rowspan.plan.rigs.quantize import quantization
 
     repo, _, choice = rest.partition(":")
     config = HubConfig.from_env()
@@ -109,5 +111,5 @@ def _is_json(name: str) -> bool:
 
 
 def _name(path: str) -> str:
-    """What to call the model of a configuration: the folder that it lies in."""
+    """The name for a model that a configuration describes: that of the folder that holds it."""
     return Path(path).absolute().parent.name or CONFIG

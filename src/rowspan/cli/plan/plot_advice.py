@@ -1,4 +1,4 @@
-"""`rowspan plan … --plot FILE`: the forecast as bars."""
+"""`rowspan plan … --plot FILE`: draws the forecast as bars."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rowspan.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
-    from rowspan.plan.advice import Advice, RigAdvice
+    from rowspan.plan.rigs.advice import Advice, RigAdvice
 
 INCHES_PER_RIG = 1.6
 COLOURS = {"none": "#8a8a8a", "layer": "#4477aa", "row": "#cc6677"}  # told apart by the colour-blind, too
 
 
 def plot_advice(pieces: Sequence[Advice], path: Path) -> None:
-    """Draw tg and pp of every rig and split, with their intervals; a row of charts for each quantization.
+    """Draw tg and pp of every rig and split with their intervals, in one row of charts for each quantization.
 
     Raises:
         UsageError: matplotlib is missing, or cannot write such a file there.

@@ -1,4 +1,4 @@
-"""Each transport on this machine's devices, for the doctor."""
+"""Tries each transport on this machine's devices, for the doctor."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ CPUS = (Device("cpu", 0), Device("cpu", 1))
 
 
 def probe_transport(transport: Transport, n_cards: int, native: Any) -> Mapping[str, str]:
-    """What was tried, by row and by layer, and how it failed; "" where what arrived was what had been sent.
+    """Try a transport for a split by row and one by layer. Returns for each trial the failure, or "" if everything
+    arrived as sent.
 
     Raises:
-        Unreadable: it could not be tried.
+        Unreadable: the transport could not be tried.
     """
     if native is None and transport in (Transport.SHARED, Transport.HOST):
         raise Unreadable(transport, "there is no native module here", "Install a build with native kernels.")
@@ -42,7 +43,7 @@ def probe_transport(transport: Transport, n_cards: int, native: Any) -> Mapping[
 
 
 def _splits(transport: Transport, cards: Sequence[Device]) -> list[list[list[Device]]]:
-    """Stages of devices that such ranks would be."""
+    """The splits to try, each as stages of devices."""
     if transport in (Transport.SHARED, Transport.SOCKETS):
         return [[list(CPUS)], [[cpu] for cpu in CPUS]]
     by_row = [[list(cards)]] if len(cards) > 1 else []

@@ -1,5 +1,7 @@
-"""What a probe of transports has ranks do: every call of a plan's groups and links, at a decoding step's size and at a
-prompt's. Plain data, from who starts a probe to its ranks (`comm/probing/supervise.py`, `comm/probing/probe.py`)."""
+"""The exercises of a transport probe: every call of a plan's groups and links, with messages as large as a decoding
+step's and as a prompt's. Plain data from the process that starts a probe (`comm/probing/supervise.py`) to its ranks
+(`comm/probing/probe.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,13 @@ from enum import StrEnum
 
 from rowspan.comm.meeting import Meeting
 from rowspan.plan.routes import Routes, Transport
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 SIZES = (16 << 10, 256 << 10, 2 << 20, 16 << 20)
-"""Bytes of a message: from a token's hidden states of a 70B model (8192 floats are 32 KiB) to those of 512 tokens."""
-MOST_ROUNDS = 8  # with fresh data each; of long messages fewer
+"""Bytes of a message: from the hidden states of one token in a 70B model (8192 floats are 32 KiB) to those of 512
+tokens.
+"""
+MOST_ROUNDS = 8  # each round has fresh data; long messages get fewer rounds
 ROUNDS_BYTES = 4 << 20
 
 
@@ -25,9 +29,10 @@ class Act(StrEnum):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One call, to be repeated.
+    """One call that ranks repeat.
 
-    place: the stage, or the earlier one of two. widths: of each rank's part of a gather; else the one of all.
+    place: number of the stage, or of the earlier one of two stages.
+    widths: for a gather the width of each rank's part; else one width for all.
     """
 
     act: Act
@@ -39,7 +44,7 @@ class Exercise:
 
     @property
     def nbytes(self) -> int:
-        """Of the largest part."""
+        """Bytes of the largest rank's part."""
         return 4 * self.rows * max(self.widths)
 
     @property
@@ -52,8 +57,8 @@ class Exercise:
 
 
 def exercises(plan: Plan, routes: Routes) -> list[Exercise]:
-    """In an order that every rank keeps."""
-    return list(dict.fromkeys(_exercises(plan, routes)))  # of a wide vocabulary small sizes are one row, and the same
+    """All exercises, in the order in which every rank does them."""
+    return list(dict.fromkeys(_exercises(plan, routes)))  # some sizes become the same number of rows
 
 
 def _exercises(plan: Plan, routes: Routes) -> Iterator[Exercise]:
@@ -75,7 +80,7 @@ def _exercises(plan: Plan, routes: Routes) -> Iterator[Exercise]:
 
 
 def rows_of(nbytes: int, width: int) -> int:
-    """Rows of so many floats that about fill a message."""
+    """Number of rows of `width` floats that about fill a message."""
     return max(1, nbytes // (4 * width))
 
 
@@ -83,8 +88,10 @@ def rows_of(nbytes: int, width: int) -> int:
 class ProbeSetup:
     """The first message to a rank of a probe.
 
-    memory: file descriptor of what all ranks share; -1: nothing. native: name of the compiled module, None without
-    one. tensors: the rank hands over torch's tensors, as one that computes with torch does. seed: of all data.
+    memory: file descriptor of the memory that all ranks share; -1 if there is none.
+    native: name of the compiled module; None if there is none.
+    tensors: whether the rank sends torch's tensors, as a rank that computes with torch does.
+    seed: seed of all random data.
     """
 
     rank: int
@@ -99,33 +106,33 @@ class ProbeSetup:
 
 @dataclass(frozen=True)
 class Begins:
-    """A rank begins an exercise, counted from 0."""
+    """A rank's report that it begins an exercise, counted from 0."""
 
     exercise: int
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """What arrived in the exercise that the rank began last is not what was sent."""
+    """A rank's report that in the exercise that it began last, data did not arrive as sent."""
 
     how: str
 
 
 @dataclass(frozen=True)
 class NoDevice:
-    """The rank has no device of the plan's name: nothing can be tried."""
+    """A rank's report that its device does not exist, so that nothing can be tried."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A rank has done everything, and everything was right."""
+    """A rank's report that it has done all exercises, and that all data were right."""
 
 
 Report = Begins | Wrong | NoDevice | Ended
 
 
 def largest_rows(exercise_list: Sequence[Exercise], act: Act) -> int:
-    """Of one kind of exercise; 1 where there are none."""
+    """The largest number of rows in any exercise of one kind; 1 if there is no such exercise."""
     return max((each.rows for each in exercise_list if each.act is act), default=1)

@@ -1,7 +1,7 @@
-"""Whether copies between cards arrive as they were sent. Drivers may allow copies that corrupt.
+"""Checks whether copies between cards arrive as sent: drivers may allow copies that corrupt data.
 
-A program of its own (`python -m rowspan.comm.probing.peer_copy`), since a faulty driver may hang or kill who tries;
-started by `rig.copies`.
+This is a program of its own (`python -m rowspan.comm.probing.peer_copy`, started by `rig.copies`), since a faulty
+driver may hang or kill the process that tries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ ROUNDS = 3
 def compare(
     devices: Sequence[str], copy: Callable[[torch.Tensor, str], torch.Tensor], words: int = WORDS
 ) -> dict[str, bool]:
-    """Send random words from each device to each other one, several times: "cuda:0 → cuda:1" → arrived as sent."""
+    """Send random words from each device to each other one, several times. Returns for "cuda:0 → cuda:1" and so on
+    whether all arrived as sent.
+    """
     arrived = {}
     for source, target in permutations(devices, 2):
         same = True
@@ -31,7 +33,7 @@ def compare(
 
 
 def main() -> None:
-    """Try all cards, and print what `compare` says as JSON."""
+    """Try all cards, and print the result of `compare` as JSON."""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     print(json.dumps(compare(devices, lambda sent, target: sent.to(target))))
 

@@ -1,7 +1,7 @@
-"""One rank of a probe: talks to the others as the engine's ranks do, and compares what arrives with what was sent.
+"""One rank of a probe: communicates as the engine's ranks do, and compares what arrives with what was sent.
 
-A program of its own (`python -m rowspan.comm.probing.probe FD`, FD being a socket to who started it), since a faulty
-driver may hang or kill who tries; started by `comm/probing/supervise.py`.
+This is a program of its own (`python -m rowspan.comm.probing.probe FD`, FD being a socket to its starter,
+`comm/probing/supervise.py`), since a faulty driver may hang or kill the process that tries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rowspan.comm.shared import SharedMemory
 from rowspan.plan.device import Device
 
 Floats = NDArray[np.float32]
-EXACT_BITS = 24  # integers of so many are float32 numbers
+EXACT_BITS = 24  # float32 represents integers of so many bits exactly
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def take_part(setup: ProbeSetup, report: Callable[[Report], None]) -> None:
-    """Do this rank's exercises, up to the first that goes wrong."""
+    """Do this rank's exercises, up to the first that fails."""
     device = setup.plan.shards[setup.rank].device
     if device.kind == "cuda" and (missing := _open_card(device)):
         report(NoDevice(missing))
@@ -63,7 +63,7 @@ def _join(setup: ProbeSetup) -> Comm[Any]:
     layout = setup.meeting.layout
     memory = SharedMemory(setup.memory, layout.nbytes) if layout is not None else None
     native = importlib.import_module(setup.native) if setup.native is not None else None
-    # float32 also where a model's hidden states are shorter: every bit of a word is looked at.
+    # float32 even if a model's hidden states are narrower: every bit of a word is compared.
     computes = Computes(native, native.isas()[0] if native is not None else "", "float32" if setup.tensors else None)
     comm = connect(setup.plan, setup.rank, setup.routes, setup.meeting, memory, computes)
     if not setup.tensors:
@@ -77,7 +77,7 @@ def _join(setup: ProbeSetup) -> Comm[Any]:
 
 
 def _open_card(device: Device) -> str:
-    """Make it this process's; or why that cannot be."""
+    """Open the card in this process; returns why that is impossible, or ""."""
     import torch
 
     if device.index >= torch.cuda.device_count():
@@ -87,7 +87,9 @@ def _open_card(device: Device) -> str:
 
 
 class _Rank:
-    """This rank's part of one exercise. Every rank can make everyone's data, and so knows what is to arrive."""
+    """This rank's part of one exercise. Every rank can generate every other rank's data, and so knows what must
+    arrive.
+    """
 
     def __init__(self, setup: ProbeSetup, exercise: Exercise, comm: Comm[Any], device: Device) -> None:
         self._setup = setup
@@ -98,7 +100,7 @@ class _Rank:
         self._stage = setup.plan.shards[setup.rank].stage
 
     def act(self, seeds: np.random.SeedSequence, turn: int) -> str:
-        """One round; what is wrong with what arrived, or nothing."""
+        """Do one round. Returns what is wrong with the data that arrived, or ""."""
         of_ranks = dict(zip(self._exercise.ranks, seeds.spawn(len(self._exercise.ranks)), strict=True))
         match self._exercise.act:
             case Act.SUM:
@@ -112,7 +114,7 @@ class _Rank:
         tp_size = len(seeds)
         contribute = [
             not turn % 2 or (turn + tp_rank) % tp_size != 0 for tp_rank in range(tp_size)
-        ]  # in every second round all but one
+        ]  # in every second round one rank does not contribute
         shape = (self._exercise.rows, self._exercise.widths[0])
         wanted = np.zeros(shape, np.float32)
         mine = wanted
@@ -153,14 +155,14 @@ class _Rank:
 
 
 def _integers(seed: np.random.SeedSequence, shape: tuple[int, int], bits: int) -> Floats:
-    """Of so many bits and a sign: sums of a few are exact, in whatever order a transport adds them."""
+    """Random integers of `bits` bits and a sign: sums of a few are exact, in whatever order a transport adds them."""
     words = _words(seed, shape).view(np.int32)
     words >>= 31 - bits
     return words.astype(np.float32)
 
 
 def _bits(seed: np.random.SeedSequence, shape: tuple[int, int]) -> Floats:
-    """Any floats there are, infinities and no numbers among them: what is only carried is to arrive bit by bit."""
+    """Arbitrary floats, infinities and NaNs among them: data that are only carried must arrive bit by bit."""
     return _words(seed, shape).view(np.float32)
 
 
@@ -171,7 +173,7 @@ def _words(seed: np.random.SeedSequence, shape: tuple[int, int]) -> NDArray[np.u
 
 
 def _difference(got: Floats, wanted: Floats) -> str:
-    """In words; empty where there is none."""
+    """The difference in words; empty if there is none."""
     arrived, sent = (np.ascontiguousarray(x).view(np.uint32).reshape(-1) for x in (got, wanted))
     if np.array_equal(arrived, sent):
         return ""

@@ -1,13 +1,12 @@
-"""Tries a plan's transports: ranks that hold no model, each a process that can be killed, join as the engine's do and
-compare what arrives with what was sent. No torch in this process."""
+"""Tries a plan's transports: starts ranks without a model, each in a process that can be killed. They join as the
+engine's do and compare what arrives with what was sent. No torch in this process.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from rowspan.comm.environment import rank_environment
 from rowspan.comm.meeting import Meeting
 from rowspan.comm.mesh import socket_mesh
 from rowspan.comm.probing.exercises import (
@@ -32,42 +30,44 @@ from rowspan.comm.probing.exercises import (
     exercises,
     largest_rows,
 )
-from rowspan.comm.shared import SharedLayout, SharedMemory, spins_before_sleep
+from rowspan.comm.shared import spins_before_sleep
+from rowspan.comm.spawn import share_memory, spawn_rank
 from rowspan.plan.routes import Routes, Transport
-from rowspan.plan.split import Plan
-from rowspan.rig.root import Root
+from rowspan.plan.shard import Plan
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "rowspan.comm.probing.probe")
 SECONDS, SECONDS_WITH_TORCH = 20.0, 120.0
-"""Without a word of any rank: it hangs. A message takes milliseconds, importing torch and joining NCCL take seconds."""
+"""A probe counts as hung after so many seconds without a report. A message takes milliseconds; importing torch and
+joining NCCL take seconds.
+"""
 LOOK_SECONDS = 0.5
-EXIT_SECONDS = 5.0  # what a dead rank gets to leave its exit status, and a killed one to go
+EXIT_SECONDS = 5.0  # time for a dead rank to leave its exit status, and for a killed one to end
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What went wrong, in words, and with which transport."""
+    """A transport that failed, and in words how it failed."""
 
     transport: Transport
     what: str
 
 
 class NotProbed(Exception):
-    """A device of the plan is not there: says which. Nothing is known of the transports."""
+    """A device of the plan does not exist; the message says which. Nothing is known about the transports."""
 
 
 def probe_routes(plan: Plan, routes: Routes, native: Any, *, tensors: bool = False) -> Fault | None:
-    """Have every transport of these routes carry random data, some sizes of each kind of message.
+    """Have every transport of these routes carry random data, in several sizes of each kind of message.
 
     Args:
-        native: the compiled module; None where there is none.
-        tensors: CPU ranks hand over torch's tensors, too, as cards do.
+        native: the compiled module; None if there is none.
+        tensors: CPU ranks send torch's tensors, too, as cards do.
 
     Returns:
-        The first fault; None: everything arrived as sent.
+        The first fault; None if everything arrived as sent.
 
     Raises:
-        NotProbed: see there.
+        NotProbed: a device of the plan does not exist.
     """
     todo = exercises(plan, routes)
     if not todo:
@@ -79,7 +79,7 @@ def probe_routes(plan: Plan, routes: Routes, native: Any, *, tensors: bool = Fal
 
 @dataclass
 class _Rank:
-    """A process. begun: the exercise that it is at, -1 while it joins the others."""
+    """A rank's process. begun: number of the exercise that it is at, -1 while it joins the others."""
 
     process: subprocess.Popen[bytes]
     link: Connection
@@ -92,12 +92,13 @@ class _Probe:
         self._todo = todo
         self._ranks = ranks
         self._patience = patience
-        # If ranks cannot even join: sockets and shared memory are there from the start, NCCL is set up.
+        # If ranks cannot even join, blame NCCL: only it needs setting up; sockets and shared memory exist from the
+        # start.
         self._joins = Transport.NCCL if routes.uses(Transport.NCCL) else todo[0].transport
 
     def watch(self) -> Fault | None:
         under_way = {rank.link: number for number, rank in enumerate(self._ranks)}
-        left: list[int] = []  # because another rank had hung up
+        left: list[int] = []  # ranks that left because another had hung up
         while under_way:
             ready = self._wait(list(under_way))
             if not ready:
@@ -126,7 +127,9 @@ class _Probe:
         return self._fault(left[0], f"rank {left[0]} lost another rank") if left else None
 
     def _wait(self, links: Sequence[Connection]) -> list[Any]:
-        """Links with a report; none if none comes. Patience is counted in looks: this process may be stopped itself."""
+        """Wait for reports and return the links that have one; none if none comes. The waiting time is counted in
+        polls, because this process may itself be stopped meanwhile.
+        """
         for _ in range(math.ceil(self._patience / LOOK_SECONDS)):
             if ready := wait(links, LOOK_SECONDS):
                 return ready
@@ -138,7 +141,7 @@ class _Probe:
         return Fault(exercise.transport if exercise else self._joins, f"{exercise or 'joining'}: {how}")
 
     def _death(self, number: int) -> str:
-        """How a rank ended that did not end well; empty if it left because another had."""
+        """How a rank failed; empty if it left because another rank had failed."""
         rank = self._ranks[number]
         try:
             code = rank.process.wait(EXIT_SECONDS)
@@ -154,17 +157,13 @@ class _Probe:
 def _running(
     plan: Plan, routes: Routes, native: Any, todo: Sequence[Exercise], *, tensors: bool
 ) -> Iterator[list[_Rank]]:
-    """All ranks, as long as the block lasts."""
+    """Run all ranks for the length of the block."""
     folder = Path(tempfile.mkdtemp(prefix="rowspan-probe-"))
     ranks: list[_Rank] = []
     try:
         with ExitStack() as spawning:
-            layout, memory = None, -1
-            if native is not None:
-                rows = max(largest_rows(todo, Act.SUM), largest_rows(todo, Act.HAND_OVER))
-                layout = SharedLayout.of(native, plan, rows)
-                memory = SharedMemory.create(layout.nbytes)
-                spawning.callback(os.close, memory)
+            rows = max(largest_rows(todo, Act.SUM), largest_rows(todo, Act.HAND_OVER))
+            layout, memory = share_memory(native, plan, rows, spawning)
             meetings = [
                 Meeting(layout, spins_before_sleep(len(plan.shards)), peers, folder / "store")
                 for peers in socket_mesh(range(len(plan.shards)), len(plan.shards), spawning)
@@ -179,26 +178,14 @@ def _running(
             rank.link.close()
             rank.process.kill()
         for rank in ranks:
-            with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver goes when that lets it
+            with suppress(subprocess.TimeoutExpired):  # one in the driver ends when that lets it
                 rank.process.wait(EXIT_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _spawn(setup: ProbeSetup, log: Path) -> _Rank:
-    ours, theirs = socket.socketpair()
-    on_card = setup.plan.shards[setup.rank].device.kind != "cpu"
-    environment = rank_environment(os.environ, Root()) if on_card else dict(os.environ)
-    inherited = [theirs.fileno(), setup.memory, *setup.meeting.peers]
-    with theirs, log.open("wb") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno())],
-            pass_fds=[fd for fd in inherited if fd >= 0],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-        )
-    link = Connection(ours.detach())
-    with suppress(OSError):  # it is gone already: the probe will ask how it ended
-        link.send(setup)
-    return _Rank(process, link, log)
+    device = setup.plan.shards[setup.rank].device
+    inherited = (setup.memory, *setup.meeting.peers)
+    with log.open("wb") as errors:
+        rank = spawn_rank(COMMAND, setup, device, inherited, threads=1, output=subprocess.DEVNULL, errors=errors)
+    return _Rank(rank.process, rank.link, log)

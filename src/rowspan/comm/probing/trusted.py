@@ -1,8 +1,8 @@
-"""Which transports of this machine return what was sent: tried once, and remembered until driver, kernel or topology
-change.
+"""Knows which of this machine's transports return what was sent: tries them once, and remembers the result until
+driver, kernel or topology change.
 
-Drivers and platforms exist that allow copies between cards which corrupt, or collectives that never return; so nothing
-is used that has not been seen to work here.
+Some drivers and platforms allow copies between cards that corrupt data, or collectives that never return; so no
+transport is used that has not been seen to work here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,14 +21,15 @@ from typing import Any
 
 from rowspan.comm.probing.plan import part_on
 from rowspan.comm.probing.supervise import NotProbed, probe_routes
-from rowspan.config import ProbeConfig
+from rowspan.config import Paths
 from rowspan.errors import SplitError
+from rowspan.json_store import read_json, write_json
 from rowspan.plan.routes import Routes, Transport, choose_routes
-from rowspan.plan.split import Plan
+from rowspan.plan.shard import Plan
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 32  # topologies
+REMEMBERED = 32  # number of verdicts that are kept
 ENVIRONMENT = ("NCCL_", "RCCL_", "HSA_", "HIP_", "ROCR_", "CUDA_")  # variables that change how cards talk
 NO_PEERS = "NCCL_P2P_DISABLE"
 
@@ -37,8 +37,8 @@ Faults = Mapping[Transport, str]
 
 
 def trusted_routes(plan: Plan, native: Any) -> Routes:
-    """Routes over transports that are known to return what was sent; those that are not known are tried first. Of a
-    plan over several hosts, what is on the first: the others see to themselves, by `check_host`.
+    """Routes over transports that are known to return what was sent; unknown ones are tried first. For a plan over
+    several hosts this tries the first host's part: each other host tries its own, by `check_host`.
 
     Takes half a second for CPU ranks, and some ten for cards, once for each way to split this machine.
 
@@ -60,10 +60,10 @@ def trusted_routes(plan: Plan, native: Any) -> Routes:
 
 
 def check_host(plan: Plan, routes: Routes, host: int, native: Any) -> None:
-    """Another host than the first tries what is on it of a plan, if that is not known yet.
+    """On a host other than the first, try this host's part of a plan, unless the result is known already.
 
     Raises:
-        SplitError: something that the routes take cannot be trusted there.
+        SplitError: a transport that the routes use cannot be trusted there.
     """
     for transport, what in (_known_or_probed(part_on(plan, host), native) or {}).items():
         if routes.uses(transport):
@@ -75,7 +75,9 @@ def check_host(plan: Plan, routes: Routes, host: int, native: Any) -> None:
 
 
 def _known_or_probed(plan: Plan, native: Any) -> Faults | None:
-    """None: it could not be tried. Raises SplitError: no transport is left."""
+    """The faults that are known or that a probe finds; None if nothing could be tried. Raises SplitError if no
+    transport is left.
+    """
     circumstances = circumstances_of(plan, native)
     faults = recall(circumstances)
     if faults is None:
@@ -91,17 +93,17 @@ def _known_or_probed(plan: Plan, native: Any) -> Faults | None:
 
 
 def known_routes(plan: Plan, native: Any) -> Routes:
-    """As `trusted_routes`, but nothing is tried: what is not known is taken to be sound, and said not to be probed."""
+    """Like `trusted_routes`, but without trying: unknown transports are taken to be sound, and marked as not probed."""
     faults = recall(circumstances_of(part_on(plan, 0), native)) if len(plan.shards) > 1 else None
     routes = choose_routes(plan, native=native is not None, broken=faults)
     return replace(routes, probed=faults is not None)
 
 
 def find_faults(plan: Plan, native: Any) -> Faults:
-    """Try the best routes, then the next best ones, until some are sound; what was wrong with those before.
+    """Try the best routes, then the next best ones, until some are sound; returns the faults of those tried before.
 
     Raises:
-        NotProbed: a device is not there.
+        NotProbed: a device does not exist.
         SplitError: no transport is left.
     """
     faults: dict[Transport, str] = {}
@@ -117,7 +119,7 @@ def find_faults(plan: Plan, native: Any) -> Faults:
 
 
 def _copies_lie(plan: Plan) -> str:
-    """How copies between cards of a plan go wrong, upon which NCCL builds; empty where they do not."""
+    """How copies between a plan's cards go wrong; empty if they do not. NCCL builds on these copies."""
     from rowspan.rig.copies import try_copies
     from rowspan.rig.root import Unreadable
 
@@ -133,7 +135,9 @@ def _copies_lie(plan: Plan) -> str:
 
 
 def circumstances_of(plan: Plan, native: Any) -> dict[str, Any]:
-    """What a verdict holds for: versions, the machine, how it is split. Not the model: messages of all are alike."""
+    """The circumstances for which a verdict holds: versions, the machine, the split. The model is not among them, since
+    the messages of all models are alike.
+    """
     kernel = os.uname()
     topology: dict[str, Any] = {
         "stages": [[str(shard.device) for shard in plan.stage(stage)] for stage in range(plan.n_stages)],
@@ -154,7 +158,7 @@ def circumstances_of(plan: Plan, native: Any) -> dict[str, Any]:
 
 
 def _cards() -> tuple[list[str], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Drivers, cards and which of them reach each other."""
+    """Drivers, cards, and which cards reach each other."""
     from rowspan.rig.probe.rig import probe
     from rowspan.rig.root import Root
 
@@ -166,7 +170,7 @@ def _cards() -> tuple[list[str], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
 
 
 def recall(circumstances: Mapping[str, Any]) -> Faults | None:
-    """What was found in these circumstances; None: nothing is known."""
+    """The faults remembered for these circumstances; None if these have not been tried."""
     try:
         found = _read()[_digest(circumstances)]["faults"]
         return {Transport(transport): str(what) for transport, what in found.items()}
@@ -175,31 +179,27 @@ def recall(circumstances: Mapping[str, Any]) -> Faults | None:
 
 
 def remember(circumstances: Mapping[str, Any], faults: Faults) -> None:
-    """Keep a verdict. A folder that cannot be written to only means that the next start probes again."""
-    path = ProbeConfig.from_env().results
+    """Store a verdict. If the folder cannot be written to, the next start merely probes again."""
+    path = Paths.from_env().probes
     kept = _read()
     kept.pop(_digest(circumstances), None)
     kept[_digest(circumstances)] = {"circumstances": circumstances, "faults": faults}
-    text = json.dumps(dict(list(kept.items())[-REMEMBERED:]), indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        write_json(path, dict(list(kept.items())[-REMEMBERED:]))
     except OSError as error:
         log.info("What the probe found is not remembered: %s", error)
 
 
 def forget() -> None:
-    """Have every split probed anew at its next start."""
+    """Forget all verdicts, so that every split is probed anew at its next start."""
     with suppress(OSError):
-        ProbeConfig.from_env().results.unlink()
+        Paths.from_env().probes.unlink()
 
 
 def _read() -> dict[str, Any]:
-    """What is remembered; nothing where the file is missing or damaged."""
+    """All stored verdicts; none if the file is missing or damaged."""
     try:
-        kept = json.loads(ProbeConfig.from_env().results.read_bytes())
+        kept = read_json(Paths.from_env().probes)
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}

@@ -1,18 +1,21 @@
-"""What ranks say to each other as part of a recorded program: natively through shared memory, or else by having the
-program stop for Python to speak."""
+"""Communication between ranks as part of a recorded program: natively through shared memory, or else by stopping the
+program so that Python communicates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rowspan._native import BatchDim
 from rowspan.comm.base import Comm, SoloGroup, StageLink, TPGroup
 from rowspan.comm.leader_link import LeaderLink, NoLink
 from rowspan.comm.shared import SharedGroup, SharedLink
-from rowspan.kernels.cpu.trace import BatchDim, Trace, Value
+from rowspan.kernels.cpu.trace import Trace, Value
 
 Floats = NDArray[np.float32]
 
@@ -51,31 +54,18 @@ class _NativeGroup:
         return self.shared.is_leader
 
     def all_reduce(self, x: Value, contributes: bool) -> Value:
-        out = Value(x.rows, x.width)
-        group = self.shared.native
-        op = self.trace.op(
-            lambda program, at: program.all_reduce(
-                group, x.rows, at(x), x.width, contributes, at(op.residual), at(op.writes)
-            ),
-            [x],
-            out,
-            rows=x.rows,
-            by_rows=False,
-            adds=True,
-        )
-        return out
+        parameters: dict[str, Any] = {
+            "group": self.shared.native,
+            "rows": x.rows,
+            "width": x.width,
+            "contributes": contributes,
+        }
+        return self.trace.op("all_reduce", {"x": x}, Value(x.rows, x.width), **parameters)
 
     def gather_columns(self, x: Value, widths: Sequence[int]) -> Value | None:
         # Written by one rank only; the others have it as something of no size, so that exchanges keep their order.
         out = Value(x.rows, sum(widths) if self.is_leader else 0)
-        group = self.shared.native
-        self.trace.op(
-            lambda program, at: program.gather(group, x.rows, at(x), list(widths), at(out)),
-            [x],
-            out,
-            rows=x.rows,
-            by_rows=False,
-        )
+        self.trace.op("gather", {"x": x}, out, group=self.shared.native, rows=x.rows, widths=list(widths))
         return out if self.is_leader else None
 
 
@@ -85,21 +75,18 @@ class _NativeLink:
     trace: Trace
 
     def send(self, x: Value) -> None:
-        if not self.shared.sends:
-            return
-        link = self.shared.native
-        self.trace.op(lambda program, at: program.send(link, at(x), x.width), [x], self)
+        if self.shared.sends:
+            self.trace.change("send", {"x": x}, self, link=self.shared.native, width=x.width)
 
     def receive(self, shape: tuple[int, ...]) -> Value:
         out = Value(BatchDim.TOKENS, shape[1])
-        link, place = self.shared.native, self.shared.place
-        self.trace.op(lambda program, at: program.receive(link, place, out.width, at(out)), [], out)
-        return out
+        parameters: dict[str, Any] = {"link": self.shared.native, "receiver": self.shared.place, "width": out.width}
+        return self.trace.op("receive", {}, out, **parameters)
 
 
 @dataclass(frozen=True)
 class _Nothing:
-    """Of a rank that has no link: a value that nobody writes."""
+    """The link of a rank that has none: it gives a value that nobody writes."""
 
     trace: Trace
 
@@ -107,9 +94,7 @@ class _Nothing:
         pass
 
     def receive(self, shape: tuple[int, ...]) -> Value:
-        out = Value(BatchDim.TOKENS, shape[1])
-        self.trace.op(lambda program, at: None, [], out)
-        return out
+        return self.trace.op(None, {}, Value(BatchDim.TOKENS, shape[1]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rowspan.kernels.ops import KEY_TILE
+from rowspan.kernels.ops import KEY_TILE, AttentionOptions
+from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.inputs import AttentionGroup
 from rowspan.kernels.torch.kv_cache import Cache, read_cache
 
@@ -21,39 +22,58 @@ MIN_VALUE_ROWS = 4  # rows of a product weights·v
 LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
 
 
-def attention(q: Tensor, cache: Cache, groups: Sequence[AttentionGroup], window: int | None) -> Tensor:
-    """q (T, H·G·D) → the same."""
-    heads = q.view(q.shape[0], q.shape[1] // cache.k.shape[2], cache.k.shape[2])  # also of no rows
-    out = torch.empty_like(heads)
+def attention(
+    q: Tensor,
+    cache: Cache,
+    groups: Sequence[AttentionGroup],
+    options: AttentionOptions,
+    sinks: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """q (T, heads · key size) → (T, heads · value size); see `rowspan.kernels.ops.Kernels.attention`."""
+    key_size, value_size = cache.k.shape[2], cache.v.shape[2]
+    heads = q.view(q.shape[0], q.shape[1] // key_size, key_size)  # also of no rows
+    out = q.new_empty(q.shape[0], heads.shape[1], value_size)
+    gates = None if gate is None else gate.reshape(out.shape)
     if heads.shape[1]:
         for group in groups:
-            out[group.token_rows] = _attend(heads[group.token_rows], cache, group, window).to(q.dtype)
-    return out.view(q.shape)
+            result = _attend(heads[group.token_rows], cache, group, options, sinks)
+            if gates is not None:
+                result *= torch.sigmoid(gates[group.token_rows].float())
+            out[group.token_rows] = result.to(q.dtype)
+    return out.flatten(1)
 
 
-def _attend(q: Tensor, cache: Cache, group: AttentionGroup, window: int | None) -> Tensor:
-    """q (B, M, H·G, D) → (B, M, H·G, D)."""
-    n_sequences, n_tokens, n_heads, head_dim = q.shape
-    kv_heads = cache.k.shape[1]
+def _attend(q: Tensor, cache: Cache, group: AttentionGroup, options: AttentionOptions, sinks: Tensor | None) -> Tensor:
+    """q (B, M, H·G, key size) → float32 (B, M, H·G, value size)."""
+    n_sequences, n_tokens, n_heads, key_size = q.shape
+    kv_heads, value_size = cache.v.shape[1:]
+    scale = key_size**-0.5 if options.scale is None else options.scale
     per_kv_head = n_heads // kv_heads
     n_rows = n_tokens * per_kv_head
 
-    rows = q.view(n_sequences, n_tokens, kv_heads, per_kv_head, head_dim).permute(0, 2, 1, 3, 4)
-    rows = rows.reshape(n_sequences * kv_heads, n_rows, head_dim).float() * head_dim**-0.5
+    rows = q.view(n_sequences, n_tokens, kv_heads, per_kv_head, key_size).permute(0, 2, 1, 3, 4)
+    rows = rows.reshape(n_sequences * kv_heads, n_rows, key_size).float() * scale
     rows = _pad_rows(rows, MIN_SCORE_ROWS)
     last = group.positions.repeat_interleave(per_kv_head, dim=1)  # what each row sees up to
     last = last.repeat_interleave(kv_heads, dim=0)[:, :, None]
 
     highest = rows.new_full((n_sequences * kv_heads, n_rows, 1), float("-inf"))
     total = torch.zeros_like(highest)
-    weighted = rows.new_zeros(n_sequences * kv_heads, n_rows, head_dim)
-    for start in range(0, group.slots.shape[1], KEY_TILE):
-        keys, values = _gather(cache, group, start)
+    if sinks is not None:  # a score that every row has seen before all others
+        of_rows = sinks.float().view(kv_heads, 1, per_kv_head).expand(n_sequences, kv_heads, n_tokens, per_kv_head)
+        highest, total = of_rows.reshape(highest.shape), torch.ones_like(highest)
+    weighted = rows.new_zeros(n_sequences * kv_heads, n_rows, value_size)
+    for start in range(0, group.slots.shape[2], KEY_TILE):
+        keys, values = _gather(cache, group, start, options.window)
         at = torch.arange(start, start + KEY_TILE, device=q.device)
         hidden = at > last
-        if window is not None:
-            hidden |= at <= last - window
-        scores = torch.bmm(rows, keys.transpose(1, 2))[:, :n_rows].masked_fill(hidden, float("-inf"))
+        if options.window is not None:
+            hidden |= at <= last - options.window
+        scores = torch.bmm(rows, keys.transpose(1, 2))[:, :n_rows]
+        if options.soft_cap is not None:
+            scores = small_ops.soft_cap(scores, options.soft_cap)
+        scores = scores.masked_fill(hidden, float("-inf"))
         new_highest = torch.maximum(highest, scores.amax(-1, keepdim=True))
         base = new_highest.clamp(min=-1e30)  # rows that have seen nothing yet: -inf - -inf would be nan
         weights = scores.sub_(base).clamp_(min=LOWEST).exp_()
@@ -62,23 +82,27 @@ def _attend(q: Tensor, cache: Cache, group: AttentionGroup, window: int | None) 
         weighted = weighted * shrink + torch.bmm(_pad_rows(weights, MIN_VALUE_ROWS), values)[:, :n_rows]
         highest = new_highest
 
-    result = (weighted / total).view(n_sequences, kv_heads, n_tokens, per_kv_head, head_dim)
-    return result.permute(0, 2, 1, 3, 4).reshape(n_sequences, n_tokens, n_heads, head_dim)
+    result = (weighted / total).view(n_sequences, kv_heads, n_tokens, per_kv_head, value_size)
+    return result.permute(0, 2, 1, 3, 4).reshape(n_sequences, n_tokens, n_heads, value_size)
 
 
-def _gather(cache: Cache, group: AttentionGroup, start: int) -> tuple[Tensor, Tensor]:
-    """One tile of keys and values, each (B·H, tile, D)."""
-    slots = group.slots[:, start : start + KEY_TILE].flatten()
-    n_sequences, kv_heads, head_dim = len(group.slots), *cache.k.shape[1:]
-    shape = (n_sequences, KEY_TILE, kv_heads, head_dim)
-    by_head = (n_sequences * kv_heads, KEY_TILE, head_dim)
-    keys = read_cache(cache.k, cache.k_scales, slots).view(shape)
-    values = read_cache(cache.v, cache.v_scales, slots).view(shape)
-    # Weights of hidden keys are next to nothing, but what nobody has written yet may hold NaN, and 0 · NaN is NaN.
+def _gather(cache: Cache, group: AttentionGroup, start: int, window: int | None) -> tuple[Tensor, Tensor]:
+    """One tile of keys (B·H, tile, key size), and of values (B·H, tile, value size)."""
+    slots = group.slots[cache.group, :, start : start + KEY_TILE].flatten()
+    n_sequences, kv_heads = len(group.lengths), cache.k.shape[1]
+    keys, values = (
+        read_cache(side, scales, slots).view(n_sequences, KEY_TILE, kv_heads, side.shape[2])
+        for side, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales))
+    )
+    # Weights of hidden keys are next to nothing, but what nobody has written yet may hold NaN, and 0 · NaN is NaN. What
+    # is behind the window of every token may be another sequence's, or nobody's.
     for sequence, length in enumerate(group.lengths):
         if length < start + KEY_TILE:
             values[sequence, max(0, length - start) :] = 0.0
-    return keys.transpose(1, 2).reshape(by_head), values.transpose(1, 2).reshape(by_head)
+        first_seen = 0 if window is None else length - group.positions.shape[1] - window + 1
+        if first_seen > start:
+            values[sequence, : first_seen - start] = 0.0
+    return keys.transpose(1, 2).flatten(0, 1), values.transpose(1, 2).flatten(0, 1)
 
 
 def _pad_rows(x: Tensor, n_rows: int) -> Tensor:

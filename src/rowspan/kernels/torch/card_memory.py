@@ -1,4 +1,6 @@
-"""A card's memory: what is held in it, what a cache may take, and the way to the host's memory and back."""
+"""A card's memory: keeps track of what is held in it, how large a cache may be, and moves weights to the host and
+back.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAI
 
 
 class CardMemory:
-    """See `rowspan.kernels.ops.DeviceMemory`."""
+    """A card's `rowspan.kernels.ops.DeviceMemory`."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Args: dtype: of activations."""
+        """Manage a card. Args: dtype: type of activations."""
         self.uploader = Uploader(device)
         self._device = device
         self._dtype = dtype
@@ -33,14 +35,14 @@ class CardMemory:
         self._parked: list[Tensor] = []
 
     def hold(self, what: Held) -> Held:
-        """Weights that are to move with the others: a tensor, or a dataclass of tensors."""
+        """Register weights that `offload` moves: a tensor, or a dataclass of tensors."""
         for tensor in _tensors(what):
             storage = tensor.untyped_storage()
             self._held[storage.data_ptr()] = storage
         return what
 
     def drop(self, what: object) -> None:
-        """What was held is not needed any more."""
+        """Forget something that was held and is no longer needed."""
         for tensor in _tensors(what):
             self._held.pop(tensor.untyped_storage().data_ptr(), None)
 
@@ -75,7 +77,7 @@ class CardMemory:
         self._parked = []
 
     def free_and_total(self) -> tuple[int, int]:
-        """Bytes, of everyone who uses the card."""
+        """Free and total bytes, counting all programs that use the card."""
         torch.cuda.synchronize(self._device)
         return torch.cuda.mem_get_info(self._device)
 
@@ -85,14 +87,14 @@ class CardMemory:
         self.empty()
 
     def empty(self) -> None:
-        """Give the system what torch's allocator keeps and nobody uses."""
+        """Return to the system what torch's allocator keeps unused."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def full_memory_told() -> Iterator[None]:
-    """Turn what torch raises of a full memory into `DeviceMemoryError`."""
+    """Turn torch's errors about full memory into `DeviceMemoryError`."""
     try:
         yield
     except RuntimeError as error:
@@ -102,7 +104,7 @@ def full_memory_told() -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """A card's memory is: as torch, the driver or a library says it."""
+    """Whether an error of torch, the driver or a library says that a card's memory is full."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
 
 

@@ -1,7 +1,8 @@
-"""What a device is, and the most that torch gets out of it: bytes moved by a copy, operations of a bfloat16 product.
+"""Describes a device, and measures the most that torch gets out of it: bytes moved by a copy, operations of a bfloat16
+product.
 
-A program of its own (`python -m rowspan.kernels.torch.ceilings cuda:0`), whose hold on a card ends with it; it prints
-one JSON object. Started by `bench.card_ceilings`.
+This is a program of its own (`python -m rowspan.kernels.torch.ceilings cuda:0`, started by
+`bench.machine.card_ceilings`), whose hold on a card ends with it; it prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 RUNS = 10
-BEGINNING = 3  # runs that warm up
+BEGINNING = 3  # number of runs to warm up
 CARD_SIDE, CARD_BYTES = 8192, 4 << 30  # of the product's matrices; of the copy, less where less is free
 CPU_SIDE, CPU_BYTES = 1024, 256 << 20
 
@@ -34,7 +35,7 @@ def main() -> None:
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Its name and size, and the versions of what drives it."""
+    """The device's name and memory, and the versions of the software that drives it."""
     try:
         import triton
 
@@ -57,21 +58,22 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def copying(device: torch.device, n_bytes: int) -> dict[str, float]:
-    """Bytes per second, read and written ones both counted."""
+    """Bytes per second of a copy; bytes read and bytes written both count."""
     source = torch.empty(n_bytes, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     return {"copy_bytes_per_second": 2 * n_bytes / seconds(device, lambda: target.copy_(source))}
 
 
 def product(device: torch.device, side: int) -> dict[str, float]:
-    """Operations per second of a bfloat16 product of square matrices of random numbers: zeros take less power, and run
-    at higher clocks."""
+    """Operations per second of a bfloat16 product of square matrices. Their numbers are random: zeros take less power,
+    and run at higher clocks.
+    """
     one, other = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
     return {"product_flops": 2 * side**3 / seconds(device, lambda: one @ other)}
 
 
 def seconds(device: torch.device, work: Callable[[], Any]) -> float:
-    """The median of some runs."""
+    """The median time of some runs."""
     taken = []
     for _ in range(BEGINNING + RUNS):
         began = time.perf_counter()

@@ -15,24 +15,27 @@ from torch import Tensor
 from rowspan.comm.base import Comm
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TORCH
-from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import AttentionOptions, Forward, Outputs, RawRows, Step, StepInputs, StepLimits, Weight
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.card_memory import CardMemory, Held, full_memory_told
 from rowspan.kernels.torch.inputs import TensorInputs, attention_groups, tensor_inputs
 from rowspan.kernels.torch.kv_cache import Cache, new_cache, write_cache
+from rowspan.kernels.torch.outputs import hidden_on_host
 from rowspan.kernels.torch.small_ops import Angles
 from rowspan.model.rope_table import RopeTable
-from rowspan.quant.dequantize import dequantize
+from rowspan.model.spec import Activation
+from rowspan.quant.dequantize import dequantize, dequantize_parts
+from rowspan.quant.stored import StoredMatrix
 
 CPU = torch.device("cpu")
 
 
 class TorchKernels:
-    """See `rowspan.kernels.ops.Kernels` for shapes.
+    """The ops in plain torch; see `rowspan.kernels.ops.Kernels` for shapes.
 
-    dtype: of weights and activations.
+    dtype: type of weights and activations.
     """
 
     name = TORCH
@@ -45,13 +48,14 @@ class TorchKernels:
 
     # What ops work on
 
-    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
+    def matrix(self, stored: StoredMatrix) -> Weight:
+        if stored.is_empty:
+            return dense.pack(torch.zeros(stored.rows, stored.columns, dtype=self._dtype, device=self._device))
         if self.memory is None:
-            matrix = dequantize(scheme, _tensor(raw)) if raw.size else torch.zeros(shape)
-            return dense.pack(matrix.to(self._dtype))
-        if not raw.size:
-            return dense.pack(torch.zeros(shape, dtype=self._dtype, device=self._device))
-        return self._held(dense.pack(dequantize(scheme, self.memory.uploader.upload(raw), self._dtype)))
+            parts = {name: _tensor(part) for name, part in stored.parts.items()}
+            return dense.pack(dequantize_parts(stored.scheme, parts).to(self._dtype))
+        uploaded = self.memory.uploader.upload_parts(stored.parts)
+        return self._held(dense.pack(dequantize_parts(stored.scheme, uploaded, self._dtype)))
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
         return None
@@ -66,8 +70,10 @@ class TorchKernels:
         return self._held(Angles(cos.to(self._device, copy=True), sin.to(self._device, copy=True), table.interleaved))
 
     @full_memory_told()
-    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
-        return new_cache(n_slots, kv_heads, head_dim, types, self._device)
+    def cache(
+        self, n_slots: int, kv_heads: int, key_size: int, value_size: int, types: tuple[str, str], group: int = 0
+    ) -> Cache:
+        return new_cache(n_slots, kv_heads, key_size, value_size, types, self._device, group)
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         return comm_of_tensors(comm, self._device, self._dtype)
@@ -79,9 +85,11 @@ class TorchKernels:
     def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         @torch.inference_mode()
         @full_memory_told()
-        def step(inputs: StepInputs) -> NDArray[np.float32] | None:
-            logits: Tensor | None = forward(tensor_inputs(inputs, self._device))
-            return None if logits is None else logits.cpu().numpy()
+        def step(inputs: StepInputs) -> Outputs[NDArray[np.float32]] | None:
+            outputs: Outputs[Tensor] | None = forward(tensor_inputs(inputs, self._device))
+            if outputs is None:
+                return None
+            return Outputs(outputs.logits.cpu().numpy(), hidden_on_host(outputs.hidden, inputs.hidden_rows))
 
         return step
 
@@ -95,9 +103,10 @@ class TorchKernels:
 
     def embedding(self, table: RawRows, inputs: TensorInputs) -> Tensor:
         local = (inputs.tokens - table.first).cpu()
-        inside = (local >= 0) & (local < table.blocks.shape[0])
-        rows = torch.zeros(len(local), table.columns)
-        rows[inside] = dequantize(table.scheme, _tensor(table.blocks)[local[inside]])
+        stored = table.stored
+        inside = (local >= 0) & (local < stored.rows)
+        rows = torch.zeros(len(local), stored.columns)
+        rows[inside] = dequantize(stored.scheme, _tensor(stored.blocks)[local[inside]])
         return rows.to(device=self._device, dtype=self._dtype)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -112,6 +121,12 @@ class TorchKernels:
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return small_ops.add(x, y)
 
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return small_ops.soft_cap(x, cap)
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return small_ops.rms_norm(x, weight, eps, self._dtype)
 
@@ -119,33 +134,41 @@ class TorchKernels:
         return small_ops.add_rms_norm(y, x, weight, eps)
 
     def rope_and_cache(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        table: Angles,
-        head_dim: int,
-        cache: Cache,
-        inputs: TensorInputs,
+        self, q: Tensor, k: Tensor, v: Tensor, table: Angles | None, cache: Cache, inputs: TensorInputs
     ) -> Tensor:
-        q = self.rope(q, table, head_dim, inputs)
-        self.write_cache(cache, self.rope(k, table, head_dim, inputs), v, inputs)
+        if table is not None:
+            q, k = (self.rope(x, table, cache.k.shape[2], inputs) for x in (q, k))
+        self.write_cache(cache, k, v, inputs)
         return q
 
     def rope(self, x: Tensor, table: Angles, head_dim: int, inputs: TensorInputs) -> Tensor:
         return small_ops.rope(x, table, head_dim, inputs.positions)
 
     def write_cache(self, cache: Cache, k: Tensor, v: Tensor, inputs: TensorInputs) -> None:
-        write_cache(cache, inputs.cache_slots, k, v)
+        write_cache(cache, inputs.cache_slots[cache.group], k, v)
 
-    def attention(self, q: Tensor, cache: Cache, inputs: TensorInputs, window: int | None) -> Tensor:
-        return paged.attention(q, cache, inputs.groups, window)
+    def attention(
+        self,
+        q: Tensor,
+        cache: Cache,
+        inputs: TensorInputs,
+        options: AttentionOptions,
+        sinks: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        return paged.attention(q, cache, inputs.groups, options, sinks, gate)
 
-    def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
-        return small_ops.gated_silu(gate, up)
+    def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        return small_ops.gated(gate, up, activation)
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return small_ops.activate(x, activation)
 
     def gather_output_rows(self, x: Tensor, inputs: TensorInputs) -> Tensor:
         return x[inputs.output_rows]
+
+    def gather_logit_rows(self, x: Tensor, inputs: TensorInputs) -> Tensor:
+        return x if inputs.logit_rows is None else x[inputs.logit_rows]
 
     def outputs_only(self, inputs: TensorInputs) -> TensorInputs:
         if len(inputs.output_rows) == len(inputs.tokens):
@@ -153,7 +176,7 @@ class TorchKernels:
         return replace(inputs, groups=attention_groups(inputs.step.outputs_only, self._device))
 
 
-def _tensor(raw: NDArray[np.uint8]) -> Tensor:
+def _tensor(raw: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
         # The file is mapped read-only, which torch cannot express and warns of; nothing here writes to it.
         warnings.simplefilter("ignore", UserWarning)

@@ -1,10 +1,10 @@
 """Dense linear layers in plain torch.
 
-Results of a row must not depend on how many other rows share the step: else a request's text would change with its
+A row's result must not depend on how many other rows share the step, or else a request's text would change with its
 neighbours. Measured with torch 2.13 on AVX-512: MKL's sgemm (what F.linear uses) gives other last bits below 13 rows
 and at some larger counts; oneDNN's prepacked kernel gives the same bits for every count from 2 on, and is 1.6 to 3.5
-times as fast at 4 to 32 rows because it does not repack the weight on every call. So float32 on CPUs uses that one,
-and a lone row is doubled.
+times as fast at 4 to 32 rows because it does not repack the weight on every call. So float32 on CPUs uses that one, and
+a lone row is doubled.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from rowspan.kernels.ops import Weight
 
-ELEMENTS_AT_ONCE = 1 << 24  # of a matrix that is multiplied piece by piece; of each up to 16 bytes are held
+ELEMENTS_AT_ONCE = 1 << 24  # elements of a piece; up to 16 bytes are held for each
 
 
 @dataclass(frozen=True)
 class DenseWeight:
-    """A (rows, columns) matrix as it is."""
+    """A (rows, columns) matrix as a plain tensor."""
 
     matrix: Tensor
 
@@ -62,14 +62,14 @@ def pack(weight: Tensor) -> DenseWeight | OnednnWeight:
 
 
 def logits(x: Tensor, weight: Weight) -> Tensor:
-    """As `linear`, the sums in float32 kept as they are."""
+    """Like `linear`, but with the float32 sums as they are, not rounded to x's type."""
     if x.dtype == torch.float32 or not isinstance(weight, DenseWeight):
         return linear(x, weight)
     return float_product(x, weight.matrix)
 
 
 def float_product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x @ matrix.T of 16-bit floats as float32."""
+    """x @ matrix.T for 16-bit floats, with the result in float32."""
     if x.is_cuda and torch.version.hip is None:
         return torch.mm(x, matrix.T, out_dtype=torch.float32)
     # Neither processors nor, as its sources say, ROCm have such a product.
@@ -77,7 +77,7 @@ def float_product(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def product_by_pieces(x: Tensor, shape: Sequence[int], piece: Callable[[slice], Tensor]) -> Tensor:
-    """x @ matrix.T of a matrix (rows, columns) of which piece(rows) makes some rows in x's type."""
+    """x @ matrix.T for a matrix (rows, columns), some rows of which `piece(rows)` makes in x's type."""
     n_rows, columns = shape
     at_once = max(1, ELEMENTS_AT_ONCE // max(1, columns))
     pieces = [slice(first, first + at_once) for first in range(0, max(1, n_rows), at_once)]

@@ -10,14 +10,14 @@ from rowspan.plan.device import Device
 
 
 def open_device(device: Device, dtype: str, threads: int) -> TorchKernels:
-    """Raises UsageError: there is no such card."""
+    """Torch's kernels on a device. Raises UsageError if there is no such card."""
     torch.set_num_threads(threads)
     card = torch.device("cpu") if device.kind == "cpu" else open_card(device)
     return TorchKernels(getattr(torch, dtype), card)
 
 
 def open_card(device: Device) -> torch.device:
-    """Raises UsageError: there is no such card."""
+    """Make a card this process's current one. Raises UsageError if there is no such card."""
     if device.index >= torch.cuda.device_count():
         raise UsageError(
             f"There is no device {device}.",

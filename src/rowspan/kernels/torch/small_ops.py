@@ -1,4 +1,4 @@
-"""Norm, rotary embedding and the gated activation in plain torch, on rows that may be columns of a wider tensor."""
+"""Norm, rotary embedding and activations in plain torch, on rows that may be columns of a wider tensor."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rowspan.model.spec import Activation
+
+SWIGLU_LIMIT, SWIGLU_SLOPE = 7.0, 1.702  # constants of `Activation.CLAMPED_SWIGLU`
+
 
 @dataclass(frozen=True)
 class Angles:
-    """cos and sin, float32 (positions, dim / 2)."""
+    """Cosines and sines of rotation angles, float32 (positions, dim / 2)."""
 
     cos: Tensor
     sin: Tensor
@@ -19,13 +23,13 @@ class Angles:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / rms(x) · weight over each stretch of x as long as weight, in float32, rounded once, to this type."""
-    heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # also of no rows
+    """x / rms(x) · weight over each stretch of x as long as weight, in float32, rounded once to `dtype`."""
+    heads = x.view(*x.shape[:-1], x.shape[-1] // weight.shape[0], weight.shape[0])  # works for no rows, too
     return F.rms_norm(heads.float(), weight.shape, weight, eps).to(dtype).reshape(x.shape)
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """Hidden states, float32, of any types."""
+    """The sum in float32 of hidden states of any types."""
     return x.float() + y.float()
 
 
@@ -36,7 +40,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def rope(x: Tensor, table: Angles, head_dim: int, positions: Tensor) -> Tensor:
-    """The leading elements of each head of x (T, heads · head_dim), rotated by the angles of its token's position."""
+    """x (T, heads · head_dim) with the leading elements of each head rotated by the angles of its token's position."""
     half = table.cos.shape[1]
     cos, sin = table.cos[positions][:, None], table.sin[positions][:, None]
     heads = x.view(x.shape[0], -1, head_dim)
@@ -50,6 +54,33 @@ def rope(x: Tensor, table: Angles, head_dim: int, positions: Tensor) -> Tensor:
     return torch.cat((turned.to(x.dtype), rest), dim=-1).view(x.shape)
 
 
-def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up."""
-    return F.silu(gate).mul_(up)
+def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) · up in float32, rounded once."""
+    wide, factor = gate.float(), up.float()
+    if activation is Activation.CLAMPED_SWIGLU:
+        wide, factor = wide.clamp(max=SWIGLU_LIMIT), factor.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT) + 1.0
+        return (wide * torch.sigmoid(SWIGLU_SLOPE * wide)).mul_(factor).to(gate.dtype)
+    return activate(wide, activation).mul_(factor).to(gate.dtype)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """activation(x) in float32, rounded once.
+
+    Raises:
+        ValueError: the activation is only defined for a gate with its factor up.
+    """
+    wide = x.float()
+    match activation:
+        case Activation.SILU:
+            return F.silu(wide).to(x.dtype)
+        case Activation.GELU:
+            return F.gelu(wide, approximate="tanh").to(x.dtype)
+        case Activation.RELU2:
+            return F.relu(wide).square().to(x.dtype)
+        case Activation.CLAMPED_SWIGLU:
+            raise ValueError(f"{activation} needs a gate")
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap)."""
+    return torch.tanh(x / cap).mul_(cap)

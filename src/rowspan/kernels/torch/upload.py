@@ -1,4 +1,5 @@
-"""From the mapped file to a card through pinned buffers: while one is copied to the card, the next is filled.
+"""Uploads weights from the mapped file to a card through pinned buffers: while one is copied to the card, the next is
+filled.
 
 Only pinned memory is copied by the card itself, at the bus's speed and without the processor. The mapped file cannot be
 pinned, so several threads read it into two buffers in turn: one thread alone copies 5 to 10 GB/s.
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ class _Buffer:
 
 
 class Uploader:
-    """Copies raw bytes into a device's memory. Buffers and threads are there between the first copy and `finish`."""
+    """Copies raw bytes into a device's memory. Buffers and threads exist from the first copy until `finish`."""
 
     def __init__(self, device: torch.device, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._device = device
@@ -41,14 +44,24 @@ class Uploader:
         self._readers: ThreadPoolExecutor | None = None
 
     def upload(self, raw: NDArray[np.uint8]) -> Tensor:
-        """A matrix of bytes, whose rows may lie apart, on the device: uint8 of the same shape. The card may still be
-        taking it when this returns; what it is told next finds it there."""
+        """Copy a matrix of bytes, whose rows may lie apart, to the device: uint8 of the same shape. The card may still
+        be copying when this returns; work that is given to it afterwards finds the data there.
+        """
         target = torch.empty(raw.shape, dtype=torch.uint8, device=self._device)
         self.fill(target, raw)
         return target
 
+    def upload_parts(self, parts: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """Copy the parts of a stored matrix, each with its own shape and type."""
+        return {
+            name: self.upload(part)
+            if part.dtype == np.uint8 and part.ndim == 2
+            else torch.from_numpy(np.ascontiguousarray(part)).to(self._device)
+            for name, part in parts.items()
+        }
+
     def fill(self, target: Tensor, raw: NDArray[np.uint8]) -> None:
-        """As `upload`, into memory that is there."""
+        """Like `upload`, but into existing memory."""
         width = raw[:1].nbytes
         if not raw.size:
             return
@@ -64,7 +77,7 @@ class Uploader:
                 buffer.copied.record()
 
     def finish(self) -> None:
-        """Wait until everything has been copied, and give back buffers and threads."""
+        """Wait until everything has been copied, and release buffers and threads."""
         for buffer in self._buffers:
             _wait(buffer)
         self._buffers = []
@@ -97,7 +110,7 @@ class Uploader:
 
 
 def pinned(nbytes: int) -> Tensor:
-    """Bytes of the host's memory that cards copy from by themselves; plain ones where the system allows no more."""
+    """Pinned memory of the host, which cards copy from by themselves; pageable memory if the system pins no more."""
     try:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What the kernels' tiles are chosen by: a card's maker, generation and size."""
+"""Describes a card by what kernels' tiles are chosen by: its maker, generation and size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CardModel:
 
     @property
     def lanes(self) -> int:
-        """Threads of a warp."""
+        """Number of threads in a warp."""
         return 64 if self.family is CardFamily.CDNA else 32
 
 

@@ -1,4 +1,4 @@
-"""The ops on a card: Triton's functions, and torch's where there is nothing to gain."""
+"""The ops on a card: Triton's kernels, and torch's where Triton would gain nothing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,28 @@ from rowspan.comm.base import Comm, SoloGroup
 from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TRITON
-from rowspan.kernels.ops import Forward, RawRows, Step, StepInputs, StepLimits, WaitForTokens, Weight
+from rowspan.kernels.ops import (
+    AttentionOptions,
+    Forward,
+    Outputs,
+    RawRows,
+    Step,
+    StepInputs,
+    StepLimits,
+    WaitForTokens,
+    Weight,
+)
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.card_memory import CardMemory, full_memory_told
 from rowspan.kernels.torch.kv_cache import Cache, new_cache
 from rowspan.kernels.torch.linear import DenseWeight
+from rowspan.kernels.torch.outputs import hidden_on_host
 from rowspan.kernels.torch.small_ops import Angles
 from rowspan.kernels.triton import torch_path
+from rowspan.kernels.triton.activation import activate, gated
 from rowspan.kernels.triton.attention.paged import attention
 from rowspan.kernels.triton.card_family import card_of
-from rowspan.kernels.triton.gate import gated_silu
 from rowspan.kernels.triton.graphs import DecodeGraphs, Recorder, graph_sizes
 from rowspan.kernels.triton.inputs import CardInputs, InputBuffers, Staging, no_sequences, to_card
 from rowspan.kernels.triton.linear import torch_fallback
@@ -49,7 +60,9 @@ from rowspan.kernels.triton.sampling.choose_tokens import (
 from rowspan.kernels.triton.sampling.draw import draw_beyond
 from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.model.rope_table import RopeTable
+from rowspan.model.spec import Activation
 from rowspan.quant.dequantize import dequantize
+from rowspan.quant.stored import StoredMatrix
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +80,23 @@ class LookupTable:
 
 
 class TritonKernels:
-    """See `rowspan.kernels.ops.Kernels` for shapes."""
+    """The ops on a card; see `rowspan.kernels.ops.Kernels` for shapes."""
 
     name = TRITON
 
     def __init__(
         self, dtype: torch.dtype, device: torch.device, memory: CardMemory, new_recorder: Callable[[], Recorder] | None
     ) -> None:
-        """
+        """Compute on one card.
+
         Args:
-            dtype: of activations, and of weights that are not quantized.
-            new_recorder: makes what captures graphs; None: steps are launched op by op.
+            dtype: type of activations, and of weights that are not quantized.
+            new_recorder: makes an object that captures graphs; None: steps are launched op by op.
         """
         self._dtype = dtype
         self._device = device
         self._new_recorder = new_recorder
-        self._n_slots = 0  # of the cache
+        self._n_slots: dict[int, int] = {}  # of the caches of each group of layers
         self._asked = Staging(device)  # of the sampler
         self._chosen = torch.empty(0, dtype=torch.int32, device=device)  # tokens of the last step
         self._has_peers = False
@@ -92,13 +106,13 @@ class TritonKernels:
 
     # What ops work on
 
-    def matrix(self, scheme: str, raw: NDArray[np.uint8], shape: tuple[int, int]) -> Weight:
-        if not raw.size:
-            return DenseWeight(torch.zeros(shape, dtype=self._dtype, device=self._device))
-        return self._memory.hold(pack(scheme, self._memory.uploader.upload(raw), self._dtype))
+    def matrix(self, stored: StoredMatrix) -> Weight:
+        if stored.is_empty:
+            return DenseWeight(torch.zeros(stored.rows, stored.columns, dtype=self._dtype, device=self._device))
+        return self._memory.hold(pack(stored.scheme, self._memory.uploader.upload(stored.blocks), self._dtype))
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Tensor | None]) -> tuple[Weight, Tensor | None] | None:
-        """One launch for several: of small matrices each would leave most of a card idle."""
+        """Join matrices, so that one launch computes several: separate small ones would leave most of a card idle."""
         whole = join(weights)
         missing = [bias is None for bias in biases]
         if whole is None or any(missing) != all(missing):
@@ -117,14 +131,16 @@ class TritonKernels:
         return self._memory.hold(Angles(cos, sin, table.interleaved))
 
     def lookup(self, table: RawRows) -> LookupTable:
-        blocks = self._memory.uploader.upload(table.blocks)
-        return self._memory.hold(LookupTable(table.scheme, blocks, table.columns, table.first))
+        stored, blocks = table.stored, self._memory.uploader.upload(table.stored.blocks)
+        return self._memory.hold(LookupTable(stored.scheme, blocks, stored.columns, table.first))
 
     @full_memory_told()
-    def cache(self, n_slots: int, kv_heads: int, head_dim: int, types: tuple[str, str]) -> Cache:
-        self._n_slots = n_slots
+    def cache(
+        self, n_slots: int, kv_heads: int, key_size: int, value_size: int, types: tuple[str, str], group: int = 0
+    ) -> Cache:
+        self._n_slots[group] = n_slots
         more = n_slots + 1  # one for sequences that only fill up a graph
-        return new_cache(more, kv_heads, head_dim, types, self._device)
+        return new_cache(more, kv_heads, key_size, value_size, types, self._device, group)
 
     def connect(self, comm: Comm[Any]) -> Comm[Tensor]:
         talks = (comm.group, comm.before, comm.after)
@@ -143,40 +159,43 @@ class TritonKernels:
 
     def capture(self, forward: Forward, limits: StepLimits, *, profiling: bool = False) -> Step:
         with torch.inference_mode(), full_memory_told():
-            buffers = InputBuffers(self._device, limits, self._n_slots)
+            n_slots = [self._n_slots.get(group, 0) for group in range(limits.groups)]
+            buffers = InputBuffers(self._device, limits, n_slots)
             self._chosen = buffers.chosen
 
-        def logits(inputs: CardInputs) -> Tensor | None:
+        def outputs(inputs: CardInputs) -> Outputs[Tensor] | None:
             self._usable.run(
                 "taking chosen tokens",
                 lambda: buffers.take_chosen(inputs.tokens),
                 lambda: buffers.take_chosen_with_torch(inputs.tokens),
             )
-            result: Tensor | None = forward(inputs)
-            if result is None:
-                return None
-            if profiling:
-                profile(result, self._rank_keys, self._draw_beyond)
+            result: Outputs[Tensor] | None = forward(inputs)
+            if result is not None and profiling:
+                profile(result.logits, self._rank_keys, self._draw_beyond)
             return result
 
         @torch.inference_mode()
         @full_memory_told()
-        def step(inputs: StepInputs) -> Tensor | None:
-            n = len(inputs.blocks)
-            decodes = len(inputs.tokens) == n == len(inputs.output_rows)
+        def step(inputs: StepInputs) -> Outputs[Any] | None:
+            n = len(inputs.first_positions)
+            decodes = len(inputs.tokens) == n == len(inputs.output_rows) and inputs.hidden_rows is None
             size = graphs.size_for(n) if graphs is not None and decodes else None
-            if graphs is None or size is None:
-                return logits(buffers.fill(inputs))
-            buffers.fill_decode(inputs, size)
-            return graphs.replay(size, n)
+            if graphs is not None and size is not None:
+                buffers.fill_decode(inputs, size)
+                logits = graphs.replay(size, n)
+                return None if logits is None else Outputs(logits, None)
+            result = outputs(buffers.fill(inputs))
+            if result is None:
+                return None
+            return Outputs(result.logits, hidden_on_host(result.hidden, inputs.hidden_rows))
 
-        graphs = None if profiling else self._record(buffers, limits, logits)
+        graphs = None if profiling else self._record(buffers, limits, outputs)
         return step
 
     @torch.inference_mode()
     @full_memory_told()
     def sample(self, logits: Tensor, batch: SamplingBatch[NDArray[np.generic]]) -> WaitForTokens:
-        """See `rowspan.kernels.ops.Sample`. Fetching the tokens is the one time in a step that the host waits."""
+        """A `rowspan.kernels.ops.Sample`. Only the fetching of the tokens makes the host wait, once in a step."""
         answer = sample(logits, to_card(batch, self._asked, self._device), self._rank_keys, self._draw_beyond)
         self._chosen[: len(answer)].copy_(answer[:, 0])
         on_host = answer.to("cpu", non_blocking=True)  # pinned
@@ -193,18 +212,19 @@ class TritonKernels:
         return wait_for_tokens
 
     def _record(
-        self, buffers: InputBuffers, limits: StepLimits, logits: Callable[[CardInputs], Tensor | None]
+        self, buffers: InputBuffers, limits: StepLimits, outputs: Callable[[CardInputs], Outputs[Tensor] | None]
     ) -> DecodeGraphs | None:
         if self._new_recorder is None:
             return None
-        sizes = graph_sizes(limits.outputs)
+        sizes = graph_sizes(limits.logits)
 
         def decode(size: int) -> Tensor | None:
-            return logits(buffers.decode_views(size, limits.block_size))
+            result = outputs(buffers.decode_views(size, limits.block_size))
+            return None if result is None else result.logits
 
         try:
             with torch.inference_mode(), full_memory_told():
-                buffers.fill_decode(no_sequences(limits.block_size), limits.outputs)
+                buffers.fill_decode(no_sequences(limits.block_size, limits.groups), limits.logits)
                 if not self._usable.lacks(DECODING):
                     return DecodeGraphs(self._new_recorder(), sizes, decode)
                 log.warning("Steps are launched op by op: torch's attention cannot be captured in a graph.")
@@ -249,7 +269,7 @@ class TritonKernels:
     def _linear_unpacked(
         self, x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked, dtype: torch.dtype
     ) -> Tensor:
-        """Torch's product, with what Triton unpacks in one launch: torch takes some twenty."""
+        """Torch's product with weights that Triton unpacks in one launch; torch would take some twenty."""
         return self._usable.run(
             f"unpacking {weight.scheme}",
             lambda: linear_unpacked.linear(x, weight, bias, config, dtype),
@@ -261,6 +281,12 @@ class TritonKernels:
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return small_ops.add(x, y)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return small_ops.soft_cap(x, cap)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._usable.run(
@@ -277,33 +303,43 @@ class TritonKernels:
         )
 
     def rope_and_cache(
-        self, q: Tensor, k: Tensor, v: Tensor, table: Angles, head_dim: int, cache: Cache, inputs: CardInputs
+        self, q: Tensor, k: Tensor, v: Tensor, table: Angles | None, cache: Cache, inputs: CardInputs
     ) -> Tensor:
         if not k.numel():
             return q
-        angles = (table.cos, table.sin, table.interleaved, inputs.positions)
-        places = (inputs.cache_slots, cache.k, cache.v, head_dim)
-        scales = (cache.k_scales, cache.v_scales)
         return self._usable.run(
             "rope and cache writes",
-            lambda: rope_and_cache(q, k, v, *angles, *places, *scales),
-            lambda: torch_path.rope_and_cache(q, k, v, table, head_dim, cache, inputs),
+            lambda: rope_and_cache(q, k, v, table, inputs.positions, inputs.cache_slots[cache.group], cache),
+            lambda: torch_path.rope_and_cache(q, k, v, table, cache, inputs),
+            variant=(_sizes(cache), table is None),
         )
 
-    def attention(self, q: Tensor, cache: Cache, inputs: CardInputs, window: int | None) -> Tensor:
-        if not q.numel():
-            return q
-        table = (inputs.blocks, inputs.starts, inputs.positions, inputs.block_size, inputs.max_query)
+    def attention(
+        self,
+        q: Tensor,
+        cache: Cache,
+        inputs: CardInputs,
+        options: AttentionOptions,
+        sinks: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        table = (inputs.tables[cache.group], inputs.starts, inputs.positions, inputs.block_size, inputs.max_query)
         return self._usable.run(
             PREFILL if inputs.max_query > 1 else DECODING,
-            lambda: attention(q, cache.k, cache.v, *table, window, cache.k_scales, cache.v_scales),
-            lambda: torch_path.attention(q, cache, inputs, window),
+            lambda: attention(q, cache, *table, options, sinks, gate),
+            lambda: torch_path.attention(q, cache, inputs, options, sinks, gate),
+            variant=(_sizes(cache), options, sinks is None, gate is None),
         )
 
-    def gated_silu(self, gate: Tensor, up: Tensor) -> Tensor:
-        if not gate.numel():
-            return gate
-        return self._usable.run("gated_silu", lambda: gated_silu(gate, up), lambda: small_ops.gated_silu(gate, up))
+    def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        return self._usable.run(
+            "activations", lambda: gated(gate, up, activation), lambda: small_ops.gated(gate, up, activation)
+        )
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return self._usable.run(
+            "activations", lambda: activate(x, activation), lambda: small_ops.activate(x, activation)
+        )
 
     def _draw_beyond(self, token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
         self._usable.run(
@@ -318,5 +354,13 @@ class TritonKernels:
     def gather_output_rows(self, x: Tensor, inputs: CardInputs) -> Tensor:
         return x if inputs.output_rows is None else x.index_select(0, inputs.output_rows)
 
+    def gather_logit_rows(self, x: Tensor, inputs: CardInputs) -> Tensor:
+        return x if inputs.logit_rows is None else x.index_select(0, inputs.logit_rows)
+
     def outputs_only(self, inputs: CardInputs) -> CardInputs:
         return inputs.outputs_only
+
+
+def _sizes(cache: Cache) -> tuple[int, int]:
+    """Elements of a key and of a value: layers may have different ones, and each its own kernels."""
+    return cache.k.shape[2], cache.v.shape[2]

@@ -1,4 +1,4 @@
-"""RMS norm (Zhang and Sennrich 2019), alone or with the addition before it: one pass over memory each."""
+"""RMS norm (Zhang and Sennrich 2019), alone or fused with the addition before it: one pass over memory each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS = 4096  # of a program: short stretches (heads, for q and k norms) are taken several at a time
+ELEMENTS = 4096  # elements per program: short stretches (heads, for q and k norms) are taken several at a time
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / rms(x) · weight over each stretch of x (T, n · len(weight)) as long as weight; x may be columns of a wider
-    tensor. In float32, rounded once, to this type."""
+    """x / rms(x) · weight over each stretch of x (T, n · len(weight)) as long as weight, in float32, rounded once to
+    `dtype`. x may be columns of a wider tensor.
+    """
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     _launch(x, None, None, out, weight, eps)
     return out
@@ -63,7 +64,7 @@ def _normalize(
     n_stretches,
     x_stride,
     residual_stride,
-    out_stride,  # also of added
+    out_stride,  # stride of `added`, too
     eps,
     PER_TOKEN: tl.constexpr,
     WIDTH: tl.constexpr,

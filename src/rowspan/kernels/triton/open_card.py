@@ -20,7 +20,9 @@ OLDEST_NVIDIA = (7, 5)  # Triton's compiler knows no older ones
 
 
 def open_triton(device: Device, dtype: str, threads: int) -> TritonKernels | TorchKernels:
-    """Raises UsageError: there is no such card."""
+    """Triton's kernels on a card, or torch's if the card cannot run them. Raises UsageError if there is no such
+    card.
+    """
     torch.set_num_threads(threads)
     torch_dtype = getattr(torch, dtype)
     if device.kind == "cpu":  # in Triton's interpreter: see `rowspan.kernels.isa.choose_isa`

@@ -1,4 +1,5 @@
-"""Rotary position embedding (Su et al. 2021) of q and k, and the writing of k and v to the cache, in one launch."""
+"""Rotary position embedding (Su et al. 2021) of q and k, and the writing of k and v to the cache, in one launch; or of
+models without it, the writing alone."""
 
 from __future__ import annotations
 
@@ -7,104 +8,69 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rowspan.kernels.torch.kv_cache import Cache
+from rowspan.kernels.torch.small_ops import Angles
+
 ELEMENTS = 1024  # of a program
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, positions: Tensor, head_dim: int) -> Tensor:
-    """Rotate the leading elements of each head of x (T, heads · head_dim) by the angles of its token's position.
-
-    cos, sin: float32 (positions, rotated / 2).
-    """
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch(out, x, None, None, cos, sin, interleaved, positions, None, None, None, None, None, head_dim)
-    return out
-
-
 def rope_and_cache(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    interleaved: bool,
-    positions: Tensor,
-    slots: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    head_dim: int,
-    k_scales: Tensor | None = None,
-    v_scales: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, table: Angles | None, positions: Tensor, slots: Tensor, cache: Cache
 ) -> Tensor:
-    """q rotated; k, rotated, and v are stored in the cache.
+    """Rotate the leading elements of each head of q and k by the angles of their token's position, store k and v in the
+    cache, and return q.
 
     Args:
-        q, k, v: (T, heads · head_dim), each may be columns of a wider tensor.
-        slots: (T,) where each token's k and v go; those of a token with a negative slot go nowhere.
-        k_cache, v_cache: (slots, KV heads, head_dim), of float types or int8.
-        k_scales, v_scales: float32 (slots, KV heads), of int8 caches: value = code · scale, the largest of a head's
-            elements being 127.
+        q, k, v: (T, heads · key size), v of the value size; each may be columns of a wider tensor.
+        table: None: nothing is rotated, and q is returned as it is.
+        positions: (T,)
+        slots: (T,) the slot for each token's k and v; those of a token with a negative slot are not stored.
+        cache: of float types, or int8 with scales: value = code · scale, the largest of a head's elements being 127.
     """
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _launch(
-        out, q, k, v, cos, sin, interleaved, positions, slots, k_cache, v_cache, k_scales, v_scales, head_dim
-    )  # fmt: skip
-    return out
-
-
-def _launch(
-    out: Tensor,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    interleaved: bool,
-    positions: Tensor,
-    slots: Tensor | None,
-    k_cache: Tensor | None,
-    v_cache: Tensor | None,
-    k_scales: Tensor | None,
-    v_scales: Tensor | None,
-    head_dim: int,
-) -> None:
-    n_tokens, q_heads = q.shape[0], q.shape[1] // head_dim
-    kv_heads = 0 if k is None else k.shape[1] // head_dim
-    padded = triton.next_power_of_2(head_dim)
+    (kv_heads, key_size), value_size = cache.k.shape[1:], cache.v.shape[2]
+    n_tokens, q_heads = q.shape[0], q.shape[1] // key_size
+    out = q if table is None else torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    key_padded, value_padded = triton.next_power_of_2(key_size), triton.next_power_of_2(value_size)
+    padded = max(key_padded, value_padded)
     together = min(max(1, ELEMENTS // padded), triton.next_power_of_2(max(1, q_heads)))
-    q_programs, kv_programs = triton.cdiv(q_heads, together), triton.cdiv(kv_heads, together)
+    q_programs = 0 if table is None else triton.cdiv(q_heads, together)
+    kv_programs = triton.cdiv(kv_heads, together)
     if not n_tokens or not q_programs + kv_programs:
-        return
+        return out
     _rotate[(n_tokens, q_programs + 2 * kv_programs)](
         out,
         q,
         k,
         v,
-        cos,
-        sin,
+        None if table is None else table.cos,
+        None if table is None else table.sin,
         positions,
         slots,
-        k_cache,
-        v_cache,
-        k_scales,
-        v_scales,
+        cache.k,
+        cache.v,
+        cache.k_scales,
+        cache.v_scales,
         q_heads,
         kv_heads,
         q.stride(0),
-        0 if k is None else k.stride(0),
-        0 if v is None else v.stride(0),
-        0 if k_cache is None else k_cache.stride(0),
-        0 if k_cache is None else k_cache.stride(1),
-        0 if v_cache is None else v_cache.stride(0),
-        0 if v_cache is None else v_cache.stride(1),
+        k.stride(0),
+        v.stride(0),
+        cache.k.stride(0),
+        cache.k.stride(1),
+        cache.v.stride(0),
+        cache.v.stride(1),
         q_programs,
         kv_programs,
-        INTERLEAVED=interleaved,
-        HALF=cos.shape[1],
-        D=head_dim,
-        D_PAD=padded,
+        INTERLEAVED=table is not None and table.interleaved,
+        HALF=0 if table is None else table.cos.shape[1],
+        K=key_size,
+        K_PAD=key_padded,
+        V=value_size,
+        V_PAD=value_padded,
         TOGETHER=together,
         num_warps=max(1, together * padded // 512),
     )
+    return out
 
 
 @triton.jit
@@ -134,8 +100,10 @@ def _rotate(
     kv_programs,
     INTERLEAVED: tl.constexpr,
     HALF: tl.constexpr,
-    D: tl.constexpr,
-    D_PAD: tl.constexpr,
+    K: tl.constexpr,
+    K_PAD: tl.constexpr,
+    V: tl.constexpr,
+    V_PAD: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
@@ -143,29 +111,29 @@ def _rotate(
     position = tl.load(positions + token).to(tl.int64)
     if program < q_programs:
         head = program * TOGETHER + tl.arange(0, TOGETHER)
-        turned = _turned(q + token * q_stride, head, q_heads, cos, sin, position, INTERLEAVED, HALF, D, D_PAD)
-        _store(out + token * q_heads * D, head * D, turned, head, q_heads, D, D_PAD)
-    elif k is not None:
+        turned = _turned(q + token * q_stride, head, q_heads, cos, sin, position, INTERLEAVED, HALF, K, K_PAD)
+        _store(out + token * q_heads * K, head * K, turned, head, q_heads, K, K_PAD)
+    else:
         slot = tl.load(slots + token).to(tl.int64)
         if slot >= 0:
             if program < q_programs + kv_programs:
                 head = (program - q_programs) * TOGETHER + tl.arange(0, TOGETHER)
-                turned = _turned(k + token * k_stride, head, kv_heads, cos, sin, position, INTERLEAVED, HALF, D, D_PAD)
+                turned = _turned(k + token * k_stride, head, kv_heads, cos, sin, position, INTERLEAVED, HALF, K, K_PAD)
                 to = k_cache + slot * k_slot_stride
                 if k_scales is not None:
-                    _store_codes(to, head * k_head_stride, k_scales + slot * kv_heads, turned, head, kv_heads, D, D_PAD)
+                    _store_codes(to, head * k_head_stride, k_scales + slot * kv_heads, turned, head, kv_heads, K, K_PAD)
                 else:
-                    _store(to, head * k_head_stride, turned, head, kv_heads, D, D_PAD)
+                    _store(to, head * k_head_stride, turned, head, kv_heads, K, K_PAD)
             else:
                 head = (program - q_programs - kv_programs) * TOGETHER + tl.arange(0, TOGETHER)
-                d = tl.arange(0, D_PAD)
-                held = (head < kv_heads)[:, None] & (d < D)[None, :]
-                values = tl.load(v + token * v_stride + head[:, None] * D + d[None, :], mask=held, other=0.0)
+                d = tl.arange(0, V_PAD)
+                held = (head < kv_heads)[:, None] & (d < V)[None, :]
+                values = tl.load(v + token * v_stride + head[:, None] * V + d[None, :], mask=held, other=0.0)
                 to = v_cache + slot * v_slot_stride
                 if v_scales is not None:
-                    _store_codes(to, head * v_head_stride, v_scales + slot * kv_heads, values, head, kv_heads, D, D_PAD)
+                    _store_codes(to, head * v_head_stride, v_scales + slot * kv_heads, values, head, kv_heads, V, V_PAD)
                 else:
-                    _store(to, head * v_head_stride, values, head, kv_heads, D, D_PAD)
+                    _store(to, head * v_head_stride, values, head, kv_heads, V, V_PAD)
 
 
 @triton.jit
@@ -181,24 +149,26 @@ def _turned(
     D: tl.constexpr,
     D_PAD: tl.constexpr,
 ):
-    """Some heads of a token, rotated: each element times its pair's cosine, and its partner times the sine."""
+    """Rotate some heads of a token: each element times its pair's cosine, and its partner times the sine."""
     d = tl.arange(0, D_PAD)
-    turns = d < 2 * HALF
-    if INTERLEAVED:
-        pair = d // 2
-        partner = d ^ 1
-        leads = d % 2 == 0
-    else:
-        pair = d % HALF
-        partner = (d + HALF) % (2 * HALF)
-        leads = d < HALF
-    c = tl.load(cos + position * HALF + pair, mask=turns, other=1.0)
-    s = tl.load(sin + position * HALF + pair, mask=turns, other=0.0)
-    s = tl.where(leads, -s, s)
     inside = (head < n_heads)[:, None]
     own = tl.load(x + head[:, None] * D + d[None, :], mask=inside & (d < D)[None, :], other=0.0)
-    other = tl.load(x + head[:, None] * D + partner[None, :], mask=inside & turns[None, :], other=0.0)
-    return (own.to(tl.float32) * c[None, :] + other.to(tl.float32) * s[None, :]).to(own.dtype)
+    if cos is not None:
+        turns = d < 2 * HALF
+        if INTERLEAVED:
+            pair = d // 2
+            partner = d ^ 1
+            leads = d % 2 == 0
+        else:
+            pair = d % HALF
+            partner = (d + HALF) % (2 * HALF)
+            leads = d < HALF
+        c = tl.load(cos + position * HALF + pair, mask=turns, other=1.0)
+        s = tl.load(sin + position * HALF + pair, mask=turns, other=0.0)
+        s = tl.where(leads, -s, s)
+        other = tl.load(x + head[:, None] * D + partner[None, :], mask=inside & turns[None, :], other=0.0)
+        own = (own.to(tl.float32) * c[None, :] + other.to(tl.float32) * s[None, :]).to(own.dtype)
+    return own
 
 
 @triton.jit
@@ -210,7 +180,7 @@ def _store(to, offsets, values, head, n_heads, D: tl.constexpr, D_PAD: tl.conste
 
 @triton.jit
 def _store_codes(to, offsets, scales, values, head, n_heads, D: tl.constexpr, D_PAD: tl.constexpr):
-    """As int8 with a scale for each head."""
+    """Store values as int8 with a scale for each head."""
     wide = values.to(tl.float32)
     scale = tl.max(tl.abs(wide), 1) / 127.0
     codes = tl.floor(wide / tl.where(scale > 0.0, scale, 1.0)[:, None] + 0.5)

@@ -1,7 +1,8 @@
-"""Which of Triton's kernels this card cannot run: torch does their work for the rest of the process.
+"""Remembers which of Triton's kernels this card cannot run: torch does their work for the rest of the process.
 
-That shows when a kernel is first compiled or launched, which for all that a model's steps need is before it serves: see
-`rowspan.worker.cache_size.all_widths`. No card's or version's name is asked: what fails is what counts.
+A kernel fails when it is first compiled or launched, which happens before serving for everything that a model's steps
+need: see `rowspan.worker.cache_size.all_widths`. Neither the card nor a version is asked for its name: only failures
+count.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from rowspan.kernels.torch.card_memory import is_full
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-LONGEST = 200  # letters of a cause in a warning: a compiler's may be pages
+LONGEST = 200  # characters of a cause shown in a warning: a compiler's may be pages long
 # What other errors from inside Triton are: its compiler's passes and the driver's refusal to load or launch a kernel,
 # no compiler for its launchers, no room to write them.
 FROM_TRITON = (RuntimeError, OSError, SubprocessError, ImportError)
-# After these nothing runs on the card any more, and whose fault it was is not known.
+# After these errors nothing runs on the card any more, and it is unknown whose fault it was.
 LOST = ("illegal memory access", "illegal instruction", "misaligned address", "device-side assert", "launch failure")
 
 
 class UsableKernels:
-    """Tries each op on Triton's kernel until that turns out not to be usable."""
+    """Runs each op by Triton's kernel until that turns out to be unusable."""
 
     def __init__(self, card: str) -> None:
         self._card = card
@@ -39,11 +40,11 @@ class UsableKernels:
     def run(
         self, op: str, on_triton: Callable[[], Result], on_torch: Callable[[], Result], variant: Hashable = None
     ) -> Result:
-        """What Triton's kernel works out, or torch's where that cannot be had.
+        """The result of Triton's kernel, or of torch's if Triton's cannot run.
 
         Args:
-            op: as a warning names it, once.
-            variant: of the op's kernels, which stand and fall alone.
+            op: the op's name in a warning, which is given once.
+            variant: the op's kernels that are tried and given up separately from others.
         """
         if (op, variant) not in self._unusable:
             try:
@@ -63,7 +64,7 @@ class UsableKernels:
         if op not in self._warned:
             self._warned.add(op)
             cause = f"{type(error).__name__}: {error}".strip()
-            cause = cause if len(cause) <= LONGEST else f"… {cause[-LONGEST:]}"  # the end says it, of a compiler's
+            cause = cause if len(cause) <= LONGEST else f"… {cause[-LONGEST:]}"  # a compiler says it at the end
             log.warning(
                 "%s cannot run Triton's kernel for %s: torch's is used instead, which is slower. (%s)",
                 self._card,
@@ -73,8 +74,9 @@ class UsableKernels:
 
 
 def is_unusable(error: Exception) -> bool:
-    """The kernel cannot be compiled for this card, or not be launched on it: neither is its memory full, nor is the
-    card lost, nor is the caller wrong."""
+    """Whether an error means that the kernel cannot be compiled for this card, or not be launched on it, rather than
+    that memory is full, the card is lost, or the caller is wrong.
+    """
     if isinstance(error, CompilationError | OutOfResources | PTXASError):
         return True
     if not isinstance(error, FROM_TRITON) or is_full(error) or any(words in str(error) for words in LOST):

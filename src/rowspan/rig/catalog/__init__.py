@@ -1,1 +1,1 @@
-"""What is known of hardware without having it here: data, and its readers."""
+"""Data about hardware that need not be in this machine, and the readers of that data."""

@@ -1,4 +1,4 @@
-"""The catalog of cards, and how people write their names."""
+"""The catalog of graphics cards, and the spellings by which people name them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from rowspan.errors import UsageError
-from rowspan.plan.planned_rig import CardSpec, MemoryKind
+from rowspan.plan.rigs.planned_rig import CardSpec, MemoryKind
 
 DATA = Path(__file__).with_name("cards.csv")
 VENDOR_WORDS = re.compile(r"nvidia|geforce|radeon|instinct|intel|apple|\bamd\b")
@@ -22,10 +22,10 @@ def known_cards() -> list[CardSpec]:
 
 
 def find_card(name: str) -> CardSpec:
-    """The card of a name: in any spelling ("rtx4090"), or a part of it that means one card only ("4090").
+    """The card that a name means: in any spelling ("rtx4090"), or by a part of it that only one card has ("4090").
 
     Raises:
-        UsageError: none, or more than one; names the nearest.
+        UsageError: no card has this name, or several do; the message names the nearest.
     """
     cards = {_plain(card.name): card for card in known_cards()}
     wanted = _plain(name)

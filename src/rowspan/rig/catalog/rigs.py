@@ -1,4 +1,4 @@
-"""`--gpus`: rigs as people write them, "2xW7900DS,4xRTX4090"."""
+"""The option `--gpus`: rigs as people write them, "2xW7900DS,4xRTX4090"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rowspan.errors import UsageError
-from rowspan.plan.planned_rig import CardSpec, RigSpec
+from rowspan.plan.rigs.planned_rig import CardSpec, RigSpec
 from rowspan.rig.catalog.known_cards import find_card
 
 MOST_CARDS = 64
@@ -16,22 +16,22 @@ MORE_CARDS = re.compile(r"\+(?=\s*\d{1,3}\s*[x×*])", re.IGNORECASE)  # a plus m
 
 
 def parse_rigs(text: str, prices: Mapping[str, float] | None = None) -> list[RigSpec]:
-    """Rigs, parted by commas; unlike cards of one rig are joined by a plus: "2xRTX 3090+1xRTX 4090".
+    """Read rigs that commas separate; a plus joins unlike cards of one rig: "2xRTX 3090+1xRTX 4090".
 
     Args:
-        prices: USD of a card, by the catalog's names, instead of the catalog's.
+        prices: US dollars per card, by the catalog's names, in place of the catalog's own prices.
 
     Raises:
-        UsageError: a card that is not known, or a number of them that no rig has.
+        UsageError: a card is unknown, or there are more of it than any rig has.
     """
     return [_rig(part, prices or {}) for part in text.split(",")]
 
 
 def parse_prices(texts: list[str]) -> dict[str, float]:
-    """`--price "RTX 3090=700"`: USD by the catalog's names.
+    """Read `--price "RTX 3090=700"` into US dollars per card, by the catalog's names.
 
     Raises:
-        UsageError: it is not of this form, or names no card.
+        UsageError: a text is not of this form, or names no known card.
     """
     prices = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""Screens on cards that compute."""
+"""Check: no screen hangs on a card that computes."""
 
 from __future__ import annotations
 

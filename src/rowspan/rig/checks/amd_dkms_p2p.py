@@ -1,11 +1,11 @@
-"""AMD's separately built driver (DKMS), some releases of which leave copies between cards out."""
+"""Check: AMD's separately built driver (DKMS) can copy between cards, which some of its releases leave out."""
 
 from __future__ import annotations
 
 from rowspan.rig.check import Check, DoesNotApply, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
 
 VERSION = "/sys/module/amdgpu/version"
-WITHOUT_P2P = ("6.14.14", "6.16.13")  # seen; others of their time may be the same
+WITHOUT_P2P = ("6.14.14", "6.16.13")  # releases seen without; others of their time may lack it, too
 
 
 def look(machine: Machine) -> Outcome:

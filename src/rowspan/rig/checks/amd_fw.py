@@ -1,4 +1,4 @@
-"""The age of the scheduler firmware of RDNA 4 cards."""
+"""Check: the scheduler firmware of RDNA 4 cards is recent enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pretended architecture, on cards that need no pretence."""
+"""Check: HSA_OVERRIDE_GFX_VERSION does not make a supported AMD card pretend to be another architecture."""
 
 from __future__ import annotations
 

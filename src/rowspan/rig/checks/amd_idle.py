@@ -1,4 +1,4 @@
-"""AMD cards that stay busy while nothing is asked of them."""
+"""Check: AMD cards rest while nothing is asked of them."""
 
 from __future__ import annotations
 

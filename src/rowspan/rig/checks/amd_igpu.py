@@ -1,4 +1,4 @@
-"""Graphics inside the processor that get in the way of the cards."""
+"""Check: graphics inside the processor do not get in the way of the cards."""
 
 from __future__ import annotations
 

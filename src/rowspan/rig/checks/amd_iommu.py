@@ -1,4 +1,4 @@
-"""Whether the IOMMU translates what AMD cards send, instead of passing it through."""
+"""Check: the IOMMU passes AMD cards' traffic through instead of translating it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's build options for copies between AMD cards."""
+"""Check: the kernel was built with the options that copies between AMD cards need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The link between an AMD card and its slot, at the card's own upstream port."""
+"""Check: the PCIe link between an AMD card and its slot has full width and speed, read at the card's own upstream
+port.
+"""
 
 from __future__ import annotations
 

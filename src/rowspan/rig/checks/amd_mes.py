@@ -1,4 +1,4 @@
-"""Hangs of AMD's scheduler firmware (MES), and the resets they end in, in the kernel's log."""
+"""Check: the kernel's log shows no hangs of AMD's scheduler firmware (MES), nor the resets that follow them."""
 
 from __future__ import annotations
 

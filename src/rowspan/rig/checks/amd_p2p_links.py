@@ -1,4 +1,4 @@
-"""The driver's own list of which AMD cards reach each other's memory: the truth, whatever the options say."""
+"""Check: the driver lists AMD cards as reaching each other's memory. This list decides, whatever the options say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's switch for copies between AMD cards."""
+"""Check: the AMD driver's switch for copies between cards is on."""
 
 from __future__ import annotations
 

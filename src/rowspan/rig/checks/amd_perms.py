@@ -1,4 +1,4 @@
-"""Whether this user may open AMD's devices."""
+"""Check: this user may open AMD's devices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _state(machine: Machine, path: str) -> str:
 
 
 def _membership(reader: Reader) -> list[str]:
-    """Which of the groups this process is in."""
+    """Texts that say which of the needed groups this process belongs to."""
     own = re.search(r"^Groups:\s*([\d ]*)$", reader.text("/proc/self/status") or "", re.MULTILINE)
     listed = reader.text("/etc/group")
     if own is None or listed is None:

@@ -1,4 +1,4 @@
-"""The release of AMD's collective library."""
+"""Check: the installed release of AMD's collective library (RCCL) is not the one that hangs."""
 
 from __future__ import annotations
 

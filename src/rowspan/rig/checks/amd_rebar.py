@@ -1,4 +1,4 @@
-"""Resizable BAR on AMD cards: the processor, and other cards, address all of a card's memory."""
+"""Check: AMD cards have a resizable BAR, so that the processor and other cards can address all of a card's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Pinned memory of the host between cards: the way for cards without peer-to-peer, or with one that lies."""
+"""Check: the host's pinned memory carries data between cards. Cards without peer-to-peer, or with a broken one, need
+it.
+"""
 
 from __future__ import annotations
 

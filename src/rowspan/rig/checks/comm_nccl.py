@@ -1,4 +1,4 @@
-"""NCCL, or RCCL, between cards."""
+"""Check: NCCL, or RCCL, carries data between cards."""
 
 from __future__ import annotations
 

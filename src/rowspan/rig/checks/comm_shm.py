@@ -1,4 +1,4 @@
-"""Memory that CPU ranks share."""
+"""Check: shared memory carries data between CPU ranks."""
 
 from __future__ import annotations
 

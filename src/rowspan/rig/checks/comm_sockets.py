@@ -1,4 +1,4 @@
-"""Sockets between CPU ranks: the way when no other is left."""
+"""Check: sockets carry data between CPU ranks, which use them if nothing else works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the processor's clock follows the load too slowly for launching kernels."""
+"""Check: the processor's clock follows the load fast enough to launch kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instruction sets: what the processor has, and what Rowspan's kernels may use of it."""
+"""Check: the processor has AVX2 or better, and Rowspan's kernels use the best instruction set that it has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rowspan.rig.check import Check, DoesNotApply, Fix, Impact, Machine, Need, O
 from rowspan.rig.root import Unreadable
 
 CPUINFO = "/proc/cpuinfo"
-# What each set of kernels needs, worst first; see native/module.cpp.
+# The processor's features that each set of kernels needs, worst set first; see native/module.cpp.
 AVX2 = frozenset(("avx2", "fma", "f16c"))
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 NEEDED = {

@@ -1,4 +1,4 @@
-"""Environment variables and files that change how cards talk, and are easily forgotten."""
+"""Check: no forgotten environment variable or configuration file changes how cards talk to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp built by a compiler that gets AMX wrong."""
+"""Check: llama.cpp was not built by a compiler that translates AMX wrongly."""
 
 from __future__ import annotations
 

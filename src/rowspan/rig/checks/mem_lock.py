@@ -1,4 +1,4 @@
-"""How much memory a program may pin, for transfers between host and cards."""
+"""Check: a program may pin enough memory for transfers between host and cards."""
 
 from __future__ import annotations
 

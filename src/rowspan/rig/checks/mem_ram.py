@@ -1,4 +1,4 @@
-"""Memory to load through."""
+"""Check: there is enough RAM to load weights through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared memory, through which cards without peer-to-peer exchange."""
+"""Check: there is enough shared memory, through which cards without peer-to-peer exchange data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def look(machine: Machine) -> Outcome:
     mounts = re.findall(r"^\S+ /dev/shm tmpfs (\S+)", machine.root.text(MOUNTS), re.MULTILINE)
     if not mounts:
         raise Missing(f"/dev/shm in {MOUNTS}")
-    given = re.search(r"(?:^|,)size=(\d+)([kmg]?)", mounts[-1])  # a later mount hides an earlier one
+    given = re.search(r"(?:^|,)size=(\d+)([kmg]?)", mounts[-1])  # the last mount hides earlier ones
     if given:
         size, told = int(given[1]) * UNITS[given[2]], given[0].strip(",")
     else:

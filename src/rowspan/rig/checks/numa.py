@@ -1,4 +1,4 @@
-"""Cards on one memory node, and a kernel that does not move pages between nodes."""
+"""Check: cards hang on one NUMA node, and the kernel does not move pages between nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of NVIDIA's two kernel modules is loaded."""
+"""Check: which of NVIDIA's two kernel modules, open or proprietary, is loaded."""
 
 from __future__ import annotations
 

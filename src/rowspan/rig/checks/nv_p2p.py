@@ -1,4 +1,4 @@
-"""Copies between NVIDIA cards, as the driver allows them."""
+"""Check: the driver allows copies between NVIDIA cards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies between NVIDIA cards that the driver allows, and that arrive wrong."""
+"""Check: copies that the driver allows between NVIDIA cards also arrive as they were sent."""
 
 from __future__ import annotations
 

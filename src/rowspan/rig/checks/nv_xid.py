@@ -1,4 +1,4 @@
-"""Errors of NVIDIA's driver (Xid) in the kernel's log."""
+"""Check: the kernel's log holds no errors of NVIDIA's driver (Xid)."""
 
 from __future__ import annotations
 

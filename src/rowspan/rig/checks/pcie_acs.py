@@ -1,4 +1,6 @@
-"""Access control (ACS) on the bridges above cards, which sends what cards exchange up to the processor."""
+"""Check: no bridge above the cards has access control (ACS) on, which sends traffic between cards up to the
+processor.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def look(machine: Machine) -> Outcome:
 
 
 def _control(space: bytes) -> int:
-    """The ACS control register; 0 where there is none."""
+    """The value of the ACS control register in a device's PCI configuration space; 0 if it has none."""
     at, steps = EXTENDED, 0
     while at >= EXTENDED and at + 8 <= len(space) and steps < len(space) // 8:
         header = int.from_bytes(space[at : at + 4], "little")

@@ -1,4 +1,4 @@
-"""Errors on the PCIe links of cards."""
+"""Check: the kernel's log holds no errors on the PCIe links of cards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def look(machine: Machine) -> Outcome:
 
 
 def _concerns(hit: Hit, functions: set[str]) -> bool:
-    """Errors of other devices, such as network cards, are no fault of the rig."""
+    """Whether a log line is about the rig's own PCI functions: other devices' errors, such as a network card's, do not
+    count.
+    """
     return any(address in functions for address in hit.addresses)
 
 

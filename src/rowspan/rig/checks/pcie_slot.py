@@ -1,4 +1,4 @@
-"""Slots: equal ones, on the processor's lanes."""
+"""Check: the cards' slots are alike, and hang on the processor's own lanes."""
 
 from __future__ import annotations
 

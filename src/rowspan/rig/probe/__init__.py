@@ -1,1 +1,1 @@
-"""What is in this machine, as frozen dataclasses; `rig.probe` looks at everything."""
+"""The hardware and system of this machine as frozen dataclasses; `rig.probe` looks at everything."""

@@ -1,4 +1,4 @@
-"""AMD's cards, from sysfs: the PCI device's folder, its hwmon, and the compute driver's topology.
+"""Reads AMD's cards from sysfs: the PCI device's folder, its hwmon, and the compute driver's topology.
 
 Attributes: https://docs.kernel.org/gpu/amdgpu/driver-misc.html and https://docs.kernel.org/gpu/amdgpu/thermal.html
 """
@@ -18,7 +18,7 @@ FIRMWARE = ("mes", "mes_kiq", "smc", "sdma", "mec", "rlc")
 
 
 def probe_card(reader: Reader, address: str, nodes: list[kfd.GpuNode]) -> Card:
-    """One card. Raises Unreadable where its folder cannot be followed."""
+    """Read one card. Raises Unreadable if sysfs does not show the card's device folder."""
     root, at = reader.root, pci.folder(address)
     arch = next((node.arch for node in nodes if node.address == address), None)
     total, used = reader.number(f"{at}/mem_info_vram_total"), reader.number(f"{at}/mem_info_vram_used")
@@ -54,7 +54,7 @@ def probe_card(reader: Reader, address: str, nodes: list[kfd.GpuNode]) -> Card:
 
 
 def driver(reader: Reader) -> str | None:
-    """The kernel's own module has no version; AMD's DKMS build has."""
+    """The driver's name, with the version if it is AMD's DKMS build: the kernel's own module has no version."""
     if not reader.root.has(DRIVER):
         return None
     version = reader.text(f"{DRIVER}/version")
@@ -62,7 +62,9 @@ def driver(reader: Reader) -> str | None:
 
 
 def displays(reader: Reader, address: str) -> tuple[str, ...] | None:
-    """Connectors with a screen, such as DP-1; None where the driver shows none of its connectors."""
+    """The connectors that a screen is plugged into, such as DP-1; None if the driver shows no connector of this
+    card.
+    """
     paths = reader.root.glob(f"{pci.folder(address)}/drm/card*/card*-*/status")
     if not paths and not reader.root.has(f"{pci.folder(address)}/drm"):
         return None
@@ -71,13 +73,15 @@ def displays(reader: Reader, address: str) -> tuple[str, ...] | None:
 
 
 def render_node(root: Root, address: str) -> str | None:
-    """Such as /dev/dri/renderD128."""
+    """The card's render device, such as /dev/dri/renderD128."""
     names = root.names(f"{pci.folder(address)}/drm")
     return next((f"/dev/dri/{name}" for name in names if name.startswith("renderD")), None)
 
 
 def peers(root: Root, addresses: list[str]) -> list[Peer]:
-    """Every ordered pair of these cards, by the compute driver's links; unknown where it may not be asked."""
+    """Every ordered pair of these cards, as the compute driver links them; `direct` is None if the links cannot be
+    read.
+    """
     pairs = permutations(addresses, 2)
     try:
         place = {node.number: node.address for node in kfd.gpu_nodes(root)}
@@ -88,7 +92,9 @@ def peers(root: Root, addresses: list[str]) -> list[Peer]:
 
 
 def _integrated(root: Root, address: str, arch: str | None) -> bool:
-    """By architecture; where that cannot be read, by the switch that AMD's cards carry and its processors do not."""
+    """Whether the card is part of the processor: by its architecture, or else by whether it has the switch that AMD's
+    discrete cards carry.
+    """
     if arch is not None:
         return arch in kfd.APU_ARCHITECTURES
     path = pci.root_path(root, address)

@@ -1,4 +1,4 @@
-"""Cards as their drivers present them."""
+"""Graphics and compute cards as their drivers describe them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from rowspan.rig.probe.pci import Lanes, Link
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics or compute card. None: the driver does not say, or may not be asked.
+    """A graphics or compute card. A value is None if the driver does not tell it, or may not be asked.
 
-    address: of its PCI function. arch: gfx1100, sm_89. integrated: part of the processor.
+    address: PCI address of the card's function.
+    arch: such as gfx1100 or sm_89.
+    integrated: whether it is part of the processor.
     memory_visible: bytes of its memory that the processor can address at once.
-    driver: with its version. firmware: names and versions.
-    displays: connectors with a screen.
-    busy: percent of the last moment. watts, watts_limit, celsius: now.
+    driver: the driver's name with its version.
+    firmware: names and versions.
+    displays: connectors that a screen is plugged into.
+    busy: percent of the last moment in which the card computed.
+    watts, watts_limit, celsius: present power draw, its limit, and present temperature.
     """
 
     address: str
@@ -44,10 +48,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Peer:
-    """Whether one card reaches another's memory directly. None: not known.
+    """Whether one card reaches another's memory directly; `direct` is None if this is unknown.
 
-    how: PCIe, XGMI, NVLink; or NVIDIA's letters for why not: CNS the chipset, GNS the card, TNS the topology, DR a
-        setting of the driver, NS not said.
+    how: PCIe, XGMI or NVLink; or NVIDIA's letters for the reason why not: CNS the chipset, GNS the card, TNS the
+        topology, DR a setting of the driver, NS not said.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""The processor and the memory, from /proc and /sys."""
+"""Reads the processor and the memory from /proc and /sys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rowspan.rig.probe.reader import Reader
 from rowspan.rig.root import Root
 
-# What /proc/cpuinfo calls the instruction sets that matter to matrix products.
+# Names in /proc/cpuinfo of the instruction sets that matter to matrix products.
 ISA_FLAGS = (
     *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
     *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
@@ -19,8 +19,13 @@ ISA_FLAGS = (
 
 @dataclass(frozen=True)
 class Cpu:
-    """model: the processor's name. cores: logical ones that this process may use. flags: of `ISA_FLAGS`.
-    numa_nodes: 0 where the kernel does not say."""
+    """The processors of a machine.
+
+    model: name of the processor.
+    cores: logical cores that this process may use.
+    flags: those of `ISA_FLAGS` that the processor has.
+    numa_nodes: 0 if the kernel does not say.
+    """
 
     model: str
     cores: int
@@ -31,14 +36,14 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of RAM."""
+    """RAM in bytes."""
 
     total: int
-    free: int  # what could be had without swapping
+    free: int  # bytes available without swapping
 
 
 def probe_cpu(root: Root | None = None) -> Cpu:
-    """The processor; its model is the machine's architecture where /proc does not say."""
+    """Read the processor; `model` is the machine's architecture if /proc gives no name."""
     reader = Reader(root or Root())
     text = reader.text("/proc/cpuinfo") or ""
     name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
@@ -56,7 +61,7 @@ def probe_cpu(root: Root | None = None) -> Cpu:
 
 
 def probe_memory(root: Root | None = None) -> Memory:
-    """RAM, or what a container's limit leaves of it; zeros where /proc does not say."""
+    """Read how much RAM there is, or what a container's limit leaves of it; zeros if /proc does not say."""
     reader = Reader(root or Root())
     sizes = dict(re.findall(r"^(\w+):\s*(\d+) kB$", reader.text("/proc/meminfo") or "", re.MULTILINE))
     total, free = (int(sizes.get(name, 0)) << 10 for name in ("MemTotal", "MemAvailable"))
@@ -68,7 +73,7 @@ def probe_memory(root: Root | None = None) -> Memory:
 
 
 def _count(ranges: str) -> int:
-    """How many numbers a list such as "0-15,32" names."""
+    """The number of integers in a list of ranges such as "0-15,32"."""
     total = 0
     for part in ranges.split(","):
         first, _, last = part.partition("-")

@@ -25,7 +25,7 @@ APU_ARCHITECTURES = frozenset(
 
 @dataclass(frozen=True)
 class GpuNode:
-    """A card as the compute driver presents it. simd_count: its vector units."""
+    """A card as the compute driver describes it. simd_count: number of its vector units."""
 
     number: int
     address: str
@@ -35,7 +35,7 @@ class GpuNode:
 
 @dataclass(frozen=True)
 class DirectLink:
-    """From one node's memory to another's, without the host in between."""
+    """A path from one node's memory to another's that does not pass through the host."""
 
     source: int
     target: int
@@ -43,10 +43,10 @@ class DirectLink:
 
 
 def gpu_nodes(root: Root) -> list[GpuNode]:
-    """Every card that the compute driver takes.
+    """List every card that the compute driver manages.
 
     Raises:
-        Unreadable: there is no compute driver, or a node may not be read.
+        Unreadable: no compute driver is loaded, or this user may not read a node.
     """
     if not root.has(NODES):
         raise Unreadable(NODES, "missing", "Load the module amdgpu; in a container, mount /sys.")
@@ -61,7 +61,9 @@ def gpu_nodes(root: Root) -> list[GpuNode]:
 
 
 def direct_links(root: Root) -> list[DirectLink]:
-    """Links between cards: PCIe peers in `p2p_links`, XGMI in `io_links`. Raises: as `gpu_nodes`."""
+    """List the links between cards: PCIe peers from `p2p_links`, XGMI from `io_links`. Raises the same as
+    `gpu_nodes`.
+    """
     gpus = {node.number for node in gpu_nodes(root)}
     links = []
     for path in root.glob(f"{NODES}/*/*_links/*/properties"):
@@ -73,7 +75,7 @@ def direct_links(root: Root) -> list[DirectLink]:
 
 
 def processes(root: Root) -> list[int]:
-    """Of those that hold /dev/kfd. Raises Unreadable where the kernel does not list them."""
+    """Ids of the processes that hold /dev/kfd open. Raises Unreadable if the kernel does not list them."""
     if not root.has(PROCESSES):
         raise Unreadable(PROCESSES, "missing")
     return [int(name) for name in root.names(PROCESSES) if name.isdigit()]
@@ -91,13 +93,13 @@ def _value(held: dict[str, int], path: str, name: str) -> int:
 
 
 def _address(held: dict[str, int]) -> str:
-    """PCI address of `location_id`: bus, device and function, as pci_dev_id packs them."""
+    """Convert `location_id`, which packs bus, device and function as pci_dev_id does, into a PCI address."""
     location = held.get("location_id", 0)
     bus, device, function = location >> 8 & 0xFF, location >> 3 & 0x1F, location & 7
     return f"{held.get('domain', 0):04x}:{bus:02x}:{device:02x}.{function}"
 
 
 def _arch(version: int) -> str:
-    """LLVM's name: 110000 is gfx1100, 90010 gfx90a."""
+    """Convert a version number into LLVM's name: 110000 is gfx1100, 90010 is gfx90a."""
     major, minor, stepping = version // 10000, version // 100 % 100, version % 100
     return f"gfx{major}{minor:x}{stepping:x}"

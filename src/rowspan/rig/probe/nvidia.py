@@ -1,4 +1,4 @@
-"""NVIDIA's cards: from the driver's management library, and without it what /proc and sysfs tell."""
+"""Reads NVIDIA's cards: through the driver's management library (NVML), or without it from /proc and sysfs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARDS = "/proc/driver/nvidia/gpus"
 
 
 def probe_card(reader: Reader, address: str, nvml: Nvml | None) -> Card:
-    """One card. Raises Unreadable where its folder cannot be followed."""
+    """Read one card. Raises Unreadable if sysfs does not show the card's device folder."""
     root = reader.root
     known = next((card for card in nvml.cards if card.address == address), None) if nvml else None
     card = known or NvmlCard(address, _name(reader, address))
@@ -44,14 +44,14 @@ def probe_card(reader: Reader, address: str, nvml: Nvml | None) -> Card:
 
 
 def driver(reader: Reader) -> str | None:
-    """Its version, and whether the kernel module is the open one."""
+    """The driver's version, and whether its kernel module is the open one."""
     text = reader.text(VERSION)
     match = re.search(r"Module.*?\s(\d+\.[\d.]+)", text) if text else None
     return f"nvidia {match[1]} ({'open' if 'Open Kernel' in text else 'proprietary'})" if match and text else None
 
 
 def peers(nvml: Nvml | None, addresses: list[str]) -> list[Peer]:
-    """Every ordered pair of these cards; unknown without the library."""
+    """Every ordered pair of these cards; `direct` is None without NVML."""
     known = {(peer.source, peer.target): peer for peer in nvml.peers} if nvml else {}
     found = []
     for pair in permutations(addresses, 2):

@@ -1,6 +1,6 @@
-"""What NVIDIA's driver answers through its management library, by the package nvidia-ml-py, which may be absent.
+"""Asks NVIDIA's driver through its management library (NVML), by the package nvidia-ml-py, which may be absent.
 
-A recorded machine holds the answers as `nvml.json`, with these classes' field names.
+A recorded machine holds the answers as `nvml.json`, with the field names of the classes below.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ P2P_READ, P2P_WRITE, P2P_NVLINK = 0, 1, 2  # nvmlGpuP2PCapsIndex_t
 
 @dataclass(frozen=True)
 class NvmlCard:
-    """Bytes, watts, degrees Celsius, percent, MHz of the compute clock. None: this card does not say."""
+    """One card's answers in bytes, watts, degrees Celsius, percent, and MHz of the compute clock. None: the card does
+    not tell this value.
+    """
 
     address: str
     name: str
@@ -41,7 +43,7 @@ class NvmlCard:
 
 @dataclass(frozen=True)
 class NvmlPeer:
-    """Status of one card's access to another's memory: a value of `P2P_STATUS`, or "U" for unknown."""
+    """NVML's status for one card's access to another's memory: a value of `P2P_STATUS`, or "U" for unknown."""
 
     source: str
     target: str
@@ -58,7 +60,7 @@ class Nvml:
 
 
 def ask(root: Root) -> Nvml:
-    """All answers.
+    """Ask for everything at once.
 
     Raises:
         Unreadable: the package is absent, or the driver does not answer.
@@ -112,7 +114,7 @@ def _card(pynvml: Any, handle: Any) -> NvmlCard:
     compute = get(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
     memory = get(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
     bar1 = get(lambda: pynvml.nvmlDeviceGetBAR1MemoryInfo(handle))
-    watts = get(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))  # milliwatts, as the limit
+    watts = get(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))  # in milliwatts, like the limit
     limit = get(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
     rates = get(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
     vbios = get(lambda: pynvml.nvmlDeviceGetVbiosVersion(handle))
@@ -142,7 +144,7 @@ def _status(pynvml: Any, one: Any, other: Any, what: int) -> str:
 
 
 def _address(bus_id: str) -> str:
-    """Linux' form of "00000000:C1:00.0"."""
+    """Convert NVML's "00000000:C1:00.0" into the form of address that Linux uses."""
     domain, rest = bus_id.lower().split(":", 1)
     return f"{int(domain, 16):04x}:{rest}"
 

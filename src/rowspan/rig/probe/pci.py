@@ -1,4 +1,4 @@
-"""PCI devices and their links, from /sys/bus/pci/devices.
+"""Reads PCI devices and their links from /sys/bus/pci/devices.
 
 Attributes: https://docs.kernel.org/PCI/sysfs-pci.html and Documentation/ABI/testing/sysfs-bus-pci.
 """
@@ -22,7 +22,7 @@ BRIDGE_CLASS = 0x0604
 
 
 class Lanes(StrEnum):
-    """Whose lanes a slot hangs on."""
+    """Whether the processor or the chipset provides a slot's PCIe lanes."""
 
     CPU = "cpu"
     CHIPSET = "chipset"
@@ -32,11 +32,11 @@ class Lanes(StrEnum):
 
 @dataclass(frozen=True)
 class Link:
-    """The link between a card and its slot. Speeds in GT/s; None: not known.
+    """The PCIe link between a card and its slot. Speeds in GT/s; None: unknown.
 
-    port: address of the function it was read from. AMD's cards hold a switch of their own: the link to the slot is that
-        of its upstream port, and the GPU's function may claim more.
-    slot_width: lanes that the slot's side has.
+    port: PCI address of the function at which the link was read. AMD's cards carry a PCIe switch of their own: the link
+        to the slot is that of its upstream port, and the GPU's own function may claim more.
+    slot_width: number of lanes on the slot's side.
     """
 
     port: str
@@ -49,12 +49,12 @@ class Link:
 
     @property
     def best_width(self) -> int | None:
-        """Lanes that both sides have."""
+        """The number of lanes that card and slot both have."""
         return min((width for width in (self.max_width, self.slot_width) if width), default=None)
 
     @property
     def best_speed(self) -> float | None:
-        """GT/s that both sides can."""
+        """The speed in GT/s that card and slot both support."""
         return min((speed for speed in (self.max_speed, self.slot_speed) if speed), default=None)
 
 
@@ -63,7 +63,7 @@ def folder(address: str) -> str:
 
 
 def addresses(root: Root) -> list[str]:
-    """Of all functions.
+    """PCI addresses of all functions in the machine.
 
     Raises:
         Unreadable: /sys does not show PCI devices.
@@ -74,7 +74,7 @@ def addresses(root: Root) -> list[str]:
 
 
 def device_class(root: Root, address: str) -> int:
-    """Class and subclass, such as 0x0300. Raises Unreadable."""
+    """A device's PCI class and subclass, such as 0x0300. Raises Unreadable."""
     return root.number(f"{folder(address)}/class") >> 8
 
 
@@ -83,22 +83,22 @@ def vendor(root: Root, address: str) -> int:
 
 
 def root_path(root: Root, address: str) -> tuple[str, ...]:
-    """Every function on the way from the processor's root port to the device itself.
+    """PCI addresses of every function from the processor's root port down to the device itself.
 
     Raises:
-        Unreadable: the device's folder is not where the kernel puts it.
+        Unreadable: sysfs does not show the device's folder at the usual place.
     """
     return tuple(ADDRESS.findall(root.target(folder(address))))
 
 
 def upstream_port(root: Root, address: str) -> str:
-    """The card's end of the link to its slot: the topmost bridge that is the card vendor's own, or the card itself."""
+    """The card's end of the link to its slot: the topmost bridge made by the card's vendor, or else the card itself."""
     own = (at for at in root_path(root, address)[:-1] if vendor(root, at) == AMD)
     return next(own, address)
 
 
 def link(root: Root, address: str) -> Link:
-    """The link to the slot. Raises Unreadable."""
+    """Read the link between a card and its slot. Raises Unreadable."""
     port = upstream_port(root, address)
     above = _above(root, port)
     at, slot = folder(port), folder(above) if above else None
@@ -114,7 +114,9 @@ def link(root: Root, address: str) -> Link:
 
 
 def lanes(root: Root, address: str) -> Lanes:
-    """Whose lanes they are, as far as ids and numbers tell. Raises Unreadable."""
+    """Whether a slot's lanes come from the processor or the chipset, judged by PCI ids and numbers. Raises
+    Unreadable.
+    """
     path = root_path(root, address)
     between = path[1 : path.index(upstream_port(root, address))]
     if any(vendor(root, at) in (AMD_PROCESSOR, ASMEDIA) for at in between):
@@ -131,7 +133,7 @@ def lanes(root: Root, address: str) -> Lanes:
 
 
 def bridges(root: Root, address: str) -> list[str]:
-    """The bridges above a device. Raises Unreadable."""
+    """PCI addresses of the bridges above a device. Raises Unreadable."""
     return [at for at in root_path(root, address)[:-1] if device_class(root, at) == BRIDGE_CLASS]
 
 
@@ -141,7 +143,7 @@ def _above(root: Root, address: str) -> str | None:
 
 
 def _speed(root: Root, path: str) -> float | None:
-    """GT/s of a text such as "16.0 GT/s PCIe"."""
+    """The GT/s in a text such as "16.0 GT/s PCIe"."""
     try:
         match = re.match(r"([\d.]+) GT/s", root.text(path))
     except Unreadable:
@@ -150,7 +152,7 @@ def _speed(root: Root, path: str) -> float | None:
 
 
 def _width(root: Root, path: str) -> int | None:
-    """Lanes; None where the kernel says 0 or 255, which mean that it does not know."""
+    """The number of lanes; None if the kernel says 0 or 255, by which it means that it does not know."""
     try:
         width = root.number(path)
     except Unreadable:

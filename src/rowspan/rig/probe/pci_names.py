@@ -1,4 +1,4 @@
-"""What a PCI device is called: the list that distributions install with pciutils or hwdata."""
+"""Names of PCI devices, from the list that distributions install with pciutils or hwdata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LISTS = ("/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids")
 
 
 def device_name(root: Root, vendor: int, device: int) -> str | None:
-    """Its name there; None: no list, or not in it. Format: https://pci-ids.ucw.cz/"""
+    """A device's name in that list; None if there is no list, or no such entry. Format: https://pci-ids.ucw.cz/"""
     heading, entry = f"\n{vendor:04x}  ", f"\n\t{device:04x}  "
     for path in LISTS:
         try:

@@ -1,4 +1,4 @@
-"""Reading what may be absent: None instead of an error, and a list of what only a privileged user may see."""
+"""Reads files that may be absent: gives None in place of an error, and lists what only a privileged user may read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from rowspan.rig.root import NotPermitted, Root, Unreadable
 
 
 class Reader:
-    """As `Root`, for values that a card need not have.
+    """Like `Root`, but for values that a card need not have: a missing one is None.
 
-    denied: what was there but not permitted.
+    denied: paths that exist but may not be read.
     """
 
     def __init__(self, root: Root) -> None:
@@ -30,7 +30,7 @@ class Reader:
             return None
 
     def first_number(self, pattern: str) -> int | None:
-        """Of the first file that fits a pattern and holds a number."""
+        """The number in the first file that matches a pattern and holds one."""
         numbers = (self.number(path) for path in self.root.glob(pattern))
         return next((number for number in numbers if number is not None), None)
 

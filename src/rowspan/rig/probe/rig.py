@@ -1,4 +1,4 @@
-"""The whole machine in one look. No root is needed; what this user may not read is None, and listed."""
+"""Looks at the whole machine once. It needs no root user: what this user may not read is None, and listed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ INTEL_INTEGRATED = "0000:00:02.0"
 
 @dataclass(frozen=True)
 class Rig:
-    """What is in a machine.
+    """A machine's system, processor, memory and cards.
 
-    cards: by PCI address. peers: every ordered pair of cards of one vendor.
-    unread: what could not be read, and why; what depends on it is unknown.
+    cards: in the order of their PCI addresses.
+    peers: every ordered pair of cards that have the same vendor.
+    unread: sources that could not be read, and why; values that depend on them are unknown.
     """
 
     system: System
@@ -52,7 +53,7 @@ def probe(root: Root) -> Rig:
 
 
 def probe_cards(root: Root | None = None) -> list[Card]:
-    """The cards alone."""
+    """Read the cards alone."""
     return _cards(Reader(root or Root()), [])[0]
 
 
@@ -89,7 +90,7 @@ def _cards(reader: Reader, unread: list[str]) -> tuple[list[Card], list[Peer]]:
 
 
 def _display_devices(root: Root) -> dict[str, int]:
-    """Addresses and vendors of graphics and compute cards."""
+    """Vendor ids of all graphics and compute cards, by their PCI addresses."""
     found = {}
     for address in pci.addresses(root):
         try:

@@ -1,4 +1,4 @@
-"""Links over some seconds: idle ones slow down to save power, and show what they can only under load."""
+"""Watches PCIe links for some seconds: idle links slow down to save power, and reach full speed only under load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAUSE = 0.5  # seconds between two looks
 
 @dataclass(frozen=True)
 class LinkSample:
-    """What was seen of a card's link. Speeds in GT/s; busiest: percent. None: could not be read."""
+    """Extremes of a card's link while it was watched. Speeds in GT/s; busiest: percent. None: could not be read."""
 
     address: str
     slowest: float | None
@@ -27,7 +27,7 @@ class LinkSample:
 
 
 def sample_links(root: Root, cards: Sequence[Card], seconds: float) -> list[LinkSample]:
-    """Look at the links over and over. The load is the user's: nothing is started here."""
+    """Read the links repeatedly for some seconds. The user provides the load: this function starts none."""
     links: dict[str, list[pci.Link]] = {card.address: [] for card in cards}
     busy: dict[str, list[int]] = {card.address: [] for card in cards}
     end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Kernel, distribution and boot options."""
+"""Reads kernel, distribution and boot options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ FAMILIES = ("debian", "fedora", "arch")  # whose commands the fixes know; Ubuntu
 
 @dataclass(frozen=True)
 class System:
-    """Texts are empty where they could not be read. family: one of `FAMILIES`, or None for another distribution."""
+    """The operating system; texts are empty if they could not be read. family: one of `FAMILIES`, or None for another
+    distribution.
+    """
 
     kernel: str
     distribution: str
@@ -21,7 +23,7 @@ class System:
 
     @property
     def kernel_version(self) -> tuple[int, int] | None:
-        """Such as (6, 8)."""
+        """Major and minor version, such as (6, 8)."""
         match = re.match(r"(\d+)\.(\d+)", self.kernel)
         return (int(match[1]), int(match[2])) if match else None
 

@@ -1,7 +1,7 @@
-"""Sizes of attention's tiles for each kind of card: the one place that decides them.
+"""Chooses attention's tile sizes for each kind of card. They are chosen nowhere else.
 
-Chosen by what the compiler says of registers and shared memory (tests/oracle/test_triton_attention_compiles.py holds
-them to it), not by measurements: no card was at hand.
+They follow from what the compiler says of registers and shared memory (tests/oracle/test_triton_attention_compiles.py
+checks them), not from measurements: no card was at hand.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rowspan.kernels.triton.card_family import CardFamily
+
+WIDEST = 512  # elements of a head
 
 
 class Tiles(NamedTuple):
@@ -21,27 +23,45 @@ class Tiles(NamedTuple):
     value_parts: int = 1  # of values' columns, each a program's that computes all scores anew: for want of registers
 
 
-def decode_tiles(family: CardFamily, head_dim: int, converted: bool = False) -> Tiles:
-    """Enough bytes under way to hide memory's latency, and room for several programs on a multiprocessor.
+def decode_tiles(family: CardFamily, head_size: int, converted: bool = False) -> Tiles:
+    """Tiles for decoding: enough bytes under way to hide memory's latency, and room for several programs on a
+    multiprocessor.
 
-    Args: converted: the cache is of integers, which are held in both types for a while.
+    Args:
+        head_size: elements of a key or a value, whichever has more.
+        converted: the cache holds integers, which need registers in both types for a while.
     """
-    wide = head_dim > 128
+    wide = head_size > 128
+    if head_size > 256:
+        return Tiles(16, 16, warps=8 if family == CardFamily.RDNA else 4, stages=stages_of(family))
     if family == CardFamily.RDNA:  # every lane holds matrix operands twice: registers are short
         if wide or converted:
             return Tiles(16, 16, warps=8 if wide else 4, stages=1)
         return Tiles(16, 32, warps=4, stages=2)
-    stages = {CardFamily.HOPPER: 5, CardFamily.AMPERE: 3, CardFamily.CDNA: 2}[family]
-    return Tiles(16, 32 if wide else 64, warps=4, stages=stages)
+    return Tiles(16, 32 if wide else 64, warps=4, stages=stages_of(family))
 
 
-def prefill_tiles(family: CardFamily, head_dim: int, group: int, converted: bool = False) -> Tiles:
-    """As many rows as registers can sum up.
+def stages_of(family: CardFamily) -> int:
+    """Stages of decode's pipeline. RDNA's wide tiles leave no registers for more than one."""
+    return {CardFamily.HOPPER: 5, CardFamily.AMPERE: 3, CardFamily.CDNA: 2, CardFamily.RDNA: 1}[family]
 
-    Args: converted: the cache is of integers, which are held in both types for a while.
+
+def prefill_tiles(family: CardFamily, head_size: int, group: int, converted: bool = False) -> Tiles:
+    """Tiles for prefill: as many rows as registers can sum up.
+
+    Args:
+        head_size: elements of a key or a value, whichever has more.
+        converted: the cache holds integers, which need registers in both types for a while.
     """
-    wide = head_dim > 128
-    if family == CardFamily.HOPPER:  # its matrix instructions take 64 rows for each 4 warps
+    wide = head_size > 128
+    if head_size > 256:
+        tiles = {
+            CardFamily.HOPPER: Tiles(64, 32, warps=8, stages=3, value_parts=2),
+            CardFamily.AMPERE: Tiles(32, 16, warps=8, stages=2),
+            CardFamily.RDNA: Tiles(32, 16, warps=8, stages=1, value_parts=2),
+            CardFamily.CDNA: Tiles(32, 32, warps=4, stages=1),
+        }[family]
+    elif family == CardFamily.HOPPER:  # its matrix instructions take 64 rows for each 4 warps
         tiles = Tiles(128, 32, warps=8, stages=3) if wide else Tiles(128, 64, warps=8, stages=5)
     elif family == CardFamily.AMPERE:  # 99 KiB of shared memory, as consumer cards have
         tiles = Tiles(64, 32, warps=8, stages=2) if wide else Tiles(128, 64, warps=8, stages=3)

@@ -1,7 +1,7 @@
-"""How the linear kernels are cut into tiles: the only place where such numbers are chosen. Plain data.
+"""Chooses how the linear kernels are cut into tiles; such numbers are chosen nowhere else. Plain data.
 
-`choose` is what is used without tuning (kernels/triton/linear/tuning.py). Its numbers come from what the compiler says
-of registers and shared memory (tests/oracle/test_triton_compiled.py), not from measurements: no card was at hand.
+`choose` is used without tuning (kernels/triton/linear/tuning.py). Its numbers come from what the compiler says of
+registers and shared memory (tests/oracle/test_triton_compiled.py), not from measurements: no card was at hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rowspan.kernels.triton.linear.layout import UNIT
 
 @dataclass(frozen=True)
 class Narrow:
-    """kernels/triton/linear/narrow.py."""
+    """Tile sizes for kernels/triton/linear/narrow.py."""
 
     tokens: int  # a power of two, at least as many as there are
     block_rows: int
@@ -28,7 +28,7 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Wide:
-    """kernels/triton/linear/wide.py. Blocks are at least 16, of columns 64."""
+    """Tile sizes for kernels/triton/linear/wide.py. Blocks have at least 16 rows or tokens, and 64 columns."""
 
     block_tokens: int
     block_rows: int
@@ -41,7 +41,7 @@ class Wide:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """kernels/triton/linear/unpacked.py."""
+    """Piece sizes for kernels/triton/linear/unpacked.py."""
 
     rows_at_once: int
 
@@ -56,24 +56,31 @@ UNDER_WAY = 48 << 10
 SCRATCH = 64 << 20  # bytes of a matrix unpacked at once: enough rows to fill a card, few enough to stay in a large L2
 
 
-def choose(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Config:
-    """Sensible without tuning."""
+def choose(card: CardModel, tokens: int, rows: int, columns: int, bits: int, looked_up: bool = False) -> Config:
+    """A configuration that is sensible without tuning.
+
+    Args:
+        looked_up: codes stand for numbers of a table, which takes registers to find.
+    """
     if tokens <= MOST_NARROW:
         return _narrow(card, tokens, rows, columns, bits)
     if tokens >= LEAST_UNPACKED:
         return unpacked(columns)
-    return _wide(card, tokens, rows, columns)
+    return _wide(card, tokens, rows, columns, looked_up)
 
 
 def unpacked(columns: int, scratch: int = SCRATCH) -> Unpacked:
-    """Which any number of tokens can be computed by. Pieces are whole tiles of a vendor's GEMM: the next one's outputs
-    begin where it may write them at once."""
+    """The configuration by which any number of tokens can be computed. Pieces are whole tiles of a vendor's GEMM, so
+    that the next piece's outputs begin at an aligned place.
+    """
     return Unpacked(max(256, scratch // (2 * columns) // 256 * 256))
 
 
-def candidates(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Iterator[Config]:
-    """What is worth timing, the default first; some of it twice."""
-    yield choose(card, tokens, rows, columns, bits)
+def candidates(
+    card: CardModel, tokens: int, rows: int, columns: int, bits: int, looked_up: bool = False
+) -> Iterator[Config]:
+    """Yield configurations that are worth timing, the default first; some occur twice."""
+    yield choose(card, tokens, rows, columns, bits, looked_up)
     if tokens <= 4 * MOST_NARROW:
         narrow = _narrow(card, tokens, rows, columns, bits)
         for block_rows, num_warps in product((1, 2, 4, 8), (1, 2, 4, 8)):
@@ -104,9 +111,11 @@ TILES = {
 
 
 def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
-    """More rows share what activations cost, fewer leave registers to more threads. Where there would be too few
-    programs to go around, fewer; then a row's columns are shared out among more warps of its program, and as a last
-    resort among programs, whose sums a second launch of some 2 µs adds up."""
+    """The configuration for few tokens. More rows per program share the cost of loading activations; fewer leave
+    registers to more threads. If there would be too few programs for the card, there are fewer rows; then a row's
+    columns are shared among more warps of its program, and as a last resort among programs, whose sums a second launch
+    of some 2 µs adds up.
+    """
     held = _power_of_two(tokens)
     few_columns = bits in (4, 8)  # of a unit; a thread holds them all, for all tokens
     block_rows = 4 if held == 1 or few_columns else 2
@@ -119,7 +128,7 @@ def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) ->
     programs, units = -(-rows // block_rows), -(-columns // UNIT[bits])
 
     def asked_for(warps: int) -> int:
-        """Bytes under way on each processor."""
+        """Bytes requested from memory at a time on each processor."""
         return programs * warps * card.lanes * 16 * block_rows // card.processors
 
     num_warps = 2 if units > card.lanes else 1
@@ -131,10 +140,14 @@ def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) ->
     return Narrow(held, block_rows, num_warps * card.lanes, num_warps, split=split)
 
 
-def _wide(card: CardModel, tokens: int, rows: int, columns: int) -> Wide:
-    """The tile of as many tokens as there are, and parts of columns until every processor has six warps or more:
-    further parts would cost more in sums to be written and read again."""
-    fitting = [tile for tile in TILES[card.family] if tile[1] <= max(16, _power_of_two(tokens))]
+def _wide(card: CardModel, tokens: int, rows: int, columns: int, looked_up: bool) -> Wide:
+    """The configuration for many tokens: the tile with as many tokens as there are, and parts of columns until every
+    processor has six warps or more; further parts would cost more in sums to be written and read again.
+    """
+    most = max(16, _power_of_two(tokens))
+    if looked_up and card.family is CardFamily.RDNA:  # else the compiler spills registers
+        most = min(most, 32)
+    fitting = [tile for tile in TILES[card.family] if tile[1] <= most]
     block_rows, block_tokens, num_warps = fitting[-1]
     amd = card.family in (CardFamily.RDNA, CardFamily.CDNA)
     block_columns = 128 if block_tokens <= 32 and not amd else 64
@@ -146,18 +159,18 @@ def _wide(card: CardModel, tokens: int, rows: int, columns: int) -> Wide:
 
 
 def _power_of_two(number: int) -> int:
-    """The next one."""
+    """The next power of two."""
     return 1 << (number - 1).bit_length()
 
 
 def as_data(config: Config) -> dict[str, str | int]:
-    """For JSON."""
+    """A configuration for JSON."""
     way = next(way for way, kind in WAYS.items() if isinstance(config, kind))
     return {"way": way, **asdict(config)}
 
 
 def from_data(data: object) -> Config:
-    """Raises ValueError: it is not what `as_data` makes."""
+    """A configuration from JSON. Raises ValueError if `as_data` did not make it."""
     if not isinstance(data, dict) or data.get("way") not in WAYS:
         raise ValueError(f"no way of computing: {data!r}")
     numbers = {name: value for name, value in data.items() if name != "way"}

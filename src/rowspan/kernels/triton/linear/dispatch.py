@@ -1,4 +1,4 @@
-"""Linear over weights in a card's memory: the kernel that suits the number of tokens."""
+"""Chooses the kernel that multiplies tokens with weights in a card's memory, by the number of tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def linear(
     config: Config | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), of x in float16 or bfloat16.
+    """x @ weight.T + bias, (tokens, columns) → (tokens, rows), for x in float16 or bfloat16.
 
-    Safe in the capture of a graph: nothing depends on values, and nothing is waited for.
+    It may be captured in a graph: nothing depends on values, and nothing is waited for.
 
     Args:
-        config: None: what tuning has found for this card, or the default.
-        dtype: of the result: x's, which None stands for, or, without bias, float32.
+        config: tile sizes; None: those that tuning has found for this card, or the default.
+        dtype: type of the result; None: x's. Without bias it may be float32.
     """
     dtype = dtype or x.dtype
     if not isinstance(weight, PlanarWeight):

@@ -1,4 +1,4 @@
-"""Several matrices of one input as one."""
+"""Joins several matrices with the same input into one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rowspan.kernels.triton.linear.layout import PlanarWeight
 
 
 def join(weights: Sequence[Weight]) -> PlanarWeight | DenseWeight | None:
-    """Their rows below each other; None if they are not held alike (Q4_K_M has some v in Q6_K)."""
+    """A matrix with all rows, one matrix below the other; None if they are not held alike (Q4_K_M has some v in
+    Q6_K).
+    """
     first = weights[0]
     if any(weight.columns != first.columns or not weight.rows for weight in weights) or not first.columns:
         return None

@@ -1,6 +1,7 @@
 """How weights lie in a card's memory: codes, and the numbers that make values of them, each in a plane of its own.
 
     value = scale · (code - zero) + minimum            one scale and minimum for each group of 16 or 32 columns
+    value = scale · table[code]                        of codes of 4 bits that stand for numbers of a table
 
 Everything is one row after another, as in the file, and codes lie in units of 16 bytes, since that is what a thread
 loads best at once. A warp of the narrow kernel then reads 512 consecutive bytes of a row, a wavefront of CDNA 1024:
@@ -21,13 +22,14 @@ unpacked ones through shared memory once more. It did for Q8_0 while codes were 
 but then waited for each product before the next, and spent a fourth more on integers.
 
 A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
-for the group; exact in float32. Bytes per element, against the file's: Q8_0, Q4_0, Q4_1 and Q6_K the same, Q4_K 4.625
-bits (4.5), Q5_K 6.625 (5.5), Q3_K 4.5625 (3.4375), Q2_K 3.125 (2.625), Q5_0 6.5 (5.5), Q5_1 7 (6).
+for the group, or a power of two; exact in float32. Bits per element, against the file's: Q8_0, Q4_0, Q4_1, Q6_K, IQ4_NL
+and MXFP4 the same, Q4_K 4.625 (4.5), IQ4_XS 4.3125 (4.25), Q5_K 6.625 (5.5), Q3_K 4.5625 (3.4375), Q2_K 3.125 (2.625),
+Q5_0 6.5 (5.5), Q5_1 7 (6).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,6 +48,9 @@ BITS: Mapping[str, int] = {
     "Q4_K": 4,
     "Q5_K": 6,
     "Q6_K": 6,
+    "IQ4_NL": 4,
+    "IQ4_XS": 4,
+    "MXFP4": 4,
 }
 UNIT: Mapping[int, int] = {
     8: 16,
@@ -57,11 +62,11 @@ UNIT: Mapping[int, int] = {
 
 @dataclass(frozen=True)
 class PlanarWeight:
-    """A quantized (rows, columns) matrix. Rows are filled up to whole units of columns, with scales of zero."""
+    """A quantized (rows, columns) matrix. Rows are padded to whole units of columns, with scales of zero."""
 
     codes: Tensor  # int32 (rows, words): the plane of 8, 4 or 2 bits
     high: Tensor | None  # int32 (rows, words): of 6 bits, the plane of 2
-    scales: Tensor  # float16 (rows, groups), or with sub_scales (rows, columns / 256)
+    scales: Tensor  # float16 (rows, groups), or with sub_scales (rows, columns / 256); uint8: exponents, 2^(n - 128)
     minima: Tensor | None  # like scales; None: all zero
     sub_scales: Tensor | None  # int8 (rows, groups)
     sub_minima: Tensor | None  # int8 (rows, groups)
@@ -87,12 +92,12 @@ class PlanarWeight:
 
     @property
     def unit(self) -> int:
-        """Columns of 16 bytes of codes, of the plane with the fewest bits."""
+        """Number of columns whose codes take 16 bytes, in the plane with the fewest bits."""
         return UNIT[self.bits]
 
     @property
     def group(self) -> int:
-        """Columns that share a scale."""
+        """Number of columns that share a scale."""
         return SCHEMES[self.scheme].group
 
     @property
@@ -100,9 +105,19 @@ class PlanarWeight:
         return SCHEMES[self.scheme].zero
 
     @property
+    def table(self) -> int | None:
+        """The table in the form that kernels take: see `table_bits`."""
+        return table_bits(SCHEMES[self.scheme].table)
+
+    @property
     def units(self) -> int:
-        """Of a row; the last one may not be full."""
+        """Number of units in a row; the last one may not be full."""
         return units(self.columns, self.bits)
+
+
+def table_bits(table: Sequence[int]) -> int | None:
+    """Pack 16 numbers of 8 bits, each + 128, into one of 128 bits, the first lowest; None if there are none."""
+    return int.from_bytes(bytes(number + 128 for number in table), "little") if table else None
 
 
 def units(columns: int, bits: int) -> int:

@@ -47,13 +47,16 @@ def narrow_kernel(
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
+    TABLE: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """x: pairs of columns, int32 (tokens, columns / 2). y: (SPLIT, tokens, rows); float32 unless SPLIT is 1."""
+    """Compute outputs. x: pairs of columns, int32 (tokens, columns / 2). y: (SPLIT, tokens, rows); float32 unless SPLIT
+    is 1.
+    """
     eights: tl.constexpr = (GROUP if GROUP < UNIT else UNIT) // 8  # pairs of words' columns that share a scale
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     inside = tl.minimum(row, rows - 1).to(tl.int64)
@@ -76,7 +79,7 @@ def narrow_kernel(
                 for odd in tl.static_range(2):
                     # Reshaped, not indexed with None: layouts follow, and nothing is exchanged.
                     v = tl.reshape(_one_of_pair(pairs, odd, BFLOAT), (TOKENS, 1, 4 * UNITS))
-                    w = code(words, one, _part(eight, odd, BITS), _byte(eight, odd, BITS), BITS, ZERO)
+                    w = code(words, one, _part(eight, odd, BITS), _byte(eight, odd, BITS), BITS, ZERO, TABLE)
                     products += tl.reshape(w, (1, BLOCK_ROWS, 4 * UNITS)) * v
                     if minima is not None:
                         plain += v
@@ -98,7 +101,7 @@ def narrow_kernel(
 
 @triton.constexpr_function
 def _part(eight: int, odd: int, bits: int) -> int:
-    """Of codes.py, where columns 8 eight + 2 w + odd of a unit are."""
+    """The part, in codes.py's sense, that holds the columns 8 eight + 2 w + odd of a unit."""
     return {8: 0, 4: odd}.get(bits, eight // 4 * 2 + odd)
 
 
@@ -109,7 +112,7 @@ def _byte(eight: int, odd: int, bits: int) -> int:
 
 @triton.jit
 def _one_of_pair(pairs, ODD: tl.constexpr, BFLOAT: tl.constexpr):
-    """Of two numbers of 16 bits, one as float32."""
+    """One of two 16-bit numbers, as float32."""
     if BFLOAT:  # the upper half of a float32
         bits = pairs & -65536 if ODD else pairs << 16
         return bits.to(tl.float32, bitcast=True)
@@ -124,7 +127,7 @@ def _sum_of_words(numbers, TOKENS: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.c
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow, dtype: torch.dtype) -> Tensor:
-    """(tokens, columns), contiguous → (tokens, rows), of at most `config.tokens` tokens."""
+    """x @ weight.T, (tokens, columns), contiguous → (tokens, rows), for at most `config.tokens` tokens."""
     split = config.split
     y, parts = outputs(x, weight.rows, split, dtype)
     narrow_kernel[(triton.cdiv(weight.rows, config.block_rows), split)](
@@ -142,6 +145,7 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Narrow,
         UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
+        TABLE=weight.table,
         TOKENS=config.tokens,
         BLOCK_ROWS=config.block_rows,
         UNITS=config.units,

@@ -1,4 +1,6 @@
-"""From a file's rows of blocks to the layout of kernels/triton/linear/layout.py, on the device that holds them."""
+"""Converts a file's rows of blocks into the layout of kernels/triton/linear/layout.py, on the device that holds
+them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,11 @@ from torch import Tensor
 
 from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.linear.layout import BITS, UNIT, PlanarWeight, units
-from rowspan.quant.dequantize import QUANTIZED, dequantize
+from rowspan.quant.dequantize import PLANAR, dequantize
+from rowspan.quant.planar import Planar
 from rowspan.quant.scheme import SCHEMES, Scheme
-from rowspan.quant.unpacking import UnpackedBlocks
+from rowspan.quant.schemes.mxfp4 import exponents
+from rowspan.quant.stored import BLOCKS
 
 # A GPU wants large pieces: one takes some 20 launches. Of each element, up to 16 bytes are held while it is repacked.
 ELEMENTS_AT_ONCE = 1 << 23
@@ -23,7 +27,7 @@ def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | De
 
     Args:
         raw: (rows, bytes per row) uint8, on any device; rows may lie apart, as those of a column cut do.
-        dtype: of a dense weight: F32, F16 and BF16 are rounded to it.
+        dtype: type of a dense weight: F32, F16 and BF16 are rounded to it.
 
     Raises:
         ValueError: a row is not a whole number of blocks.
@@ -35,7 +39,7 @@ def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | De
     rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, weight.columns))
     for first in range(0, weight.rows if weight.columns else 0, rows_at_once):
         rows = slice(first, first + rows_at_once)
-        _pack_rows(weight, rows, QUANTIZED[scheme_name](raw[rows].reshape(-1, scheme.block_bytes)))
+        _pack_rows(weight, rows, PLANAR[scheme_name]({BLOCKS: raw[rows]}))
     return weight
 
 
@@ -50,7 +54,7 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
     return PlanarWeight(
         codes=plane({8: 4, 4: 8, 6: 8, 2: 16}[bits], torch.int32),
         high=plane(16, torch.int32) if bits == 6 else None,
-        scales=plane(scheme.block_size, torch.float16),
+        scales=plane(scheme.block_size, torch.uint8 if scheme.has_exponents else torch.float16),
         minima=plane(scheme.block_size, torch.float16) if scheme.has_minima else None,
         sub_scales=plane(scheme.group, torch.int8) if sub_scales else None,
         sub_minima=plane(scheme.group, torch.int8) if sub_scales and scheme.has_minima else None,
@@ -59,11 +63,11 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
     )
 
 
-def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: UnpackedBlocks) -> None:
+def _pack_rows(weight: PlanarWeight, rows: slice, planar: Planar) -> None:
     n_rows, device = weight.codes[rows].shape[0], weight.codes.device
     codes = torch.zeros(n_rows, weight.units * weight.unit, dtype=torch.uint8, device=device)
     # In 8 bits, two's complement: Q8_0's code of -128 and zero of 128 give 0.
-    codes[:, : weight.columns] = (unpacked.codes.view(torch.uint8) + weight.zero).view(-1, weight.columns)
+    codes[:, : weight.columns] = planar.codes.view(torch.uint8) + weight.zero
     if weight.bits == 6:
         assert weight.high is not None
         weight.codes[rows] = _words(codes & 15, bits=4)
@@ -71,19 +75,24 @@ def _pack_rows(weight: PlanarWeight, rows: slice, unpacked: UnpackedBlocks) -> N
     else:
         weight.codes[rows] = _words(codes, weight.bits)
     for plane, values in (
-        (weight.scales, unpacked.scale),
-        (weight.minima, unpacked.minimum),
-        (weight.sub_scales, unpacked.sub_scales),
-        (weight.sub_minima, unpacked.sub_minima),
+        (weight.scales, _scales(weight, planar)),
+        (weight.minima, planar.minima),
+        (weight.sub_scales, planar.sub_scales),
+        (weight.sub_minima, planar.sub_minima),
     ):
         if plane is not None:
             assert values is not None
-            numbers = values.reshape(n_rows, -1)
-            plane[rows, : numbers.shape[1]] = numbers.to(plane.dtype)
+            plane[rows, : values.shape[1]] = values.to(plane.dtype)
+
+
+def _scales(weight: PlanarWeight, planar: Planar) -> Tensor | None:
+    if weight.scales.dtype != torch.uint8 or planar.scales is None:
+        return planar.scales
+    return exponents(planar.scales)
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:
-    """Codes of so many bits (rows, columns) → int32 (rows, words), in the order of layout.py."""
+    """Pack codes of so many bits, (rows, columns), into words: int32 (rows, words), in the order of layout.py."""
     parts, bytes_ = FIELDS[bits]
     # rows, units, part, byte (of 8 bits, two of them), word, odd → bytes of a word side by side, what shares one behind
     ordered = codes.view(codes.shape[0], -1, parts, bytes_, 4, 2).permute(0, 1, 4, 3, 2, 5)

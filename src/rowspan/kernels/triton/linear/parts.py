@@ -1,4 +1,4 @@
-"""Columns split over programs, for matrices with fewer rows than keep a card busy: each part of the columns gives
+"""Splits a matrix's columns over programs, if it has fewer rows than keep a card busy: each part of the columns gives
 float32 sums of its own, which a second kernel adds up in order. No sum depends on which program came first.
 """
 
@@ -9,19 +9,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # numbers of a program that adds
+BLOCK = 1024  # numbers that one adding program handles
 
 
 @triton.jit
 def units_of_part(part, units, UNITS: tl.constexpr, SPLIT: tl.constexpr):
-    """The first of a part's units, and the one behind its last: whole steps of UNITS, except at a row's end."""
+    """The first unit of a part, and the one behind its last: whole steps of UNITS, except at a row's end."""
     each = tl.cdiv(tl.cdiv(units, UNITS), SPLIT) * UNITS
     return part * each, tl.minimum((part + 1) * each, units)
 
 
 @triton.jit
 def add_parts_kernel(parts, bias, y, numbers, rows, SPLIT: tl.constexpr, BLOCK: tl.constexpr):
-    """parts: float32 (SPLIT, numbers), of which `rows` are a token's → y (numbers,)."""
+    """Add parts up: float32 (SPLIT, numbers), with `rows` numbers per token → y (numbers,)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     given = at < numbers
     total = tl.zeros((BLOCK,), tl.float32)
@@ -33,14 +33,16 @@ def add_parts_kernel(parts, bias, y, numbers, rows, SPLIT: tl.constexpr, BLOCK: 
 
 
 def outputs(x: Tensor, rows: int, split: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The result (tokens, rows), not written yet, and what programs write: that, or of several parts their sums."""
+    """Allocate the result (tokens, rows), and the tensor that programs write: the same one or, for several parts, their
+    sums.
+    """
     tokens = x.shape[0]
     y = torch.empty(tokens, rows, dtype=dtype, device=x.device)
     return y, y if split == 1 else torch.empty(split, tokens, rows, dtype=torch.float32, device=x.device)
 
 
 def add_parts(parts: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    """parts: (split, tokens, rows) → y (tokens, rows)."""
+    """Add parts (split, tokens, rows) up into y (tokens, rows)."""
     numbers = y.numel()
     add_parts_kernel[(triton.cdiv(numbers, BLOCK),)](
         parts, bias, y, numbers, y.shape[1], SPLIT=parts.shape[0], BLOCK=BLOCK

@@ -1,4 +1,4 @@
-"""Finds the fastest tiles for a matrix on a card. Never happens by itself: whoever serves asks for it, or does not."""
+"""Finds the fastest tiles for a matrix on a card. It runs only when asked to, never by itself."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def tune(
     dtype: torch.dtype,
     measure: Callable[[Callable[[], Tensor]], float] | None = None,
 ) -> Config:
-    """Time all candidates for one matrix, and use the fastest from then on. Those that the card cannot run, or computes
-    wrong, are left out. Takes a second for each that is not in triton's cache of compiled kernels.
+    """Time all candidates for one matrix, and use the fastest from then on. Candidates that the card cannot run, or
+    computes wrongly, are left out. Takes a second for each that is not in triton's cache of compiled kernels.
 
     Args:
         tokens: all numbers of tokens in its bucket are computed alike.
-        dtype: of activations.
-        measure: how long a call takes; None: triton's do_bench, which empties the card's cache before each.
+        dtype: type of activations.
+        measure: returns how long a call takes; None: triton's do_bench, which empties the card's cache before each.
 
     Raises:
         RuntimeError: no candidate computes what it should.
@@ -43,7 +43,9 @@ def tune(
     x = torch.randn(tokens, weight.columns, device=device).to(dtype)
     expected, tolerance = _expected(x, weight)
     times: dict[Config, float] = {}
-    for config in dict.fromkeys(candidates(card, tokens, weight.rows, weight.columns, weight.bits)):
+    for config in dict.fromkeys(
+        candidates(card, tokens, weight.rows, weight.columns, weight.bits, weight.table is not None)
+    ):
         call = functools.partial(linear, x, weight, None, config)
         try:
             if not bool(((call().float() - expected).abs() <= tolerance).all()):
@@ -62,7 +64,7 @@ def tune(
 
 
 def _expected(x: Tensor, weight: PlanarWeight) -> tuple[Tensor, Tensor]:
-    """Outputs in float32, and twice as far from them as rounding weights and outputs to x's type can lead."""
+    """The outputs in float32, and twice the error to which rounding weights and outputs to x's type can lead."""
     matrix = torch.empty(weight.rows, weight.columns, device=x.device)
     unpack(weight, 0, matrix)
     magnitude = x.float().abs() @ matrix.abs().T

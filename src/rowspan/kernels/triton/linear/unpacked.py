@@ -1,5 +1,5 @@
-"""Linear of very many tokens: a piece of the matrix at a time is unpacked to the activations' type and multiplied by
-the vendor's GEMM. What unpacking costs does not grow with the tokens, and no kernel of ours multiplies faster.
+"""Linear for very many tokens: a piece of the matrix at a time is unpacked to the activations' type and multiplied by
+the vendor's GEMM. The cost of unpacking does not grow with the tokens, and no kernel of ours multiplies faster.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ def unpack_kernel(
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
+    TABLE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """Rows from first_row on → y (rows, columns), contiguous."""
+    """Unpack rows from first_row on into y (rows, columns), contiguous."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     first = tl.program_id(1) * UNITS
     inside = (first_row + tl.minimum(row, rows - 1)).to(tl.int64)
-    code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, BLOCK_ROWS, UNITS, UNITS * UNIT)
+    code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, TABLE, BLOCK_ROWS, UNITS, UNITS * UNIT)
     groups = units * UNIT // GROUP
     group = first * UNIT // GROUP + tl.arange(0, UNITS * UNIT // GROUP)
     scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
@@ -56,7 +57,7 @@ def unpack_kernel(
 
 
 def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
-    """Write as many rows as `out` (rows, columns) has, from `first_row` on."""
+    """Unpack as many rows as `out` (rows, columns) has, from `first_row` on."""
     rows = out.shape[0]
     unpack_kernel[(triton.cdiv(rows, BLOCK_ROWS), triton.cdiv(weight.columns, BLOCK_COLUMNS))](
         *weight.planes,
@@ -70,13 +71,14 @@ def unpack(weight: PlanarWeight, first_row: int, out: Tensor) -> None:
         UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
+        TABLE=weight.table,
         BLOCK_ROWS=BLOCK_ROWS,
         UNITS=BLOCK_COLUMNS // weight.unit,
     )
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Unpacked, dtype: torch.dtype) -> Tensor:
-    """(tokens, columns) → (tokens, rows), x's type or float32."""
+    """x @ weight.T, (tokens, columns) → (tokens, rows), in x's type or float32."""
     y = torch.empty(x.shape[0], weight.rows, dtype=dtype, device=x.device)
     scratch = torch.empty(min(config.rows_at_once, weight.rows), weight.columns, dtype=x.dtype, device=x.device)
     for first in range(0, weight.rows, config.rows_at_once):

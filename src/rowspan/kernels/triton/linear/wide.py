@@ -42,6 +42,7 @@ def wide_kernel(
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     ZERO: tl.constexpr,
+    TABLE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -49,7 +50,7 @@ def wide_kernel(
     BAND: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """y: (SPLIT, tokens, rows); float32 unless SPLIT is 1."""
+    """Compute outputs. y: (SPLIT, tokens, rows); float32 unless SPLIT is 1."""
     first_row, first_token = _tile_of_program(
         tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(tokens, BLOCK_TOKENS), BLOCK_ROWS, BLOCK_TOKENS, BAND
     )
@@ -68,7 +69,7 @@ def wide_kernel(
     if minima is not None:
         minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
     for first in tl.range(begin, end, UNITS, num_stages=STAGES):
-        code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, BLOCK_ROWS, UNITS, UNITS * UNIT)
+        code = tile_of_codes(codes, high, inside, first, units, one, BITS, ZERO, TABLE, BLOCK_ROWS, UNITS, UNITS * UNIT)
         column = first * UNIT + tl.arange(0, UNITS * UNIT)
         v = tl.load(x_row + column[:, None], mask=(column < columns)[:, None], other=0.0)
         w = tl.reshape(code, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
@@ -88,8 +89,9 @@ def wide_kernel(
 
 @triton.jit
 def _tile_of_program(row_tiles, token_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BAND: tl.constexpr):
-    """Programs that run at the same time share weights and activations in L2: they go through the tiles in bands, BAND
-    tiles of rows high."""
+    """The tile that a program computes. Programs that run at the same time share weights and activations in L2: they go
+    through the tiles in bands, BAND tiles of rows high.
+    """
     program = tl.program_id(0)
     band = program // (BAND * token_tiles)
     height = tl.minimum(row_tiles - band * BAND, BAND)
@@ -98,7 +100,7 @@ def _tile_of_program(row_tiles, token_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_TOK
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide, dtype: torch.dtype) -> Tensor:
-    """(tokens, columns) → (tokens, rows)."""
+    """x @ weight.T, (tokens, columns) → (tokens, rows)."""
     tokens, rows, split = x.shape[0], weight.rows, config.split
     y, parts = outputs(x, rows, split, dtype)
     tiles = triton.cdiv(rows, config.block_rows) * triton.cdiv(tokens, config.block_tokens)
@@ -116,6 +118,7 @@ def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, config: Wide, d
         UNIT=weight.unit,
         GROUP=weight.group,
         ZERO=weight.zero,
+        TABLE=weight.table,
         BLOCK_TOKENS=config.block_tokens,
         BLOCK_ROWS=config.block_rows,
         UNITS=config.block_columns // weight.unit,

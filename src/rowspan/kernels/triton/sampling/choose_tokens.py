@@ -1,4 +1,4 @@
-"""Choosing tokens on the card, by the definition in `rowspan.worker.sampler`, for rows that ask for different things.
+"""Chooses tokens on the card, by the definition in `rowspan.worker.sampler`, for rows that ask for different things.
 
 Nothing waits for the host, and shapes depend on what `SamplingBatch` says of all rows together. Sorting a vocabulary
 takes as long as a step of a small model, and nearly all draws fall among the most likely thousand. So draws from whole
@@ -8,6 +8,7 @@ vocabularies are made from those, with the mass of all the others known; one tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,29 +17,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rowspan.kernels.sampling import Entries, SamplingBatch
+from rowspan.kernels.sampling import Additions, Changes, Masks, Penalties, SamplingBatch
 from rowspan.kernels.triton.sampling.draw import TOKEN_BITS, UNKNOWN, rank_key
 
 BLOCK = 1024  # elements of a program
 
 RankKeys = Callable[[Tensor], Tensor]
-"""Of logits, whole numbers: see `rank_keys`."""
+"""A function that turns logits into integers: see `rank_keys`."""
 
 DrawBeyond = Callable[[Tensor, Tensor, Tensor, SamplingBatch[Tensor]], None]
-"""See `rowspan.kernels.triton.sampling.draw.draw_beyond`."""
+"""A function like `rowspan.kernels.triton.sampling.draw.draw_beyond`."""
 
 
 def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
-    """What one copy to the host can take: float64 (N, 1), the tokens. With log-probabilities (N, 2 + 2 n): the token,
-    its log-probability, the n most likely tokens, and theirs. A token's id is exact in a float64.
+    """Choose a token for each row, in a tensor that one copy brings to the host: float64 (N, 1), the tokens. With
+    log-probabilities (N, 2 + 2 n): the token, its log-probability, the n most likely tokens, and their
+    log-probabilities. A token's id is exact in a float64.
 
     Args:
-        logits: float32 (N, vocabulary); left as they are.
-        keys_of, draw_beyond: `rank_keys` and `draw_beyond`, or what does the same.
+        logits: float32 (N, vocabulary); not changed.
+        keys_of, draw_beyond: `rank_keys` and `draw_beyond`, or functions that do the same.
     """
     likeliest = logits.argmax(-1, keepdim=True)
     highest = logits.gather(1, likeliest)
-    changed = _penalize(logits, batch)
+    changed = logits
+    for changes in batch.changes:
+        changed = _changed(changed, changes)
     token = likeliest if changed is logits else changed.argmax(-1, keepdim=True)
     if batch.ranked:
         token = torch.where(batch.temperature > 0, draw(changed, batch, keys_of, draw_beyond), token)
@@ -58,32 +62,27 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw
 def profile(logits: Tensor, keys_of: RankKeys, draw_beyond: DrawBeyond) -> None:
     """Sampling's part of what a step takes, with all kernels that it may need."""
     one = torch.ones((len(logits), 1), dtype=torch.float64, device=logits.device)
-    filters = (one, one * logits.shape[1], one, -one, 0 * one, one)
-    batch = SamplingBatch(*filters, bias=None, seen=None, change=None, ranked=1, alternatives=None)
+    filters = (one, one * logits.shape[1], one, -one, 0 * one)
+    batch = SamplingBatch(*filters, changes=(), ranked=1, alternatives=None)
     draw(logits, batch, keys_of, draw_beyond)
 
 
-def _penalize(logits: Tensor, batch: SamplingBatch[Tensor]) -> Tensor:
-    """Logit bias, repeat penalty, frequency and presence penalties. Where nobody has any, the logits themselves."""
-    changed = logits
-    if batch.bias is not None:
-        changed = _add(changed, batch.bias)
-    if batch.seen is not None:
-        values = changed.gather(1, batch.seen)
-        penalty = batch.repeat_penalty.float()
-        changed = changed.scatter(1, batch.seen, torch.where(values > 0, values / penalty, values * penalty))
-    if batch.change is not None:
-        changed = _add(changed, batch.change)
-    return changed
-
-
-def _add(logits: Tensor, entries: Entries[Tensor]) -> Tensor:
-    # Atomic additions, but of one number and zeros to each place: their order makes no difference.
-    return logits.scatter_add(1, entries.tokens, entries.values)
+def _changed(logits: Tensor, changes: Changes[Tensor]) -> Tensor:
+    match changes:
+        case Additions(tokens, values):
+            # Atomic additions, but of one number and zeros to each place: their order makes no difference.
+            return logits.scatter_add(1, tokens, values)
+        case Penalties(tokens, factors):
+            values = logits.gather(1, tokens)
+            return logits.scatter(1, tokens, torch.where(values > 0, values / factors, values * factors))
+        case Masks(rows, bitmaps):
+            bit = torch.arange(8, dtype=torch.uint8, device=logits.device)
+            allowed = (bitmaps[:, :, None] >> bit & 1).bool().flatten(1)[:, : logits.shape[1]]
+            return logits.index_copy(0, rows, logits.index_select(0, rows).where(allowed, -math.inf))
 
 
 def draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
-    """One token of each row, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
+    """Draw one token for each row, (N, 1): see `rowspan.worker.sampler`. Filters keep a row's first few ranks."""
     values, tokens = most_likely(logits, batch.ranked, keys_of)
     highest, width = values[:, :1], values.shape[1]
     ranked = values.double() - highest.double()
@@ -118,7 +117,7 @@ def draw(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_b
 
 
 def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, Tensor]:
-    """Values and ids of so many tokens, best first, lower ids first among equals."""
+    """Values and ids of the `count` most likely tokens, best first, lower ids first among equals."""
     vocabulary = logits.shape[1]
     if count >= vocabulary:
         return torch.sort(logits + 0.0, dim=-1, descending=True, stable=True)  # + 0: see rank_key
@@ -128,7 +127,7 @@ def most_likely(logits: Tensor, count: int, keys_of: RankKeys) -> tuple[Tensor, 
 
 
 def rank_keys(logits: Tensor) -> Tensor:
-    """Whole numbers in the order of the values, of equal ones in that of falling ids, which are their last bits."""
+    """Integers in the order of the values, and for equal values in that of falling ids, which are the lowest bits."""
     n_rows, vocabulary = logits.shape
     keys = torch.empty((n_rows, vocabulary), dtype=torch.int64, device=logits.device)
     _rank_keys[(triton.cdiv(vocabulary, BLOCK), n_rows)](
@@ -138,14 +137,14 @@ def rank_keys(logits: Tensor) -> Tensor:
 
 
 def torch_rank_keys(logits: Tensor) -> Tensor:
-    """The same in plain torch."""
+    """Like `rank_keys`, in plain torch."""
     bits = (logits + 0.0).view(torch.int32)
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() + 2**31
     return (ordered << TOKEN_BITS) + torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
 
 
 def torch_draw_beyond(token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
-    """As `draw_beyond`, in plain torch: all rows' tokens are put in order, whether that is needed or not."""
+    """Like `draw_beyond`, in plain torch: all rows' tokens are sorted, whether that is needed or not."""
     ordered = draw(logits, replace(batch, ranked=logits.shape[1]), torch_rank_keys, torch_draw_beyond)
     token.copy_(torch.where(token < 0, ordered, token))
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from rowspan.kernels.sampling import SamplingBatch
 
 UNKNOWN = -1  # in place of a token: the draw fell beyond those that were ranked
-TOKEN_BITS = 20  # of a key, for the token's id: vocabularies of up to a million
-DIGITS = 18  # of a key, in base 8
+TOKEN_BITS = 20  # bits of a key that hold the token's id: vocabularies of up to a million
+DIGITS = 18  # digits of a key in base 8
 BLOCK = 1024  # logits that a program looks at together
 
 
 def draw_beyond(token: Tensor, logits: Tensor, temperature: Tensor, batch: SamplingBatch[Tensor]) -> None:
-    """Put a token in place of each UNKNOWN. They are drawn by the definition in `rowspan.worker.sampler`, of all tokens
-    but what top_p and min_p leave out; `temperature`, as (N, 1), is above 0."""
+    """Replace each UNKNOWN token by one that is drawn by the definition in `rowspan.worker.sampler`, from all tokens
+    that top_p and min_p leave in. `temperature`, as (N, 1), is above 0.
+    """
     rows, vocabulary = logits.shape
     filters = (temperature, batch.top_p, batch.min_logit, batch.uniform)
     constants = {"TOKEN_BITS": TOKEN_BITS, "DIGITS": DIGITS, "BLOCK": BLOCK}
@@ -31,8 +32,9 @@ def draw_beyond(token: Tensor, logits: Tensor, temperature: Tensor, batch: Sampl
 
 @triton.jit
 def rank_key(value, token, vocabulary, TOKEN_BITS: tl.constexpr):
-    """Whole numbers from 0 on, in the order of the values; of equal ones in that of falling ids, which are their last
-    bits."""
+    """Integers from 0 on, in the order of the values, and for equal values in that of falling ids, which are the lowest
+    bits.
+    """
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # -0 is 0, but not so as bits
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) + (1 << 31)
     return (ordered << TOKEN_BITS) + (vocabulary - 1 - token)
@@ -62,8 +64,9 @@ def _last(
     logits, vocabulary, highest, temperature, lowest, least, share,
     REACHES: tl.constexpr, TOKEN_BITS: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The largest key with which the mass of all that are at least as large is more than this share of all mass; or
-    reaches it."""
+    """The largest key for which the tokens with at least this key have more than (or, if REACHES, at least) this share
+    of all probability mass.
+    """
     digits = tl.arange(0, 8).to(tl.int64)
     every = _masses(logits, vocabulary, highest, temperature, lowest, digits * 0 + least, TOKEN_BITS, BLOCK)
     target = every * share
@@ -81,7 +84,9 @@ def _last(
 def _masses(
     logits, vocabulary, highest, temperature, lowest, keys, TOKEN_BITS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """For each of eight keys, of all tokens that rank at least there, no further than `lowest` below the highest."""
+    """For each of eight keys, the probability mass of all tokens with at least this key and a logit no further than
+    `lowest` below the highest.
+    """
     masses = tl.zeros((BLOCK, 8), tl.float64)
     for start in range(0, vocabulary, BLOCK):
         token = start + tl.arange(0, BLOCK)

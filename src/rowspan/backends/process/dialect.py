@@ -1,0 +1,63 @@
+"""The interface to other programs that serve a model, by which they differ: how to start them, send requests and read
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rowspan.backends.process.child import Address, Launch
+from rowspan.backends.protocol import BackendName, Capabilities, Limits, Piece, SamplingParams
+
+
+class EventReader(Protocol):
+    """Reads the events of one answer."""
+
+    def read(self, event: bytes) -> Piece | None:
+        """The piece in an event's data; None if it has none.
+
+        Raises:
+            ValueError, KeyError, TypeError, IndexError: the event is malformed.
+            RowspanError: the event is an error.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """One kind of server program."""
+
+    name: BackendName
+    title: str  # the program's name for people
+    version: str
+    capabilities: Capabilities
+
+    def launch(self, port: int, key: str) -> Launch: ...
+
+    async def limits(self, address: Address) -> Limits:
+        """The limits that the running server reports."""
+        ...
+
+    async def encode(self, address: Address, text: str) -> list[int]: ...
+
+    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+
+    async def decode(self, address: Address, tokens: Sequence[int]) -> str: ...
+
+    def ask(self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str]) -> tuple[str, bytes]:
+        """Path and body of the request for one answer, as a stream.
+
+        Raises:
+            UnsupportedOptionError: the server cannot honour a parameter.
+        """
+        ...
+
+    def reader(self, params: SamplingParams, *, continuation: bool) -> EventReader: ...
+
+    async def sleep(self, address: Address) -> bool:
+        """Make the running server give its devices back; False: it cannot, so that it must be ended."""
+        ...
+
+    async def wake(self, address: Address) -> None:
+        """Wake the server after a `sleep` that returned True."""
+        ...

@@ -1,0 +1,78 @@
+"""Finds the family of an architecture among the files in this folder that have a `FAMILY`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from rowspan.checkpoint.tensor_names import TensorKey, tensor_key
+from rowspan.errors import UnsupportedModelError
+from rowspan.model import families
+from rowspan.model.families.family import Family
+from rowspan.model.families.unknown import UNKNOWN
+from rowspan.model.header import ModelHeader
+from rowspan.model.spec import ModelSpec
+
+
+@cache
+def all_families() -> Mapping[str, Family]:
+    """All families by architecture. Each file is data and takes a fraction of a millisecond to import."""
+    found: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        family = getattr(importlib.import_module(f"{families.__name__}.{module.name}"), "FAMILY", None)
+        if isinstance(family, Family):
+            found.update((architecture, family) for architecture in family.architectures)
+    return found
+
+
+def family_of(metadata: Mapping[str, Any]) -> Family:
+    """The family of a model; for an unknown architecture `UNKNOWN`, which can be planned but not run."""
+    return all_families().get(str(metadata.get("general.architecture")), UNKNOWN)
+
+
+def key_of(name: str, metadata: Mapping[str, Any]) -> TensorKey | None:
+    """The key of a tensor by its GGUF name; None if the model's family has no such tensor."""
+    family = family_of(metadata)
+    return tensor_key(name, family.model_tensors, family.layer_tensors)
+
+
+@cache
+def hf_types() -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+    """For each `model_type` of a config.json, the architecture's name in GGUF files, and defaults of its keys."""
+    return {kind: about for family in dict.fromkeys(all_families().values()) for kind, about in family.hf_types.items()}
+
+
+def name_of(key: TensorKey, architecture: str) -> str:
+    """The GGUF name of a family's tensor."""
+    family = all_families()[architecture]
+    names = family.model_tensors if key.layer is None else family.layer_tensors
+    name = next(name for name, role in names.items() if role is key.role)
+    whole = name if "." in name else f"{name}.{key.part}"
+    return whole if key.layer is None else f"blk.{key.layer}.{whole}"
+
+
+def has_known_mixes(architecture: str) -> bool:
+    """Whether the family of an architecture has known mixes: see `Family.has_known_mixes`."""
+    family = all_families().get(architecture)
+    return family is not None and family.has_known_mixes
+
+
+def spec_of(header: ModelHeader) -> ModelSpec:
+    """The model that a header describes.
+
+    Raises:
+        UnsupportedModelError: something like a scaling is unknown; so is the architecture, unless the model is only to
+            be planned.
+        CheckpointError: a key is missing, or has an impossible value.
+    """
+    family = all_families().get(header.architecture)
+    if family is None and not header.for_planning:
+        raise UnsupportedModelError(
+            f"Architecture {header.architecture!r} is not supported.",
+            why=f"Rowspan's own engine runs {', '.join(sorted(all_families()))}.",
+            fix="Choose a model of one of these families.",
+        )
+    return (family or UNKNOWN).spec(header)

@@ -1,0 +1,30 @@
+"""Names the parts of a `ModelSpec` that the engine cannot compute yet: such a model can be planned, but is refused when
+run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rowspan.errors import UnsupportedModelError
+from rowspan.model.spec import LayerSpec, ModelSpec, MoeSpec
+
+
+def check_supported(spec: ModelSpec) -> None:
+    """Raise UnsupportedModelError, which names what the engine lacks, unless it can compute this model."""
+    lacking = dict.fromkeys(what for layer in spec.layer_kinds for what in _lacking(layer))
+    if lacking:
+        raise UnsupportedModelError(
+            f"{spec.name} cannot be run by Rowspan's own engine yet.",
+            why=f"It has {', '.join(lacking)}.",
+            fix="Use --backend llamacpp, or choose a dense model.",
+        )
+
+
+def _lacking(layer: LayerSpec) -> Iterator[str]:
+    if isinstance(layer.mlp, MoeSpec):
+        yield "layers that are mixtures of experts"
+    if layer.mixer.latent:
+        yield "latent attention"
+    if layer.mixer.has_gate:
+        yield "gated attention"

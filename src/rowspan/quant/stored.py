@@ -1,0 +1,61 @@
+"""A matrix as its file holds it, in the form in which the loader hands it to kernels whatever the file's format. No
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowspan.errors import UnsupportedModelError
+from rowspan.quant.scheme import SCHEMES
+
+BLOCKS = "blocks"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMatrix:
+    """A (rows, columns) matrix, or a rank's cut of one: its scheme's name, and the arrays that it consists of, by name.
+
+    The scheme determines which parts there are, and their shapes (`rowspan.quant.dequantize`). GGUF's schemes have one:
+    BLOCKS, uint8 (rows, bytes per row), whose rows may lie apart. Others have codes, scales and zero points as separate
+    parts.
+    """
+
+    scheme: str
+    rows: int
+    columns: int
+    parts: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of_blocks(cls, scheme: str, blocks: NDArray[np.uint8]) -> StoredMatrix:
+        """A matrix in one of GGUF's schemes. Raises ValueError if rows are not whole blocks."""
+        return cls(scheme, blocks.shape[0], SCHEMES[scheme].columns(blocks.shape[1]), {BLOCKS: blocks})
+
+    @property
+    def blocks(self) -> NDArray[np.uint8]:
+        """The blocks, for kernels that can read nothing else.
+
+        Raises:
+            UnsupportedModelError: the scheme has other parts.
+        """
+        if BLOCKS not in self.parts:
+            raise UnsupportedModelError(
+                f"Weights of the scheme {self.scheme} cannot be packed for this device.",
+                why=f"They are stored as {', '.join(self.parts)}, not in blocks.",
+                fix="Choose another quantization of this model.",
+            )
+        blocks: NDArray[np.uint8] = self.parts[BLOCKS]
+        return blocks
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows or not self.columns
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
