@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.errors import UsageError
 from rowspan.kvcache.manager import CacheManager
-from rowspan.scheduler.batch import LATEST, Chunk, NewSequence, SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult, TokenEvent
+from rowspan.scheduler.draft import PlanDraft, PlannedPart
 from rowspan.scheduler.limits import check_lengths, check_text_length
 from rowspan.scheduler.request import FinishReason, Request, WantedStates
 from rowspan.scheduler.step_size import StepSize
@@ -94,7 +94,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
-        self._in_flight: dict[int, list[_Planned]] = {}  # by the plan's number
+        self._in_flight: dict[int, list[PlannedPart]] = {}  # by the plan's number
         self._forget: list[int] = []  # introduced to the workers, ended since
         self._next_number = 0
         self._prompt_tokens = self._prefix_hits = self._generated_tokens = self._preemptions = 0
@@ -123,7 +123,7 @@ class Scheduler:
 
     def step(self) -> StepPlan | None:
         """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""
-        draft = _Draft(self._step_size.tokens, self._cache)
+        draft = PlanDraft(self._step_size.tokens, self._cache)
         if self._ahead and self._in_flight:
             self._plan_ahead(draft)
         else:
@@ -248,7 +248,7 @@ class Scheduler:
         longest = cache.longest
         self.context_length = self._context_limit if longest is None else min(self._context_limit, longest)
 
-    def _plan_decodes(self, draft: _Draft) -> None:
+    def _plan_decodes(self, draft: PlanDraft) -> None:
         """Plan the requests that miss one token; for a pipeline stage, its share of all decoding requests."""
         decoding = sum(len(request.tokens) - request.computed == 1 for request in self._running)
         share = -(-decoding // self._depth)
@@ -260,7 +260,7 @@ class Scheduler:
             elif request.missing == 1 and self._grow(request, len(request.tokens)):
                 draft.add(request, len(request.tokens))
 
-    def _plan_ahead(self, draft: _Draft) -> None:
+    def _plan_ahead(self, draft: PlanDraft) -> None:
         """Plan the step after the one under way, if all decode in it who are not at their end by then.
 
         Else it waits for the result. Who was left behind would keep to steps of its own, for which the weights are read
@@ -278,7 +278,7 @@ class Scheduler:
             for request in going_on:
                 draft.add(request, request.planned + 1)
 
-    def _plan_prefills(self, draft: _Draft) -> None:
+    def _plan_prefills(self, draft: PlanDraft) -> None:
         """Plan chunks of the requests that miss more tokens, as far as the budget lasts."""
         for request in self._running:
             if request.missing > 1:
@@ -286,7 +286,7 @@ class Scheduler:
                 if end > request.planned and self._grow(request, end):
                     draft.add(request, end)
 
-    def _admit(self, draft: _Draft) -> None:
+    def _admit(self, draft: PlanDraft) -> None:
         """Let waiting requests run, in order, while the budget and the blocks last."""
         while self._waiting and self._has_room():
             request = self._waiting[0]
@@ -388,37 +388,3 @@ class Scheduler:
         if request.introduced:
             request.introduced = False
             self._forget.append(request.seq_id)
-
-
-class _Planned(NamedTuple):
-    """A request's part of a plan."""
-
-    request: Request
-    end: int  # so many of its tokens will then be computed
-    samples: int  # of the last of these, that a token is chosen after
-
-
-class _Draft:
-    """A plan in the making."""
-
-    def __init__(self, budget: int, cache: CacheManager) -> None:
-        self.budget = budget  # tokens left
-        self.chunks: list[Chunk] = []
-        self.new: list[NewSequence] = []
-        self.planned: list[_Planned] = []
-        self._cache = cache
-
-    def add(self, request: Request, end: int) -> None:
-        """Plan to compute a request's tokens up to position `end`: known ones, or the next one."""
-        start, known = request.planned, len(request.tokens)
-        if not request.introduced:
-            request.introduced = True
-            self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
-        tokens = tuple(request.tokens[start:end]) or (LATEST,)
-        blocks = self._cache.joined(request.tables, end)
-        samples = int(end >= known and request.states is None)
-        hidden = end - start if request.states is WantedStates.ALL else int(end >= known and not samples)
-        self.chunks.append(Chunk(request.seq_id, tokens, start, blocks, samples, hidden))
-        self.planned.append(_Planned(request, end, samples))
-        self.budget -= end - start
-        request.planned = end

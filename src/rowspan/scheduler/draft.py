@@ -1,0 +1,43 @@
+"""A step plan in the making: which tokens of which requests, and what is wanted of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rowspan.kvcache.manager import CacheManager
+from rowspan.scheduler.batch import LATEST, Chunk, NewSequence
+from rowspan.scheduler.request import Request, WantedStates
+
+
+class PlannedPart(NamedTuple):
+    """A request's part of a plan."""
+
+    request: Request
+    end: int  # so many of its tokens will then be computed
+    samples: int  # of the last of these, that a token is chosen after
+
+
+class PlanDraft:
+    """A plan in the making."""
+
+    def __init__(self, budget: int, cache: CacheManager) -> None:
+        self.budget = budget  # tokens left
+        self.chunks: list[Chunk] = []
+        self.new: list[NewSequence] = []
+        self.planned: list[PlannedPart] = []
+        self._cache = cache
+
+    def add(self, request: Request, end: int) -> None:
+        """Plan to compute a request's tokens up to position `end`: known ones, or the next one."""
+        start, known = request.planned, len(request.tokens)
+        if not request.introduced:
+            request.introduced = True
+            self.new.append(NewSequence(request.seq_id, tuple(request.tokens), request.prompt_length, request.params))
+        tokens = tuple(request.tokens[start:end]) or (LATEST,)
+        blocks = self._cache.joined(request.tables, end)
+        samples = int(end >= known and request.states is None)
+        hidden = end - start if request.states is WantedStates.ALL else int(end >= known and not samples)
+        self.chunks.append(Chunk(request.seq_id, tokens, start, blocks, samples, hidden))
+        self.planned.append(PlannedPart(request, end, samples))
+        self.budget -= end - start
+        request.planned = end
