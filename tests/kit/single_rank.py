@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rowspan.comm.base import Comm, SoloGroup
+from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import kernels_used
 from rowspan.kernels.ops import Kernels, Outputs, StepLimits
-from rowspan.kernels.registry import kernels_for
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.rope_table import rope_table
 from rowspan.model.transformer import Transformer

@@ -13,9 +13,9 @@ from kit.native_isas import NATIVE, TILED
 from kit.run_ops import run_ops
 from kit.textbook_attention import textbook_attention
 
+from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.kernels.ops import AttentionOptions, Kernels, StepInputs
-from rowspan.kernels.registry import kernels_for
 from rowspan.plan.device import Device
 from rowspan.scheduler.batch import Chunk, StepPlan
 from rowspan.worker.step_inputs import step_inputs

@@ -117,7 +117,7 @@ class EngineOptions:
         from rowspan.config import DTYPES, EngineConfig
         from rowspan.plan.device import parse_devices, parse_ratios
         from rowspan.plan.split_mode import SplitMode
-        from rowspan.quant.cache_types import Kernels, cache_options
+        from rowspan.quant.cache_types import CacheKernels, cache_options
 
         given = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         given["prefix_reuse"] = not given.pop("no_prefix_reuse")
@@ -132,7 +132,7 @@ class EngineOptions:
             given["split_mode"] = SplitMode.NONE
         for option, value in (("--cache-type-k", self.cache_type_k), ("--cache-type-v", self.cache_type_v)):
             if native:
-                _check_choice(option, value, cache_options(Kernels.NATIVE, Kernels.TENSORS))
+                _check_choice(option, value, cache_options(CacheKernels.NATIVE, CacheKernels.TENSORS))
         _check_choice("--dtype", self.dtype, DTYPES)
         return lambda path: EngineConfig(path, **given).with_env()
 

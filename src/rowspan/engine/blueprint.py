@@ -26,7 +26,7 @@ from rowspan.plan.fit import CacheSize, ShardBytes, check_context, shard_bytes, 
 from rowspan.plan.routes import Routes
 from rowspan.plan.shard import Plan
 from rowspan.plan.split import split_or_fall_back
-from rowspan.quant.cache_types import Kernels, cache_options, cache_type, cache_type_for
+from rowspan.quant.cache_types import CacheKernels, cache_options, cache_type, cache_type_for
 from rowspan.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -192,10 +192,10 @@ def _cache_dtype(name: str | None, dtype: str, isa: str, spec: ModelSpec, option
     if name is None:
         beside_int8 = "float16" if any(size % cache_type("int16").grain for size in spec.head_sizes) else "int16"
         return beside_int8 if dtype == "int8" else dtype
-    known = cache_options(Kernels.NATIVE, Kernels.TENSORS)
+    known = cache_options(CacheKernels.NATIVE, CacheKernels.TENSORS)
     if name not in known:
         raise UsageError(f"{option} {name} is not known.", fix=f"Choose one of {', '.join(known)}.")
-    kind = cache_type_for(name, Kernels.NATIVE if is_native(isa) else Kernels.TENSORS)
+    kind = cache_type_for(name, CacheKernels.NATIVE if is_native(isa) else CacheKernels.TENSORS)
     unfit = [size for size in spec.head_sizes if kind is not None and size % kind.grain]
     if kind is None or unfit:
         raise UsageError(

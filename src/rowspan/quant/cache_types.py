@@ -11,7 +11,7 @@ from enum import StrEnum
 from rowspan.quant.scheme import GEOMETRIES
 
 
-class Kernels(StrEnum):
+class CacheKernels(StrEnum):
     """The kernels that own a cache. Torch's and Triton's kernels share theirs, which are torch's tensors."""
 
     NATIVE = "native"
@@ -36,7 +36,7 @@ class CacheType:
     option: str
     grain: int
     grain_bytes: int
-    kernels: frozenset[Kernels]
+    kernels: frozenset[CacheKernels]
     head_bytes: int = 0
     numpy: str = ""
     native: tuple[str, str] | None = None
@@ -47,15 +47,15 @@ class CacheType:
 
 
 def _blocks(
-    name: str, kernels: frozenset[Kernels], numpy: str = "", native: tuple[str, str] | None = None
+    name: str, kernels: frozenset[CacheKernels], numpy: str = "", native: tuple[str, str] | None = None
 ) -> CacheType:
     """A type that is stored like a weight scheme's blocks."""
     blocks = GEOMETRIES[name.upper()]
     return CacheType(name, name, blocks.block_size, blocks.block_bytes, kernels, numpy=numpy, native=native)
 
 
-_ALL = frozenset(Kernels)
-_NATIVE, _TENSORS, _LLAMACPP = (frozenset({kernels}) for kernels in Kernels)
+_ALL = frozenset(CacheKernels)
+_NATIVE, _TENSORS, _LLAMACPP = (frozenset({kernels}) for kernels in CacheKernels)
 
 CACHE_TYPES = (
     CacheType("float32", "f32", 1, 4, _ALL, numpy="float32", native=("F32", "F32")),
@@ -76,12 +76,12 @@ def cache_type(dtype: str) -> CacheType:
     return _BY_DTYPE[dtype]
 
 
-def cache_options(*kernels: Kernels) -> list[str]:
+def cache_options(*kernels: CacheKernels) -> list[str]:
     """The users' names of all types that any of these kernels have."""
     return list(dict.fromkeys(each.option for each in CACHE_TYPES if not each.kernels.isdisjoint(kernels)))
 
 
-def cache_type_for(option: str, kernels: Kernels) -> CacheType | None:
+def cache_type_for(option: str, kernels: CacheKernels) -> CacheType | None:
     """The type as which these kernels store the user's `option`; None: they have no such type."""
     return next((each for each in CACHE_TYPES if each.option == option and kernels in each.kernels), None)
 

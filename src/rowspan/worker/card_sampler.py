@@ -7,7 +7,7 @@ from typing import Any
 
 from rowspan.kernels.ops import Sample, pending_token
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
-from rowspan.worker.history import Choice, History
+from rowspan.worker.history import History, TokenChoice
 from rowspan.worker.logits_processors import MakeProcessors, logits_processors
 from rowspan.worker.sampling_batch import sampled_tokens, sampling_batch
 
@@ -41,7 +41,7 @@ class CardSampler:
             return tuple  # part of a prompt: nothing to wait for, the next part can be launched behind it
         vocabulary = logits.shape[1]
         histories = [self._histories[chunk.seq_id] for chunk in chunks]
-        choices, self._rows = list[Choice](), {}
+        choices, self._rows = list[TokenChoice](), {}
         for chunk, history in zip(chunks, histories, strict=True):
             if chunk.samples == 1:
                 choices.append(history.choice(vocabulary))

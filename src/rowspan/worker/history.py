@@ -13,7 +13,7 @@ from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.logits_processors import LogitsChange, LogitsProcessor, MakeProcessors, logits_processors
 
 
-class Choice(NamedTuple):
+class TokenChoice(NamedTuple):
     """What one token is chosen by, beside logits."""
 
     params: SamplingParams
@@ -88,10 +88,10 @@ class History:
                 break
         return followed
 
-    def choice(self, vocabulary: int) -> Choice:
+    def choice(self, vocabulary: int) -> TokenChoice:
         """What the next token is chosen by."""
         uniform = self.uniform() if self.params.temperature > 0 else 0.0
-        return Choice(self.params, self.changes(vocabulary), uniform)
+        return TokenChoice(self.params, self.changes(vocabulary), uniform)
 
     def changes(self, vocabulary: int) -> list[LogitsChange]:
         """The changes that all processors make to the next token's logits, in order."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rowspan.kernels.sampling import Additions, Changes, Masks, Penalties, SamplingBatch
 from rowspan.scheduler.batch import Chunk, SampledToken
 from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.history import Choice, History
+from rowspan.worker.history import History, TokenChoice
 from rowspan.worker.logits_processors import Addition, AllowedTokens, LogitsChange, Penalty
 
 Numbers = NDArray[np.generic]
@@ -20,7 +20,7 @@ Numbers = NDArray[np.generic]
 MOST_RANKED = 1024  # of draws from all tokens; one that falls beyond is found without an order
 
 
-def sampling_batch(choices: Sequence[Choice], vocabulary: int) -> SamplingBatch[Numbers]:
+def sampling_batch(choices: Sequence[TokenChoice], vocabulary: int) -> SamplingBatch[Numbers]:
     """Args: choices: of at least one row."""
     params = [choice.params for choice in choices]
     draws = [each for each in params if each.temperature > 0]

@@ -11,9 +11,9 @@ from typing import Any
 
 from rowspan.comm.connect import Computes, connect
 from rowspan.comm.shared import SharedMemory
+from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.kernels.ops import DeviceMemoryError, Outputs, Step, StepLimits
-from rowspan.kernels.registry import kernels_for
 from rowspan.model.open_checkpoint import open_checkpoint
 from rowspan.model.rope_table import rope_table
 from rowspan.model.transformer import Transformer

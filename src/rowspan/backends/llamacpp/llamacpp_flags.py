@@ -16,7 +16,7 @@ from rowspan.model.spec import ModelSpec
 from rowspan.plan.device import Device
 from rowspan.plan.fit import CACHE_SHARE, model_position_bytes
 from rowspan.plan.split_mode import SplitMode
-from rowspan.quant.cache_types import Kernels, cache_type_for
+from rowspan.quant.cache_types import CacheKernels, cache_type_for
 
 REFUSED = {
     "dtype": "--dtype",
@@ -161,7 +161,7 @@ def _cache_dtype(option: str | None) -> str:
     """The cache type to compute sizes with; float16, llama.cpp's default, in place of types that only newer versions
     have.
     """
-    kind = cache_type_for(option or "f16", Kernels.LLAMACPP)
+    kind = cache_type_for(option or "f16", CacheKernels.LLAMACPP)
     return kind.dtype if kind is not None else "float16"
 
 

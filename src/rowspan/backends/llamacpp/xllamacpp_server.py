@@ -12,7 +12,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from rowspan.quant.cache_types import Kernels, cache_options
+from rowspan.quant.cache_types import CacheKernels, cache_options
 
 SPLIT_MODES = ("none", "layer", "row", "tensor")
 FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fit", default="on", choices=["on", "off"])
     parser.add_argument("--split-mode", default="layer", choices=SPLIT_MODES)
     for name in ("--cache-type-k", "--cache-type-v"):
-        parser.add_argument(name, default="f16", choices=cache_options(Kernels.LLAMACPP))
+        parser.add_argument(name, default="f16", choices=cache_options(CacheKernels.LLAMACPP))
     return parser
 
 

@@ -123,9 +123,9 @@ def bench(
     from rowspan.hub.file_cache import FileCache
     from rowspan.plan.device import parse_devices, parse_ratios
     from rowspan.plan.split_mode import SplitMode
-    from rowspan.quant.cache_types import Kernels, cache_options
+    from rowspan.quant.cache_types import CacheKernels, cache_options
 
-    cache_names = cache_options(Kernels.NATIVE, Kernels.TENSORS)
+    cache_names = cache_options(CacheKernels.NATIVE, CacheKernels.TENSORS)
     work = workloads(
         parse_numbers("-p", n_prompt or ["512"]),
         parse_numbers("-n", n_gen or ["128"]),

@@ -133,14 +133,14 @@ def _print_paragraphs(words: list[str], remarks: list[str], width: int) -> None:
 
 def _cache_types(engine: EngineOptions) -> tuple[str, str]:
     from rowspan.errors import UsageError
-    from rowspan.quant.cache_types import Kernels, cache_options, cache_type_for
+    from rowspan.quant.cache_types import CacheKernels, cache_options, cache_type_for
 
     names = (engine.cache_type_k or "f16", engine.cache_type_v or "f16")
     if "i16" in names:
         raise UsageError("No card has a cache of i16.", why="Rowspan's kernels for CPUs have it.", fix="Use f16.")
-    keys, values = (cache_type_for(name, Kernels.LLAMACPP) for name in names)
+    keys, values = (cache_type_for(name, CacheKernels.LLAMACPP) for name in names)
     if keys is None or values is None:
-        known = ", ".join(cache_options(Kernels.LLAMACPP))
+        known = ", ".join(cache_options(CacheKernels.LLAMACPP))
         raise UsageError(f"No cache is of {' and '.join(dict.fromkeys(names))}.", fix=f"Choose one of {known}.")
     return keys.dtype, values.dtype
 

@@ -81,7 +81,7 @@ def _of_config(text: str, name: str, quantization: str = DEFAULT_QUANTIZATION) -
 
 
 def _of_address(address: str, headers: dict[str, str] | None = None) -> Outline:
-    from rowspan.hub.header import fetch_headers, fetch_text
+    from rowspan.hub.remote_header import fetch_headers, fetch_text
     from rowspan.plan.rigs.gguf_outline import facts
 
     if _is_json(address.partition("?")[0]):
@@ -93,7 +93,7 @@ def _of_address(address: str, headers: dict[str, str] | None = None) -> Outline:
 def _of_hugging_face(rest: str) -> Outline:
     """The outline from a GGUF file's header, or from the configuration of a repository that has no GGUF file."""
     from rowspan.config import HubConfig
-    from rowspan.hub.header import chosen_file, fetch_text, hugging_face_address, hugging_face_files
+    from rowspan.hub.remote_header import chosen_file, fetch_text, hugging_face_address, hugging_face_files
     from rowspan.plan.rigs.quantize import quantization
 
     repo, _, choice = rest.partition(":")
