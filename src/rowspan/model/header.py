@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -37,6 +37,7 @@ class ModelHeader:
     shapes: Shapes | None = None
     title: str = ""
     for_planning: bool = False
+    _arrays: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def architecture(self) -> str:
@@ -88,15 +89,24 @@ class ModelHeader:
         absent = isinstance(value, int) and not isinstance(value, bool) and value == 0
         return None if absent else self._positive(key, value)
 
-    def per_layer(self, key: str, default: int | None = None) -> tuple[int, ...]:
-        """A size for each layer, from one value for all layers or an array with one for each; 0 is allowed in arrays.
+    def in_layer(self, key: str, layer: int, default: int | None = None) -> int:
+        """The size of one layer, from one value for all layers or an array with one for each; 0 is allowed in arrays.
 
         Raises:
             CheckpointError: the array has another length, or holds no sizes.
         """
         value = self.get(key)
         if not _is_array(value):
-            return (self.integer(key, default),) * self.n_layers
+            return self.integer(key, default)
+        if key not in self._arrays:  # checked once: layers, and what a file claims of them, may be thousands
+            self._arrays[key] = self._checked(key, value)
+        return self._arrays[key][layer]
+
+    def per_layer(self, key: str, default: int | None = None) -> tuple[int, ...]:
+        """The sizes of all layers: see `in_layer`."""
+        return tuple(self.in_layer(key, layer, default) for layer in range(self.n_layers))
+
+    def _checked(self, key: str, value: Any) -> tuple[int, ...]:
         sizes = [int(one) if _is_integer(one) else -1 for one in value]
         if len(sizes) < self.n_layers or any(not 0 <= size < 2**31 for size in sizes):
             raise self.contradiction(f"{self.architecture}.{key} has no size for each of {self.n_layers} layers")

@@ -97,8 +97,8 @@ def model(header: ModelHeader, layers: tuple[LayerSpec, ...], **differences: Any
 
 def attention(header: ModelHeader, layer: int, *, interleaved_rope: bool, **differences: Any) -> AttentionSpec:
     """Attention as most families have it, with biases and with norms of q and k if the file has them."""
-    n_heads = header.per_layer("attention.head_count")[layer]
-    n_kv_heads = header.per_layer("attention.head_count_kv", n_heads)[layer]
+    n_heads = header.in_layer("attention.head_count", layer)
+    n_kv_heads = header.in_layer("attention.head_count_kv", layer, n_heads)
     key_size = header.integer("attention.key_length", header.integer("embedding_length") // max(1, n_heads))
     value_size = header.integer("attention.value_length", key_size)
     if not n_heads or not n_kv_heads or n_heads % n_kv_heads:
@@ -156,19 +156,19 @@ def windowed(header: ModelHeader, *, every: int) -> tuple[bool, ...]:
 
 def mlp(header: ModelHeader, layer: int, **differences: Any) -> MlpSpec:
     """A dense MLP, with biases if the file has them."""
-    width = header.per_layer("feed_forward_length")[layer]
+    width = header.in_layer("feed_forward_length", layer)
     return MlpSpec(**({"width": width, "has_bias": header.has(Role.DOWN, "bias")} | differences))
 
 
 def moe(header: ModelHeader, layer: int, **differences: Any) -> MoeSpec:
     """A mixture of experts, by the keys that most families use, with a shared expert if keys or tensors name one."""
-    width = header.optional_integer("expert_feed_forward_length") or header.per_layer("feed_forward_length")[layer]
+    width = header.optional_integer("expert_feed_forward_length") or header.in_layer("feed_forward_length", layer)
     shared = header.optional_integer("expert_shared_feed_forward_length")
     shared = shared or (header.optional_integer("expert_shared_count") or 0) * width
     read: dict[str, Any] = {
         "expert": MlpSpec(width),
         "experts": header.integer("expert_count"),
-        "used": header.per_layer("expert_used_count")[layer],
+        "used": header.in_layer("expert_used_count", layer),
         "normalize": header.flag("expert_weights_norm", True),
         "scale": header.number("expert_weights_scale", 1.0) or 1.0,
         "n_groups": header.optional_integer("expert_group_count") or 1,
