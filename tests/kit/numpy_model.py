@@ -1,4 +1,4 @@
-"""Any dense decoder in plain NumPy and float64, written from the descriptions of `rowspan.model.spec` and from papers:
+"""Any decoder in plain NumPy and float64, written from the descriptions of `rowspan.model.spec` and from papers:
 slow, for one sequence, with nothing cached."""
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from rowspan.checkpoint.tensor_names import Role, TensorKey
-from rowspan.model.spec import Activation, AttentionSpec, LayerSpec, MlpSpec, ModelSpec, QkNorm, RopeSpec
+from rowspan.model.spec import (
+    Activation,
+    AttentionSpec,
+    Gating,
+    LayerSpec,
+    MlpSpec,
+    ModelSpec,
+    MoeSpec,
+    QkNorm,
+    RopeSpec,
+)
 
 Array = Any  # NumPy's
 Weights = Mapping[TensorKey, Array]
@@ -43,6 +53,36 @@ def activate(activation: Activation, gate: Array, up: Array) -> Array:
     if activation is Activation.RELU2:
         return np.maximum(gate, 0) ** 2 * up
     return gate / (1 + np.exp(-gate)) * up
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def routed(logits: Array, spec: MoeSpec, bias: Array | None) -> list[tuple[int, float]]:
+    """The experts that one token chooses, and their weights."""
+    scores = np.exp(logits - logits.max())
+    scores = {
+        Gating.SOFTMAX: scores / scores.sum(),
+        Gating.SIGMOID: sigmoid(logits),
+        Gating.SOFTMAX_CHOSEN: logits,
+        Gating.SQRT_SOFTPLUS: np.sqrt(np.log1p(np.exp(logits))),
+    }[spec.gating]
+    ranks = scores + (0 if bias is None else bias)
+    experts = range(spec.experts)
+    if spec.n_groups > 1:
+        each = spec.experts // spec.n_groups
+        worth = [sum(sorted(ranks[group * each : (group + 1) * each])[-2:]) for group in range(spec.n_groups)]
+        best = sorted(range(spec.n_groups), key=lambda group: -worth[group])[: spec.groups_used]
+        experts = [expert for expert in experts if expert // each in best]
+    chosen = sorted(experts, key=lambda expert: -ranks[expert])[: spec.used]
+    weights = scores[chosen]
+    if spec.gating is Gating.SOFTMAX_CHOSEN:
+        weights = np.exp(weights - weights.max())
+        weights /= weights.sum()
+    if spec.normalize:
+        weights = weights / max(weights.sum(), 2.0**-14)
+    return list(zip(chosen, weights * spec.scale, strict=True))
 
 
 def rotated(x: Array, rope: RopeSpec) -> Array:
@@ -96,10 +136,36 @@ class _Layer:
 
     def _mlp(self, h: Array) -> Array:
         spec = self._spec.mlp
-        assert isinstance(spec, MlpSpec)
-        up = self._linear(Role.UP, h)
-        gate, up = (self._linear(Role.GATE, h), up) if spec.has_gate else (up, np.ones_like(up))
-        return self._linear(Role.DOWN, activate(spec.activation, gate, up))
+        if isinstance(spec, MlpSpec):
+            return self._dense(h, spec, Role.GATE, Role.UP, Role.DOWN)
+        out = np.stack([self._token_of_mixture(token, spec) for token in h])
+        if spec.shared is None:
+            return out
+        shared = self._dense(h, spec.shared, Role.SHARED_GATE, Role.SHARED_UP, Role.SHARED_DOWN)
+        return out + (shared * sigmoid(h @ self._get(Role.SHARED_SCALE))[:, None] if spec.has_shared_gate else shared)
+
+    def _dense(self, h: Array, spec: MlpSpec, gate_role: Role, up_role: Role, down_role: Role) -> Array:
+        up = self._linear(up_role, h)
+        gate, up = (self._linear(gate_role, h), up) if spec.has_gate else (up, np.ones_like(up))
+        return self._linear(down_role, activate(spec.activation, gate, up))
+
+    def _token_of_mixture(self, token: Array, spec: MoeSpec) -> Array:
+        out = np.zeros_like(token)
+        bias = self._get(Role.ROUTER_SELECTION) if spec.has_selection_bias else None
+        for expert, weight in routed(self._linear(Role.ROUTER, token), spec, bias):
+            h = token * weight if spec.weighs_input else token
+            result = self._expert(h, spec.expert, expert)
+            out += result if spec.weighs_input else result * weight
+        return out
+
+    def _expert(self, h: Array, spec: MlpSpec, expert: int) -> Array:
+        def linear(role: Role, x: Array) -> Array:
+            bias = self._weights.get(TensorKey(role, self._index, "bias"))
+            return self._get(role)[expert].astype(np.float64) @ x + (0 if bias is None else bias[expert])
+
+        up = linear(Role.EXPERT_UP, h)
+        gate, up = (linear(Role.EXPERT_GATE, h), up) if spec.has_gate else (up, np.ones_like(up))
+        return linear(Role.EXPERT_DOWN, activate(spec.activation, gate, up))
 
     def _normed(self, role: Role, x: Array, spec: AttentionSpec) -> Array:
         if spec.qk_norm is QkNorm.NONE:

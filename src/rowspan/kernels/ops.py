@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rowspan.comm.base import Comm
 from rowspan.kernels.sampling import SamplingBatch
 from rowspan.model.rope_table import RopeTable
-from rowspan.model.spec import Activation
+from rowspan.model.spec import Activation, MoeSpec
 from rowspan.quant.stored import StoredMatrix
 
 KEY_TILE = 256  # positions; slot tables are padded to a multiple of it, so that torch's attention has whole tiles
@@ -146,6 +146,28 @@ class AttentionOptions:
     soft_cap: float | None = None
 
 
+@dataclass(frozen=True)
+class Experts:
+    """The experts of one layer that a rank holds: H whole ones, or a part of each one's width.
+
+    gate, up, down: from `Kernels.experts`; gate is None where the MLP has none.
+    biases: float32 (H · rows,), from `vector`, or None.
+    selection_bias: (E,) of all experts, from `vector`: see `MoeSpec`.
+    scales: (E,) factors of experts' outputs, from `vector`, or None.
+    first: the index among all experts of the first one held.
+    """
+
+    gate: Weight | None
+    up: Weight
+    down: Weight
+    gate_bias: Any = None
+    up_bias: Any = None
+    down_bias: Any = None
+    selection_bias: Any = None
+    scales: Any = None
+    first: int = 0
+
+
 class LayerCache(Protocol):
     """One layer's keys and values: S slots × KV heads × their sizes. group: the index of its tables in `StepInputs`."""
 
@@ -245,6 +267,12 @@ class Kernels(Protocol[Array]):
 
         Raises:
             UnsupportedModelError: this device has no layout for the scheme.
+        """
+        ...
+
+    def experts(self, stored: StoredMatrix, count: int) -> Weight:
+        """The matrices of `count` experts, which follow one another in `stored`, in this device's runtime layout. The
+        weight's rows are those of one expert.
         """
         ...
 
@@ -358,6 +386,17 @@ class Kernels(Protocol[Array]):
 
     def activate(self, x: Array, activation: Activation) -> Array:
         """activation(x), for MLPs without a gate."""
+        ...
+
+    def mixture(self, x: Array, logits: Array, experts: Experts, spec: MoeSpec) -> Array:
+        """What the experts add of x (T, hidden) that the router's logits (T, experts) choose for each token: the sum
+        over those that this rank holds of weight · down(activation(gate) · up), (T, hidden); see `MoeSpec`. A token's
+        result does not depend on the others.
+        """
+        ...
+
+    def gate_rows(self, x: Array, gate: Array) -> Array:
+        """x (T, width) · sigmoid(gate (T, 1)), for an MLP shared by all tokens."""
         ...
 
     def gather_output_rows(self, x: Array, inputs: Any) -> Array:

@@ -162,6 +162,7 @@ class MoeSpec:
     expert: the MLP that every expert is.
     normalize: the chosen experts' weights are divided by their sum.
     scale: then multiplied by this.
+    weighs_input: an expert's input is multiplied by its weight, instead of its output.
     n_groups, groups_used: experts are chosen from the best `groups_used` of `n_groups` groups of neighbours.
     has_selection_bias: a bias is added to the scores that experts are chosen by, but not to their weights.
     has_shared_gate: the shared MLP's result is multiplied by sigmoid(h · gate).
@@ -173,6 +174,7 @@ class MoeSpec:
     gating: Gating = Gating.SOFTMAX
     normalize: bool = True
     scale: float = 1.0
+    weighs_input: bool = False
     n_groups: int = 1
     groups_used: int = 1
     has_selection_bias: bool = False

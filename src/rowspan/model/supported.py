@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rowspan.errors import UnsupportedModelError
-from rowspan.model.spec import LayerSpec, ModelSpec, MoeSpec
+from rowspan.model.spec import LayerSpec, ModelSpec
 
 
 def check_supported(spec: ModelSpec) -> None:
@@ -17,13 +17,11 @@ def check_supported(spec: ModelSpec) -> None:
         raise UnsupportedModelError(
             f"{spec.name} cannot be run by Rowspan's own engine yet.",
             why=f"It has {', '.join(lacking)}.",
-            fix="Use --backend llamacpp, or choose a dense model.",
+            fix="Use --backend llamacpp, or choose another model.",
         )
 
 
 def _lacking(layer: LayerSpec) -> Iterator[str]:
-    if isinstance(layer.mlp, MoeSpec):
-        yield "layers that are mixtures of experts"
     if layer.mixer.latent:
         yield "latent attention"
     if layer.mixer.has_gate:

@@ -12,9 +12,10 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
+from rowspan.model.mlp import MlpWeights, mlp, moe
 from rowspan.model.residual import Residual
-from rowspan.model.spec import LayerSpec, MlpSpec, RopeSpec
-from rowspan.model.weights import LayerWeights, ModelWeights, Projection, Projections
+from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec, RopeSpec
+from rowspan.model.weights import LayerWeights, ModelWeights
 from rowspan.plan.shard import LayerCut, Plan, Shard
 
 
@@ -102,7 +103,7 @@ class _Layer(Generic[Array]):
 
     def _attention(self, x: Array, inputs: Any, *, outputs_only: bool) -> Array:
         kernels, spec = self.model.kernels, self.spec.mixer
-        q, k, v = self._project_all(x, self.weights.qkv)
+        q, k, v = self.weights.qkv.of(kernels, x)
         if self.weights.q_norm is not None:
             eps = self.model.plan.spec.norm_eps
             q, k = kernels.rms_norm(q, self.weights.q_norm, eps), kernels.rms_norm(k, self.weights.k_norm, eps)
@@ -112,18 +113,18 @@ class _Layer(Generic[Array]):
             q, inputs = kernels.gather_output_rows(q, inputs), kernels.outputs_only(inputs)
         options = AttentionOptions(spec.scale, spec.window, spec.soft_cap)
         mixed = kernels.attention(q, self.cache, inputs, options, self.weights.sinks)
-        return self._add_up(mixed, self.weights.o, len(self.cut.heads) > 0)
+        o = self.weights.o
+        return self._all_reduce(o.of(kernels, mixed), len(self.cut.heads) > 0 or o.bias is not None)
 
     def _mlp(self, x: Array) -> Array:
-        kernels, spec = self.model.kernels, self.spec.mlp
-        assert isinstance(spec, MlpSpec), "mixtures are refused before they are loaded"
-        if spec.has_gate:
-            gate, up = self._project_all(x, self.weights.gate_up)
-            hidden = kernels.gated(gate, up, spec.activation)
+        kernels, weights = self.model.kernels, self.weights.mlp
+        if isinstance(weights, MlpWeights):
+            assert isinstance(self.spec.mlp, MlpSpec), "weights are loaded as the layer describes them"
+            part = mlp(kernels, x, weights, self.spec.mlp)
         else:
-            (up,) = self._project_all(x, self.weights.gate_up)
-            hidden = kernels.activate(up, spec.activation)
-        return self._add_up(hidden, self.weights.down, self.cut.has_mlp)
+            assert isinstance(self.spec.mlp, MoeSpec), "weights are loaded as the layer describes them"
+            part = moe(kernels, x, weights, self.spec.mlp)
+        return self._all_reduce(part, self.cut.has_mlp or weights.has_bias)
 
     def _norm(self, x: Residual[Array], weight: Any) -> Array:
         return x.norm(weight) if self.spec.pre_norm else x.value()
@@ -135,20 +136,9 @@ class _Layer(Generic[Array]):
             change = self.model.kernels.rms_norm(change, post_norm, model.norm_eps)
         return scaled(self.model.kernels, change, model.residual_scale)
 
-    def _add_up(self, x: Array, projection: Projection, holds_columns: bool) -> Array:
-        """Apply a projection whose columns the ranks of the stage share, and all-reduce. A rank without columns
-        contributes its bias at most.
-        """
-        contributes = holds_columns or projection.bias is not None
-        return self.model.comm.group.all_reduce(self._project(x, projection), contributes)
-
-    def _project_all(self, x: Array, projections: Projections) -> Sequence[Array]:
-        if projections.joined is None:
-            return [self._project(x, part) for part in projections.parts]
-        return self.model.kernels.split_columns(self._project(x, projections.joined), projections.widths)
-
-    def _project(self, x: Array, projection: Projection) -> Array:
-        return self.model.kernels.linear(x, projection.weight, projection.bias)
+    def _all_reduce(self, part: Array, contributes: bool) -> Array:
+        """The sum of all ranks' parts. A rank without columns contributes its bias at most."""
+        return self.model.comm.group.all_reduce(part, contributes)
 
 
 def scaled(kernels: Kernels[Array], x: Array, factor: float) -> Array:

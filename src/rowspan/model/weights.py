@@ -13,37 +13,18 @@ from numpy.typing import NDArray
 from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
-from rowspan.kernels.ops import Kernels, RawRows, Weight
-from rowspan.model.roles import ROLES
-from rowspan.model.spec import MlpSpec
+from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
+from rowspan.model.mlp import MlpWeights, MoeWeights
+from rowspan.model.projection import Projection, Projections
+from rowspan.model.roles import ROLES, axes_of, shape_of
+from rowspan.model.spec import MlpSpec, MoeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span
 from rowspan.quant.stored import StoredMatrix
 
 
 @dataclass(frozen=True)
-class Projection:
-    """A matrix in the kernels' runtime layout, and its bias if it has one."""
-
-    weight: Weight
-    bias: Any
-
-
-@dataclass(frozen=True)
-class Projections:
-    """Matrices with the same input. joined: all of them as one matrix, if the kernels prefer that; then `parts` is
-    empty. widths: number of rows of each matrix.
-    """
-
-    parts: tuple[Projection, ...]
-    joined: Projection | None
-    widths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class LayerWeights:
-    """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none. gate_up: only up, in
-    an MLP without a gate.
-    """
+    """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none."""
 
     attn_norm: Any
     qkv: Projections
@@ -53,8 +34,7 @@ class LayerWeights:
     o: Projection
     post_attn_norm: Any
     ffn_norm: Any
-    gate_up: Projections
-    down: Projection
+    mlp: MlpWeights | MoeWeights
     post_ffn_norm: Any
 
 
@@ -112,29 +92,57 @@ class _Loader:
     def _layer(self, index: int) -> LayerWeights:
         self._read_ahead(index + 1)
 
-        spec = self.plan.spec.layers[index]
-        assert isinstance(spec.mlp, MlpSpec), "mixtures are refused before they are loaded"
-
-        def project(role: Role) -> Projection:
-            return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
-
         def vector(role: Role) -> Any:
             return self._vector(TensorKey(role, index))
 
-        gate_up = (Role.GATE, Role.UP) if spec.mlp.has_gate else (Role.UP,)
         return LayerWeights(
             attn_norm=vector(Role.ATTN_NORM),
-            qkv=self._join(project(Role.Q), project(Role.K), project(Role.V)),
+            qkv=self._join(*(self._project(role, index) for role in (Role.Q, Role.K, Role.V))),
             q_norm=vector(Role.Q_NORM),
             k_norm=vector(Role.K_NORM),
             sinks=vector(Role.SINKS),
-            o=project(Role.O),
+            o=self._project(Role.O, index),
             post_attn_norm=vector(Role.POST_ATTN_NORM),
             ffn_norm=vector(Role.FFN_NORM),
-            gate_up=self._join(*map(project, gate_up)),
-            down=project(Role.DOWN),
+            mlp=self._mlp(index),
             post_ffn_norm=vector(Role.POST_FFN_NORM),
         )
+
+    def _mlp(self, index: int) -> MlpWeights | MoeWeights:
+        spec = self.plan.spec.layers[index].mlp
+        if isinstance(spec, MlpSpec):
+            return self._dense(index, spec, Role.GATE, Role.UP, Role.DOWN)
+        shared_roles = (Role.SHARED_GATE, Role.SHARED_UP, Role.SHARED_DOWN)
+        return MoeWeights(
+            self._project(Role.ROUTER, index),
+            self._experts(index, spec),
+            self._dense(index, spec.shared, *shared_roles) if spec.shared else None,
+            self._row(TensorKey(Role.SHARED_SCALE, index)) if spec.has_shared_gate else None,
+        )
+
+    def _dense(self, index: int, spec: MlpSpec, gate: Role, up: Role, down: Role) -> MlpWeights:
+        gate_up = (gate, up) if spec.has_gate else (up,)
+        return MlpWeights(self._join(*(self._project(role, index) for role in gate_up)), self._project(down, index))
+
+    def _experts(self, index: int, spec: MoeSpec) -> Experts:
+        def stacked(role: Role) -> Weight:
+            return self._expert_matrices(TensorKey(role, index), spec.experts)
+
+        def bias(role: Role) -> Any:
+            return self._vector(TensorKey(role, index, "bias"))
+
+        return Experts(
+            gate=stacked(Role.EXPERT_GATE) if spec.expert.has_gate else None,
+            up=stacked(Role.EXPERT_UP),
+            down=stacked(Role.EXPERT_DOWN),
+            gate_bias=bias(Role.EXPERT_GATE) if spec.expert.has_gate else None,
+            up_bias=bias(Role.EXPERT_UP),
+            down_bias=bias(Role.EXPERT_DOWN),
+            selection_bias=self._vector(TensorKey(Role.ROUTER_SELECTION, index)),
+        )
+
+    def _project(self, role: Role, index: int) -> Projection:
+        return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
 
     def _join(self, *parts: Projection) -> Projections:
         widths = tuple(part.weight.rows for part in parts)
@@ -161,10 +169,25 @@ class _Loader:
         return self.kernels.lookup(RawRows(stored, self.shard.vocab.start))
 
     def _matrix(self, key: TensorKey) -> Weight:
-        weight = self.kernels.matrix(self._read(key, self._cut(key)))
+        return self._counted(key, self.kernels.matrix(self._read(key, self._cut(key))))
+
+    def _counted(self, key: TensorKey, weight: Weight) -> Weight:
+        """A weight that has just been packed."""
         self.checkpoint.release(key)  # otherwise the file's pages would be resident beside the packed ones
         self.nbytes += weight.nbytes
         return weight
+
+    def _expert_matrices(self, key: TensorKey, experts: int) -> Weight:
+        """Of the matrices of all experts this rank's part of each."""
+        cut, rows = self._cut(key), shape_of(self.plan.spec, key)[-2]
+        whole = self._map(key, Cut(Span(0, experts * rows), cut.columns))
+        stored = whole.rows_of_each(experts, cut.rows.start, len(cut.rows))
+        self.on_tensor(stored.nbytes)
+        return self._counted(key, self.kernels.experts(stored, experts))
+
+    def _row(self, key: TensorKey) -> Weight:
+        """A vector as a matrix of one row."""
+        return self._counted(key, self.kernels.matrix(self._read(key, Cut(Span(0, 1), self._cut(key).rows))))
 
     def _vector(self, key: TensorKey) -> Any:
         values = self._values(key)
@@ -174,9 +197,10 @@ class _Loader:
         cut = self.plan.cut(key, self.shard) if key in self.checkpoint.tensors else None
         if cut is None:
             return None
-        if not len(cut.rows):
+        is_flat = len(axes_of(key)) == 1
+        if not len(cut.rows) or not (is_flat or len(cut.columns)):
             return np.zeros(0, np.float32)
-        values = _floats(key, self._read(key, Cut(Span(0, 1), cut.rows)))
+        values = _floats(key, self._read(key, Cut(Span(0, 1), cut.rows) if is_flat else cut))
         self.nbytes += values.nbytes
         return values
 

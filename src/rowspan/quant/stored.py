@@ -52,6 +52,21 @@ class StoredMatrix:
         blocks: NDArray[np.uint8] = self.parts[BLOCKS]
         return blocks
 
+    def in_parts(self, count: int) -> list[StoredMatrix]:
+        """The matrix as `count` matrices of equally many rows, one below the other."""
+        return [self._rows(slice(self.rows * part // count, self.rows * (part + 1) // count)) for part in range(count)]
+
+    def rows_of_each(self, count: int, first: int, rows: int) -> StoredMatrix:
+        """Of `count` matrices, one below the other, the same rows of each one: a copy, unless these are all rows."""
+        each = self.rows // count
+        if rows == each:
+            return self
+        of_each = self.blocks.reshape(count, each, -1)[:, first : first + rows]
+        return StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, -1))
+
+    def _rows(self, rows: slice) -> StoredMatrix:
+        return StoredMatrix.of_blocks(self.scheme, self.blocks[rows])
+
     @property
     def is_empty(self) -> bool:
         return not self.rows or not self.columns

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from rowspan import _native
 from rowspan._native import BatchDim, Form
 from rowspan.comm.base import Comm
+from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.cpu.cache import TILE_SLOTS, TILED, Cache, CacheSide
 from rowspan.kernels.cpu.fuse import fuse
 from rowspan.kernels.cpu.recorded_comm import record_comm
 from rowspan.kernels.cpu.recorded_step import RecordedStep, read_at_end
 from rowspan.kernels.cpu.trace import Trace, Value
-from rowspan.kernels.ops import AttentionOptions, Forward, Outputs, RawRows, StepLimits, Weight
+from rowspan.kernels.ops import AttentionOptions, Experts, Forward, Outputs, RawRows, StepLimits, Weight
 from rowspan.model.rope_table import RopeTable
-from rowspan.model.spec import Activation
+from rowspan.model.spec import Activation, MoeSpec
 from rowspan.quant.large_pages import LargePages
 from rowspan.quant.panels import PackedMatrix, pack
 from rowspan.quant.scheme import Codes
@@ -58,6 +59,9 @@ class CpuKernels:
 
     def matrix(self, stored: StoredMatrix) -> PackedMatrix:
         return pack(_native, self._cpu, stored, self._weights.array)
+
+    def experts(self, stored: StoredMatrix, count: int) -> Weight:
+        raise UnsupportedModelError("Mixtures of experts need --cpu-isa torch for now.")
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
         return None
@@ -186,6 +190,12 @@ class CpuKernels:
             raise ValueError(f"{activation} takes a gate")
         parameters: dict[str, Any] = {"activation": _native.Activation[activation.name], "width": x.width}
         return self._trace.op("activate", {"x": x}, _like(x), rows=x.rows, **parameters)
+
+    def mixture(self, x: Value, logits: Value, experts: Experts, spec: MoeSpec) -> Value:
+        raise NotImplementedError("experts are refused when they are loaded")
+
+    def gate_rows(self, x: Value, gate: Value) -> Value:
+        raise NotImplementedError("mixtures are refused when they are loaded")
 
     def gather_output_rows(self, x: Value, inputs: Any) -> Value:
         return self._select(x, BatchDim.OUTPUTS)

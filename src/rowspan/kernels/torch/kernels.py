@@ -15,9 +15,20 @@ from torch import Tensor
 from rowspan.comm.base import Comm
 from rowspan.comm.tensors import comm_of_tensors
 from rowspan.kernels.isa import TORCH
-from rowspan.kernels.ops import AttentionOptions, Forward, Outputs, RawRows, Step, StepInputs, StepLimits, Weight
+from rowspan.kernels.ops import (
+    AttentionOptions,
+    Experts,
+    Forward,
+    Outputs,
+    RawRows,
+    Step,
+    StepInputs,
+    StepLimits,
+    Weight,
+)
 from rowspan.kernels.torch import attention as paged
 from rowspan.kernels.torch import linear as dense
+from rowspan.kernels.torch import mixture as moe
 from rowspan.kernels.torch import small_ops
 from rowspan.kernels.torch.card_memory import CardMemory, Held, full_memory_told
 from rowspan.kernels.torch.inputs import TensorInputs, attention_groups, tensor_inputs
@@ -25,7 +36,7 @@ from rowspan.kernels.torch.kv_cache import Cache, new_cache, write_cache
 from rowspan.kernels.torch.outputs import hidden_on_host
 from rowspan.kernels.torch.small_ops import Angles
 from rowspan.model.rope_table import RopeTable
-from rowspan.model.spec import Activation
+from rowspan.model.spec import Activation, MoeSpec
 from rowspan.quant.dequantize import dequantize, dequantize_parts
 from rowspan.quant.stored import StoredMatrix
 
@@ -56,6 +67,9 @@ class TorchKernels:
             return dense.pack(dequantize_parts(stored.scheme, parts).to(self._dtype))
         uploaded = self.memory.uploader.upload_parts(stored.parts)
         return self._held(dense.pack(dequantize_parts(stored.scheme, uploaded, self._dtype)))
+
+    def experts(self, stored: StoredMatrix, count: int) -> Weight:
+        return moe.ExpertMatrices([self.matrix(part) for part in stored.in_parts(count)])
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
         return None
@@ -163,6 +177,12 @@ class TorchKernels:
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         return small_ops.activate(x, activation)
+
+    def mixture(self, x: Tensor, logits: Tensor, experts: Experts, spec: MoeSpec) -> Tensor:
+        return moe.mixture(x, logits, experts, spec)
+
+    def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
+        return small_ops.gate_rows(x, gate)
 
     def gather_output_rows(self, x: Tensor, inputs: TensorInputs) -> Tensor:
         return x[inputs.output_rows]

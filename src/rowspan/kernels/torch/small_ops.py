@@ -84,3 +84,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """cap · tanh(x / cap)."""
     return torch.tanh(x / cap).mul_(cap)
+
+
+def gate_rows(x: Tensor, gate: Tensor) -> Tensor:
+    """x (T, width) · sigmoid(gate (T, 1)) in float32, rounded once."""
+    return (x.float() * torch.sigmoid(gate.float())).to(x.dtype)

@@ -15,9 +15,11 @@ from torch import Tensor
 from rowspan.comm.base import Comm, SoloGroup
 from rowspan.comm.nccl import NcclGroup, NcclLink
 from rowspan.comm.tensors import comm_of_tensors
+from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.isa import TRITON
 from rowspan.kernels.ops import (
     AttentionOptions,
+    Experts,
     Forward,
     Outputs,
     RawRows,
@@ -60,7 +62,7 @@ from rowspan.kernels.triton.sampling.choose_tokens import (
 from rowspan.kernels.triton.sampling.draw import draw_beyond
 from rowspan.kernels.triton.usable import UsableKernels
 from rowspan.model.rope_table import RopeTable
-from rowspan.model.spec import Activation
+from rowspan.model.spec import Activation, MoeSpec
 from rowspan.quant.dequantize import dequantize
 from rowspan.quant.stored import StoredMatrix
 
@@ -110,6 +112,12 @@ class TritonKernels:
         if stored.is_empty:
             return DenseWeight(torch.zeros(stored.rows, stored.columns, dtype=self._dtype, device=self._device))
         return self._memory.hold(pack(stored.scheme, self._memory.uploader.upload(stored.blocks), self._dtype))
+
+    def experts(self, stored: StoredMatrix, count: int) -> Weight:
+        raise UnsupportedModelError(
+            "Mixtures of experts cannot be run on cards by Rowspan's own engine yet.",
+            fix="Use --backend llamacpp, or --devices cpu.",
+        )
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Tensor | None]) -> tuple[Weight, Tensor | None] | None:
         """Join matrices, so that one launch computes several: separate small ones would leave most of a card idle."""
@@ -350,6 +358,12 @@ class TritonKernels:
 
     def _rank_keys(self, logits: Tensor) -> Tensor:
         return self._usable.run("sampling", lambda: rank_keys(logits), lambda: torch_rank_keys(logits))
+
+    def mixture(self, x: Tensor, logits: Tensor, experts: Experts, spec: MoeSpec) -> Tensor:
+        raise NotImplementedError("experts are refused when they are loaded")
+
+    def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
+        return small_ops.gate_rows(x, gate)
 
     def gather_output_rows(self, x: Tensor, inputs: CardInputs) -> Tensor:
         return x if inputs.output_rows is None else x.index_select(0, inputs.output_rows)
