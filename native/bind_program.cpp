@@ -47,15 +47,6 @@ const float* floats_of(const View<float, 1>& array, size_t size, const char* wha
     return array.is_valid() ? array.data() : nullptr;
 }
 
-size_t codes_bytes(Codes kind, size_t lanes, size_t columns) {
-    switch (kind) {
-        case Codes::f32: return lanes * columns * sizeof(float);
-        case Codes::f16: return lanes * columns * sizeof(uint16_t);
-        case Codes::bf16: return lanes * whole_bfloats(columns) * sizeof(uint16_t);
-        default: return lanes * columns * code_bits(kind) / 8;
-    }
-}
-
 void make_matrix(Matrix* matrix, Codes kind, const AnyView& codes, const AnyView& scales, const AnyView& exponents,
                  const AnyView& minima, const AnyView& sub_scales, const AnyView& sub_minima, const AnyView& table,
                  size_t rows, size_t columns, size_t group, int zero) {
@@ -65,7 +56,7 @@ void make_matrix(Matrix* matrix, Codes kind, const AnyView& codes, const AnyView
     const size_t blocks = lanes * columns / (divided ? kSuperBlock : group), groups = lanes * columns / group;
     const char* const misfit = "an array does not fit the matrix";
     new (matrix) Matrix{kind,
-                        data_of<const void>(codes, codes_bytes(kind, lanes, columns), misfit),
+                        data_of<const void>(codes, lanes / kPanel * panel_bytes(kind, columns), misfit),
                         data_of<const uint16_t>(scales, quantized ? blocks * sizeof(uint16_t) : 0, misfit),
                         data_of<const uint8_t>(exponents, exponents.is_valid() ? blocks : 0, misfit),
                         data_of<const uint16_t>(minima, shifted ? blocks * sizeof(uint16_t) : 0, misfit),
@@ -96,6 +87,16 @@ void make_cache_side(CacheSide* side, CacheType type, const AnyArray& data, cons
                          data.shape(2)};
 }
 
+void make_router(Router* router, size_t experts, size_t used, Gating gating, bool normalize, float scale, size_t groups,
+                 size_t groups_used, const View<float, 1>& selection_bias, const View<float, 1>& scales) {
+    require(0 < used && used <= experts, "a token uses some of the experts");
+    require(0 < groups_used && groups_used <= groups && experts % groups == 0, "groups are of equally many experts");
+    require(used <= experts / groups * groups_used, "the best groups have fewer experts than are used");
+    new (router) Router{experts, used, gating, normalize, scale, groups, groups_used,
+                        floats_of(selection_bias, experts, "there is one bias for each expert"),
+                        floats_of(scales, experts, "there is one scale for each expert")};
+}
+
 bool same_table(const uint8_t* a, const uint8_t* b) {
     return a == b || (a && b && std::equal(a, a + kTableSize, b));
 }
@@ -120,6 +121,11 @@ void bind_enums(nb::module_& module) {
         .value("GELU", Activation::gelu)
         .value("RELU2", Activation::relu2)
         .value("CLAMPED_SWIGLU", Activation::clamped_swiglu);
+    nb::enum_<Gating>(module, "Gating", "See rowspan.model.spec.")
+        .value("SOFTMAX", Gating::softmax)
+        .value("SIGMOID", Gating::sigmoid)
+        .value("SOFTMAX_CHOSEN", Gating::softmax_chosen)
+        .value("SQRT_SOFTPLUS", Gating::sqrt_softplus);
     nb::enum_<CacheType>(module, "CacheType", "What keys or values are held as.")
         .value("F32", CacheType::f32)
         .value("F16", CacheType::f16)
@@ -145,6 +151,10 @@ void bind_tensors(nb::module_& module) {
              "zero"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
              nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>(), nb::keep_alive<1, 9>())
         .def("is_like", &alike, "other"_a, "Both are of one kind and shape.");
+    nb::class_<Router>(module, "Router", "How a mixture's experts are chosen: see rowspan.model.spec.")
+        .def("__init__", &make_router, "experts"_a, "used"_a, "gating"_a, "normalize"_a, "scale"_a, "groups"_a,
+             "groups_used"_a, "selection_bias"_a.noconvert().none(), "scales"_a.noconvert().none(), nb::keep_alive<1, 9>(),
+             nb::keep_alive<1, 10>());
     nb::class_<CacheSide>(module, "CacheSide", "The keys, or the values, of one layer: native/kernels.hpp.")
         .def("__init__", &make_cache_side, "type"_a, "data"_a.noconvert(), "scales"_a.noconvert().none(),
              nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>());
@@ -162,14 +172,34 @@ void embedding(Program& program, const std::string& scheme, nb::ndarray<const ui
 void linear(Program& program, BatchDim rows, Form form, uintptr_t packed, const Matrix& w, const View<float, 1>& bias,
             uintptr_t residual, uintptr_t out) {
     program.linear(rows, form, at<void>(packed),
-                   {w, nullptr, {}, floats_of(bias, w.rows, "a bias is one number a row"), at<float>(residual),
-                    at<float>(out)});
+                   {w, nullptr, {}, floats_of(bias, w.rows, "a bias is one number a row"), nullptr, at<float>(residual),
+                    at<float>(out), w.rows});
 }
 
 void gated_linear(Program& program, BatchDim rows, Form form, uintptr_t packed, const Matrix& gate, const Matrix& up,
                   Activation activation, uintptr_t out) {
     require(alike(gate, up), "gate and up are of different kinds or shapes");
-    program.linear(rows, form, at<void>(packed), {gate, &up, activation, nullptr, nullptr, at<float>(out)});
+    program.linear(rows, form, at<void>(packed), {gate, &up, activation, nullptr, nullptr, nullptr, at<float>(out), gate.rows});
+}
+
+void mixture(Program& program, BatchDim rows, uintptr_t x, uintptr_t logits, const Router& router, const Matrix* gate,
+             const Matrix& up, const Matrix& down, size_t held, size_t first, const View<float, 1>& gate_bias,
+             const View<float, 1>& up_bias, const View<float, 1>& down_bias, Activation activation, bool weighs_input,
+             Form form, Form down_form, size_t width, size_t hidden, uintptr_t out) {
+    const auto lanes = [&](size_t of_each) { return held * ((of_each + kPanel - 1) / kPanel) * kPanel; };
+    require(up.rows == lanes(width) && down.rows == lanes(hidden) && down.columns == width,
+            "matrices are not those of so many experts");
+    require(!gate || (gate->rows == up.rows && gate->columns == up.columns), "gate and up are of different shapes");
+    require(gate || activation != Activation::clamped_swiglu, "this activation takes a gate");
+    require(held <= router.experts && first <= router.experts - held, "there are not so many experts");
+    const char* const misfit = "biases of experts are one number a row";
+    std::optional<ExpertMatrices> gates;
+    if (gate) gates.emplace(ExpertMatrices{*gate, width});
+    program.mixture(rows, at<float>(x), at<float>(logits),
+                    {router, gates, {up, width}, {down, hidden}, floats_of(gate_bias, held * width, misfit),
+                     floats_of(up_bias, held * width, misfit), floats_of(down_bias, held * hidden, misfit), activation,
+                     gate && alike(*gate, up), weighs_input, form, down_form, first, held},
+                    at<float>(out));
 }
 
 void rope(Program& program, uintptr_t x, const View<float, 2>& cos, const View<float, 2>& sin, size_t heads, size_t size,
@@ -266,6 +296,16 @@ void bind_ops(nb::class_<Program>& program) {
              "out"_a, nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>())
         .def("gated_linear", &gated_linear, "rows"_a, "form"_a, "packed"_a, "gate"_a, "up"_a, "activation"_a, "out"_a,
              nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>())
+        .def("mixture", &mixture, "rows"_a, "x"_a, "logits"_a, "router"_a, "gate"_a.none(), "up"_a, "down"_a, "held"_a,
+             "first"_a, "gate_bias"_a.noconvert().none(), "up_bias"_a.noconvert().none(),
+             "down_bias"_a.noconvert().none(), "activation"_a, "weighs_input"_a, "form"_a, "down_form"_a, "width"_a,
+             "hidden"_a, "out"_a, nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(), nb::keep_alive<1, 7>(),
+             nb::keep_alive<1, 8>(), nb::keep_alive<1, 11>(), nb::keep_alive<1, 12>(), nb::keep_alive<1, 13>())
+        .def("gate_rows",
+             [](Program& program, BatchDim rows, uintptr_t x, uintptr_t gate, size_t width, uintptr_t out) {
+                 program.gate_rows(rows, at<float>(x), at<float>(gate), width, at<float>(out));
+             },
+             "rows"_a, "x"_a, "gate"_a, "width"_a, "out"_a)
         .def("rope", &rope, "x"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a, "size"_a, "interleaved"_a,
              "out"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
         .def("write_cache",

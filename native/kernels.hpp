@@ -82,14 +82,17 @@ enum class Activation : int { silu, gelu, relu2, clamped_swiglu };
 enum class Form : int { floats, int8, bfloats };
 
 // y (tokens, rows) = tokens · w.T + bias (rows) + residual (tokens, rows); bias and residual may be null. With `up`, a
-// matrix of w's shape and kind: activation(tokens · w.T) · (tokens · up.T) instead.
+// matrix of w's shape and kind: activation(tokens · w.T + bias) · (tokens · up.T + up_bias) instead. Rows of y and residual
+// are `stride` elements apart.
 struct Linear {
     const Matrix& w;
     const Matrix* up;
     Activation activation;
     const float* bias;
+    const float* up_bias;
     const float* residual;
     float* y;
+    size_t stride;
 };
 
 // Products with tokens of one form.

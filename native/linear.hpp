@@ -27,7 +27,7 @@ template <typename Value>
 inline void put(const Linear& op, const Stretch& stretch, size_t panel, Value value) {
     const size_t row = panel * kPanel, rows = lower(kPanel, op.w.rows - row);
     for (size_t t = 0; t < stretch.count; ++t) {
-        const size_t at = (stretch.first + t) * op.w.rows + row;
+        const size_t at = (stretch.first + t) * op.stride + row;
         size_t r = 0;
         for (; r + Vec::width <= rows; r += Vec::width)
             value(t, r, at + r, [](const float* from) { return Vec::load(from); }).store(op.y + at + r);
@@ -40,7 +40,7 @@ inline void put(const Linear& op, const Stretch& stretch, size_t panel, Value va
 inline void fetch_output(const Linear& op, const Stretch& stretch, size_t panel) {
     if (stretch.count <= kTokenTile) return;
     for (size_t t = 0; t < stretch.count; ++t)
-        __builtin_prefetch(op.y + (stretch.first + t) * op.w.rows + panel * kPanel, 1, 2);
+        __builtin_prefetch(op.y + (stretch.first + t) * op.stride + panel * kPanel, 1, 2);
 }
 
 // y (stretch, Panels · 16) = tokens · panels.
@@ -86,7 +86,7 @@ struct Sums {
     }
 };
 
-// activation(product) · the other matrix's product.
+// activation(product + bias) · (the other matrix's product + its bias).
 template <typename Product>
 struct Gated {
     const Product& product;
@@ -114,9 +114,12 @@ struct Gated {
         }
         with_activation(op.activation, [&](auto activation) {
             for (size_t p = 0; p < Pairs; ++p) {
-                put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto) {
-                    const float* gate = y + t * width + p * kPanel + r;
-                    return activation.gated(Vec::load(gate), Vec::load(gate + to_up));
+                put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto loading) {
+                    const float* at = y + t * width + p * kPanel + r;
+                    Vec gate = Vec::load(at), up = Vec::load(at + to_up);
+                    if (op.bias) gate = gate + loading(op.bias + indices.now[p] * kPanel + r);
+                    if (op.up_bias) up = up + loading(op.up_bias + indices.now[p] * kPanel + r);
+                    return activation.gated(gate, up);
                 });
             }
         });

@@ -55,6 +55,32 @@ struct Matrix {
     size_t panels() const { return (rows + kPanel - 1) / kPanel; }
 };
 
+// Bytes of a panel's codes.
+constexpr size_t panel_bytes(Codes kind, size_t columns) {
+    switch (kind) {
+        case Codes::f32: return columns * kPanel * sizeof(float);
+        case Codes::f16: return columns * kPanel * sizeof(uint16_t);
+        case Codes::bf16: return whole_bfloats(columns) * kPanel * sizeof(uint16_t);
+        default: return columns * kPanel * code_bits(kind) / 8;
+    }
+}
+
+// Neighbouring panels of a matrix, from some panel on, as a matrix of so many rows.
+inline Matrix panels_of(const Matrix& w, size_t first, size_t rows) {
+    const size_t lanes = first * kPanel, groups = lanes * (w.columns / w.group);
+    const size_t factors = w.sub_scales ? lanes * (w.columns / kSuperBlock) : groups;
+    const auto from = [](auto* array, size_t at) { return array ? array + at : nullptr; };
+    Matrix part = w;
+    part.codes = static_cast<const char*>(w.codes) + first * panel_bytes(w.kind, w.columns);
+    part.scales = from(w.scales, factors);
+    part.exponents = from(w.exponents, factors);
+    part.minima = from(w.minima, factors);
+    part.sub_scales = from(w.sub_scales, groups);
+    part.sub_minima = from(w.sub_minima, groups);
+    part.rows = rows;
+    return part;
+}
+
 // One of a matrix's panels.
 struct Panel {
     const Matrix* of;

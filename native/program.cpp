@@ -1,6 +1,7 @@
 #include "program.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -110,6 +111,22 @@ void Program::linear(BatchDim rows, Form form, const void* packed, const Linear&
     record([=, &tasks](const Team& team) { kernels_.products(form).linear(packed, count(rows), op, team, tasks); });
 }
 
+void Program::mixture(BatchDim rows, const float* x, const float* logits, const Mixture& op, float* out) {
+    const Mixture& kept = mixtures_.emplace_back(rows, op).second;
+    Tasks& gate_up = tasks_.emplace_back(pool_.threads(), begun_);
+    Tasks& down = tasks_.emplace_back(pool_.threads(), begun_);
+    record([=, this, &kept, &gate_up, &down](const Team& team) {
+        mixture_scratch_.run(kernels_, kept, x, logits, count(rows), out, team, gate_up, down);
+    });
+}
+
+void Program::gate_rows(BatchDim rows, const float* x, const float* gate, size_t width, float* out) {
+    by_rows(rows, [=](Range part) {
+        for (size_t row = part.from; row < part.to; ++row)
+            kernels_.scale(x + row * width, 1.0f / (1.0f + std::exp(-gate[row])), out + row * width, {0, width});
+    });
+}
+
 void Program::rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out) {
     by_rows(BatchDim::tokens, [=](Range rows) {
         kernels_.rope(x, cos, sin, positions_.data(), shape.heads, shape.size, shape.half, shape.interleaved, out, rows);
@@ -216,6 +233,7 @@ void Program::begin(const Step& step) {
     size_t most = scratch_.size();
     for (const auto& work : attentions_) most = std::max(most, kernels_.attention_scratch(work()));
     scratch_.resize(most);
+    for (const auto& [rows, mixture] : mixtures_) mixture_scratch_.reserve(kernels_, mixture, count(rows));
 }
 
 void Program::run(size_t segment) {

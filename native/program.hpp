@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "mixture.hpp"
 #include "pack.hpp"
 #include "pool.hpp"
 #include "tp_group.hpp"
@@ -56,7 +57,7 @@ class Program {
   public:
     // progress, if there is one, counts the calls done: whoever watches sees whether this rank is still at work.
     Program(const Kernels& kernels, Pool& pool, std::atomic<uint64_t>* progress)
-        : kernels_(kernels), pool_(pool), progress_(progress) {}
+        : kernels_(kernels), pool_(pool), progress_(progress), mixture_scratch_(pool.threads()) {}
     Program(const Program&) = delete;
 
     // Recording.
@@ -74,6 +75,9 @@ class Program {
     void pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed);
     // The matrices must live as long as the program.
     void linear(BatchDim rows, Form form, const void* packed, const Linear& op);
+    void mixture(BatchDim rows, const float* x, const float* logits, const Mixture& op, float* out);
+    // out = x · sigmoid(gate), one gate a row
+    void gate_rows(BatchDim rows, const float* x, const float* gate, size_t width, float* out);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     // Throw std::invalid_argument where a head has more elements than there is room for, or a number that its cache's type
     // cannot have. What is behind a token's window is not read: blocks there may have gone to other sequences.
@@ -125,6 +129,8 @@ class Program {
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;
     std::vector<float> scratch_;  // of attention
+    std::deque<std::pair<BatchDim, Mixture>> mixtures_;
+    MixtureScratch mixture_scratch_;
 };
 
 }  // namespace rowspan

@@ -31,7 +31,7 @@ std::vector<float> products(const Kernels& kernels, Form form, const Matrix& w, 
     std::vector<float> y(kTokens * kRows);
     of_form.pack(x.data(), kTokens, kColumns, packed.get(),
                  {0, (kTokens + kernels.token_tile - 1) / kernels.token_tile});
-    of_form.linear(packed.get(), kTokens, {w, nullptr, {}, nullptr, nullptr, y.data()}, alone, tasks);
+    of_form.linear(packed.get(), kTokens, {w, nullptr, {}, nullptr, nullptr, nullptr, y.data(), kRows}, alone, tasks);
     return y;
 }
 

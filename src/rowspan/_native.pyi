@@ -25,6 +25,12 @@ class Activation(Enum):
     RELU2 = ...
     CLAMPED_SWIGLU = ...
 
+class Gating(Enum):
+    SOFTMAX = ...
+    SIGMOID = ...
+    SOFTMAX_CHOSEN = ...
+    SQRT_SOFTPLUS = ...
+
 class CacheType(Enum):
     F32 = ...
     F16 = ...
@@ -65,6 +71,20 @@ class Matrix:
         zero: int,
     ) -> None: ...
     def is_like(self, other: Matrix) -> bool: ...
+
+class Router:
+    def __init__(
+        self,
+        experts: int,
+        used: int,
+        gating: Gating,
+        normalize: bool,
+        scale: float,
+        groups: int,
+        groups_used: int,
+        selection_bias: NDArray[np.float32] | None,
+        scales: NDArray[np.float32] | None,
+    ) -> None: ...
 
 class CacheSide:
     def __init__(self, type: CacheType, data: NDArray[Any], scales: NDArray[Any] | None) -> None: ...
@@ -111,6 +131,29 @@ class Program:
     def gated_linear(
         self, rows: BatchDim, form: Form, packed: int, gate: Matrix, up: Matrix, activation: Activation, out: int
     ) -> None: ...
+    def mixture(
+        self,
+        rows: BatchDim,
+        x: int,
+        logits: int,
+        router: Router,
+        gate: Matrix | None,
+        up: Matrix,
+        down: Matrix,
+        held: int,
+        first: int,
+        gate_bias: NDArray[np.float32] | None,
+        up_bias: NDArray[np.float32] | None,
+        down_bias: NDArray[np.float32] | None,
+        activation: Activation,
+        weighs_input: bool,
+        form: Form,
+        down_form: Form,
+        width: int,
+        hidden: int,
+        out: int,
+    ) -> None: ...
+    def gate_rows(self, rows: BatchDim, x: int, gate: int, width: int, out: int) -> None: ...
     def rope(
         self,
         x: int,

@@ -69,7 +69,7 @@ def routed(logits: Array, spec: MoeSpec, bias: Array | None) -> list[tuple[int, 
         Gating.SQRT_SOFTPLUS: np.sqrt(np.log1p(np.exp(logits))),
     }[spec.gating]
     ranks = scores + (0 if bias is None else bias)
-    experts = range(spec.experts)
+    experts = list(range(spec.experts))
     if spec.n_groups > 1:
         each = spec.experts // spec.n_groups
         worth = [sum(sorted(ranks[group * each : (group + 1) * each])[-2:]) for group in range(spec.n_groups)]

@@ -36,6 +36,8 @@ MODELS = {
     "qwen3": FamilyModel("qwen3", {"attention.key_length": 32}),
     "gemma2": FamilyModel("gemma2", {"attention.sliding_window": 9, "attention.key_length": 32}),
     "gemma3": FamilyModel("gemma3", {"attention.sliding_window": 9, "attention.key_length": 32, "block_count": 7}),
+    "qwen3moe": FamilyModel("qwen3moe", {"expert_count": 7, "expert_used_count": 3, "expert_feed_forward_length": 40}),
+    "mixtral": FamilyModel("llama", {"expert_count": 5, "expert_used_count": 2}),
     "smollm3": FamilyModel("smollm3", {"block_count": 5}),
 }
 
@@ -75,7 +77,7 @@ def test_logits_are_numpy_s(name: str, isa: str, tmp_path: Path) -> None:
         ("cpu:0,cpu:1", SplitMode.LAYER, None),
     ],
 )
-@pytest.mark.parametrize("name", ["made-up", "gemma3"])
+@pytest.mark.parametrize("name", ["made-up", "gemma3", "qwen3moe"])
 def test_splits_go_on_as_numpy_does(
     name: str, devices: str, mode: SplitMode, ratios: tuple[float, ...] | None, isa: str | None, tmp_path: Path
 ) -> None:

@@ -64,6 +64,16 @@ class StoredMatrix:
         of_each = self.blocks.reshape(count, each, -1)[:, first : first + rows]
         return StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, -1))
 
+    def padded(self, count: int, multiple: int) -> StoredMatrix:
+        """Of `count` matrices, one below the other, each with rows of zeros added to make a multiple of `multiple`."""
+        rows = self.rows // count if count else 0
+        missing = -rows % multiple
+        if not missing or self.is_empty:
+            return self
+        padded = np.zeros((count, rows + missing, self.blocks.shape[1]), np.uint8)
+        padded[:, :rows] = self.blocks.reshape(count, rows, -1)
+        return StoredMatrix.of_blocks(self.scheme, padded.reshape(count * (rows + missing), -1))
+
     def _rows(self, rows: slice) -> StoredMatrix:
         return StoredMatrix.of_blocks(self.scheme, self.blocks[rows])
 

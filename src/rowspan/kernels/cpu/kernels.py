@@ -9,6 +9,7 @@ these faster, unless exact products are asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from rowspan import _native
 from rowspan._native import BatchDim, Form
 from rowspan.comm.base import Comm
-from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.cpu.cache import TILE_SLOTS, TILED, Cache, CacheSide
 from rowspan.kernels.cpu.fuse import fuse
 from rowspan.kernels.cpu.recorded_comm import record_comm
@@ -29,8 +29,25 @@ from rowspan.model.rope_table import RopeTable
 from rowspan.model.spec import Activation, MoeSpec
 from rowspan.quant.large_pages import LargePages
 from rowspan.quant.panels import PackedMatrix, pack
-from rowspan.quant.scheme import Codes
+from rowspan.quant.scheme import PANEL, Codes
 from rowspan.quant.stored import StoredMatrix
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """`count` experts' matrices, of `rows` rows each, in one: each begins with a panel of its own."""
+
+    packed: PackedMatrix
+    rows: int
+    count: int
+
+    @property
+    def columns(self) -> int:
+        return self.packed.columns
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes
 
 
 class CpuKernels:
@@ -60,8 +77,9 @@ class CpuKernels:
     def matrix(self, stored: StoredMatrix) -> PackedMatrix:
         return pack(_native, self._cpu, stored, self._weights.array)
 
-    def experts(self, stored: StoredMatrix, count: int) -> Weight:
-        raise UnsupportedModelError("Mixtures of experts need --cpu-isa torch for now.")
+    def experts(self, stored: StoredMatrix, count: int) -> PackedExperts:
+        rows = stored.rows // count if count else 0
+        return PackedExperts(self.matrix(stored.padded(count, PANEL)), rows, count)
 
     def join(self, weights: Sequence[Weight], biases: Sequence[Any]) -> None:
         return None
@@ -192,10 +210,37 @@ class CpuKernels:
         return self._trace.op("activate", {"x": x}, _like(x), rows=x.rows, **parameters)
 
     def mixture(self, x: Value, logits: Value, experts: Experts, spec: MoeSpec) -> Value:
-        raise NotImplementedError("experts are refused when they are loaded")
+        gate, up, down = experts.gate, experts.up, experts.down
+        if not isinstance(up, PackedExperts) or not isinstance(down, PackedExperts):
+            raise TypeError(f"{type(up).__name__} is another kernels' layout")
+        matrix = _matrix(gate.packed) if isinstance(gate, PackedExperts) else None
+        form = self._form(up.packed)
+        if isinstance(gate, PackedExperts) and self._form(gate.packed) is not form:
+            form = Form.FLOATS  # both are multiplied with the same tokens
+        return self._trace.op(
+            "mixture",
+            {"x": x, "logits": logits},
+            Value(x.rows, down.rows),
+            rows=x.rows,
+            router=_router(experts, spec),
+            gate=matrix,
+            up=_matrix(up.packed),
+            down=_matrix(down.packed),
+            held=up.count,
+            first=experts.first,
+            gate_bias=experts.gate_bias,
+            up_bias=experts.up_bias,
+            down_bias=experts.down_bias,
+            activation=_native.Activation[spec.expert.activation.name],
+            weighs_input=spec.weighs_input,
+            form=form,
+            down_form=self._form(down.packed),
+            width=up.rows,
+            hidden=down.rows,
+        )
 
     def gate_rows(self, x: Value, gate: Value) -> Value:
-        raise NotImplementedError("mixtures are refused when they are loaded")
+        return self._trace.op("gate_rows", {"x": x, "gate": gate}, _like(x), rows=x.rows, width=x.width)
 
     def gather_output_rows(self, x: Value, inputs: Any) -> Value:
         return self._select(x, BatchDim.OUTPUTS)
@@ -224,6 +269,20 @@ def _matrix(weight: PackedMatrix) -> _native.Matrix:
     arrays = (weight.codes, weight.scales, weight.exponents, weight.minima, weight.sub_scales, weight.sub_minima)
     sizes = (weight.rows, weight.columns, weight.group, weight.zero)
     return _native.Matrix(_native.Codes[weight.kind.name], *arrays, weight.table, *sizes)
+
+
+def _router(experts: Experts, spec: MoeSpec) -> _native.Router:
+    return _native.Router(
+        experts=spec.experts,
+        used=spec.used,
+        gating=_native.Gating[spec.gating.name],
+        normalize=spec.normalize,
+        scale=spec.scale,
+        groups=spec.n_groups,
+        groups_used=spec.groups_used,
+        selection_bias=experts.selection_bias,
+        scales=experts.scales,
+    )
 
 
 class _Tokens:
