@@ -287,6 +287,16 @@ void bind_ops(nb::class_<Program>& program) {
                  program.rms_norm(rows, at<float>(x), weight.data(), eps, heads, weight.size(), at<float>(out));
              },
              "rows"_a, "x"_a, "weight"_a.noconvert(), "eps"_a, "heads"_a, "out"_a, nb::keep_alive<1, 4>())
+        .def("layer_norm",
+             [](Program& program, BatchDim rows, uintptr_t x, const View<float, 1>& weight, float eps, uintptr_t out) {
+                 program.layer_norm(rows, at<float>(x), weight.data(), eps, weight.size(), at<float>(out));
+             },
+             "rows"_a, "x"_a, "weight"_a.noconvert(), "eps"_a, "out"_a, nb::keep_alive<1, 4>())
+        .def("scale_by_position",
+             [](Program& program, uintptr_t x, const View<float, 1>& factors, size_t width, uintptr_t out) {
+                 program.scale_by_position(at<float>(x), factors.data(), width, at<float>(out));
+             },
+             "x"_a, "factors"_a.noconvert(), "width"_a, "out"_a, nb::keep_alive<1, 3>())
         .def("pack",
              [](Program& program, BatchDim rows, Form form, uintptr_t x, size_t columns, uintptr_t out) {
                  program.pack(rows, form, at<float>(x), columns, at<void>(out));

@@ -15,7 +15,7 @@ const Kernels& ROWSPAN_KERNELS() {
     using namespace ROWSPAN_ISA;
     static constexpr Kernels kernels{
         ROWSPAN_NAME, kTokenTile, {float_tokens_bytes, pack_floats, linear_float},
-        {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, gated, activate, scale, soft_cap, sum, rope, write_cache,
+        {int8_tokens_bytes, pack_int8, linear_int8}, {}, rms_norm, layer_norm, gated, activate, scale, soft_cap, sum, rope, write_cache,
         attention_scratch, attention<FloatFlash>, attention<Int16Flash>};
     return kernels;
 }

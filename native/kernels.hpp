@@ -116,6 +116,8 @@ struct Kernels {
 
     // out (rows, width) = x / rms(x) · weight
     void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
+    // out (rows, width) = (x - mean) / √(variance + eps) · weight
+    void (*layer_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
     // out = activation(gate) · up, and activation(x)
     void (*gated)(Activation activation, const float* gate, const float* up, float* out, Range elements);
     void (*activate)(Activation activation, const float* x, float* out, Range elements);

@@ -98,6 +98,17 @@ void Program::rms_norm(BatchDim rows, const float* x, const float* weight, float
     });
 }
 
+void Program::layer_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t width, float* out) {
+    by_rows(rows, [=](Range part) { kernels_.layer_norm(x, weight, eps, width, out, part); });
+}
+
+void Program::scale_by_position(const float* x, const float* factors, size_t width, float* out) {
+    by_rows(BatchDim::tokens, [=](Range part) {
+        for (size_t row = part.from; row < part.to; ++row)
+            kernels_.scale(x + row * width, factors[positions_[row]], out + row * width, {0, width});
+    });
+}
+
 void Program::pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed) {
     by_rows(rows, [=](Range part) {
         const size_t tile = kernels_.token_tile;

@@ -72,6 +72,9 @@ class Program {
     void soft_cap(BatchDim rows, const float* x, float cap, size_t width, float* out);
     // width: of what is normed together; a row may hold several such heads.
     void rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
+    void layer_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t width, float* out);
+    // Each token's row times the factor of its position.
+    void scale_by_position(const float* x, const float* factors, size_t width, float* out);
     void pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed);
     // The matrices must live as long as the program.
     void linear(BatchDim rows, Form form, const void* packed, const Linear& op);

@@ -43,6 +43,35 @@ inline void rms_norm(const float* x, const float* weight, float eps, size_t widt
     }
 }
 
+inline void layer_norm(const float* x, const float* weight, float eps, size_t width, float* out, Range rows) {
+    const size_t whole = width / Vec::width * Vec::width;
+    const size_t rest = width - whole;
+    for (size_t row = rows.from; row < rows.to; ++row) {
+        const float* from = x + row * width;
+        float* to = out + row * width;
+
+        const Vec end = load_part(from + whole, rest);
+        Vec sums = end;
+        for (size_t i = 0; i < whole; i += Vec::width) sums = sums + Vec::load(from + i);
+        const float average = sums.sum() / static_cast<float>(width);
+        const Vec mean = Vec::all(average);
+
+        float padding[Vec::width];
+        for (size_t i = 0; i < Vec::width; ++i) padding[i] = i < rest ? from[whole + i] - average : 0.0f;
+        const Vec last = Vec::load(padding);
+        Vec squares = last * last;
+        for (size_t i = 0; i < whole; i += Vec::width) {
+            const Vec part = Vec::load(from + i) - mean;
+            squares = Vec::fma(part, part, squares);
+        }
+        const Vec scale = Vec::all(1.0f / __builtin_sqrtf(squares.sum() / static_cast<float>(width) + eps));
+
+        for (size_t i = 0; i < whole; i += Vec::width)
+            ((Vec::load(from + i) - mean) * scale * Vec::load(weight + i)).store(to + i);
+        store_part(last * scale * load_part(weight + whole, rest), to + whole, rest);
+    }
+}
+
 // out = value(loading) of these elements; loading(from) reads as many of an array as there are in a vector. The last few
 // go through the same vector code: an element's bits must not depend on where the work was cut.
 template <typename Value>

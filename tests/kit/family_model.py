@@ -16,7 +16,7 @@ from kit.gguf_bytes import RawTensor, gguf_bytes
 from kit.vocabulary import CHATML, bpe
 
 from rowspan.checkpoint.tensor_names import Role, TensorKey
-from rowspan.model.families.registry import name_of, spec_of
+from rowspan.model.families.registry import all_families, name_of, spec_of
 from rowspan.model.header import ModelHeader
 from rowspan.model.roles import ROLES, required_tensors, shape_of
 from rowspan.model.spec import ModelSpec
@@ -71,11 +71,19 @@ class FamilyModel:
         return {key: self._dequantized(key, raw) for key, raw in self._raw.items()}
 
     def write(self, path: Path) -> Path:
-        tensors = [
-            RawTensor(name_of(key, self.architecture), shape_of(self.spec, key), self._type(key).value, raw.tobytes())
+        """Fused where the family has tensors fused."""
+        tensors = {
+            name_of(key, self.architecture): (shape_of(self.spec, key), self._type(key).value, raw.tobytes())
             for key, raw in self._raw.items()
-        ]
-        path.write_bytes(gguf_bytes(self.metadata, tensors))
+        }
+        header = ModelHeader(self.metadata, 0, self.tied)
+        for layer in range(self.spec.n_layers):
+            for name, parts_of in all_families()[self.architecture].fused.items():
+                parts = [f"blk.{layer}.{part}.weight" for part, _ in parts_of(header, layer, 2)]
+                held = [tensors.pop(part) for part in parts]
+                shape = (sum(shape[0] for shape, _, _ in held), *held[0][0][1:])
+                tensors[f"blk.{layer}.{name}.weight"] = (shape, held[0][1], b"".join(raw for _, _, raw in held))
+        path.write_bytes(gguf_bytes(self.metadata, [RawTensor(name, *tensor) for name, tensor in tensors.items()]))
         return path
 
     @cached_property

@@ -16,7 +16,7 @@ from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import kernels_used
 from rowspan.kernels.ops import Kernels, Outputs, StepLimits
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
-from rowspan.model.rope_table import rope_table
+from rowspan.model.position_tables import position_tables
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.plan.device import Device
@@ -55,13 +55,15 @@ class SingleRank:
         weights = load_weights(checkpoint, plan, plan.shards[0], kernels)
         kernels.finish_loading()
         n_slots = n_blocks * block_size
-        ropes = {rope: kernels.rope_table(rope_table(rope, n_slots, weights.rope_freqs)) for rope in self.spec.ropes}
+        positions = position_tables(self.spec, n_slots, n_slots, weights, kernels)
         mixers = [layer.mixer for layer in self.spec.layers]
         caches = [
             kernels.cache(n_slots, mixer.n_kv_heads, mixer.key_size, mixer.value_size, (cache, cache), group)
             for mixer, group in zip(mixers, self.spec.layer_groups, strict=True)
         ]
-        model = Transformer(plan, plan.shards[0], weights, caches, ropes, kernels, kernels.connect(Comm(SoloGroup())))
+        model = Transformer(
+            plan, plan.shards[0], weights, caches, positions, kernels, kernels.connect(Comm(SoloGroup()))
+        )
         self.block_size = block_size
         limits = StepLimits(n_slots, outputs or n_slots, n_blocks, block_size, len(self.spec.cache_groups))
         self._forward = kernels.capture(model.forward, limits)

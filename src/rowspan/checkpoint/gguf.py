@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.ggu
 KeyOf = Callable[[str, Mapping[str, Any]], TensorKey | None]
 """Finds the key of a tensor from its name and the model's metadata; None: the model's family has no such tensor."""
 
+Apart = Callable[[TensorRecord, Mapping[str, Any]], Sequence[TensorRecord]]
+"""Takes a file's tensor apart where it holds several of the model's, one below the other; none: it is left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -51,7 +54,7 @@ class GgufCheckpoint:
     unknown_tensors: names of tensors that the model's family does not have; these are neither checked nor readable.
     """
 
-    def __init__(self, path: Path, key_of: KeyOf) -> None:
+    def __init__(self, path: Path, key_of: KeyOf, apart: Apart = lambda record, metadata: (record,)) -> None:
         """Open a file, together with the other parts if its name says that there are some.
 
         Raises:
@@ -78,7 +81,8 @@ class GgufCheckpoint:
                 if record.name in names:
                     raise damaged(part, f"The tensor {record.name[:80]!r} occurs twice.")
                 names.add(record.name)
-                self._add(part, data, record, key_of(record.name, self._metadata))
+                for one in apart(record, self._metadata):
+                    self._add(part, data, one, key_of(one.name, self._metadata))
         announced = _integer(path, self._metadata, "split.tensors.count", len(names))
         if announced != len(names):
             raise damaged(path, f"{announced} tensors are announced, {len(names)} are there.")

@@ -17,6 +17,8 @@ class Role(StrEnum):
     FINAL_NORM = "final_norm"
     HEAD = "head"
     ROPE_FREQS = "rope_freqs"
+    ROPE_FACTORS_LONG = "rope_factors_long"  # in place of ROPE_FREQS, for contexts beyond the original one
+    ROPE_FACTORS_SHORT = "rope_factors_short"
 
     ATTN_NORM = "attn_norm"
     Q = "q"

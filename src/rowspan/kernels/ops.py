@@ -356,6 +356,14 @@ class Kernels(Protocol[Array]):
         """rms_norm of x + y, and x + y."""
         ...
 
+    def layer_norm(self, x: Array, weight: Any, eps: float) -> Array:
+        """(x - mean) / √(variance + eps) · weight of each row (Ba et al. 2016)."""
+        ...
+
+    def scale_by_position(self, x: Array, factors: Any, inputs: Any) -> Array:
+        """x (T, width) · the factor of its token's position. factors: (positions,), from `vector`."""
+        ...
+
     def rope_and_cache(self, q: Array, k: Array, v: Array, table: Any, cache: Any, inputs: Any) -> Array:
         """Rotate the leading elements of each head of q and k (T, heads · key size) by the angles of its token's
         position; store k and v (T, KV heads · their sizes); return q. table: None: nothing is rotated."""

@@ -57,7 +57,10 @@ class ModelHeader:
 
     @cached_property
     def n_layers(self) -> int:
-        count = self.integer("block_count")
+        """Number of layers, without those that predict further tokens than the next: a file has these at its end."""
+        count = self.integer("block_count") - (self.optional_integer("nextn_predict_layers") or 0)
+        if count < 1:
+            raise self.contradiction("all layers predict further tokens")
         if count > MOST_LAYERS:
             raise self.contradiction(f"{count} layers are announced")
         return count

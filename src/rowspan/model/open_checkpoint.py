@@ -8,9 +8,9 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.gguf import GgufCheckpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
-from rowspan.model.families.registry import key_of, spec_of
+from rowspan.model.families.registry import apart, key_of, spec_of
 from rowspan.model.header import ModelHeader, Shapes
-from rowspan.model.roles import required_tensors, shape_of
+from rowspan.model.roles import OPTIONAL, required_tensors, shape_of
 from rowspan.model.spec import ModelSpec
 
 
@@ -36,7 +36,7 @@ def open_checkpoint(path: Path) -> GgufCheckpoint:
         )
     if not path.is_file():
         raise UsageError(f"{path} is not a regular file.", fix="Give the path of a .gguf file.")
-    return GgufCheckpoint(path, key_of)
+    return GgufCheckpoint(path, key_of, apart)
 
 
 def read_spec(checkpoint: Checkpoint) -> ModelSpec:
@@ -69,7 +69,7 @@ def _check_tensors(header: ModelHeader, shapes: Shapes, spec: ModelSpec) -> None
     for key in due:
         if key not in shapes:
             raise header.contradiction(f"the tensor {_describe(key)} is missing")
-    unused = [_describe(key) for key in shapes if key not in due and key.role is not Role.ROPE_FREQS]
+    unused = [_describe(key) for key in shapes if key not in due and key.role not in OPTIONAL]
     if unused:
         raise UnsupportedModelError(
             "The model has tensors that Rowspan does not know what to do with.",

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any, Generic
 
 from rowspan.kernels.ops import Array, Kernels
+from rowspan.model.spec import ModelSpec, NormKind
+
+
+def norm(kernels: Kernels[Array], x: Array, weight: Any, spec: ModelSpec) -> Array:
+    """Hidden states normed as the model has it."""
+    op = kernels.rms_norm if spec.norm is NormKind.RMS else kernels.layer_norm
+    return op(x, weight, spec.norm_eps)
 
 
 class Residual(Generic[Array]):
@@ -12,10 +19,10 @@ class Residual(Generic[Array]):
     op, which cards compute in one launch.
     """
 
-    def __init__(self, kernels: Kernels[Array], x: Array, eps: float) -> None:
+    def __init__(self, kernels: Kernels[Array], x: Array, spec: ModelSpec) -> None:
         self._kernels = kernels
         self._x = x
-        self._eps = eps
+        self._spec = spec
         self._waiting: Array | None = None
 
     def add(self, change: Array) -> None:
@@ -28,9 +35,9 @@ class Residual(Generic[Array]):
 
     def norm(self, weight: Any) -> Array:
         """The normed hidden states; the residual stream itself is not normed."""
-        if self._waiting is None:
-            return self._kernels.rms_norm(self._x, weight, self._eps)
-        normed, self._x = self._kernels.add_rms_norm(self._x, self._waiting, weight, self._eps)
+        if self._waiting is None or self._spec.norm is not NormKind.RMS:
+            return norm(self._kernels, self.value(), weight, self._spec)
+        normed, self._x = self._kernels.add_rms_norm(self._x, self._waiting, weight, self._spec.norm_eps)
         self._waiting = None
         return normed
 

@@ -129,6 +129,8 @@ ROLES: Mapping[Role, RoleInfo] = {
     Role.HEAD: RoleInfo((VOCABULARY, HIDDEN), Place.LAST),
     Role.FINAL_NORM: _norm(HIDDEN, Place.LAST),
     Role.ROPE_FREQS: RoleInfo((ROPE_PAIRS,), Place.EVERY),
+    Role.ROPE_FACTORS_LONG: RoleInfo((ROPE_PAIRS,), Place.EVERY),
+    Role.ROPE_FACTORS_SHORT: RoleInfo((ROPE_PAIRS,), Place.EVERY),
     Role.ATTN_NORM: _norm(HIDDEN),
     Role.Q: RoleInfo((QUERIES_AND_GATES, HIDDEN)),
     Role.K: RoleInfo((KEYS, HIDDEN)),
@@ -161,6 +163,10 @@ ROLES: Mapping[Role, RoleInfo] = {
     Role.SHARED_DOWN: RoleInfo((HIDDEN, SHARED_WIDTH)),
     Role.SHARED_SCALE: RoleInfo((HIDDEN,)),
 }
+
+
+OPTIONAL = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
+"""Roles of tensors that change the answers where they are there."""
 
 
 def axes_of(key: TensorKey) -> tuple[Axis, ...]:
@@ -197,7 +203,7 @@ def n_units(spec: ModelSpec, layer: LayerSpec, cut: CutBy) -> int:
 
 
 def required_tensors(spec: ModelSpec) -> Iterator[TensorKey]:
-    """Every tensor without which the model cannot run. Only `rope_freqs` is optional."""
+    """Every tensor without which the model cannot run. Only those in `OPTIONAL` are not among them."""
     yield TensorKey(Role.EMBEDDING)
     for index, layer in enumerate(spec.layers):
         for role, part in _layer_tensors(layer):

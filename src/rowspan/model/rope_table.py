@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.model.spec import RopeSpec
+from rowspan.model.spec import RopeSpec, Temperature
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class RopeTable:
 def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float32] | None) -> RopeTable:
     """The table for positions 0 … n_positions - 1, computed in float64.
 
-    freq_divisors: one per pair, from the tensor `rope_freqs` (Llama-3 scaling).
+    freq_divisors: one per pair, from the tensor `rope_freqs` (Llama-3 scaling), or one of LongRoPE's two.
     """
     pairs = np.arange(spec.dim // 2, dtype=np.float64)
     frequencies = spec.base ** (-2.0 * pairs / spec.dim)
     if freq_divisors is not None and spec.has_factors:
         frequencies = frequencies / freq_divisors
-    magnitude = spec.yarn_attn_factor if spec.scaling == "yarn" else 1.0
+    magnitude = spec.yarn_attn_factor
     if spec.scaling == "linear":
         frequencies = frequencies / spec.factor
     elif spec.scaling == "yarn":
@@ -40,6 +40,13 @@ def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float
     angles = np.outer(np.arange(n_positions), frequencies)
     cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude
     return RopeTable(cos.astype(np.float32), sin.astype(np.float32), spec.interleaved)
+
+
+def temperatures(spec: Temperature, n_positions: int) -> NDArray[np.float32]:
+    """The factors of queries at positions 0 … n_positions - 1."""
+    steps = np.floor((np.arange(n_positions) + spec.offset) / spec.original_context)
+    factors: NDArray[np.float32] = (np.log(steps + 1) * spec.scale + 1).astype(np.float32)
+    return factors
 
 
 def _yarn_kept(spec: RopeSpec, pairs: NDArray[np.float64]) -> NDArray[np.float64]:

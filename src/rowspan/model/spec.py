@@ -38,6 +38,13 @@ class QkNorm(StrEnum):
     ROW = "row"
 
 
+class NormKind(StrEnum):
+    """RMS: x / rms(x) · weight (Zhang and Sennrich 2019). LAYER: the mean is subtracted first (Ba et al. 2016)."""
+
+    RMS = "rms"
+    LAYER = "layer"
+
+
 class Gating(StrEnum):
     """How a router's logits become experts' weights. SOFTMAX_CHOSEN: softmax over the logits of the chosen experts
     only.
@@ -56,8 +63,9 @@ class RopeSpec:
     dim: leading elements of a head that are rotated. interleaved: rotate neighbours (2i, 2i+1) instead of halves
     (i, i + dim/2).
     scaling: "none", "linear" (positions divided by `factor`) or "yarn" (Peng et al. 2023). Llama-3 scaling arrives as
-    the tensor `rope_freqs` (one divisor per pair), not as metadata; has_factors: this rotation uses it where it is
-    there.
+    the tensor `rope_freqs` (one divisor per pair), not as metadata; LongRoPE's (Ding et al. 2024) as two tensors, one
+    of them for contexts beyond `original_context`. has_factors: this rotation uses them where they are there.
+    yarn_attn_factor: factor of cosines and sines, whatever the scaling.
     """
 
     dim: int
@@ -89,6 +97,17 @@ class LatentSpec:
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """Queries at a position p are multiplied by ln(floor((p + offset) / original_context) + 1) · scale + 1, as in
+    Llama 4 (https://huggingface.co/blog/llama4-release).
+    """
+
+    scale: float
+    original_context: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """Softmax attention of `n_heads` query heads to `n_kv_heads` heads of keys and values.
 
@@ -116,6 +135,7 @@ class AttentionSpec:
     has_sinks: bool = False
     has_gate: bool = False
     latent: LatentSpec | None = None
+    temperature: Temperature | None = None
 
     @property
     def score_scale(self) -> float:
@@ -213,6 +233,7 @@ class ModelSpec:
     residual_scale: factor of what every mixer and MLP adds.
     logit_scale: factor of the logits.
     final_soft_cap: c in c · tanh(logits / c).
+    norm: of hidden states; queries and keys are normed by their rms in any case.
     """
 
     architecture: str
@@ -227,6 +248,7 @@ class ModelSpec:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     final_soft_cap: float | None = None
+    norm: NormKind = NormKind.RMS
 
     @property
     def n_layers(self) -> int:
@@ -244,6 +266,11 @@ class ModelSpec:
     def ropes(self) -> tuple[RopeSpec, ...]:
         """The different rotary embeddings of its layers."""
         return tuple(dict.fromkeys(kind.mixer.rope for kind in self.layer_kinds if kind.mixer.rope))
+
+    @cached_property
+    def temperatures(self) -> tuple[Temperature, ...]:
+        """The different temperatures of its layers' queries."""
+        return tuple(dict.fromkeys(kind.mixer.temperature for kind in self.layer_kinds if kind.mixer.temperature))
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:

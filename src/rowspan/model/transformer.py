@@ -6,30 +6,29 @@ after o and after down, and the gathering of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
 from rowspan.model.mlp import MlpWeights, mlp, moe
-from rowspan.model.residual import Residual
-from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec, RopeSpec
+from rowspan.model.position_tables import PositionTables
+from rowspan.model.residual import Residual, norm
+from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec
 from rowspan.model.weights import LayerWeights, ModelWeights
 from rowspan.plan.shard import LayerCut, Plan, Shard
 
 
 @dataclass(frozen=True)
 class Transformer(Generic[Array]):
-    """The layers of one rank's stage. caches: the KV caches of these layers, in order. ropes: the table of each rotary
-    embedding that they use.
-    """
+    """The layers of one rank's stage. caches: the KV caches of these layers, in order."""
 
     plan: Plan
     shard: Shard
     weights: ModelWeights
     caches: Sequence[LayerCache]
-    ropes: Mapping[RopeSpec, Any]
+    positions: PositionTables
     kernels: Kernels[Array]
     comm: Comm[Array]
 
@@ -40,7 +39,7 @@ class Transformer(Generic[Array]):
         The model's last layer computes keys and values of all tokens, but everything else only of the output rows: of a
         prompt, as a rule, only its last token. In a model of 30 layers that saves a thirtieth of a prompt's work.
         """
-        x = Residual(self.kernels, self._enter(inputs), self.plan.spec.norm_eps)
+        x = Residual(self.kernels, self._enter(inputs), self.plan.spec)
         held = zip(self.plan.spec.layers[self.shard.layers.as_slice()], self.shard.cuts, strict=True)
         for (spec, cut), weights, cache in zip(held, self.weights.layers, self.caches, strict=True):
             last = self.comm.after is None and weights is self.weights.layers[-1]
@@ -107,7 +106,10 @@ class _Layer(Generic[Array]):
         if self.weights.q_norm is not None:
             eps = self.model.plan.spec.norm_eps
             q, k = kernels.rms_norm(q, self.weights.q_norm, eps), kernels.rms_norm(k, self.weights.k_norm, eps)
-        table = None if spec.rope is None else self.model.ropes[spec.rope]
+        positions = self.model.positions
+        if spec.temperature is not None:
+            q = kernels.scale_by_position(q, positions.temperatures[spec.temperature], inputs)
+        table = None if spec.rope is None else positions.ropes[spec.rope]
         q = kernels.rope_and_cache(q, k, v, table, self.cache, inputs)
         if outputs_only:
             q, inputs = kernels.gather_output_rows(q, inputs), kernels.outputs_only(inputs)
@@ -133,7 +135,7 @@ class _Layer(Generic[Array]):
         """Turn the result of a mixer or an MLP into what is added to the hidden states."""
         model = self.model.plan.spec
         if self.spec.post_norm:
-            change = self.model.kernels.rms_norm(change, post_norm, model.norm_eps)
+            change = norm(self.model.kernels, change, post_norm, model)
         return scaled(self.model.kernels, change, model.residual_scale)
 
     def _all_reduce(self, part: Array, contributes: bool) -> Array:

@@ -17,7 +17,7 @@ from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
 from rowspan.model.mlp import MlpWeights, MoeWeights
 from rowspan.model.projection import Projection, Projections
 from rowspan.model.roles import ROLES, axes_of, shape_of
-from rowspan.model.spec import MlpSpec, MoeSpec
+from rowspan.model.spec import MlpSpec, MoeSpec, RopeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span
 from rowspan.quant.stored import StoredMatrix
 
@@ -39,6 +39,23 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
+class RopeFactors:
+    """Divisors of rotary embeddings' frequencies, one per pair, or None: for any context, or for contexts within and
+    beyond the original one.
+    """
+
+    always: NDArray[np.float32] | None = None
+    short: NDArray[np.float32] | None = None
+    long: NDArray[np.float32] | None = None
+
+    def of(self, rope: RopeSpec, context: int) -> NDArray[np.float32] | None:
+        """Those for a context of so many tokens, which all prompts share, however short."""
+        if self.always is not None:
+            return self.always
+        return self.long if rope.original_context and context > rope.original_context else self.short
+
+
+@dataclass(frozen=True)
 class ModelWeights:
     """The weights of one rank's shard. `layers` are those of its stage, in order."""
 
@@ -46,7 +63,7 @@ class ModelWeights:
     embedding: Any  # in the kernels' form; None if another rank holds it
     final_norm: Any
     head: Any
-    rope_freqs: NDArray[np.float32] | None
+    rope_factors: RopeFactors
     nbytes: int  # bytes of packed weights; an embedding that stays in the mapped file does not count
 
 
@@ -85,7 +102,11 @@ class _Loader:
             embedding=self._embedding(also_head=is_last and self.plan.spec.tied_embeddings) if is_first else None,
             final_norm=self._vector(TensorKey(Role.FINAL_NORM)),
             head=self._matrix(TensorKey(head_role)) if is_last else None,
-            rope_freqs=self._values(TensorKey(Role.ROPE_FREQS)),
+            rope_factors=RopeFactors(
+                self._values(TensorKey(Role.ROPE_FREQS)),
+                self._values(TensorKey(Role.ROPE_FACTORS_SHORT)),
+                self._values(TensorKey(Role.ROPE_FACTORS_LONG)),
+            ),
             nbytes=self.nbytes,
         )
 

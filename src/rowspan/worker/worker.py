@@ -15,7 +15,7 @@ from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import is_native, native_module
 from rowspan.kernels.ops import DeviceMemoryError, Outputs, Step, StepLimits
 from rowspan.model.open_checkpoint import open_checkpoint
-from rowspan.model.rope_table import rope_table
+from rowspan.model.position_tables import position_tables
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
@@ -69,15 +69,12 @@ class Worker:
         kernels.finish_loading()
         cache_layout = setup.cache_layout
         n_blocks = cache_layout.blocks_for(setup.context_size)
-        ropes = {
-            rope: kernels.rope_table(rope_table(rope, n_blocks * cache_layout.block_size, weights.rope_freqs))
-            for rope in plan.spec.ropes
-        }
+        positions = position_tables(plan.spec, n_blocks * cache_layout.block_size, setup.context_size, weights, kernels)
         self._setup = setup
         self._kernels = kernels
         self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
         self._gave_back = False  # the last step
-        self._model = Transformer(plan, shard, weights, (), ropes, kernels, kernels.connect(self._comm))
+        self._model = Transformer(plan, shard, weights, (), positions, kernels, kernels.connect(self._comm))
         limits = (setup.max_tokens, setup.max_logits, n_blocks, cache_layout.block_size, len(cache_layout.groups))
         self._limits = StepLimits(*limits)
         self._forward: Step | None = None

@@ -157,6 +157,12 @@ class CpuKernels:
         total = self.add(x, y)
         return self.rms_norm(total, weight, eps), total
 
+    def layer_norm(self, x: Value, weight: NDArray[np.float32], eps: float) -> Value:
+        return self._trace.op("layer_norm", {"x": x}, _like(x), rows=x.rows, weight=weight, eps=eps)
+
+    def scale_by_position(self, x: Value, factors: NDArray[np.float32], inputs: Any) -> Value:
+        return self._trace.op("scale_by_position", {"x": x}, _like(x), factors=factors, width=x.width)
+
     def rope_and_cache(self, q: Value, k: Value, v: Value, table: RopeTable | None, cache: Cache, inputs: Any) -> Value:
         if table is not None:
             q, k = self.rope(q, table, cache.key_size, inputs), self.rope(k, table, cache.key_size, inputs)

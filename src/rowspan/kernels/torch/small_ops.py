@@ -28,6 +28,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return F.rms_norm(heads.float(), weight.shape, weight, eps).to(dtype).reshape(x.shape)
 
 
+def layer_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """(x - mean) / √(variance + eps) · weight of each row, in float32, rounded once to `dtype`."""
+    return F.layer_norm(x.float(), weight.shape, weight, None, eps).to(dtype)
+
+
+def scale_by_position(x: Tensor, factors: Tensor, positions: Tensor) -> Tensor:
+    """x (T, width) · factors[positions], rounded once."""
+    return (x.float() * factors[positions.long(), None]).to(x.dtype)
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     """The sum in float32 of hidden states of any types."""
     return x.float() + y.float()

@@ -310,6 +310,12 @@ class TritonKernels:
             lambda: small_ops.add_rms_norm(y, x, weight, eps),
         )
 
+    def layer_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return small_ops.layer_norm(x, weight, eps, self._dtype)
+
+    def scale_by_position(self, x: Tensor, factors: Tensor, inputs: CardInputs) -> Tensor:
+        return small_ops.scale_by_position(x, factors, inputs.positions)
+
     def rope_and_cache(
         self, q: Tensor, k: Tensor, v: Tensor, table: Angles | None, cache: Cache, inputs: CardInputs
     ) -> Tensor:

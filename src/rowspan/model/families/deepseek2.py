@@ -7,6 +7,7 @@ from rowspan.model.families.family import (
     LATENT_TENSORS,
     LAYER_TENSORS,
     Family,
+    gating,
     latent_attention,
     mlp,
     model,
@@ -18,12 +19,14 @@ from rowspan.model.spec import Gating, LayerSpec, ModelSpec
 
 def spec(header: ModelHeader) -> ModelSpec:
     mixer = latent_attention(header)
-    gating = Gating.SIGMOID if header.integer("expert_gating_func", 1) == 2 else Gating.SOFTMAX
+    # Without the key, only GLM-4.7-Flash, known by its vocabulary, has sigmoids.
+    how = gating(header, Gating.SIGMOID if header.vocab_size == 154880 else Gating.SOFTMAX)
+    normalize = header.flag("expert_weights_norm", False)
     dense_layers = header.optional_integer("leading_dense_block_count") or 0
 
     def layer(index: int) -> LayerSpec:
         dense = index < dense_layers
-        return LayerSpec(mixer, mlp(header, index) if dense else moe(header, index, gating=gating))
+        return LayerSpec(mixer, mlp(header, index) if dense else moe(header, index, gating=how, normalize=normalize))
 
     return model(header, tuple(layer(index) for index in range(header.n_layers)))
 

@@ -7,14 +7,24 @@ file only says where it differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rowspan.checkpoint.tensor_names import Names, Role
 from rowspan.errors import UnsupportedModelError
 from rowspan.model.header import ModelHeader
-from rowspan.model.spec import AttentionSpec, LatentSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkNorm, RopeSpec
+from rowspan.model.spec import (
+    AttentionSpec,
+    Gating,
+    LatentSpec,
+    LayerSpec,
+    MlpSpec,
+    ModelSpec,
+    MoeSpec,
+    QkNorm,
+    RopeSpec,
+)
 
 MODEL_TENSORS: Names = {
     "token_embd": Role.EMBEDDING,
@@ -34,6 +44,10 @@ LAYER_TENSORS: Names = {
     "ffn_gate": Role.GATE,
     "ffn_up": Role.UP,
     "ffn_down": Role.DOWN,
+}
+# Where a norm after attention is meant as the one before the MLP.
+LATE_NORM_TENSORS: Names = {name: role for name, role in LAYER_TENSORS.items() if name != "ffn_norm"} | {
+    "post_attention_norm": Role.FFN_NORM
 }
 POST_NORM_TENSORS: Names = {"post_attention_norm": Role.POST_ATTN_NORM, "post_ffw_norm": Role.POST_FFN_NORM}
 EXPERT_TENSORS: Names = {
@@ -59,6 +73,9 @@ LATENT_TENSORS: Names = {
 }
 
 
+Fused = Callable[[ModelHeader, int, int], Sequence[tuple[str, int]]]
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """One family of models.
@@ -68,6 +85,8 @@ class Family:
     layer_tensors, model_tensors: names of the tensors in and outside the layers.
     hf_types: for each `model_type` of a Hugging Face config.json, the architecture, and defaults for keys that the
         configuration may lack.
+    fused: tensors of a layer that hold several, one below the other: for each its name, and a function that returns,
+        for a header, a layer and the number of rows, the names and rows of those that it holds.
     has_known_mixes: llama-quantize mixes schemes for this family by the rules that `rowspan.plan.rigs.quantize`
     follows.
     """
@@ -77,22 +96,37 @@ class Family:
     layer_tensors: Names = field(default_factory=lambda: LAYER_TENSORS)
     model_tensors: Names = field(default_factory=lambda: MODEL_TENSORS)
     hf_types: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    fused: Mapping[str, Fused] = field(default_factory=dict)
     has_known_mixes: bool = False
+
+
+def fused_qkv(header: ModelHeader, layer: int, rows: int) -> Sequence[tuple[str, int]]:
+    """Queries, keys and values in one tensor."""
+    n_heads = header.in_layer("attention.head_count", layer)
+    n_kv_heads = header.in_layer("attention.head_count_kv", layer, n_heads)
+    size = header.integer("attention.key_length", header.integer("embedding_length") // max(1, n_heads))
+    return ("attn_q", n_heads * size), ("attn_k", n_kv_heads * size), ("attn_v", n_kv_heads * size)
+
+
+def fused_gate_up(header: ModelHeader, layer: int, rows: int) -> Sequence[tuple[str, int]]:
+    """Gate and up in one tensor."""
+    return ("ffn_gate", rows // 2), ("ffn_up", rows - rows // 2)
 
 
 def model(header: ModelHeader, layers: tuple[LayerSpec, ...], **differences: Any) -> ModelSpec:
     """A model with these layers. differences: fields of `ModelSpec` that differ from what most families have."""
-    return ModelSpec(
-        architecture=header.architecture,
-        name=header.name,
-        hidden_size=header.integer("embedding_length"),
-        vocab_size=header.vocab_size,
-        context_length=header.integer("context_length", 0 if header.for_planning else None),
-        norm_eps=header.number("attention.layer_norm_rms_epsilon", 1e-5 if header.for_planning else None),
-        layers=layers,
-        tied_embeddings=header.tied,
-        **differences,
-    )
+    read: dict[str, Any] = {
+        "architecture": header.architecture,
+        "name": header.name,
+        "hidden_size": header.integer("embedding_length"),
+        "vocab_size": header.vocab_size,
+        "context_length": header.integer("context_length", 0 if header.for_planning else None),
+        "layers": layers,
+        "tied_embeddings": header.tied,
+    } | differences
+    if "norm_eps" not in read:
+        read["norm_eps"] = header.number("attention.layer_norm_rms_epsilon", 1e-5 if header.for_planning else None)
+    return ModelSpec(**read)
 
 
 def attention(header: ModelHeader, layer: int, *, interleaved_rope: bool, **differences: Any) -> AttentionSpec:
@@ -181,6 +215,23 @@ def moe(header: ModelHeader, layer: int, **differences: Any) -> MoeSpec:
     return MoeSpec(**read)
 
 
+GATINGS = {1: Gating.SOFTMAX, 2: Gating.SIGMOID, 3: Gating.SOFTMAX_CHOSEN, 4: Gating.SQRT_SOFTPLUS}
+
+
+def gating(header: ModelHeader, default: Gating = Gating.SOFTMAX) -> Gating:
+    """How the router's logits become weights, by `expert_gating_func`."""
+    number = header.optional_integer("expert_gating_func")
+    if number is None:
+        return default
+    if number not in GATINGS:
+        raise UnsupportedModelError(
+            f"{header.name} chooses its experts by a function of the unknown number {number}.",
+            why=f"Rowspan knows {', '.join(f'{key} ({one})' for key, one in GATINGS.items())}.",
+            fix="Use --backend llamacpp, or a newer Rowspan.",
+        )
+    return GATINGS[number]
+
+
 def rope(header: ModelHeader, head_size: int, *, interleaved: bool, **differences: Any) -> RopeSpec:
     """A rotary position embedding, by the keys that most families use.
 
@@ -192,6 +243,7 @@ def rope(header: ModelHeader, head_size: int, *, interleaved: bool, **difference
     factor = header.number("rope.scaling.factor", header.number("rope.scale_linear", 1.0))
     if scaling == "none" and factor != 1.0 and header.get("rope.scaling.type") is None:
         scaling = "linear"  # files from before rope.scaling.type existed
+    scaling = "none" if scaling == "longrope" else scaling  # its factors are tensors
     if scaling not in ("none", "linear", "yarn"):
         raise UnsupportedModelError(
             f"RoPE scaling {scaling!r} is not supported.",

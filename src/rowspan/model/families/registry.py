@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from rowspan.checkpoint.gguf_header import TensorRecord
+from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.checkpoint.tensor_names import TensorKey, tensor_key
 from rowspan.errors import UnsupportedModelError
 from rowspan.model import families
@@ -15,6 +18,9 @@ from rowspan.model.families.family import Family
 from rowspan.model.families.unknown import UNKNOWN
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import ModelSpec
+from rowspan.quant.scheme import SCHEMES
+
+IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)\.(weight|bias)")
 
 
 @cache
@@ -37,6 +43,33 @@ def key_of(name: str, metadata: Mapping[str, Any]) -> TensorKey | None:
     """The key of a tensor by its GGUF name; None if the model's family has no such tensor."""
     family = family_of(metadata)
     return tensor_key(name, family.model_tensors, family.layer_tensors)
+
+
+def apart(record: TensorRecord, metadata: Mapping[str, Any]) -> Sequence[TensorRecord]:
+    """The tensors of the model that a tensor of its file holds: several where the family has them fused; none in layers
+    that predict further tokens, which are no part of the model proper.
+    """
+    match, family = IN_LAYER.fullmatch(record.name), family_of(metadata)
+    predicts_further = metadata.get(f"{metadata.get('general.architecture')}.nextn_predict_layers")
+    if match is None or not (family.fused or predicts_further):
+        return (record,)
+    header = ModelHeader(metadata, vocab_size=0, tied=False, for_planning=True)
+    layer, stem, part = int(match[1]), match[2], match[3]
+    if layer >= header.n_layers:
+        return () if predicts_further else (record,)
+    fused, scheme = family.fused.get(stem), SCHEMES.get(SCHEME_OF_TYPE.get(record.ggml_type, ""))
+    if fused is None or scheme is None:
+        return (record,)
+    parts = fused(header, layer, record.shape[0])
+    width = record.shape[1] if len(record.shape) > 1 else 1
+    if sum(rows for _, rows in parts) != record.shape[0] or width % scheme.block_size:
+        return (record,)
+    records, start = [], record.start
+    for name, rows in parts:
+        shape = (rows, *record.shape[1:])
+        records.append(TensorRecord(f"blk.{layer}.{name}.{part}", shape, record.ggml_type, start))
+        start += rows * scheme.row_bytes(width)
+    return records
 
 
 @cache

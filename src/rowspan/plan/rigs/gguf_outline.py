@@ -15,7 +15,7 @@ from rowspan.checkpoint.gguf import part_paths
 from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_header
 from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
-from rowspan.model.families.registry import spec_of
+from rowspan.model.families.registry import apart, spec_of
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import ModelSpec
 from rowspan.plan.rigs.listed_tensors import ListedTensor, list_tensor
@@ -85,7 +85,7 @@ def facts(path: Path, headers: Sequence[Header]) -> HeaderFacts:
     records: list[TensorRecord] = []
     for header in headers:
         metadata = {**header.metadata, **metadata}
-        records += header.tensors
+        records += (one for record in header.tensors for one in apart(record, metadata))
     names = {record.name: record for record in records}
     embedding = names.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
