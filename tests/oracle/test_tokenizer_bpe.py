@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kit.vocabulary import bpe, byte_characters
 
 from rowspan.model.open_checkpoint import open_checkpoint
-from rowspan.text.pretokenizers import PRE_TOKENIZERS
+from rowspan.text.pretokenizers import NAMES, PRE_TOKENIZERS
 from rowspan.text.tokenizer import Tokenizer
 
 PREFIX = "tokenizer.ggml."
@@ -72,11 +72,11 @@ def random_bpe(pre: str) -> dict[str, Any]:
     return metadata | {PREFIX + "tokens": tokens, PREFIX + "merges": merges, PREFIX + "token_type": types}
 
 
-VOCABULARIES = {pre: random_bpe(pre) for pre in PRE_TOKENIZERS}
+VOCABULARIES = {names[0]: random_bpe(names[0]) for names in NAMES.values()}
 TOKENIZERS = {pre: (Tokenizer.from_metadata(data), SlowBpe(data)) for pre, data in VOCABULARIES.items()}
 
 
-@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+@pytest.mark.parametrize("pre", VOCABULARIES)
 @given(text=st.text(" abceé1e\u0301'", max_size=40) | st.sampled_from(TEXTS))
 def test_random_merges(pre: str, text: str) -> None:
     tokenizer, slow = TOKENIZERS[pre]

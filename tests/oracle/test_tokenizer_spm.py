@@ -86,3 +86,22 @@ def test_same_ids_and_same_text_as_sentencepiece(name: str, text: str) -> None:
 def test_any_pieces_decode_as_in_sentencepiece(name: str, places: list[int]) -> None:
     ids = [TOKENIZERS[name].vocab_size - place for place in places]
     assert TOKENIZERS[name].decode(ids) == REFERENCES[name].decode(ids)
+
+
+@given(text=st.text("the world\n.,é12😀 ", max_size=40))
+def test_listed_merges_of_gemma_4(text: str) -> None:
+    """The same merges, best first, as a list: the same tokens, but for the space that is put before a text."""
+    metadata = as_gguf(REFERENCES["prose"]) | {PREFIX + "add_space_prefix": False}
+    ranks = dict(zip(metadata[PREFIX + "tokens"], metadata[PREFIX + "scores"], strict=True))
+    merges = [
+        (-ranks[piece], f"{piece[:cut]} {piece[cut:]}")
+        for piece, kind in zip(metadata[PREFIX + "tokens"], metadata[PREFIX + "token_type"], strict=True)
+        for cut in range(1, len(piece))
+        if kind == 1 and piece[:cut] in ranks and piece[cut:] in ranks
+    ]
+    listed = metadata | {
+        PREFIX + "model": "gemma4",
+        PREFIX + "merges": [pair for _, pair in sorted(merges, key=lambda pair: pair[0])],
+    }
+    expected = Tokenizer.from_metadata(metadata).encode(text)
+    assert Tokenizer.from_metadata(listed).encode(text) == expected

@@ -21,6 +21,36 @@ QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# tiktoken's o200k_base; Mistral-Nemo-2407, Qwen3.5, DeepSeek-V3 and -Coder, Seed-Coder, Ling (tokenizer.json); Kimi-K2
+# (tokenization_kimi.py, whose && the `regex` module spells the same way in its version 1).
+UPPER, LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+SHORTENED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]*[{LOWER}]+{SHORTENED}?|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}]+[{LOWER}]*{SHORTENED}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{END}"
+)
+TEKKEN = GPT_4O.replace(f"{SHORTENED}?", "").replace(r"\p{N}{1,3}", r"\p{N}")
+OTHER = r"&&[^\p{Han}]"
+KIMI_K2 = (
+    rf"(?V1)\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}{OTHER}]*[{LOWER}{OTHER}]+{SHORTENED}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[{UPPER}{OTHER}]+[{LOWER}{OTHER}]*{SHORTENED}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{END}"
+)
+QWEN35 = rf"{SHORTENED}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{END}"
+BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+SEED = rf"{SHORTENED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{END}"
+ASCII = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+SEVERAL = {
+    "deepseek-v3": [
+        r"\p{N}{1,3}",
+        "[一-龥\u3040-ゟ゠-ヿ]+",
+        rf"{ASCII}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{END}",
+    ],
+    "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"],
+    "command-r": [r"\p{N}", GPT2],
+}
+
 NASTY = [
     "I'm sure they'LL say it'S 'tis o'clock, we'd've",
     "1234567 12,345.67 ½ ² Ⅷ ٣٤٥ a1b22c333",
@@ -46,11 +76,36 @@ def rowspan(name: str, text: str) -> list[str]:
     return [piece for piece, _ in PRE_TOKENIZERS[name].splitter().pre_tokenize_str(text)]
 
 
-@pytest.mark.parametrize(("name", "pattern"), [("gpt-2", GPT2), ("llama-bpe", LLAMA3), ("qwen2", QWEN2)])
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("gpt-2", GPT2),
+        ("llama-bpe", LLAMA3),
+        ("glm4", LLAMA3),
+        ("qwen2", QWEN2),
+        ("gpt-4o", GPT_4O),
+        ("minimax-m2", GPT_4O),
+        ("tekken", TEKKEN),
+        ("kimi-k2", KIMI_K2),
+        ("qwen35", QWEN35),
+        ("bailingmoe2", BAILING),
+        ("seed-coder", SEED),
+    ],
+)
 @given(text=TEXTS)
 @example(text="".join(NASTY))
 def test_words(name: str, pattern: str, text: str) -> None:
     assert rowspan(name, text) == oracle(pattern, text)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@given(text=TEXTS)
+@example(text="".join(NASTY))
+def test_words_by_several_patterns(name: str, text: str) -> None:
+    pieces = [text]
+    for pattern in SEVERAL[name]:
+        pieces = [word for piece in pieces for word in oracle(pattern, piece)]
+    assert rowspan(name, text) == pieces
 
 
 @given(text=TEXTS)

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from rowspan.text.encoding import ids_of
 from rowspan.text.pretokenizers import PreTokenizer
-from rowspan.text.vocabulary import PREFIX, Vocabulary, faulty_vocabulary
+from rowspan.text.vocabulary import Vocabulary, listed_merges
 
 
 def _letters() -> dict[str, int]:
@@ -30,7 +30,7 @@ class ByteLevelBpe:
         self._rust = Tokenizer(
             models.BPE(
                 vocab=vocabulary.text_ids,
-                merges=_merges(vocabulary),
+                merges=listed_merges(vocabulary),
                 ignore_merges=pre.ignore_merges,
             )
         )
@@ -51,17 +51,3 @@ class ByteLevelBpe:
             return bytes([BYTE_OF_LETTER[letter] for letter in token])
         except KeyError:
             return token.encode()
-
-
-def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Pairs of tokens in the order in which they merge; "a b" in the file."""
-    known = vocabulary.text_ids
-    merges = []
-    for merge in vocabulary.merges:
-        left, _, right = merge.partition(" ")
-        if left not in known or right not in known or left + right not in known:
-            raise faulty_vocabulary(
-                f"{PREFIX}merges holds {merge!r:.60}, which is not a pair of tokens that make a token"
-            )
-        merges.append((left, right))
-    return merges

@@ -6,8 +6,8 @@ prompts silently, so an unknown name is refused, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tokenizers import Regex, pre_tokenizers
 
@@ -21,6 +21,14 @@ GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
 CL100K_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# o200k_base's, from the same file: words are capitals, then small letters; `but` takes letters out.
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K_WORDS = (
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{but}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{but}]+{apostrophe}"
+    r"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{but}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{but}]*{apostrophe}"
+    r"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -48,20 +56,86 @@ class PreTokenizer:
 GPT2 = PreTokenizer((GPT2_WORDS,))
 SMOLLM = PreTokenizer((r"\p{N}", GPT2_WORDS))
 LLAMA3 = PreTokenizer((CL100K_WORDS.format(digits=r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
+GLM4 = replace(LLAMA3, add_bos=False)
+DBRX = replace(GLM4, ignore_merges=False)
 QWEN2 = PreTokenizer((CL100K_WORDS.format(digits=r"\p{N}"),), nfc=True)
-# What llama.cpp, which coined the name, does for it (src/llama-vocab.cpp).
+STABLELM2 = replace(QWEN2, nfc=False)
+# As Qwen 3.5 publishes it: combining marks belong to words.
+QWEN35 = PreTokenizer(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    nfc=True,
+)
+# o200k_base's, as tiktoken publishes it; Mistral's Tekken without contractions, and with single digits.
+GPT_4O = PreTokenizer((O200K_WORDS.format(apostrophe=CONTRACTIONS, digits=r"\p{N}{1,3}", but=""),))
+TEKKEN = PreTokenizer((O200K_WORDS.format(apostrophe="", digits=r"\p{N}", but=""),), ignore_merges=True, add_bos=True)
+# As tokenization_kimi.py of moonshotai/Kimi-K2-Instruct has it: Chinese letters make words of their own.
+KIMI_K2 = PreTokenizer(
+    (
+        r"\p{Han}+|"
+        + O200K_WORDS.format(apostrophe=CONTRACTIONS, digits=r"\p{N}{1,3}", but=r"&&[^\p{Han}]").replace("/]*", "]*"),
+    )
+)
+# As tokenizer.json of DeepSeek's models has them.
+DEEPSEEK_LLM = PreTokenizer(
+    (
+        r"[\r\n]",
+        r"\s?[\p{Lu}\p{Ll}\p{Lt}]+",
+        r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+        r"\s+$",
+        r"[一-龥ࠀ-一가-퟿]+",
+        r"\p{N}+",
+    )
+)
+DEEPSEEK_CODER = PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"))
+DEEPSEEK_V3 = PreTokenizer(
+    (
+        r"\p{N}{1,3}",
+        r"[一-龥぀-ゟ゠-ヿ]+",
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    )
+)
+BAILINGMOE = PreTokenizer(
+    (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",)
+)
+SEED_CODER = PreTokenizer(
+    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",)
+)
+EXAONE_MOE = PreTokenizer(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+    )
+)
+# What llama.cpp, which coined these names, does for them (src/llama-vocab.cpp).
+FALCON = PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, r"[0-9][0-9][0-9]"))
 DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"))
 
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
-    "default": DEFAULT,
-    "gpt-2": GPT2,
-    "smollm": SMOLLM,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "qwen2": QWEN2,
-    "deepseek-r1-qwen": QWEN2,
+NAMES: Mapping[PreTokenizer, Sequence[str]] = {
+    DEFAULT: ("default",),
+    GPT2: ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "mellum"),
+    SMOLLM: ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
+    FALCON: ("falcon",),
+    LLAMA3: ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    GLM4: ("glm4", "glm5"),
+    DBRX: ("dbrx", "smaug-bpe", "chatglm-bpe"),
+    QWEN2: ("qwen2", "deepseek-r1-qwen", "megrez", "kormo"),
+    STABLELM2: ("stablelm2", "hunyuan", "solar-open", "grok-2"),
+    QWEN35: ("qwen35",),
+    GPT_4O: ("gpt-4o", "llama4", "minimax-m2", "kanana2"),
+    TEKKEN: ("tekken",),
+    KIMI_K2: ("kimi-k2",),
+    DEEPSEEK_LLM: ("deepseek-llm",),
+    DEEPSEEK_CODER: ("deepseek-coder",),
+    DEEPSEEK_V3: ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"),
+    BAILINGMOE: ("bailingmoe", "bailingmoe2", "llada-moe"),
+    SEED_CODER: ("seed-coder",),
+    EXAONE_MOE: ("exaone-moe",),
 }
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: pre for pre, names in NAMES.items() for name in names}
 
 
 def pre_tokenizer(name: str | None) -> PreTokenizer:

@@ -1,20 +1,22 @@
-"""SentencePiece-style BPE (Llama 2, Mistral): spaces become ▁, the best-scored neighbours merge first. No torch.
+"""SentencePiece-style BPE (Llama 2, Mistral, Gemma): spaces become ▁; the best-scored neighbours merge first, or those
+that the file lists first. No torch.
 
 Source: Kudo and Richardson 2018, https://github.com/google/sentencepiece.
 """
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from rowspan.text.encoding import ids_of
-from rowspan.text.vocabulary import PREFIX, TokenType, Vocabulary, faulty_vocabulary
+from rowspan.text.vocabulary import PREFIX, TokenType, Vocabulary, faulty_vocabulary, listed_merges
 
 SPACE = "▁"
 
 
 class SentencePieceBpe:
-    """Converts plain text to token ids and back, for tokenizer.ggml.model = "llama".
+    """Converts plain text to token ids and back, for tokenizer.ggml.model = "llama"; for "gemma4" by listed
+    merges.
 
     space_prefix: plain text is encoded with one space before it (SentencePiece's dummy prefix), at the start and after
     every special token, so that a word is the same token there as in the middle of a text.
@@ -22,9 +24,13 @@ class SentencePieceBpe:
 
     shrinks = 1
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Build the tokenizer. Raises CheckpointError if scores are missing or byte tokens are misspelt."""
-        self.space_prefix = vocabulary.add_space_prefix is not False
+    def __init__(self, vocabulary: Vocabulary, *, listed: bool = False) -> None:
+        """Build the tokenizer. Raises CheckpointError if scores or merges are missing, or byte tokens are misspelt.
+
+        Args:
+            listed: the file lists the merges; no space is put before a text.
+        """
+        self.space_prefix = not listed and vocabulary.add_space_prefix is not False
         self._byte_of = _byte_tokens(vocabulary)
         self.spells_all = len(self._byte_of) == 256
         ids, unknown = vocabulary.text_ids, None
@@ -32,8 +38,16 @@ class SentencePieceBpe:
             unknown = vocabulary.tokens[vocabulary.unknown_id]
             ids = {**ids, unknown: vocabulary.unknown_id}
         self._rust = Tokenizer(
-            models.BPE(vocab=ids, merges=_merges(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+            models.BPE(
+                vocab=ids,
+                merges=listed_merges(vocabulary) if listed else _merges(vocabulary),
+                unk_token=unknown,
+                fuse_unk=True,
+                byte_fallback=True,
+            )
         )
+        if listed:  # no merge joins a newline with anything else: shorter words merge faster
+            self._rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; characters without a token become <0xXX> byte tokens, or the unknown token."""

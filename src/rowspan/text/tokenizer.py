@@ -101,10 +101,12 @@ class Tokenizer:
                 algorithm, add_bos = ByteLevelBpe(vocabulary, pre), pre.add_bos
             case "llama":
                 algorithm, add_bos = SentencePieceBpe(vocabulary), True
+            case "gemma4":
+                algorithm, add_bos = SentencePieceBpe(vocabulary, listed=True), True
             case other:
                 raise UnsupportedModelError(
                     f"Tokenizer {other!r} is not supported.",
-                    why="Rowspan knows gpt2 (byte-level BPE) and llama (SentencePiece BPE).",
+                    why="Rowspan knows gpt2 (byte-level BPE), llama and gemma4 (SentencePiece BPE).",
                     fix="Choose a model with one of these tokenizers.",
                 )
         return cls(

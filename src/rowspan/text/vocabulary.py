@@ -168,3 +168,22 @@ def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
         raise faulty_vocabulary(f"{PREFIX}scores holds values that are no numbers")
     scores: list[float] = numbers.tolist()
     return scores
+
+
+def listed_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Pairs of tokens in the order in which they merge; "a b" in the file.
+
+    Raises:
+        CheckpointError: a pair is none, or does not make a token.
+    """
+    known = vocabulary.text_ids
+    merges = []
+    for merge in vocabulary.merges:
+        between = merge.find(" ", 1)  # a token may be a space
+        left, right = merge[: max(0, between)], merge[between + 1 :]
+        if left not in known or right not in known or left + right not in known:
+            raise faulty_vocabulary(
+                f"{PREFIX}merges holds {merge!r:.60}, which is not a pair of tokens that make a token"
+            )
+        merges.append((left, right))
+    return merges
