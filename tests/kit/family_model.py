@@ -37,13 +37,14 @@ SIZES: Mapping[str, Any] = {
 class FamilyModel:
     """sizes: metadata without the architecture's prefix, beside or in place of `SIZES`; None takes one away. scheme: of
     matrices; norms, biases and other vectors are F32. More tensors than the family's default: `also`, roles and parts
-    that every layer has."""
+    that every layer has. factors: of the tensor rope_freqs."""
 
     architecture: str
     sizes: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = True
     scheme: str = "F32"
     also: tuple[tuple[Role, str], ...] = ()
+    factors: tuple[float, ...] = ()
     seed: int = 0
 
     @cached_property
@@ -89,12 +90,13 @@ class FamilyModel:
     @cached_property
     def _raw(self) -> dict[TensorKey, Array]:
         random = np.random.default_rng(self.seed)
-        return {key: self._random(key, random) for key in required_tensors(self.spec)}
+        raw = {key: self._random(key, random) for key in required_tensors(self.spec)}
+        return raw | ({TensorKey(Role.ROPE_FREQS): np.array([self.factors], np.float32)} if self.factors else {})
 
     def _random(self, key: TensorKey, random: np.random.Generator) -> Array:
         shape = shape_of(self.spec, key)
         values = random.standard_normal(shape)
-        if ROLES[key.role].is_norm:
+        if ROLES[key.role].is_norm or key.role in (Role.EXPERT_SCALES, Role.OUTPUT_SCALE):
             values = (LOGIT_SCALE if key.role is Role.FINAL_NORM else 1.0) * (1 + 0.1 * values)
         elif len(shape) == 1:
             values *= 0.3

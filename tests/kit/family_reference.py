@@ -41,7 +41,7 @@ POST_NORMS = {Role.POST_ATTN_NORM: "post_attention_layernorm", Role.POST_FFN_NOR
 class Reference:
     """What transformers calls a family's things.
 
-    kind: prefix of its classes' names.
+    kind: prefix of its classes' names. model: the name of the model's class, where it has another prefix.
     options: of its configuration, beside the usual sizes.
     names: of roles, where they are not the usual ones; "" leaves a role to `more`.
     permuted: the file's rows of q and k are interleaved halves, as llama.cpp's converter writes them.
@@ -53,6 +53,7 @@ class Reference:
     names: Mapping[Role, str] = field(default_factory=dict)
     permuted: bool = False
     more: Callable[[Callable[..., Array]], dict[str, Array]] = lambda get: {}
+    model: str = ""
 
 
 def log_probabilities(model: FamilyModel, reference: Reference, tokens: tuple[int, ...]) -> Array:
@@ -80,7 +81,7 @@ def _load(model: FamilyModel, reference: Reference) -> Any:
         "pad_token_id": 0,
     }
     config = getattr(transformers, f"{reference.kind}Config")(**(sizes | dict(reference.options)))
-    theirs = getattr(transformers, f"{reference.kind}ForCausalLM")(config).float().eval()
+    theirs = getattr(transformers, reference.model or f"{reference.kind}ForCausalLM")(config).float().eval()
     state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in _state(model, reference).items()}
     for name, due in theirs.state_dict().items():
         if name in state and state[name].numel() == due.numel() and due.shape[0] == 1:

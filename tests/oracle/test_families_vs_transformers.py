@@ -62,6 +62,56 @@ def granite_experts(get: Get) -> dict[str, Any]:
     }
 
 
+GEMMA4 = {
+    "block_count": 6,
+    "attention.sliding_window": 9,
+    "attention.key_length": 32,
+    "attention.key_length_swa": 16,
+    "attention.head_count_kv": np.array([2, 2, 2, 2, 2, 1], np.int32),
+    "rope.freq_base": 1e6,
+    "rope.freq_base_swa": 10000.0,
+    "rope.dimension_count": 32,
+    "rope.dimension_count_swa": 16,
+    "final_logit_softcapping": 3.0,
+}
+GEMMA4_HF = {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "final_logit_softcapping": 3.0,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+}
+QUARTER = (1.0,) * 4 + (1e30,) * 12  # what is not rotated
+GEMMA4_NAMES = {
+    Role.ATTN_NORM: "input_layernorm",
+    Role.POST_ATTN_NORM: "post_attention_layernorm",
+    Role.FFN_NORM: "pre_feedforward_layernorm",
+    Role.POST_FFN_NORM: "post_feedforward_layernorm",
+    Role.ROUTER: "router.proj",
+    Role.SHARED_GATE: "mlp.gate_proj",
+    Role.SHARED_UP: "mlp.up_proj",
+    Role.SHARED_DOWN: "mlp.down_proj",
+    Role.PRE_EXPERTS_NORM: "pre_feedforward_layernorm_2",
+    Role.POST_EXPERTS_NORM: "post_feedforward_layernorm_2",
+    Role.POST_SHARED_NORM: "post_feedforward_layernorm_1",
+}
+
+
+def gemma4_experts(get: Get) -> dict[str, Any]:
+    return {
+        "experts.gate_up_proj": get(Role.EXPERT_GATE_UP),
+        "experts.down_proj": get(Role.EXPERT_DOWN),
+        "router.scale": get(Role.ROUTER_NORM),
+        "router.per_expert_scale": get(Role.EXPERT_SCALES),
+        "layer_scalar": get(Role.OUTPUT_SCALE),
+    }
+
+
 NOT_SHARED = {Role.SHARED_GATE: "", Role.SHARED_UP: "", Role.SHARED_DOWN: ""}
 GRANITE = {"embedding_scale": 6.0, "residual_scale": 0.4, "logit_scale": 3.0, "attention.scale": 0.2}
 GRANITE_HF = {
@@ -120,6 +170,32 @@ CASES: dict[str, tuple[FamilyModel, Reference]] = {
     "seed_oss": (
         FamilyModel("seed_oss", {"attention.key_length": 32}),
         Reference("SeedOss", {"attention_bias": True, "attention_out_bias": False, "rope_parameters": PLAIN_HF}),
+    ),
+    "gemma4": (
+        FamilyModel("gemma4", GEMMA4, factors=QUARTER),
+        Reference(
+            "Gemma4Text",
+            GEMMA4_HF,
+            GEMMA4_NAMES,
+            more=lambda get: {"layer_scalar": get(Role.OUTPUT_SCALE)},
+            model="Gemma4ForCausalLM",
+        ),
+    ),
+    "gemma4 with experts": (
+        FamilyModel("gemma4", {**GEMMA4, **EXPERTS}, factors=QUARTER),
+        Reference(
+            "Gemma4Text",
+            {
+                **GEMMA4_HF,
+                "enable_moe_block": True,
+                "num_experts": 5,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 48,
+            },
+            GEMMA4_NAMES,
+            more=gemma4_experts,
+            model="Gemma4ForCausalLM",
+        ),
     ),
     "granite": (FamilyModel("granite", GRANITE), Reference("Granite", GRANITE_HF, permuted=True)),
     "granitemoe": (

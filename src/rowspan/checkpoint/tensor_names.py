@@ -54,6 +54,13 @@ class Role(StrEnum):
     SHARED_GATE = "shared_gate"
     SHARED_UP = "shared_up"
     SHARED_DOWN = "shared_down"
+    EXPERT_GATE_UP = "expert_gate_up"  # both in one
+    EXPERT_SCALES = "expert_scales"
+    PRE_EXPERTS_NORM = "pre_experts_norm"
+    POST_EXPERTS_NORM = "post_experts_norm"
+    POST_SHARED_NORM = "post_shared_norm"
+    ROUTER_NORM = "router_norm"
+    OUTPUT_SCALE = "output_scale"  # of the layer
     SHARED_SCALE = "shared_scale"  # a row: how much of the shared expert's answer a token takes
 
 
@@ -67,11 +74,11 @@ class TensorKey(NamedTuple):
 
 Names = dict[str, Role]
 """GGUF's names of a family's tensors, without ".weight", and those of the layers without "blk.N."; a name that ends in
-".bias" belongs to a role whose tensors are vectors of that name.
+".bias" or ".scale" belongs to a role whose tensors are vectors of that name.
 """
 
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names
-GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias)")
+GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias|scale)")
 
 
 def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey | None:
@@ -84,4 +91,4 @@ def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey |
     index = None if layer is None else int(layer)
     if f"{stem}.{part}" in names:
         return TensorKey(names[f"{stem}.{part}"], index)
-    return TensorKey(names[stem], index, part) if stem in names else None
+    return TensorKey(names[stem], index, part) if stem in names and part != "scale" else None

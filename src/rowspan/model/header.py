@@ -73,6 +73,10 @@ class ModelHeader:
         """Whether any layer has a tensor of this role. otherwise: the answer if only dimensions are known."""
         return otherwise if self.shapes is None else (role, part) in self._held
 
+    def has_in_layer(self, role: Role, layer: int, *, otherwise: bool = False) -> bool:
+        """Whether this layer has a tensor of this role. otherwise: the answer if only dimensions are known."""
+        return otherwise if self.shapes is None else TensorKey(role, layer) in self.shapes
+
     def get(self, key: str) -> Any:
         """The value of a key, given without its prefix, the architecture; None if it is absent."""
         return self.metadata.get(f"{self.architecture}.{key}")

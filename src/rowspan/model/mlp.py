@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rowspan.kernels.ops import Array, Experts, Kernels, Weight
 from rowspan.model.projection import Projection, Projections
@@ -22,6 +23,18 @@ class MlpWeights:
 
 
 @dataclass(frozen=True)
+class OwnNorms:
+    """Of the router's input, of the experts' input and result, and of the shared MLP's result: see
+    `MoeSpec.is_beside`.
+    """
+
+    router: Any
+    before_experts: Any
+    after_experts: Any
+    after_shared: Any
+
+
+@dataclass(frozen=True)
 class MoeWeights:
     """shared: the MLP shared by all tokens. shared_gate: one row, or None."""
 
@@ -29,6 +42,7 @@ class MoeWeights:
     experts: Experts
     shared: MlpWeights | None
     shared_gate: Weight | None
+    norms: OwnNorms | None = None
 
     @property
     def has_bias(self) -> bool:
@@ -48,12 +62,15 @@ def moe(kernels: Kernels[Array], x: Array, weights: MoeWeights, spec: MoeSpec) -
     """The part of the mixture's result for x (T, hidden) that this rank's part of the experts makes. Every rank holds
     the whole router, and chooses alike.
     """
-    router = weights.router
-    logits = kernels.logits(x, router.weight) if router.bias is None else router.of(kernels, x)
-    result = kernels.mixture(x, logits, weights.experts, spec)
+    result = kernels.mixture(x, route(kernels, x, weights.router), weights.experts, spec)
     if weights.shared is None or spec.shared is None:
         return result
     shared = mlp(kernels, x, weights.shared, spec.shared)
     if weights.shared_gate is not None:
         shared = kernels.gate_rows(shared, kernels.linear(x, weights.shared_gate))
     return kernels.add(result, shared)
+
+
+def route(kernels: Kernels[Array], x: Array, router: Projection) -> Array:
+    """The router's logits for x (T, hidden): (T, experts)."""
+    return kernels.logits(x, router.weight) if router.bias is None else router.of(kernels, x)

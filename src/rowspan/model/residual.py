@@ -33,6 +33,10 @@ class Residual(Generic[Array]):
             self._x, self._waiting = self._kernels.add(self._x, self._waiting), None
         return self._x
 
+    def scale(self, factor: float) -> None:
+        if factor != 1.0:
+            self._x = self._kernels.scale(self.value(), factor)
+
     def norm(self, weight: Any) -> Array:
         """The normed hidden states; the residual stream itself is not normed."""
         if self._waiting is None or self._spec.norm is not NormKind.RMS:

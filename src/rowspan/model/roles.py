@@ -93,7 +93,7 @@ def _per_kv_head(elements: Callable[[AttentionSpec], int]) -> Axis:
 
 HIDDEN = Axis(lambda model, layer: model.hidden_size)
 VOCABULARY = Axis(lambda model, layer: model.vocab_size, CutBy.VOCABULARY)
-ROPE_PAIRS = Axis(lambda model, layer: model.ropes[0].dim // 2 if model.ropes else 0)
+ROPE_PAIRS = Axis(lambda model, layer: next((rope.dim // 2 for rope in model.ropes if rope.has_factors), 0))
 QUERIES = _per_head(lambda attention: attention.key_size)
 QUERIES_AND_GATES = _per_head(lambda attention: attention.key_size * (2 if attention.has_gate else 1))
 KEYS = _per_kv_head(lambda attention: attention.key_size)
@@ -113,6 +113,8 @@ KEYS_AND_VALUES = Axis(
 MLP = Axis(lambda model, layer: layer.mlp_width, CutBy.MLP)
 EXPERTS = Axis(lambda model, layer: _moe(layer).experts)
 EXPERT_WIDTH = Axis(lambda model, layer: _moe(layer).expert.width, CutBy.EXPERTS)
+BOTH_EXPERT_WIDTHS = Axis(lambda model, layer: 2 * _moe(layer).expert.width, CutBy.EXPERTS)
+ONE = Axis(lambda model, layer: 1)
 SHARED_WIDTH = Axis(lambda model, layer: _shared(layer).width, CutBy.SHARED)
 
 
@@ -158,6 +160,13 @@ ROLES: Mapping[Role, RoleInfo] = {
     Role.EXPERT_GATE: RoleInfo((EXPERTS, EXPERT_WIDTH, HIDDEN)),
     Role.EXPERT_UP: RoleInfo((EXPERTS, EXPERT_WIDTH, HIDDEN)),
     Role.EXPERT_DOWN: RoleInfo((EXPERTS, HIDDEN, EXPERT_WIDTH)),
+    Role.EXPERT_GATE_UP: RoleInfo((EXPERTS, BOTH_EXPERT_WIDTHS, HIDDEN)),
+    Role.EXPERT_SCALES: RoleInfo((EXPERTS,)),
+    Role.PRE_EXPERTS_NORM: _norm(HIDDEN),
+    Role.POST_EXPERTS_NORM: _norm(HIDDEN),
+    Role.POST_SHARED_NORM: _norm(HIDDEN),
+    Role.ROUTER_NORM: _norm(HIDDEN),
+    Role.OUTPUT_SCALE: RoleInfo((ONE,)),
     Role.SHARED_GATE: RoleInfo((SHARED_WIDTH, HIDDEN)),
     Role.SHARED_UP: RoleInfo((SHARED_WIDTH, HIDDEN)),
     Role.SHARED_DOWN: RoleInfo((HIDDEN, SHARED_WIDTH)),
@@ -227,12 +236,14 @@ def _layer_tensors(layer: LayerSpec) -> Iterator[tuple[Role, str]]:
         yield from _moe_tensors(layer.mlp)
     if layer.post_norm:
         yield Role.POST_FFN_NORM, "weight"
+    if layer.has_output_scale:
+        yield Role.OUTPUT_SCALE, "weight"
 
 
 def _attention_tensors(attention: AttentionSpec) -> Iterator[tuple[Role, str]]:
     latent = attention.latent
     if latent is None:
-        projections = [Role.Q, Role.K, Role.V]
+        projections = [Role.Q, Role.K] if attention.values_are_keys else [Role.Q, Role.K, Role.V]
     else:
         projections = [Role.Q_A, Role.Q_A_NORM, Role.Q_B] if latent.q_rank else [Role.Q]
         projections += [Role.KV_A, Role.KV_A_NORM]
@@ -260,7 +271,15 @@ def _moe_tensors(moe: MoeSpec) -> Iterator[tuple[Role, str]]:
         yield Role.ROUTER, "bias"
     if moe.has_selection_bias:
         yield Role.ROUTER_SELECTION, "weight"
-    yield from _mlp_tensors(moe.expert, Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN)
+    if moe.has_joined_gate_up:
+        yield from ((role, "weight") for role in (Role.EXPERT_GATE_UP, Role.EXPERT_DOWN))
+    else:
+        yield from _mlp_tensors(moe.expert, Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN)
+    if moe.has_expert_scales:
+        yield Role.EXPERT_SCALES, "weight"
+    if moe.is_beside:
+        yield Role.ROUTER_NORM, "weight"
+        yield from ((role, "weight") for role in (Role.PRE_EXPERTS_NORM, Role.POST_EXPERTS_NORM, Role.POST_SHARED_NORM))
     if moe.shared:
         yield from _mlp_tensors(moe.shared, Role.SHARED_GATE, Role.SHARED_UP, Role.SHARED_DOWN)
     if moe.has_shared_gate:

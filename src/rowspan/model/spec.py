@@ -119,6 +119,9 @@ class AttentionSpec:
     has_sinks: each head's softmax includes one more score, of a key without a value.
     has_gate: the result is multiplied by sigmoid(gate) before the output projection; q's rows are each head's query,
         then its gate.
+    temperature: factors of queries by their positions.
+    values_are_keys: there is no projection to values; they are the keys as projected, before norm and rotation.
+    norms_values: each head of the values is divided by its rms.
     """
 
     n_heads: int
@@ -136,6 +139,8 @@ class AttentionSpec:
     has_gate: bool = False
     latent: LatentSpec | None = None
     temperature: Temperature | None = None
+    values_are_keys: bool = False
+    norms_values: bool = False
 
     @property
     def score_scale(self) -> float:
@@ -186,6 +191,9 @@ class MoeSpec:
     n_groups, groups_used: experts are chosen from the best `groups_used` of `n_groups` groups of neighbours.
     has_selection_bias: a bias is added to the scores that experts are chosen by, but not to their weights.
     has_shared_gate: the shared MLP's result is multiplied by sigmoid(h · gate).
+    is_beside: the shared MLP and the experts have norms of their own before and after, and the router one of its own.
+    has_expert_scales: each expert's result has a factor.
+    has_joined_gate_up: the file holds each expert's gate and up as one matrix.
     """
 
     expert: MlpSpec
@@ -201,6 +209,9 @@ class MoeSpec:
     has_router_bias: bool = False
     shared: MlpSpec | None = None
     has_shared_gate: bool = False
+    is_beside: bool = False
+    has_expert_scales: bool = False
+    has_joined_gate_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,7 @@ class LayerSpec:
 
     pre_norm, post_norm: the input, and the result, of mixer and MLP are normed.
     parallel: both get the same normed input, and their results are added together.
+    has_output_scale: the hidden states that leave the layer have a factor.
     """
 
     mixer: AttentionSpec
@@ -216,6 +228,7 @@ class LayerSpec:
     pre_norm: bool = True
     post_norm: bool = False
     parallel: bool = False
+    has_output_scale: bool = False
 
     @property
     def mlp_width(self) -> int:

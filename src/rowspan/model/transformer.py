@@ -12,7 +12,7 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
-from rowspan.model.mlp import MlpWeights, mlp, moe
+from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms, mlp, moe, route
 from rowspan.model.position_tables import PositionTables
 from rowspan.model.residual import Residual, norm
 from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec
@@ -98,14 +98,18 @@ class _Layer(Generic[Array]):
         else:
             x.add(mixed)
             normed = self._norm(x, weights.ffn_norm)
-        x.add(self._finish(self._mlp(normed), weights.post_ffn_norm))
+        x.add(self._finish(self._mlp(normed, x), weights.post_ffn_norm))
+        x.scale(weights.output_scale)
 
     def _attention(self, x: Array, inputs: Any, *, outputs_only: bool) -> Array:
         kernels, spec = self.model.kernels, self.spec.mixer
-        q, k, v = self.weights.qkv.of(kernels, x)
+        q, k, *values = self.weights.qkv.of(kernels, x)
+        v = values[0] if values else k
         if self.weights.q_norm is not None:
             eps = self.model.plan.spec.norm_eps
             q, k = kernels.rms_norm(q, self.weights.q_norm, eps), kernels.rms_norm(k, self.weights.k_norm, eps)
+        if self.weights.v_norm is not None:
+            v = kernels.rms_norm(v, self.weights.v_norm, self.model.plan.spec.norm_eps)
         positions = self.model.positions
         if spec.temperature is not None:
             q = kernels.scale_by_position(q, positions.temperatures[spec.temperature], inputs)
@@ -118,15 +122,30 @@ class _Layer(Generic[Array]):
         o = self.weights.o
         return self._all_reduce(o.of(kernels, mixed), len(self.cut.heads) > 0 or o.bias is not None)
 
-    def _mlp(self, x: Array) -> Array:
-        kernels, weights = self.model.kernels, self.weights.mlp
+    def _mlp(self, normed: Array, x: Residual[Array]) -> Array:
+        kernels, weights, spec = self.model.kernels, self.weights.mlp, self.spec.mlp
         if isinstance(weights, MlpWeights):
-            assert isinstance(self.spec.mlp, MlpSpec), "weights are loaded as the layer describes them"
-            part = mlp(kernels, x, weights, self.spec.mlp)
-        else:
-            assert isinstance(self.spec.mlp, MoeSpec), "weights are loaded as the layer describes them"
-            part = moe(kernels, x, weights, self.spec.mlp)
-        return self._all_reduce(part, self.cut.has_mlp or weights.has_bias)
+            assert isinstance(spec, MlpSpec), "weights are loaded as the layer describes them"
+            return self._all_reduce(mlp(kernels, normed, weights, spec), self.cut.has_mlp or weights.has_bias)
+        assert isinstance(spec, MoeSpec), "weights are loaded as the layer describes them"
+        if weights.norms is not None:
+            return self._side_by_side(normed, x, weights, spec, weights.norms)
+        return self._all_reduce(moe(kernels, normed, weights, spec), self.cut.has_mlp or weights.has_bias)
+
+    def _side_by_side(
+        self, normed: Array, x: Residual[Array], weights: MoeWeights, spec: MoeSpec, norms: OwnNorms
+    ) -> Array:
+        """The shared MLP, and the experts beside it."""
+        assert weights.shared is not None, "there is something to be beside"
+        assert spec.shared is not None, "there is something to be beside"
+        kernels, model, hidden = self.model.kernels, self.model.plan.spec, x.value()
+        shared = self._all_reduce(mlp(kernels, normed, weights.shared, spec.shared), len(self.cut.shared) > 0)
+        logits = route(kernels, norm(kernels, hidden, norms.router, model), weights.router)
+        inputs = norm(kernels, hidden, norms.before_experts, model)
+        routed = self._all_reduce(kernels.mixture(inputs, logits, weights.experts, spec), len(self.cut.experts) > 0)
+        return kernels.add(
+            norm(kernels, shared, norms.after_shared, model), norm(kernels, routed, norms.after_experts, model)
+        )
 
     def _norm(self, x: Residual[Array], weight: Any) -> Array:
         return x.norm(weight) if self.spec.pre_norm else x.value()

@@ -14,17 +14,19 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
-from rowspan.model.mlp import MlpWeights, MoeWeights
+from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms
 from rowspan.model.projection import Projection, Projections
 from rowspan.model.roles import ROLES, axes_of, shape_of
-from rowspan.model.spec import MlpSpec, MoeSpec, RopeSpec
+from rowspan.model.spec import AttentionSpec, MlpSpec, MoeSpec, RopeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span
 from rowspan.quant.stored import StoredMatrix
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none."""
+    """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none. qkv: without v where
+    values are keys.
+    """
 
     attn_norm: Any
     qkv: Projections
@@ -36,6 +38,8 @@ class LayerWeights:
     ffn_norm: Any
     mlp: MlpWeights | MoeWeights
     post_ffn_norm: Any
+    v_norm: Any  # of ones, if values are normed
+    output_scale: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class _Loader:
 
         return LayerWeights(
             attn_norm=vector(Role.ATTN_NORM),
-            qkv=self._join(*(self._project(role, index) for role in (Role.Q, Role.K, Role.V))),
+            qkv=self._join(*(self._project(role, index) for role in self._inputs(index))),
             q_norm=vector(Role.Q_NORM),
             k_norm=vector(Role.K_NORM),
             sinks=vector(Role.SINKS),
@@ -127,7 +131,14 @@ class _Loader:
             ffn_norm=vector(Role.FFN_NORM),
             mlp=self._mlp(index),
             post_ffn_norm=vector(Role.POST_FFN_NORM),
+            v_norm=self._ones(self.plan.spec.layers[index].mixer),
+            output_scale=self._number(TensorKey(Role.OUTPUT_SCALE, index)),
         )
+
+    def _inputs(self, index: int) -> tuple[Role, ...]:
+        """The projections of an attention's input."""
+        shares = self.plan.spec.layers[index].mixer.values_are_keys
+        return (Role.Q, Role.K) if shares else (Role.Q, Role.K, Role.V)
 
     def _mlp(self, index: int) -> MlpWeights | MoeWeights:
         spec = self.plan.spec.layers[index].mlp
@@ -139,7 +150,15 @@ class _Loader:
             self._experts(index, spec),
             self._dense(index, spec.shared, *shared_roles) if spec.shared else None,
             self._row(TensorKey(Role.SHARED_SCALE, index)) if spec.has_shared_gate else None,
+            self._own_norms(index) if spec.is_beside else None,
         )
+
+    def _own_norms(self, index: int) -> OwnNorms:
+        roles = (Role.PRE_EXPERTS_NORM, Role.POST_EXPERTS_NORM, Role.POST_SHARED_NORM)
+        router = self._values(TensorKey(Role.ROUTER_NORM, index))
+        assert router is not None, "the router's norm is in the file"
+        scaled = self.kernels.vector(router * self.plan.spec.hidden_size**-0.5, norm=True)
+        return OwnNorms(scaled, *(self._vector(TensorKey(role, index)) for role in roles))
 
     def _dense(self, index: int, spec: MlpSpec, gate: Role, up: Role, down: Role) -> MlpWeights:
         gate_up = (gate, up) if spec.has_gate else (up,)
@@ -147,7 +166,10 @@ class _Loader:
 
     def _experts(self, index: int, spec: MoeSpec) -> Experts:
         def stacked(role: Role) -> Weight:
-            return self._expert_matrices(TensorKey(role, index), spec.experts)
+            if spec.has_joined_gate_up and role is not Role.EXPERT_DOWN:
+                above = spec.expert.width if role is Role.EXPERT_UP else 0
+                return self._expert_matrices(TensorKey(role, index), TensorKey(Role.EXPERT_GATE_UP, index), spec, above)
+            return self._expert_matrices(TensorKey(role, index), TensorKey(role, index), spec)
 
         def bias(role: Role) -> Any:
             return self._vector(TensorKey(role, index, "bias"))
@@ -160,6 +182,7 @@ class _Loader:
             up_bias=bias(Role.EXPERT_UP),
             down_bias=bias(Role.EXPERT_DOWN),
             selection_bias=self._vector(TensorKey(Role.ROUTER_SELECTION, index)),
+            scales=self._vector(TensorKey(Role.EXPERT_SCALES, index)),
         )
 
     def _project(self, role: Role, index: int) -> Projection:
@@ -198,13 +221,24 @@ class _Loader:
         self.nbytes += weight.nbytes
         return weight
 
-    def _expert_matrices(self, key: TensorKey, experts: int) -> Weight:
-        """Of the matrices of all experts this rank's part of each."""
-        cut, rows = self._cut(key), shape_of(self.plan.spec, key)[-2]
-        whole = self._map(key, Cut(Span(0, experts * rows), cut.columns))
-        stored = whole.rows_of_each(experts, cut.rows.start, len(cut.rows))
+    def _expert_matrices(self, key: TensorKey, file_key: TensorKey, spec: MoeSpec, above: int = 0) -> Weight:
+        """Of the matrices of all experts this rank's part of each. file_key: the tensor that holds them, of each expert
+        below `above` rows.
+        """
+        cut, rows = self._cut(key), shape_of(self.plan.spec, file_key)[-2]
+        whole = self._map(file_key, Cut(Span(0, spec.experts * rows), cut.columns))
+        stored = whole.rows_of_each(spec.experts, above + cut.rows.start, len(cut.rows))
         self.on_tensor(stored.nbytes)
-        return self._counted(key, self.kernels.experts(stored, experts))
+        return self._counted(file_key, self.kernels.experts(stored, spec.experts))
+
+    def _ones(self, mixer: AttentionSpec) -> Any:
+        ones = np.ones(mixer.value_size, np.float32)
+        return self.kernels.vector(ones, norm=True) if mixer.norms_values else None
+
+    def _number(self, key: TensorKey) -> float:
+        """A tensor of one element; 1 if there is none."""
+        values = self._values(key)
+        return 1.0 if values is None else float(values[0])
 
     def _row(self, key: TensorKey) -> Weight:
         """A vector as a matrix of one row."""

@@ -56,6 +56,7 @@ EXPERT_TENSORS: Names = {
     "ffn_gate_exps": Role.EXPERT_GATE,
     "ffn_up_exps": Role.EXPERT_UP,
     "ffn_down_exps": Role.EXPERT_DOWN,
+    "ffn_gate_up_exps": Role.EXPERT_GATE_UP,
     "ffn_gate_shexp": Role.SHARED_GATE,
     "ffn_up_shexp": Role.SHARED_UP,
     "ffn_down_shexp": Role.SHARED_DOWN,
@@ -208,6 +209,7 @@ def moe(header: ModelHeader, layer: int, **differences: Any) -> MoeSpec:
         "n_groups": header.optional_integer("expert_group_count") or 1,
         "groups_used": header.optional_integer("expert_group_used_count") or 1,
         "has_selection_bias": header.has(Role.ROUTER_SELECTION),
+        "has_joined_gate_up": header.has(Role.EXPERT_GATE_UP),
         "shared": MlpSpec(shared) if shared else None,
     } | differences
     if not 0 < read["used"] <= read["experts"]:
@@ -252,7 +254,7 @@ def rope(header: ModelHeader, head_size: int, *, interleaved: bool, **difference
         )
     if scaling != "none" and factor <= 0:
         raise header.contradiction(f"the RoPE scaling factor is {factor}")
-    dim = header.integer("rope.dimension_count", head_size)
+    dim = differences.get("dim") or header.integer("rope.dimension_count", head_size)
     if dim % 2 or dim > head_size:
         raise header.contradiction(f"rope dimension {dim} does not fit a head of {head_size}")
     read: dict[str, Any] = {
