@@ -22,7 +22,8 @@ from kit.gguf_builder import HALF_SCALES, LOGIT_SCALE, TinyModel, random_quants
 from kit.gguf_bytes import gguf_string, gguf_value
 from kit.gguf_stream import LazyTensor, write_gguf
 
-FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15}  # general.file_type of the schemes that can be made
+FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "IQ4_XS": 30, "MXFP4": 38}  # general.file_type of what can be made
+MXFP4_EXPONENT = 128 - 2  # of a block whose numbers, 0 to 12, deviate by about 1
 UNIFORM_INT8_STD = 127 / 3**0.5
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "1b": {},
@@ -42,6 +43,11 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "n_kv_heads": 3,
         "vocab_size": 49152,
     },
+    "mixture": {  # 1B of 3.5B active
+        "ffn_size": 4096,
+        "experts": 8,
+        "experts_used": 2,
+    },
     "tiny": {  # of nothing, but with every kind of tensor that 8b has
         "n_layers": 2,
         "hidden_size": 256,
@@ -59,8 +65,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 class RandomLlama:
     """The default is about 1B parameters, shaped as Llama 3.2 1B with a smaller vocabulary; `SHAPES` has others.
 
-    scheme: "Q8_0", or "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it.
+    scheme: "Q8_0"; "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it; "IQ4_XS"; "MXFP4" of experts, all
+        else Q8_0.
     tied: the embedding is the head, too.
+    experts: of each layer, whose width is ffn_size; 0: a dense MLP.
     """
 
     scheme: str = "Q8_0"
@@ -72,6 +80,8 @@ class RandomLlama:
     vocab_size: int = 32000
     context_length: int = 8192
     tied: bool = True
+    experts: int = 0
+    experts_used: int = 0
     seed: int = 0
 
     def write(self, path: Path, threads: int = 1) -> Path:
@@ -86,10 +96,15 @@ class RandomLlama:
             context_length=self.context_length,
             tied=self.tied,
             name=f"Random llama {self.scheme}",
-            extra={"general.file_type": FILE_TYPES[self.scheme]},
+            extra={"general.file_type": FILE_TYPES[self.scheme], **self._mixture()},
         )
         metadata = [gguf_string(key) + gguf_value(value) for key, value in model.metadata().items()]
         return write_gguf(path, metadata, self.tensors(), threads)
+
+    def _mixture(self) -> dict[str, Any]:
+        if not self.experts:
+            return {}
+        return {"llama.expert_count": self.experts, "llama.expert_used_count": self.experts_used}
 
     def tensors(self) -> Iterator[LazyTensor]:
         """Every tensor has random numbers of its own, so that they may be made in any order."""
@@ -98,9 +113,19 @@ class RandomLlama:
         kv_size = hidden // self.n_heads * self.n_kv_heads
 
         def matrix(name: str, outputs: int, inputs: int, *, precise: bool = False) -> LazyTensor:
-            scheme = "Q8_0" if self.scheme == "Q8_0" else "Q6_K" if precise else "Q4_K"
+            scheme = {"Q4_K_M": "Q6_K" if precise else "Q4_K", "MXFP4": "Q8_0"}.get(self.scheme, self.scheme)
             make = partial(random_blocks, (self.seed, next(numbers)), scheme, outputs, inputs)
             return LazyTensor(f"{name}.weight", (outputs, inputs), scheme, make)
+
+        def experts(name: str, outputs: int, inputs: int, *, precise: bool = False) -> LazyTensor:
+            scheme = {"Q4_K_M": "Q6_K" if precise else "Q4_K"}.get(self.scheme, self.scheme)
+            rows = self.experts * outputs
+            make = partial(random_blocks, (self.seed, next(numbers)), scheme, rows, inputs)
+            return LazyTensor(f"{name}_exps.weight", (self.experts, outputs, inputs), scheme, make)
+
+        def router(name: str) -> LazyTensor:
+            make = partial(random_floats, (self.seed, next(numbers)), self.experts, hidden)
+            return LazyTensor(f"{name}.weight", (self.experts, hidden), "F32", make)
 
         def norm(name: str, weight: float = 1.0) -> LazyTensor:
             return LazyTensor(f"{name}.weight", (hidden,), "F32", partial(np.full, hidden, weight, np.float32))
@@ -114,9 +139,12 @@ class RandomLlama:
             yield matrix(f"{block}attn_v", kv_size, hidden, precise=precise)
             yield matrix(f"{block}attn_output", hidden, hidden)
             yield norm(f"{block}ffn_norm")
-            yield matrix(f"{block}ffn_gate", ffn, hidden)
-            yield matrix(f"{block}ffn_up", ffn, hidden)
-            yield matrix(f"{block}ffn_down", hidden, ffn, precise=precise)
+            kind = experts if self.experts else matrix
+            yield kind(f"{block}ffn_gate", ffn, hidden)
+            yield kind(f"{block}ffn_up", ffn, hidden)
+            yield kind(f"{block}ffn_down", hidden, ffn, precise=precise)
+            if self.experts:
+                yield router(f"{block}ffn_gate_inp")
         yield norm("output_norm", LOGIT_SCALE)
         if not self.tied:
             yield matrix("output", self.vocab_size, hidden, precise=True)
@@ -139,11 +167,19 @@ def random_blocks(seed: tuple[int, ...], scheme: str, rows: int, columns: int) -
         np.maximum(blocks.view(np.int8), -127, out=blocks.view(np.int8))
         blocks[:, :2] = np.frombuffer(np.float16(std / UNIFORM_INT8_STD).tobytes(), np.uint8)
         return blocks
+    if scheme == "MXFP4":
+        blocks[:, 0] = MXFP4_EXPONENT - round(np.log2(columns) / 2)
+        return blocks
     sample = random_quants(random, scheme, 64, columns, std)
     for at in HALF_SCALES[scheme][:2]:
         if at is not None:
             blocks[:, at : at + 2] = sample[0, at : at + 2]
     return blocks
+
+
+def random_floats(seed: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
+    """Weights of a router, whose logits deviate by 1."""
+    return (np.random.default_rng(seed).standard_normal((rows, columns)) * columns**-0.5).astype(np.float32)
 
 
 def random_bytes(random: np.random.Generator, n_bytes: int) -> np.ndarray:
