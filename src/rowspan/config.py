@@ -23,6 +23,8 @@ class HubConfig:
     modelscope_endpoint: base address of ModelScope's API (MODELSCOPE_DOMAIN: a host name, or an address).
     huggingface_endpoint, huggingface_cache: None leaves the choice to huggingface_hub, which reads HF_ENDPOINT,
         HF_HOME and HF_HUB_CACHE itself.
+    choose_by_machine: where a model is there in several quantizations and none is named, whether the one that fits this
+        machine is chosen, rather than the usual one.
     attempts: how often in a row a download may fail without a byte of progress.
     retry_delay: seconds before the second attempt; doubles with every further one.
     """
@@ -31,6 +33,7 @@ class HubConfig:
     modelscope_endpoint: str = "https://modelscope.cn"
     huggingface_endpoint: str | None = None
     huggingface_cache: Path | None = None
+    choose_by_machine: bool = True
     attempts: int = 5
     retry_delay: float = 1.0
 
@@ -163,6 +166,9 @@ class ServerConfig:
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
     sleep_idle_seconds: float | None = None  # [--sleep-idle-seconds] None: devices are held all the time
+    # [--tool-call-parser, --reasoning-parser] formats of `rowspan.text.chat_formats.registry`; None: by chat template.
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     drain_seconds: float = 30.0  # [--drain-seconds] how long SIGTERM lets running requests finish
 
     @classmethod

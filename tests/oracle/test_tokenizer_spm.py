@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import random
-from typing import Any
 
-import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.sentencepiece_gguf import PREFIX, as_gguf
 
 from rowspan.text.tokenizer import Tokenizer
 
-PREFIX = "tokenizer.ggml."
 PIECES = 110  # beside control and byte tokens
 PROSE = "the world and the other words of this one, hello there; 12 hills, 345 wells (more) in Ängelholm: naïve café "
 
@@ -38,21 +36,6 @@ def train(alphabet: str | None, *, byte_fallback: bool) -> sentencepiece.Sentenc
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-
-
-def as_gguf(reference: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
-    """The model's vocabulary as a converter writes it."""
-    ids = range(reference.get_piece_size())
-    kinds = [(reference.is_unknown, 2), (reference.is_control, 3), (reference.is_unused, 5), (reference.is_byte, 6)]
-    return {
-        PREFIX + "model": "llama",
-        PREFIX + "tokens": [reference.id_to_piece(i) for i in ids],
-        PREFIX + "scores": np.array([reference.get_score(i) for i in ids], np.float32),
-        PREFIX + "token_type": np.array([next((kind for is_, kind in kinds if is_(i)), 1) for i in ids], np.int32),
-        PREFIX + "bos_token_id": reference.bos_id(),
-        PREFIX + "eos_token_id": reference.eos_id(),
-        PREFIX + "unknown_token_id": reference.unk_id(),
-    }
 
 
 REFERENCES = {

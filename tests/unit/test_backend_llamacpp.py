@@ -11,6 +11,7 @@ import pytest
 from kit import fake_llama_server
 from kit.backends import setup_for
 from kit.gguf_builder import TinyModel
+from kit.vocabulary import CHATML
 
 from rowspan.backends.llamacpp import llamacpp_flags
 from rowspan.backends.llamacpp.llamacpp_backend import LlamaCpp, LlamaCppReader
@@ -27,6 +28,8 @@ from rowspan.backends.process.child import ChildError
 from rowspan.backends.process.programs import find_llama_server
 from rowspan.backends.protocol import (
     FinishReason,
+    Grammar,
+    GrammarKind,
     MissingBackendError,
     ModelFormat,
     SamplingParams,
@@ -197,6 +200,25 @@ def test_what_is_asked(model: Path, features: Features) -> None:
     assert greedy["top_k"] == 1, "the others would only take time"
     with pytest.raises(UnsupportedOptionError, match="stop_tokens"):
         dialect.ask([5], SamplingParams(stop_tokens=frozenset({3})), [])
+
+
+@pytest.mark.parametrize(
+    ("grammar", "fields"),
+    [
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'), {"json_schema": {"type": "object"}}),
+        (Grammar(GrammarKind.GRAMMAR, 'root ::= "a"'), {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_grammars_and_markers_are_passed_on(
+    model: Path, features: Features, grammar: Grammar, fields: dict[str, Any]
+) -> None:
+    dialect = LlamaCpp(setup_for(model, model.parent), fake_llama_server.COMMAND, features)
+    asked = orjson.loads(dialect.ask([5], SamplingParams(grammar=grammar), [], ["<tool_call>"])[1])
+    assert fields.items() <= asked.items()
+    assert asked["preserved_tokens"] == ["<tool_call>"]
+    assert grammar.kind in dialect.capabilities.grammars
+    assert GrammarKind.LARK not in dialect.capabilities.grammars
+    assert dialect.chat_template == CHATML
 
 
 def event(**fields: Any) -> bytes:

@@ -12,8 +12,18 @@ import pytest
 from kit.backends import setup_for
 
 from rowspan.backends.process.child import ChildError
+from rowspan.backends.process.dialect import template_request
 from rowspan.backends.process.programs import find_vllm_python
-from rowspan.backends.protocol import FinishReason, MissingBackendError, ModelFormat, Piece, SamplingParams, Timings
+from rowspan.backends.protocol import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    MissingBackendError,
+    ModelFormat,
+    Piece,
+    SamplingParams,
+    Timings,
+)
 from rowspan.backends.vllm.vllm_backend import Vllm, VllmReader
 from rowspan.backends.vllm.vllm_flags import launch
 from rowspan.backends.vllm.vllm_probe import VllmFeatures, probe
@@ -107,6 +117,33 @@ def test_what_is_asked() -> None:
     launched = dialect.launch(1234, "secret")
     assert "secret" not in launched.command
     assert launched.environment["VLLM_API_KEY"] == "secret"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "field"),
+    [
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'), {"json": {"type": "object"}}),
+        (Grammar(GrammarKind.CHOICE, '["a", "b"]'), {"choice": ["a", "b"]}),
+        (Grammar(GrammarKind.REGEX, "a+"), {"regex": "a+"}),
+        (Grammar(GrammarKind.GRAMMAR, 'root ::= "a"'), {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_grammars_and_markers_are_passed_on(grammar: Grammar, field: dict[str, Any]) -> None:
+    dialect = Vllm(setup_for(Path("/models/m"), Path(), format=ModelFormat.HF), "python", NEW)
+    asked = orjson.loads(dialect.ask([1], SamplingParams(grammar=grammar), [], ["<think>"])[1])
+    assert asked["structured_outputs"] == field
+    assert asked["skip_special_tokens"] is False
+    assert grammar.kind in dialect.capabilities.grammars
+
+
+def test_what_the_template_gets() -> None:
+    options = {"tools": [{}], "enable_thinking": False, "add_generation_prompt": None}
+    asked = template_request([{"role": "user"}], options, own=("tools", "add_generation_prompt"))
+    assert asked == {
+        "messages": [{"role": "user"}],
+        "tools": [{}],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
 
 
 def choice(text: str, token_ids: list[int], finish: str | None = None, **more: Any) -> bytes:

@@ -88,7 +88,7 @@ def test_pull_prints_the_path_and_models_lists_it(environment: dict[str, str], a
     assert f"Fetching {address}: 100 %" in done.stderr
     listed = json.loads(run_here("models", "--json", environment=environment).stdout)
     assert [model["path"] for model in listed["installed"]] == [str(path)]
-    assert {"name", "aliases", "source", "license", "installed"} == set(listed["catalog"][0])
+    assert {"name", "aliases", "source", "license", "gigabytes", "installed"} == set(listed["catalog"][0])
     table = run_here("models", environment=environment).stdout
     assert str(path) in table
     assert "smollm2:135m" in table

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,6 +20,7 @@ import pytest
 from rowspan import hub
 from rowspan.config import HubConfig
 from rowspan.errors import DownloadError, ModelNotFoundError
+from rowspan.hub.quantization import Room
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -129,6 +130,7 @@ def config(site: Site, tmp_path: Path) -> HubConfig:
         modelscope_endpoint=site.url,
         huggingface_endpoint=site.url,
         huggingface_cache=tmp_path / "hf",
+        choose_by_machine=False,
         attempts=3,
         retry_delay=0.01,
     )
@@ -389,6 +391,28 @@ def test_a_repository_of_several_models(site: Site, config: HubConfig, hub_name:
     asked = len(site.ranges)
     assert hub.resolve(f"{hub_name}:org/repo:Q8_0", config=config, offline=True).path == other.path
     assert len(site.ranges) == asked
+
+
+@pytest.mark.parametrize("hub_name", ["hf", "ms"])
+@pytest.mark.parametrize(
+    ("room", "scheme", "why"),
+    [
+        (Room(cards=0, ram=10**6), "Q8_0", "leave more than half"),
+        (Room(cards=220_000, ram=10**6), "Q4_K_M", "fit into the cards'"),
+        (Room(cards=100_000, ram=10**6), "Q2_K", "Q4_K_M's"),
+    ],
+)
+def test_the_quantization_that_fits_the_machine_is_fetched(
+    site: Site, config: HubConfig, hub_name: str, room: Room, scheme: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"Q8_0": 300_000, "Q4_K_M": 200_000, "Q2_K": 100_000}
+    site.files = {f"m-{name}.gguf": model_bytes(1, size) for name, size in sizes.items()}
+    monkeypatch.setattr("rowspan.hub.machine.room_for_weights", lambda: room)
+    watcher = Watcher()
+    files = hub.resolve(f"{hub_name}:org/repo", config=replace(config, choose_by_machine=True), progress=watcher)
+    assert files.size == sizes[scheme]
+    assert any(f" as {scheme}: " in label and why in label for label in watcher.labels)
+    assert hub.resolve(f"{hub_name}:org/repo", config=config, offline=True).path == files.path
 
 
 @pytest.mark.parametrize("hub_name", ["hf", "ms"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ BPE = Tokenizer.from_metadata(bpe(vocab_size=400))
 SPM = Tokenizer.from_metadata(spm(vocab_size=450))
 
 
-def stream(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
+def stream(tokenizer: Tokenizer, ids: list[int], **options: Any) -> list[str]:
     detokenizer = Detokenizer(tokenizer, **options)
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.finish()]
 

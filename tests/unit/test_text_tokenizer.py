@@ -93,12 +93,53 @@ def test_the_space_before_plain_text() -> None:
     assert bare.token_bytes(bare.encode("the", add_special=False)[0])[:1] == b"t"
 
 
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@given(
+    text=st.lists(st.sampled_from(["<|im_end|>", "</s>", "<s>", "<", "|im_end|>", "a", "\ufdd0"]) | ANY_TEXT).map(
+        "".join
+    )
+)
+def test_no_special_token_is_found_in_a_guarded_text(kind: str, text: str) -> None:
+    tokenizer = BY_KIND[kind]
+    ids = tokenizer.encode(tokenizer.guarded(text), add_special=False)
+    if "\ufdd0" not in text:
+        assert ids == tokenizer.encode(text, add_special=False, parse_special=False)
+    assert not any(tokenizer.spelling(token).special for token in ids)
+
+
 def test_ends_of_turn() -> None:
     size = len(bpe()[PREFIX + "tokens"])
     added = [("<|eot_id|>", 3), ("<|end|>", 1), ("<turn>", 3), ("<pause>", 3)]  # <|end|> is plain text here
     tokenizer = with_tokens(bpe(), *added, eom_token_id=size + 2)
     assert tokenizer.end_ids == {0, 2, size, size + 2}
     assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+
+
+@pytest.mark.parametrize("kind", [4, 1], ids=["user-defined", "normal"])
+def test_markers_of_the_template_are_control_tokens_whatever_the_file_says(kind: int) -> None:
+    types = bpe()[PREFIX + "token_type"].copy()
+    types[1:3] = kind
+    tokenizer = Tokenizer.from_metadata(bpe() | {PREFIX + "token_type": types, PREFIX + "eos_token_id": 0})
+    assert tokenizer.end_ids == {0, 2}
+    ids = tokenizer.encode("<|im_start|>the<|im_end|>")
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert tokenizer.decode([2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("added", "ends"),
+    [
+        (("<|return|>", "<|call|>"), {"<|return|>", "<|call|>"}),  # harmony: <|end|> ends a message
+        (("<|calls|>", "<|flush|>"), {"<|calls|>", "<|flush|>"}),
+        (("<|return|>",), {"<|return|>", "<|end|>"}),
+        (("<turn|>", "[e~["), {"<turn|>", "[e~[", "<|end|>"}),
+    ],
+)
+def test_where_turns_consist_of_messages(added: tuple[str, ...], ends: set[str]) -> None:
+    size = len(bpe()[PREFIX + "tokens"])
+    tokenizer = with_tokens(bpe(), ("<|end|>", 3), *((token, 3) for token in added))
+    ids = {token: size + place for place, token in enumerate(("<|end|>", *added))}
+    assert tokenizer.end_ids == {0, 2} | {ids[token] for token in ends}
 
 
 @given(st.integers(-(2**40), 2**40))
@@ -119,7 +160,7 @@ def test_a_long_text_without_a_space_is_quick() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("model", "t5", "'t5'"),
+        ("model", "rwkv", "'rwkv'"),
         ("pre", "no-such-words", "'no-such-words'.*smollm"),
         ("pre", None, "names no pre-tokenizer"),
     ],

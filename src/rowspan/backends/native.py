@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
 from rowspan.backends.own_text import OwnText
@@ -12,6 +12,7 @@ from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
     Capabilities,
+    GrammarKind,
     Health,
     HealthState,
     Limits,
@@ -38,6 +39,7 @@ class NativeBackend:
         sleeps="its workers end, and are started again; with --sleep-level 1 weights go from cards to RAM",
         seeded=True,
         timings=False,
+        grammars=tuple(GrammarKind),
     )
 
     def __init__(self, blueprint: Blueprint, engine: Engine | None = None, start: StartRanks | None = None) -> None:
@@ -113,13 +115,24 @@ class NativeBackend:
     async def encode(self, text: str) -> list[int]:
         return await self._text.encode(text, self.engine.context_size)
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return await self._text.encode_chat(messages, self.engine.context_size)
+    @property
+    def chat_template(self) -> str | None:
+        template = None if self._engine is None else self._engine.template
+        return None if template is None else template.source
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        return await self._text.encode_chat(messages, self.engine.context_size, **options)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
 
     def stream(
-        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
     ) -> AsyncGenerator[Piece, None]:
-        return self.engine.stream(tokens, params, stops, continuation=continuation)
+        return self.engine.stream(tokens, params, stops, continuation=continuation, shown=shown)

@@ -46,9 +46,15 @@ class OwnText:
             return self.tokenizer.encode(text)
         return await asyncio.to_thread(self._encode, text, context_size)
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], context_size: int | None) -> list[int]:
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], context_size: int | None, **options: Any
+    ) -> list[int]:
         """Token ids of a conversation. Raises the same as `encode` and `rowspan.text.prompt.encode_chat`."""
-        return await asyncio.to_thread(lambda: self._encode(render_chat(self.template, messages), context_size))
+
+        def rendered() -> list[int]:
+            return self._encode(render_chat(self.template, messages, **options), context_size)
+
+        return await asyncio.to_thread(rendered)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special=False, continuation=True)

@@ -7,7 +7,7 @@ everything in front of a backend is the same for all: the API, keys, limits, sev
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from rowspan.engine.generation import Piece, Timings, TokenText
 from rowspan.errors import RowspanError, UsageError
 from rowspan.scheduler.request import FinishReason, SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats as BackendStats
+from rowspan.text.grammar import Grammar, GrammarKind
 
 __all__ = [
     "Backend",
@@ -24,6 +25,8 @@ __all__ = [
     "BackendStats",
     "Capabilities",
     "FinishReason",
+    "Grammar",
+    "GrammarKind",
     "Health",
     "HealthState",
     "Limits",
@@ -105,6 +108,7 @@ class Capabilities:
     seeded: the same seed gives the same text, whatever other requests are served.
     timings: pieces bring the engine's own measurements.
     refused: names of the `SamplingParams` that it cannot honour; a request that sets one is refused.
+    grammars: the kinds of grammars that it can enforce.
     """
 
     formats: tuple[ModelFormat, ...]
@@ -112,6 +116,7 @@ class Capabilities:
     seeded: bool
     timings: bool
     refused: tuple[str, ...] = ()
+    grammars: tuple[GrammarKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,8 +220,17 @@ class Backend(Protocol):
         """Token ids of a text, with those that the model requires at its beginning."""
         ...
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the running model's chat template; None: there is none, or the engine does not tell."""
+        ...
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
+
+        Args:
+            options: `tools`, `add_generation_prompt`, `continue_final_message`, and variables of the template, as
+                `rowspan.text.prompt.render_chat` takes them.
 
         Raises:
             UsageError: the model has no chat template, or its template refuses these messages.
@@ -228,7 +242,13 @@ class Backend(Protocol):
         ...
 
     def stream(
-        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
     ) -> AsyncGenerator[Piece, None]:
         """Yield pieces of one answer as they come; the last one has a finish reason. Closing the generator cancels the
         answer.
@@ -236,6 +256,7 @@ class Backend(Protocol):
         Args:
             params: if `stop_tokens` are empty, the model's own end tokens are used.
             continuation: the text continues the prompt's text, rather than being an answer.
+            shown: special tokens that are part of the text nevertheless, as they are spelled.
 
         Raises:
             UnsupportedOptionError: this backend cannot honour a parameter.

@@ -38,6 +38,7 @@ def _print_json(installed: list[InstalledModel], catalog: list[tuple[Entry, Path
             "aliases": entry.aliases,
             "source": str(entry.source),
             "license": entry.license,
+            "gigabytes": entry.size,
             "installed": path is not None,
         }
         for entry, path in catalog
@@ -55,7 +56,14 @@ def _print_tables(installed: list[InstalledModel], catalog: list[tuple[Entry, Pa
     ]
     print_table("On this machine", ("NAME", "SIZE", "FETCHED", "FILE"), rows)
     known = [
-        (entry.name, "yes" if path else "", entry.license, entry.source.kind, ", ".join(entry.aliases))
+        (
+            entry.name,
+            "yes" if path else "",
+            f"{entry.size:.3g} GB" if entry.size else "",
+            entry.license,
+            entry.source.kind,
+            ", ".join(entry.aliases),
+        )
         for entry, path in catalog
     ]
-    print_table("By name, with `rowspan pull NAME`", ("NAME", "HERE", "LICENSE", "FROM", "ALSO"), known)
+    print_table("By name, with `rowspan pull NAME`", ("NAME", "HERE", "SIZE", "LICENSE", "FROM", "ALSO"), known)

@@ -77,6 +77,14 @@ def serve(
             help="1: weights go from cards to RAM, and soon back; 2: the workers end, and hold nothing. [default: 2]",
         ),
     ] = None,
+    tool_call_parser: Annotated[
+        str | None,
+        typer.Option("--tool-call-parser", help="Format of the model's tool calls. [default: by its chat template]"),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option("--reasoning-parser", help="Format of its reasoning, or none. [default: by its chat template]"),
+    ] = None,
     open_webui: Annotated[
         bool, typer.Option("--open-webui", help="Start Open WebUI, if installed, beside it.")
     ] = False,
@@ -121,6 +129,8 @@ def serve(
         "max_waiting": max_waiting,
         "drain_seconds": drain_seconds,
         "sleep_idle_seconds": sleep_idle_seconds,
+        "tool_call_parser": tool_call_parser,
+        "reasoning_parser": reasoning_parser,
     }
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
     # Until the server takes over, a signal to stop is an ordinary exit, which ends the workers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.request import SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import SchedulerStats
+from rowspan.text.grammar import check_grammar
 from rowspan.text.prompt import encode_chat, tokenizer_and_template
 
 
@@ -76,18 +77,27 @@ class Engine:
         return encode_chat(self.template, self.tokenizer, messages, **template_options)
 
     def generate(
-        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
     ) -> Iterator[Piece]:
         """Yield pieces of the answer as they come. Leaving the loop early cancels the request.
 
         Args:
             params: if `stop_tokens` are empty, they are set to the model's own end tokens.
             continuation: the text continues the prompt's (raw completions), rather than being an answer.
+            shown: special tokens that are part of the text nevertheless, as they are spelled.
 
         Raises:
             RowspanError: the request was refused, or the engine failed.
         """
-        params, generation = self._prepare(params, stops, continuation)
+        if params.grammar is not None:
+            check_grammar(params.grammar)
+        params, generation = self._prepare(params, stops, continuation, shown)
         events: queue.SimpleQueue[TokenEvent | RowspanError] = queue.SimpleQueue()
         seq_id = self._core.submit(tokens, params, events.put)
         try:
@@ -116,10 +126,18 @@ class Engine:
             self._core.cancel(seq_id)
 
     async def stream(
-        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
     ) -> AsyncGenerator[Piece, None]:
         """Like `generate`, for asyncio. Closing the iterator, or cancelling the task, cancels the request."""
-        params, generation = self._prepare(params, stops, continuation)
+        if params.grammar is not None:
+            await asyncio.to_thread(check_grammar, params.grammar)
+        params, generation = self._prepare(params, stops, continuation, shown)
         loop = asyncio.get_running_loop()
         if self._mailbox is None or self._mailbox.loop is not loop:
             self._mailbox = LoopMailbox(loop)
@@ -163,11 +181,11 @@ class Engine:
         self.close()
 
     def _prepare(
-        self, params: SamplingParams, stops: Sequence[str], continuation: bool
+        self, params: SamplingParams, stops: Sequence[str], continuation: bool, shown: Collection[str]
     ) -> tuple[SamplingParams, Generation]:
         if not params.stop_tokens:
             params = replace(params, stop_tokens=self.tokenizer.end_ids)
-        return params, Generation(self.tokenizer, params, stops, continuation=continuation)
+        return params, Generation(self.tokenizer, params, stops, continuation=continuation, shown=shown)
 
 
 def _event(event: TokenEvent | RowspanError) -> TokenEvent:

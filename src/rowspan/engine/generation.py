@@ -5,7 +5,7 @@ Types with an instance per token are NamedTuples: building one takes a quarter o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,16 +57,25 @@ class Generation:
     """Turns one request's token events into pieces of text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, stops: Sequence[str], *, continuation: bool
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        stops: Sequence[str],
+        *,
+        continuation: bool,
+        shown: Collection[str] = (),
     ) -> None:
         """Prepare for one request.
+
+        Args:
+            shown: special tokens that are part of the text nevertheless, as they are spelled.
 
         Raises:
             UsageError: a stop string is empty.
         """
         self._tokenizer = tokenizer
         self._stop_tokens = frozenset() if params.ignore_eos else params.stop_tokens
-        self._detokenizer = Detokenizer(tokenizer, continuation=continuation)
+        self._detokenizer = Detokenizer(tokenizer, shown=tokenizer.token_ids(shown), continuation=continuation)
         self._matcher = StopMatcher(stops)
         self._generated = 0
 

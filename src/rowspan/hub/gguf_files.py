@@ -13,7 +13,10 @@ from pathlib import PurePosixPath
 from rowspan.errors import ModelNotFoundError
 
 # The order of preference without a choice: the usual compromise, then larger and safe schemes, then smaller ones.
-PREFERRED = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_K_S", "Q4_1", "Q4_0", "Q3_K_M", "BF16", "F16", "F32")
+PREFERRED = (
+    *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "MXFP4", "Q4_K_S", "IQ4_XS", "Q4_1", "Q4_0", "Q3_K_M", "IQ3_XXS", "Q2_K"),
+    *("IQ2_M", "IQ2_XXS", "IQ1_M", "IQ1_S", "BF16", "F16", "F32"),
+)
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)  # vision projectors, calibration data
 _MOST_NAMES_LISTED = 30

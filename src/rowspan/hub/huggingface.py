@@ -14,7 +14,8 @@ from rowspan.config import HubConfig
 from rowspan.errors import DownloadError, ModelNotFoundError, RowspanError
 from rowspan.hub.download_progress import ProgressSink, task
 from rowspan.hub.file_cache import require_space
-from rowspan.hub.gguf_files import choose, complete_models, pick
+from rowspan.hub.gguf_files import complete_models, pick
+from rowspan.hub.machine import choose_for_machine
 
 _REPO_FOLDER = "models--"
 
@@ -48,11 +49,11 @@ class HuggingFace:
             with task(progress, f"Looking for {label} on Hugging Face", None):
                 files = api.list_repo_tree(self.repo, recursive=True)
                 sizes = {file.path: file.size for file in files if isinstance(file, RepoFile)}
-            names = choose(list(sizes), self.choice, where=f"hf:{self.repo}")
+            names, why = choose_for_machine(sizes, self.choice, f"hf:{self.repo}", config)
             total = sum(sizes[name] for name in names)
             require_space(cache, total, label)
             paths = []
-            with task(progress, f"Fetching {label}", total):
+            with task(progress, f"Fetching {label}{why}", total):
                 done = 0
                 for name in names:
                     bar = _bar(progress, done)

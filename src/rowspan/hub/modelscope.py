@@ -11,7 +11,8 @@ from rowspan.config import HubConfig
 from rowspan.errors import DownloadError
 from rowspan.hub.download_progress import ProgressSink
 from rowspan.hub.file_cache import FileCache
-from rowspan.hub.gguf_files import choose, pick
+from rowspan.hub.gguf_files import pick
+from rowspan.hub.machine import choose_for_machine
 
 _REVISION = "master"
 
@@ -39,11 +40,11 @@ class ModelScope:
 
         cache = FileCache(config.cache)
         api = f"{config.modelscope_endpoint}/api/v1/models/{self.repo}/repo"
-        hashes = self._list(api)
-        names = choose(list(hashes), self.choice, where=f"ms:{self.repo}")
+        hashes, sizes = self._list(api)
+        names, why = choose_for_machine(sizes, self.choice, f"ms:{self.repo}", config)
         paths = [self._path(cache, *name.split("/")) for name in names]
         for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
-            part_label = f"{label} ({number}/{len(names)})" if len(names) > 1 else label
+            part_label = f"{label}{why}" + (f" ({number}/{len(names)})" if len(names) > 1 else "")
             address = f"{api}?{urlencode({'Revision': _REVISION, 'FilePath': name})}"
             remote = Remote(address, source=f"ms:{self.repo}:{name}", sha256=hashes[name])
             download(remote, path, cache, config, label=part_label, progress=progress)
@@ -52,8 +53,10 @@ class ModelScope:
     def _path(self, cache: FileCache, *parts: str) -> Path:
         return cache.path("modelscope", *self.repo.split("/"), *parts)
 
-    def _list(self, api: str) -> dict[str, str | None]:
-        """Names of the repository's files, each with its SHA-256, or None if ModelScope does not tell it."""
+    def _list(self, api: str) -> tuple[dict[str, str | None], dict[str, int]]:
+        """The repository's files by name: SHA-256s, None where ModelScope does not tell it; and sizes in bytes, 0 where
+        it does not.
+        """
         import httpx
 
         from rowspan.hub.download import client, refusal, unreachable
@@ -67,7 +70,9 @@ class ModelScope:
             raise refusal(response)
         try:
             files: list[dict[str, Any]] = response.json()["Data"]["Files"]
-            return {file["Path"]: file.get("Sha256") or None for file in files if file.get("Type") != "tree"}
+            files = [file for file in files if file.get("Type") != "tree"]
+            sizes = {file["Path"]: int(file.get("Size") or 0) for file in files}
+            return {file["Path"]: file.get("Sha256") or None for file in files}, sizes
         except (ValueError, KeyError, TypeError) as error:
             raise DownloadError(
                 f"ModelScope's answer about {self.repo} could not be understood.",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.kvcache.tables import Tables
+from rowspan.text.grammar import Grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class SamplingParams:
     seed: int | None = None  # None: a fresh one for every request
     stop_tokens: frozenset[int] = frozenset()
     ignore_eos: bool = False  # do not stop at stop_tokens
+    grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
 
 

@@ -2,89 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from rowspan.backends.protocol import Piece, TokenText
+from rowspan.server.chat_format import AnswerFormat, ChatFormat
+from rowspan.server.chat_writer import ChatWriter
 from rowspan.server.error_replies import FieldError
-from rowspan.server.reply import Json, Reply, ServerAnswer, respond
+from rowspan.server.reply import Reply, respond
 from rowspan.server.sampling_params import choice_params, limited, sampling_params
 from rowspan.server.schema import ChatRequest, refuse_unsupported
 from rowspan.server.service import AnswerJob, Service
+from rowspan.server.tool_choice import OfferedTools, offered_tools
 
 
-class ChatWriter:
-    """Writes choices as messages, and parts of choices as changes (deltas) to a message."""
+@dataclass(frozen=True)
+class PreparedChat:
+    """A request whose conversation has been read, for whichever API it came by.
 
-    id_prefix = "chatcmpl"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
+    prompt_tokens: number of tokens in the prompt.
+    answers: what the answers look like; it makes their parsers.
+    """
 
-    def __init__(self, *, with_logprobs: bool) -> None:
-        self._with_logprobs = with_logprobs
-        self._introduced: set[int] = set()
-
-    def whole(self, index: int, answer: ServerAnswer) -> Json:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        return {"message": message, "logprobs": self._logprobs(answer.tokens)}
-
-    def part(self, index: int, piece: Piece) -> Json | None:
-        has_logprobs = self._with_logprobs and bool(piece.tokens)
-        if not (piece.text or piece.finish or has_logprobs):
-            return None
-        delta: dict[str, Any] = {"content": piece.text} if piece.text or has_logprobs else {}
-        if index not in self._introduced:
-            # The role is sent with the first content, not before it: clients take the first chunk for the first token.
-            self._introduced.add(index)
-            delta = {"role": "assistant", "content": piece.text}
-        return {"delta": delta, "logprobs": self._logprobs(piece.tokens)}
-
-    def _logprobs(self, tokens: list[TokenText] | tuple[TokenText, ...]) -> Json | None:
-        if not self._with_logprobs:
-            return None
-        return {
-            "content": [
-                {
-                    **_token(token.raw, token.logprob),
-                    "top_logprobs": [_token(raw, logprob) for raw, logprob in token.top],
-                }
-                for token in tokens
-            ],
-            "refusal": None,
-        }
+    jobs: Sequence[AnswerJob]
+    prompt_tokens: int
+    answers: AnswerFormat
 
 
-def _token(raw: bytes, logprob: float | None) -> Json:
-    return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+async def prepare_chat(service: Service, form: ChatFormat, request: ChatRequest) -> PreparedChat:
+    """Read a request's conversation, and say what there is to compute.
+
+    Raises:
+        BusyError: too many other requests wait.
+        RowspanError: the request is refused.
+    """
+    service.check_model(request.model)
+    refuse_unsupported(request)
+    await service.wake()
+    backend = service.backend
+    if request.top_logprobs and not request.logprobs:
+        raise FieldError("top_logprobs needs logprobs.", field="top_logprobs", fix='Send "logprobs": true, too.')
+    offered = offered_tools(request)
+    with service.admitted(request.n or 1):
+        messages = form.fitting_ids([message.for_template() for message in request.messages])
+        prompt = await backend.encode_chat(messages, **template_options(request, offered))
+        answers = await form.answer_format(request, offered, backend, prompt)
+    params = sampling_params(
+        request,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        vocab_size=backend.limits.vocab_size,
+    )
+    params = limited(
+        replace(params, grammar=answers.grammar),
+        request.max_completion_tokens or request.max_tokens,
+        len(prompt),
+        backend.limits.context_size,
+    )
+    jobs = [
+        AnswerJob(prompt, choice_params(params, choice), request.stops, continuation=False, shown=answers.shown)
+        for choice in range(request.n or 1)
+    ]
+    return PreparedChat(jobs, len(prompt), answers)
 
 
 def chat_routes(service: Service) -> APIRouter:
     router = APIRouter()
-    backend = service.backend
+    form = ChatFormat.of(service.backend, service.config)
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def create_chat_completion(request: ChatRequest, http: Request) -> Response:
-        service.check_model(request.model)
-        refuse_unsupported(request)
-        await service.wake()
-        if request.top_logprobs and not request.logprobs:
-            raise FieldError("top_logprobs needs logprobs.", field="top_logprobs", fix='Send "logprobs": true, too.')
-        with service.admitted(request.n or 1):
-            prompt = await backend.encode_chat([message.for_template() for message in request.messages])
-        params = sampling_params(
-            request,
-            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            vocab_size=backend.limits.vocab_size,
-        )
-        params = limited(
-            params, request.max_completion_tokens or request.max_tokens, len(prompt), backend.limits.context_size
-        )
-        jobs = [
-            AnswerJob(prompt, choice_params(params, choice), request.stops, continuation=False)
-            for choice in range(request.n or 1)
-        ]
-        reply = Reply(service, request, ChatWriter(with_logprobs=bool(request.logprobs)), len(prompt))
-        return await respond(service, http, request, jobs, reply)
+        chat = await prepare_chat(service, form, request)
+        writer = ChatWriter(chat.answers, with_logprobs=bool(request.logprobs))
+        return await respond(service, http, request, chat.jobs, Reply(service, request, writer, chat.prompt_tokens))
 
     return router
+
+
+def template_options(request: ChatRequest, offered: OfferedTools) -> dict[str, Any]:
+    """What a request says to the chat template, as `Backend.encode_chat` takes it. Raises FieldError."""
+    if request.continue_final_message and request.add_generation_prompt:
+        raise FieldError(
+            "continue_final_message and add_generation_prompt exclude each other.",
+            field="continue_final_message",
+            fix="Leave one of them out.",
+        )
+    named = {"reasoning_effort": request.reasoning_effort, "enable_thinking": request.enable_thinking}
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    options |= request.chat_template_kwargs or {}
+    if reserved := {"messages", "tools", "continue_final_message", "add_generation_prompt"} & options.keys():
+        raise FieldError(
+            f"chat_template_kwargs has {', '.join(sorted(reserved))}, which are fields of the request.",
+            field="chat_template_kwargs",
+            fix="Send them as such.",
+        )
+    if offered.shown:
+        options["tools"] = list(offered.shown)
+    if request.add_generation_prompt is not None:
+        options["add_generation_prompt"] = request.add_generation_prompt
+    if request.continue_final_message:
+        options["continue_final_message"] = True
+    return options

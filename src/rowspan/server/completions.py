@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import Piece, TokenText
+from rowspan.server.answer_grammar import answer_grammar
 from rowspan.server.error_replies import FieldError
 from rowspan.server.reply import Json, Reply, ServerAnswer, respond
 from rowspan.server.sampling_params import choice_params, limited, sampling_params
@@ -109,6 +111,7 @@ def completion_routes(service: Service) -> APIRouter:
         with service.admitted(len(request.prompts) * n):
             prompts = [await encode(prompt) for prompt in request.prompts]
         params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
+        params = replace(params, grammar=await answer_grammar(request))
         max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         jobs = [
             AnswerJob(

@@ -42,7 +42,9 @@ class ServerAnswer:
 
 
 class ChoiceWriter(Protocol):
-    """Formats one choice for an API, without its index and finish reason."""
+    """Formats one choice for an API, without its index; its finish reason only where it is another than the
+    engine's.
+    """
 
     id_prefix: str
     whole_object: str  # the field "object" of a whole answer
@@ -79,7 +81,7 @@ class Reply:
                 self._note_cached(piece)
                 answers[index].add(piece)
         choices = [
-            {"index": index, **self._writer.whole(index, answer), "finish_reason": answer.finish}
+            {"index": index, "finish_reason": answer.finish, **self._writer.whole(index, answer)}
             for index, answer in enumerate(answers)
         ]
         usage = self._usage(sum(answer.generated for answer in answers))
@@ -98,7 +100,7 @@ class Reply:
             if choice is None:
                 return b""
             return self._chunk(
-                [{"index": index, **choice, "finish_reason": piece.finish}],
+                [{"index": index, "finish_reason": piece.finish, **choice}],
                 sum(generated.values()) if self._usage_always else None,
             )
 

@@ -12,6 +12,18 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rowspan.server.error_replies import FieldError
+from rowspan.server.tool_schema import (
+    MAX_CALLS,
+    MAX_CHOICES_LISTED,
+    MAX_TOOLS,
+    GrammarText,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
@@ -34,22 +46,12 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "grammar": ("",),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "json_schema": (),
     "min_tokens": (0,),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
-    "structured_outputs": (),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
@@ -121,6 +123,15 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.answer_grammar`.
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | GrammarText | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: Annotated[list[str], Field(max_length=MAX_CHOICES_LISTED, fail_fast=True)] | None = None
+    guided_grammar: GrammarText | None = None
+    grammar: GrammarText | None = None
+    json_schema: Schema | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -141,6 +152,9 @@ class TextPart(Body):
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None = None
+    tool_call_id: str | None = None  # the call that a message of the role `tool` answers
+    reasoning_content: str | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
@@ -149,10 +163,12 @@ class Message(Body):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it: `developer` is OpenAI's newer word for `system`."""
+        """The message as chat templates expect it: `developer` is OpenAI's newer word for `system`. A message that
+        consists of calls keeps its content null.
+        """
         message = self.model_dump(exclude_none=True)
         role = "system" if self.role == "developer" else self.role
-        return {**message, "role": role, "content": message.get("content", "")}
+        return {**message, "role": role, "content": message.get("content", None if self.tool_calls else "")}
 
 
 class ChatRequest(GenerationRequest):
@@ -162,6 +178,14 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # takes precedence over max_tokens, its older name
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None  # None: auto, if there are tools
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None  # to the template
+    chat_template_kwargs: dict[str, Any] | None = None  # further variables of the template
+    enable_thinking: bool | None = None  # one of these, by itself
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(GenerationRequest):

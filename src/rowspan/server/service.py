@@ -27,6 +27,7 @@ class AnswerJob:
     params: SamplingParams
     stops: tuple[str, ...]
     continuation: bool  # whether the text continues the prompt's, rather than being an answer
+    shown: tuple[str, ...] = ()  # special tokens that are part of the text nevertheless
 
 
 class Service:
@@ -34,6 +35,7 @@ class Service:
 
     def __init__(self, backend: Backend, config: ServerConfig, model_name: str) -> None:
         self.backend = backend
+        self.config = config
         self.model_name = model_name
         self.created = int(time.time())
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
@@ -76,7 +78,7 @@ class Service:
                             yield 0, piece
 
     def _stream(self, job: AnswerJob) -> AsyncGenerator[Piece, None]:
-        return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation)
+        return self.backend.stream(job.prompt, job.params, job.stops, continuation=job.continuation, shown=job.shown)
 
     async def _several(self, jobs: Sequence[AnswerJob], arrived: float) -> Pieces:
         arrivals: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()

@@ -8,7 +8,7 @@ its own copy of the data.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -18,9 +18,9 @@ from jinja2.parser import Parser
 
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
 from rowspan.text.template_bounds import MAX_LENGTH, BoundedEnvironment, deadline
-from rowspan.text.tokenizer import Tokenizer
+from rowspan.text.tokenizer import TEMPLATE_KEY, Tokenizer
 
-METADATA_KEY = "tokenizer.chat_template"
+FOREIGN = ("user", "tool")  # roles whose texts are neither the operator's nor the model's
 
 
 class ChatTemplate:
@@ -29,17 +29,23 @@ class ChatTemplate:
     Helpers: raise_exception(message), strftime_now(format), tojson (no HTML escaping), {% break %}, {% continue %}, and
     {% generation %} blocks, which change nothing.
 
+    guard: what is done to texts of users and tools, so that no special token is found in them.
+
     Raises:
         UnsupportedModelError: the template is no valid Jinja.
     """
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
+    def __init__(
+        self, source: str, *, bos_token: str, eos_token: str, guard: Callable[[str], str] = lambda text: text
+    ) -> None:
         environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _GenerationBlock]
         )
         environment.add_filter("tojson", _to_json)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
+        self.source = source
+        self._guard = guard
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
             self._template = environment.from_string(source)
@@ -58,20 +64,25 @@ class ChatTemplate:
             CheckpointError: the key holds something else than text.
             UnsupportedModelError: the template is no valid Jinja.
         """
-        source = metadata.get(METADATA_KEY)
+        source = metadata.get(TEMPLATE_KEY)
         if source is None:
             return None
         if not isinstance(source, str):
             raise CheckpointError(
                 "The model file's chat template is damaged.",
-                why=f"The metadata key {METADATA_KEY} holds no text.",
+                why=f"The metadata key {TEMPLATE_KEY} holds no text.",
                 fix="Fetch the file again; if it stays so, the conversion was faulty.",
             )
 
         def spelling(token_id: int | None) -> str:
             return "" if token_id is None else tokenizer.token_bytes(token_id, special=True).decode(errors="replace")
 
-        return cls(source, bos_token=spelling(tokenizer.bos_id), eos_token=spelling(tokenizer.eos_id))
+        return cls(
+            source,
+            bos_token=spelling(tokenizer.bos_id),
+            eos_token=spelling(tokenizer.eos_id),
+            guard=tokenizer.guarded,
+        )
 
     def render(
         self,
@@ -79,6 +90,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: list[dict[str, Any]] | None = None,
+        documents: list[dict[str, Any]] | None = None,
         **extra: Any,
     ) -> str:
         """The prompt for a conversation.
@@ -87,7 +99,8 @@ class ChatTemplate:
             messages: as OpenAI's API has them. Content given as a list of text parts is joined to one text.
             add_generation_prompt: end with the beginning of the assistant's turn.
             tools: function definitions, for templates that know of tools.
-            extra: further variables of the template, such as enable_thinking.
+            documents: texts to answer from, for templates that know of documents.
+            extra: further variables of the template, such as enable_thinking or reasoning_effort.
 
         Raises:
             UsageError: the template refuses these messages, or a content part is not text.
@@ -96,9 +109,10 @@ class ChatTemplate:
             **self._tokens,
             **extra,
             **deadline(),
-            "messages": [_with_plain_content(message) for message in messages],
+            "messages": [self._guarded(_with_plain_content(message)) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "tools": tools,
+            "documents": documents,
         }
         pieces: list[str] = []
         length = 0
@@ -117,6 +131,12 @@ class ChatTemplate:
                 fix="Check the roles, their order, and that every message has its content.",
             ) from error
         return "".join(pieces)
+
+    def _guarded(self, message: dict[str, Any]) -> dict[str, Any]:
+        content = message.get("content")
+        if message.get("role") not in FOREIGN or not isinstance(content, str):
+            return message
+        return {**message, "content": self._guard(content)}
 
 
 class _GenerationBlock(Extension):

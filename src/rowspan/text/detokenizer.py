@@ -12,12 +12,21 @@ class Detokenizer:
 
     Args:
         skip_special: leave special tokens out.
+        shown: special tokens that are part of the text nevertheless.
         continuation: False for a text of its own, such as a chat answer: the leading space that SentencePiece models
             put before the first word is dropped. True for text that continues a raw prompt.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special: bool = True,
+        shown: frozenset[int] = frozenset(),
+        continuation: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown
         self._special = not skip_special
         self._drop_space = tokenizer.space_prefix and not continuation
         self._begun = b""  # of a character that is not whole yet
@@ -26,7 +35,7 @@ class Detokenizer:
         """The new text that a token completes: whole characters only. Bytes that can no longer become one turn into
         U+FFFD.
         """
-        data = self._tokenizer.token_bytes(token_id, special=self._special)
+        data = self._tokenizer.token_bytes(token_id, special=self._special or token_id in self._shown)
         if data and self._drop_space:
             data = data.removeprefix(b" ")
             self._drop_space = False

@@ -8,6 +8,7 @@ from typing import Any
 from rowspan.errors import UsageError
 from rowspan.text.chat_template import ChatTemplate
 from rowspan.text.tokenizer import Tokenizer
+from rowspan.text.tool_history import with_fitting_calls
 
 
 def tokenizer_and_template(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
@@ -32,11 +33,34 @@ def encode_chat(
     return tokenizer.encode(render_chat(template, messages, **options))
 
 
-def render_chat(template: ChatTemplate | None, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-    """The text that `encode_chat` tokenizes. Raises the same."""
+def render_chat(
+    template: ChatTemplate | None,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    continue_final_message: bool = False,
+    **options: Any,
+) -> str:
+    """The text that `encode_chat` tokenizes. Raises the same.
+
+    Args:
+        continue_final_message: end within the last message, for the model to go on with it.
+    """
     if template is None:
         raise no_template()
-    return template.render([dict(message) for message in messages], **options)
+    conversation = with_fitting_calls(template, messages)
+    if not continue_final_message:
+        return template.render(conversation, **options)
+    final = conversation[-1].get("content") if conversation else None
+    rendered = template.render(conversation, **{**options, "add_generation_prompt": False})
+    text = final.rstrip() if isinstance(final, str) else ""
+    place = rendered.rfind(text) if text else -1
+    if place < 0:
+        raise UsageError(
+            "The last message cannot be continued.",
+            why="It has no text, or the model's chat template changes it.",
+            fix="Leave continue_final_message out.",
+        )
+    return rendered[: place + len(text)]
 
 
 def no_template() -> UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -11,23 +12,43 @@ from rowspan.errors import UnsupportedModelError
 from rowspan.text.bpe import ByteLevelBpe
 from rowspan.text.pretokenizers import pre_tokenizer
 from rowspan.text.spm import SentencePieceBpe
+from rowspan.text.unigram import Unigram
 from rowspan.text.vocabulary import TokenType, Vocabulary
+from rowspan.text.wordpiece import WordPiece, bert_ids
 
-# Control tokens that end a turn, whether or not the metadata says so: conversions often name only one of several.
+# Tokens that end a turn, whether or not the metadata says so: conversions often name only one of several.
 END_OF_TURN = frozenset(
     {
         "</s>",
+        "<eos>",
         "<end_of_turn>",
+        "<end_of_utterance>",
+        "<turn|>",
+        "<|call|>",
+        "<|calls|>",
         "<|end_of_text|>",
         "<|end|>",
         "<|endoftext|>",
         "<|eom_id|>",
         "<|eot_id|>",
         "<|eot|>",
+        "<|flush|>",
         "<|im_end|>",
+        "<|return|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[EOS]",
+        "[EOT]",
+        "[e~[",
     }
 )
+# Where a turn consists of several messages, <|end|> ends a message only: in gpt-oss' harmony, and Solar's.
+END_OF_MESSAGE = "<|end|>"
+TURNS_OF_MESSAGES = (frozenset({"<|return|>", "<|call|>"}), frozenset({"<|flush|>", "<|calls|>"}))
 SPECIAL_TYPES = (TokenType.CONTROL, TokenType.UNKNOWN)
+TEMPLATE_KEY = "tokenizer.chat_template"
+GUARD = "\ufdd0"  # no character, by Unicode's own definition: no text has it
+_MARKER = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>")
 
 
 class Algorithm(Protocol):
@@ -69,11 +90,16 @@ class Tokenizer:
     vocab_size: number of tokens that the tokenizer knows; the model's embedding may be padded to more.
     """
 
-    def __init__(self, vocabulary: Vocabulary, algorithm: Algorithm, *, add_bos: bool, add_eos: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, algorithm: Algorithm, *, prefix: int | None = None, suffix: int | None = None
+    ) -> None:
+        """Args:
+        prefix, suffix: the token that goes before and behind every text; None: none.
+        """
         self._vocabulary = vocabulary
         self._algorithm = algorithm
-        self._prefix = [vocabulary.bos_id] if add_bos and vocabulary.bos_id is not None else []
-        self._suffix = [vocabulary.eos_id] if add_eos and vocabulary.eos_id is not None else []
+        self._prefix = [] if prefix is None else [prefix]
+        self._suffix = [] if suffix is None else [suffix]
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.vocab_size = len(vocabulary.tokens)
@@ -82,6 +108,9 @@ class Tokenizer:
         self._added = _ids_of(vocabulary, (TokenType.USER_DEFINED,))
         self._added_and_special = self._added | _ids_of(vocabulary, SPECIAL_TYPES)
         self._spellings: dict[int, Spelling] = {}  # spellings that were asked for so far
+        self._special = self._added_and_special.keys() - self._added.keys()
+        self._find_special = _finder(self._special)
+        self._find_guarded = _finder(map(_guarded, self._special))
         self._find_added = _finder(self._added)
         self._find_added_and_special = _finder(self._added_and_special)
 
@@ -93,27 +122,43 @@ class Tokenizer:
             UnsupportedModelError: a kind of tokenizer or pre-tokenizer Rowspan does not know.
             CheckpointError: keys are missing, malformed or contradict each other.
         """
-        vocabulary = Vocabulary.from_metadata(metadata)
-        algorithm: Algorithm
+        vocabulary = with_control_types(Vocabulary.from_metadata(metadata), metadata.get(TEMPLATE_KEY))
         match vocabulary.model:
             case "gpt2":
                 pre = pre_tokenizer(vocabulary.pre)
-                algorithm, add_bos = ByteLevelBpe(vocabulary, pre), pre.add_bos
+                return cls._between_bos_and_eos(vocabulary, ByteLevelBpe(vocabulary, pre), add_bos=pre.add_bos)
             case "llama":
-                algorithm, add_bos = SentencePieceBpe(vocabulary), True
+                return cls._between_bos_and_eos(vocabulary, SentencePieceBpe(vocabulary), add_bos=True)
             case "gemma4":
-                algorithm, add_bos = SentencePieceBpe(vocabulary, listed=True), True
+                return cls._between_bos_and_eos(vocabulary, SentencePieceBpe(vocabulary, listed=True), add_bos=True)
+            case "t5":
+                return cls._between_bos_and_eos(vocabulary, Unigram(vocabulary), add_bos=False, add_eos=True)
+            case "bert":
+                begin, separator = bert_ids(vocabulary)
+                return cls(
+                    vocabulary,
+                    WordPiece(vocabulary),
+                    prefix=None if vocabulary.add_bos is False else begin,
+                    suffix=None if vocabulary.add_sep is False else separator,
+                )
             case other:
                 raise UnsupportedModelError(
                     f"Tokenizer {other!r} is not supported.",
-                    why="Rowspan knows gpt2 (byte-level BPE), llama and gemma4 (SentencePiece BPE).",
+                    why="Rowspan knows gpt2 (byte-level BPE), llama and gemma4 (SentencePiece BPE), t5 (Unigram) and "
+                    "bert (WordPiece).",
                     fix="Choose a model with one of these tokenizers.",
                 )
+
+    @classmethod
+    def _between_bos_and_eos(
+        cls, vocabulary: Vocabulary, algorithm: Algorithm, *, add_bos: bool, add_eos: bool = False
+    ) -> Tokenizer:
+        """add_bos, add_eos: whether the tokens go around a text if the file does not say."""
         return cls(
             vocabulary,
             algorithm,
-            add_bos=add_bos if vocabulary.add_bos is None else vocabulary.add_bos,
-            add_eos=bool(vocabulary.add_eos),
+            prefix=vocabulary.bos_id if _either(vocabulary.add_bos, add_bos) else None,
+            suffix=vocabulary.eos_id if _either(vocabulary.add_eos, add_eos) else None,
         )
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -135,12 +180,25 @@ class Tokenizer:
             if place % 2:
                 ids.append(added[part])
             elif part:
-                ids += self._algorithm.encode(part)
+                ids += self._algorithm.encode(self._unguarded(part) if GUARD in part else part)
         if not add_special:
             return ids
         prefix = [] if ids[:1] == self._prefix else self._prefix
         suffix = [] if ids[-1:] == self._suffix else self._suffix
         return [*prefix, *ids, *suffix]
+
+    def token_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The ids of those texts that are one token, special or user-defined."""
+        return frozenset(self._added_and_special[text] for text in texts if text in self._added_and_special)
+
+    def guarded(self, text: str) -> str:
+        """The text, in which `encode` finds no special tokens but the same words: what users write cannot end their
+        turn, nor begin another's.
+        """
+        return self._find_special.sub(lambda found: _guarded(found[0]), text)
+
+    def _unguarded(self, text: str) -> str:
+        return self._find_guarded.sub(lambda found: found[0].replace(GUARD, "", 1), text)
 
     def least_tokens(self, text: str) -> int:
         """The least number of tokens that a text can have, computed at once from its length."""
@@ -202,19 +260,49 @@ class Tokenizer:
         return data.decode(errors="replace")
 
 
+def with_control_types(vocabulary: Vocabulary, template: object) -> Vocabulary:
+    """The vocabulary, with the type of tokens corrected that control a conversation: converters write tokens that were
+    added to a model as user-defined, or even as ordinary ones, which text is never cut at.
+
+    Args:
+        template: the chat template of the same file. A token that looks like a marker and stands in it is one.
+    """
+    text = template if isinstance(template, str) else ""
+
+    def corrected(token: str, kind: TokenType) -> TokenType:
+        if kind is TokenType.USER_DEFINED and token in END_OF_TURN:
+            return TokenType.CONTROL
+        if kind in (TokenType.NORMAL, TokenType.UNDEFINED) and _MARKER.fullmatch(token) and token in text:
+            return TokenType.CONTROL
+        return kind
+
+    types = [corrected(*each) for each in zip(vocabulary.tokens, vocabulary.types, strict=True)]
+    return replace(vocabulary, types=types)
+
+
+def _either(said: bool | None, otherwise: bool) -> bool:
+    return otherwise if said is None else said
+
+
 def _end_ids(vocabulary: Vocabulary) -> frozenset[int]:
     named = {token_id for token_id in (vocabulary.eos_id, vocabulary.eot_id, vocabulary.eom_id) if token_id is not None}
     known = {
-        token_id
+        token: token_id
         for token_id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
         if kind is TokenType.CONTROL and token in END_OF_TURN
     }
-    return frozenset(named | known)
+    if any(known.keys() >= turns for turns in TURNS_OF_MESSAGES):
+        named.discard(known.pop(END_OF_MESSAGE, -1))
+    return frozenset(named | set(known.values()))
 
 
 def _ids_of(vocabulary: Vocabulary, types: tuple[TokenType, ...]) -> dict[str, int]:
     tokens = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
     return {token: token_id for token_id, (token, kind) in tokens if kind in types and token}
+
+
+def _guarded(token: str) -> str:
+    return token[0] + GUARD + token[1:]
 
 
 def _finder(tokens: Iterable[str]) -> re.Pattern[str]:

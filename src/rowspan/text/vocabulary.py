@@ -34,10 +34,12 @@ class TokenType(IntEnum):
 class Vocabulary:
     """Tokens by id, and the ids with a meaning of their own (None: the model has no such token).
 
-    model: the algorithm, "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE); the caller refuses others.
+    model: the algorithm, such as "gpt2" (byte-level BPE); the caller refuses those that it does not know.
     pre: name of the pre-tokenizer; None if the file gives none.
     scores: one per token, in SentencePiece models only; higher ones merge first.
-    add_bos, add_eos, add_space_prefix: None if the file leaves it to the algorithm.
+    separator_id: the token that ends a text of BERT's.
+    charsmap: SentencePiece's table of normalization; empty if there is none.
+    add_bos and further flags: None if the file leaves it to the algorithm.
     """
 
     model: str
@@ -51,9 +53,15 @@ class Vocabulary:
     eot_id: int | None
     eom_id: int | None
     unknown_id: int | None
+    separator_id: int | None
+    charsmap: bytes
     add_bos: bool | None
     add_eos: bool | None
+    add_sep: bool | None
     add_space_prefix: bool | None
+    remove_extra_whitespaces: bool | None
+    lowercase: bool | None
+    strip_accents: bool | None
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
@@ -88,14 +96,20 @@ class Vocabulary:
             types=_types(metadata, len(tokens)),
             merges=_strings(metadata, "merges"),
             scores=_scores(metadata, len(tokens)),
-            bos_id=token_id("bos"),
+            bos_id=token_id("cls") if token_id("bos") is None else token_id("bos"),
             eos_id=token_id("eos"),
             eot_id=token_id("eot"),
             eom_id=token_id("eom"),
             unknown_id=token_id("unknown"),
+            separator_id=token_id("seperator"),  # GGUF spells it so
+            charsmap=_bytes(metadata, "precompiled_charsmap"),
             add_bos=_flag(metadata, "add_bos_token"),
             add_eos=_flag(metadata, "add_eos_token"),
+            add_sep=_flag(metadata, "add_sep_token"),
             add_space_prefix=_flag(metadata, "add_space_prefix"),
+            remove_extra_whitespaces=_flag(metadata, "remove_extra_whitespaces"),
+            lowercase=_flag(metadata, "normalizer.lowercase"),
+            strip_accents=_flag(metadata, "normalizer.strip_accents"),
         )
 
     @cached_property
@@ -130,6 +144,15 @@ def _flag(metadata: Mapping[str, Any], key: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise faulty_vocabulary(f"{PREFIX}{key} is {value!r:.40}, not true or false")
     return value
+
+
+def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
+    value = metadata.get(PREFIX + key)
+    if value is None:
+        return b""
+    if not isinstance(value, np.ndarray) or value.dtype not in (np.int8, np.uint8):
+        raise faulty_vocabulary(f"{PREFIX}{key} is not a list of bytes")
+    return value.tobytes()
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.scheduler.request import SamplingParams
+from rowspan.text.grammar import Grammar
 
 Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
 Tokens: TypeAlias = NDArray[np.intp]
@@ -84,8 +85,16 @@ MakeProcessors = Callable[[NewSequence], Sequence[LogitsProcessor]]
 """Makes a sequence's processors, in the order in which they are applied."""
 
 
-def logits_processors(sequence: NewSequence) -> list[LogitsProcessor]:
-    """Make the processors that a sequence's parameters ask for, in the order of llama.cpp's default chain."""
+MakeMask = Callable[[Grammar, NewSequence], LogitsProcessor]
+"""Makes the processor that enforces a sequence's grammar."""
+
+
+def logits_processors(sequence: NewSequence, make_mask: MakeMask | None = None) -> list[LogitsProcessor]:
+    """Make the processors that a sequence's parameters ask for, in the order of llama.cpp's default chain.
+
+    Args:
+        make_mask: None: grammars are left out, for questions about the others.
+    """
     params, processors = sequence.params, list[LogitsProcessor]()
     if params.logit_bias:
         processors.append(LogitBias(params.logit_bias))
@@ -94,13 +103,15 @@ def logits_processors(sequence: NewSequence) -> list[LogitsProcessor]:
     if params.frequency_penalty or params.presence_penalty:
         penalties = (params.frequency_penalty, params.presence_penalty)
         processors.append(CountPenalty(*penalties, sequence.tokens, sequence.prompt_length))
+    if params.grammar is not None and make_mask is not None:
+        processors.append(make_mask(params.grammar, sequence))
     return processors
 
 
 def needs_last_token(params: SamplingParams) -> bool:
     """Whether a step of a sequence with these parameters cannot be planned before its last token is known."""
     sequence = NewSequence(0, tokens=(), prompt_length=0, params=params)
-    return any(processor.needs_last_token for processor in logits_processors(sequence))
+    return params.grammar is not None or any(processor.needs_last_token for processor in logits_processors(sequence))
 
 
 class LogitBias:

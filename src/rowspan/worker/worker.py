@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rowspan.comm.connect import Computes, connect
@@ -19,9 +21,13 @@ from rowspan.model.position_tables import position_tables
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
+from rowspan.text.grammar_tokens import GrammarTokens
+from rowspan.text.tokenizer import Tokenizer
 from rowspan.worker.answers import Later
 from rowspan.worker.cache_size import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
+from rowspan.worker.grammar_mask import GrammarMasks
+from rowspan.worker.logits_processors import logits_processors
 from rowspan.worker.messages import (
     CreateCache,
     Loaded,
@@ -72,7 +78,9 @@ class Worker:
         positions = position_tables(plan.spec, n_blocks * cache_layout.block_size, setup.context_size, weights, kernels)
         self._setup = setup
         self._kernels = kernels
-        self._sampler = Sampler() if kernels.sample is None else CardSampler(kernels.sample)
+        masks = GrammarMasks(partial(_grammar_tokens, setup.model_path, plan.spec.vocab_size))
+        processors = partial(logits_processors, make_mask=masks.processor)
+        self._sampler = Sampler(processors) if kernels.sample is None else CardSampler(kernels.sample, processors)
         self._gave_back = False  # the last step
         self._model = Transformer(plan, shard, weights, (), positions, kernels, kernels.connect(self._comm))
         limits = (setup.max_tokens, setup.max_logits, n_blocks, cache_layout.block_size, len(cache_layout.groups))
@@ -193,6 +201,10 @@ class Worker:
 
     def close(self) -> None:
         self._comm.close()
+
+
+def _grammar_tokens(model_path: Path, vocab_size: int) -> GrammarTokens:
+    return GrammarTokens(Tokenizer.from_metadata(open_checkpoint(model_path).metadata), vocab_size)
 
 
 def _computes(setup: WorkerSetup) -> Computes:

@@ -5,7 +5,7 @@ Its own endpoint /completion takes and returns token ids, and measures time; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from rowspan.backends.llamacpp import llamacpp_flags
 from rowspan.backends.llamacpp.llamacpp_probe import Features, probe
 from rowspan.backends.own_text import OwnText
 from rowspan.backends.process.child import HOST, Address, ChildError, Launch
+from rowspan.backends.process.dialect import template_request
 from rowspan.backends.process.http_stream import call
 from rowspan.backends.process.programs import find_llama_server
 from rowspan.backends.protocol import (
     BackendName,
     Capabilities,
     FinishReason,
+    Grammar,
+    GrammarKind,
     Limits,
     ModelFormat,
     Piece,
@@ -57,6 +60,7 @@ class LlamaCpp:
         seeded=False,
         timings=True,
         refused=("stop_tokens",),
+        grammars=(GrammarKind.JSON_SCHEMA, GrammarKind.GRAMMAR),
     )
 
     def __init__(self, setup: Setup, program: Sequence[str], features: Features) -> None:
@@ -103,10 +107,15 @@ class LlamaCpp:
         tokens: list[int] = (await call(address, "POST", "/tokenize", asked))["tokens"]
         return tokens
 
-    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    @property
+    def chat_template(self) -> str | None:
+        return None if self._text is None or self._text.template is None else self._text.template.source
+
+    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         if self._text is not None:
-            return await self._text.encode_chat(messages, self._context_size)
-        prompt = (await call(address, "POST", "/apply-template", {"messages": list(messages)}))["prompt"]
+            return await self._text.encode_chat(messages, self._context_size, **options)
+        asked = template_request(messages, options, own=("tools", "add_generation_prompt"))
+        prompt = (await call(address, "POST", "/apply-template", asked))["prompt"]
         return await self.encode(address, prompt)
 
     async def decode(self, address: Address, tokens: Sequence[int]) -> str:
@@ -115,12 +124,14 @@ class LlamaCpp:
         text: str = (await call(address, "POST", "/detokenize", {"tokens": list(tokens)}))["content"]
         return text
 
-    def ask(self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str]) -> tuple[str, bytes]:
+    def ask(
+        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str], shown: Collection[str] = ()
+    ) -> tuple[str, bytes]:
         if params.stop_tokens:
             raise UnsupportedOptionError(
                 "stop_tokens cannot be had with --backend llamacpp.", fix="Use stop strings, or --backend native."
             )
-        body = {
+        body: dict[str, Any] = {
             "prompt": list(tokens),
             "n_predict": params.max_tokens,
             "stream": True,
@@ -146,6 +157,10 @@ class LlamaCpp:
             body["seed"] = params.seed % SEEDS
         if params.logprobs is not None:
             body["n_probs"] = max(1, params.logprobs)
+        if params.grammar is not None:
+            body |= _grammar(params.grammar)
+        if shown:
+            body["preserved_tokens"] = sorted(shown)
         return "/completion", orjson.dumps(body)
 
     def reader(self, params: SamplingParams, *, continuation: bool) -> LlamaCppReader:
@@ -194,6 +209,12 @@ class LlamaCppReader:
         others = item["top_logprobs"][: self._logprobs]
         top = tuple((bytes(other["bytes"]), other["logprob"]) for other in others)
         return TokenText(item["id"], bytes(item["bytes"]), item["logprob"], top)
+
+
+def _grammar(grammar: Grammar) -> dict[str, Any]:
+    if grammar.kind is GrammarKind.JSON_SCHEMA:
+        return {"json_schema": orjson.loads(grammar.source)}
+    return {"grammar": grammar.source}
 
 
 def _timings(data: Mapping[str, Any]) -> Timings:

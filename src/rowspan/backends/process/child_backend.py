@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from rowspan.backends.protocol import (
     Piece,
     SamplingParams,
     Setup,
+    UnsupportedOptionError,
 )
 from rowspan.errors import EngineError, UsageError
 from rowspan.scheduler.limits import check_lengths, check_vocabulary
@@ -111,17 +112,27 @@ class ChildBackend:
     async def encode(self, text: str) -> list[int]:
         return await self._explained(self._dialect.encode(self._address(), text))
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return await self._explained(self._dialect.encode_chat(self._address(), messages))
+    @property
+    def chat_template(self) -> str | None:
+        return self._dialect.chat_template
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        return await self._explained(self._dialect.encode_chat(self._address(), messages, **options))
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return await self._explained(self._dialect.decode(self._address(), tokens))
 
     async def stream(
-        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str] = (), *, continuation: bool = False
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
     ) -> AsyncGenerator[Piece, None]:
         self._check(tokens, params, stops)
-        path, body = self._dialect.ask(tokens, params, stops)
+        path, body = self._dialect.ask(tokens, params, stops, shown)
         reader = self._dialect.reader(params, continuation=continuation)
         with self._counted():
             try:
@@ -148,6 +159,10 @@ class ChildBackend:
         check_lengths(len(tokens), params.max_tokens, limits.context_size)
         if limits.vocab_size is not None:
             check_vocabulary(tokens, limits.vocab_size)
+        if params.grammar is not None and params.grammar.kind not in self.capabilities.grammars:
+            raise UnsupportedOptionError(
+                f"A {params.grammar.kind} cannot be enforced with --backend {self.name}.", fix="Use --backend native."
+            )
 
     def _address(self) -> Address:
         if self._closed:

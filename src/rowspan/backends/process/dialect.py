@@ -4,7 +4,7 @@ answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from rowspan.backends.process.child import Address, Launch
@@ -40,12 +40,22 @@ class Dialect(Protocol):
 
     async def encode(self, address: Address, text: str) -> list[int]: ...
 
-    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+    async def encode_chat(
+        self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any
+    ) -> list[int]: ...
 
     async def decode(self, address: Address, tokens: Sequence[int]) -> str: ...
 
-    def ask(self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str]) -> tuple[str, bytes]:
+    def ask(
+        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str], shown: Collection[str] = ()
+    ) -> tuple[str, bytes]:
         """Path and body of the request for one answer, as a stream.
+
+        Args:
+            shown: special tokens that are part of the text nevertheless.
 
         Raises:
             UnsupportedOptionError: the server cannot honour a parameter.
@@ -61,3 +71,18 @@ class Dialect(Protocol):
     async def wake(self, address: Address) -> None:
         """Wake the server after a `sleep` that returned True."""
         ...
+
+
+def template_request(
+    messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], *, own: Sequence[str]
+) -> dict[str, Any]:
+    """The body that asks a server to apply its chat template.
+
+    Args:
+        options: as `Backend.encode_chat` takes them.
+        own: those that are fields of the request itself; others are the template's variables.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    variables = {name: value for name, value in given.items() if name not in own}
+    asked = {"messages": list(messages), **{name: given[name] for name in own if name in given}}
+    return asked | ({"chat_template_kwargs": variables} if variables else {})

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from rowspan.backends.process.child import HOST, Address, ChildError, Launch
+from rowspan.backends.process.dialect import template_request
 from rowspan.backends.process.http_stream import HttpRefusal, call
 from rowspan.backends.process.programs import find_vllm_python
 from rowspan.backends.protocol import (
     BackendName,
     Capabilities,
     FinishReason,
+    Grammar,
+    GrammarKind,
     Limits,
     ModelFormat,
     Piece,
@@ -67,6 +70,7 @@ class Vllm:
             sleeps="its weights go to RAM" if self._sleeps else "vLLM ends, and is started again",
             seeded=False,
             timings=vllm_flags.METRICS in self._launch.command,
+            grammars=tuple(kind for kind in GrammarKind if kind is not GrammarKind.LARK),
         )
 
     @classmethod
@@ -91,9 +95,14 @@ class Vllm:
         tokens: list[int] = (await call(address, "POST", "/tokenize", asked))["tokens"]
         return tokens
 
-    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    @property
+    def chat_template(self) -> str | None:
+        return None
+
+    async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        own = ("tools", "add_generation_prompt", "continue_final_message")
         try:
-            answer = await call(address, "POST", "/tokenize", {"messages": list(messages)})
+            answer = await call(address, "POST", "/tokenize", template_request(messages, options, own=own))
         except HttpRefusal as refusal:
             if refusal.status == 400 and "chat template" in refusal.message:
                 raise no_template() from None
@@ -105,7 +114,9 @@ class Vllm:
         text: str = (await call(address, "POST", "/detokenize", {"tokens": list(tokens)}))["prompt"]
         return text
 
-    def ask(self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str]) -> tuple[str, bytes]:
+    def ask(
+        self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str], shown: Collection[str] = ()
+    ) -> tuple[str, bytes]:
         body: dict[str, Any] = {
             "prompt": list(tokens),
             "max_tokens": params.max_tokens,
@@ -130,6 +141,10 @@ class Vllm:
             body["seed"] = params.seed
         if params.logprobs is not None:
             body["logprobs"] = params.logprobs
+        if params.grammar is not None:
+            body["structured_outputs"] = _grammar(params.grammar)
+        if shown:
+            body["skip_special_tokens"] = False
         return "/v1/completions", orjson.dumps(body)
 
     def reader(self, params: SamplingParams, *, continuation: bool) -> VllmReader:
@@ -191,6 +206,16 @@ class VllmReader:
     def _top(self, top: Mapping[str, float] | None) -> tuple[tuple[bytes, float], ...]:
         best = sorted((top or {}).items(), key=lambda item: -item[1])[: self._logprobs]
         return tuple((text.encode(), logprob) for text, logprob in best)
+
+
+def _grammar(grammar: Grammar) -> dict[str, Any]:
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            return {"json": orjson.loads(grammar.source)}
+        case GrammarKind.CHOICE:
+            return {"choice": orjson.loads(grammar.source)}
+        case kind:
+            return {kind.value: grammar.source}
 
 
 def _timings(metrics: Mapping[str, float | None], prompt_tokens: int) -> Timings | None:
