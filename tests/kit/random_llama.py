@@ -65,8 +65,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 class RandomLlama:
     """The default is about 1B parameters, shaped as Llama 3.2 1B with a smaller vocabulary; `SHAPES` has others.
 
-    scheme: "Q8_0"; "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it; "IQ4_XS"; "MXFP4" of experts, all
-        else Q8_0.
+    scheme: "Q8_0"; "Q4_K_M": Q4_K with Q6_K where llama.cpp's mix of that name has it; "IQ4_XS"; "MXFP4" of experts,
+        all else Q8_0.
     tied: the embedding is the head, too.
     experts: of each layer, whose width is ffn_size; 0: a dense MLP.
     """
@@ -179,7 +179,8 @@ def random_blocks(seed: tuple[int, ...], scheme: str, rows: int, columns: int) -
 
 def random_floats(seed: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
     """Weights of a router, whose logits deviate by 1."""
-    return (np.random.default_rng(seed).standard_normal((rows, columns)) * columns**-0.5).astype(np.float32)
+    logits: np.ndarray = np.random.default_rng(seed).standard_normal((rows, columns)) * columns**-0.5
+    return logits.astype(np.float32)
 
 
 def random_bytes(random: np.random.Generator, n_bytes: int) -> np.ndarray:

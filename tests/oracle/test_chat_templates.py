@@ -73,7 +73,7 @@ def rendered(source: str, messages: list[dict[str, Any]], options: dict[str, Any
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_rendered_as_in_transformers(path: Path) -> None:
     source = path.read_text("utf-8")
-    template = ChatTemplate(source, **TOKENS)
+    template = ChatTemplate(source, bos_token=TOKENS["bos_token"], eos_token=TOKENS["eos_token"])
     accepted = 0
     for name, messages in CONVERSATIONS.items():
         for options in OPTIONS:

@@ -51,6 +51,7 @@ class Piece(NamedTuple):
     finish: FinishReason | None = None
     cached: int = 0  # prompt tokens whose cache entries were reused
     timings: Timings | None = None  # with the last piece, from engines that tell
+    stop: str | None = None  # with the last piece, the stop string that ended the text, from engines that tell
 
 
 class Generation:
@@ -96,7 +97,9 @@ class Generation:
         if finish is not None:
             rest, _ = self._matcher.push(self._detokenizer.finish())
             text += rest + self._matcher.finish()
-        return Piece(text, tokens, self._generated, finish, event.cached)
+        return Piece(
+            text, tokens, self._generated, finish, event.cached, stop=self._matcher.matched if finish else None
+        )
 
     def _spell(self, sampled: SampledToken) -> TokenText:
         spelling = self._tokenizer.spelling

@@ -8,16 +8,21 @@ from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
 from rowspan.console.chat_page import console_routes
 from rowspan.server import error_replies
+from rowspan.server.anthropic.routes import messages_routes
 from rowspan.server.chat import chat_routes
 from rowspan.server.completions import completion_routes
 from rowspan.server.health import model_routes
 from rowspan.server.metrics import RequestCount, metrics_routes
 from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
+from rowspan.server.ollama.routes import ollama_routes
 from rowspan.server.service import Service
+from rowspan.server.text_routes import text_routes
+
+ROUTES = (chat_routes, completion_routes, messages_routes, ollama_routes, text_routes, model_routes)
 
 
 def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:
-    """The application that serves one model by OpenAI's API and the chat page.
+    """The application that serves one model by OpenAI's, Anthropic's and Ollama's APIs, and the chat page.
 
     Args:
         model_name: the name by which clients call the model.
@@ -25,7 +30,7 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = Service(backend, config, model_name)
-    api = [routes(service) for routes in (chat_routes, completion_routes, model_routes)]
+    api = [routes(service) for routes in ROUTES]
     others = [console_routes(), metrics_routes(service.metrics)]
     for router in api:
         app.include_router(router, responses=error_replies.ERROR_RESPONSES)

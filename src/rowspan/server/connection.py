@@ -47,12 +47,12 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Sends server-sent events as they come, and closes their source whatever happens."""
+    """Sends server-sent events, or lines, as they come, and closes their source whatever happens."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str = "text/event-stream") -> None:
         # X-Accel-Buffering: nginx would otherwise hold events back until it has a buffer full of them.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(None, 200, headers, "text/event-stream")
+        super().__init__(None, 200, headers, media_type)
         del self.headers["content-length"]
         self._events = events
 

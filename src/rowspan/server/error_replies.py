@@ -1,5 +1,5 @@
-"""Formats errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}, with the right
-status.
+"""Formats errors as clients expect them, with the right status: OpenAI's as {"error": {"message", "type", "param",
+"code"}}, those of other APIs, which are told by the path, as these have them.
 """
 
 from __future__ import annotations
@@ -83,14 +83,35 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def error_json(message: str, status: int, *, param: str | None = None, code: str | None = None) -> bytes:
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def error_json(
+    message: str, status: int, *, param: str | None = None, code: str | None = None, path: str = ""
+) -> bytes:
     """The body of an error reply. It is ASCII, because messages may quote characters that no encoding can carry (lone
     surrogates).
+
+    Args:
+        path: of the request: Anthropic's and Ollama's APIs have forms of their own.
     """
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
-    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode("ascii")
+    body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    if path.startswith("/v1/messages"):
+        body = {"type": "error", "error": {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": message}}
+    elif path.startswith("/api/"):
+        body = {"error": message}
+    return json.dumps(body).encode("ascii")
 
 
 class ErrorResponse(Response):
@@ -109,22 +130,22 @@ def code_of(error: Exception) -> str:
     return error.code if isinstance(error, RowspanError) else RowspanError.code
 
 
-def describe(error: Exception) -> tuple[int, bytes]:
+def describe(error: Exception, path: str = "") -> tuple[int, bytes]:
     """Status and body for any exception. Internal details go to the log only."""
     if not isinstance(error, RowspanError):
         log.error("Internal error", exc_info=error)
-        return 500, error_json(INTERNAL, 500, code=code_of(error))
+        return 500, error_json(INTERNAL, 500, code=code_of(error), path=path)
     status = error.http_status
     if status >= 500:
         log.error("%s", error)
         message = UNAVAILABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else INTERNAL
-        return status, error_json(message, status, code=error.code)
+        return status, error_json(message, status, code=error.code, path=path)
     param = error.field if isinstance(error, FieldError) else None
-    return status, error_json(str(error), status, param=param, code=error.code)
+    return status, error_json(str(error), status, param=param, code=error.code, path=path)
 
 
-def error_response(error: Exception) -> Response:
-    status, body = describe(error)
+def error_response(error: Exception, path: str = "") -> Response:
+    status, body = describe(error, path)
     headers = next((headers for kind, headers in HEADERS.items() if isinstance(error, kind)), None)
     return ErrorResponse(status, body, headers, code_of(error))
 
@@ -133,12 +154,12 @@ def install(app: FastAPI) -> None:
     """Make the app answer every exception in this format."""
 
     async def known(request: Request, error: Exception) -> Response:
-        return error_response(error)
+        return error_response(error, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         message, param = explain_invalid(error.errors(), error.body)
-        body = error_json(message, 400, param=param, code=UsageError.code)
+        body = error_json(message, 400, param=param, code=UsageError.code, path=request.url.path)
         return ErrorResponse(400, body, None, UsageError.code)
 
     async def http(request: Request, error: Exception) -> Response:
@@ -150,7 +171,7 @@ def install(app: FastAPI) -> None:
             405: f"{asked} is not possible: wrong method.",
         }.get(error.status_code, error.detail)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        body = error_json(message, error.status_code, code=code)
+        body = error_json(message, error.status_code, code=code, path=request.url.path)
         return ErrorResponse(error.status_code, body, error.headers, code)
 
     async def gone(request: Request, error: Exception) -> Response:

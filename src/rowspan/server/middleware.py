@@ -17,7 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rowspan.errors import RowspanError
 from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
 
-PROTECTED = ("/v1/", "/metrics")  # paths that need a key; /health and the chat page do not
+# Paths that need a key; /health and the chat page do not.
+PROTECTED = (
+    *("/v1/", "/api/", "/metrics"),
+    *("/completion", "/tokenize", "/detokenize", "/apply-template", "/props", "/slots"),
+)
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over
 
 
@@ -57,7 +61,7 @@ class OriginCheck:
             headers = Headers(scope=scope)
             origin = headers.get("origin", "")
             if origin.startswith(("http://", "https://")) and not self._is_ours(origin, headers.get("host", "")):
-                await error_response(_foreign(origin))(scope, receive, send)
+                await error_response(_foreign(origin), scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -78,11 +82,14 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            headers = Headers(scope=scope)
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            if not key:  # as Anthropic's clients send it
+                scheme, key = "bearer", headers.get("x-api-key", "")
             # Compare with every key, each in constant time: how long it takes must not tell how close a guess was.
             matches = [secrets.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]
             if scheme.lower() != "bearer" or not any(matches):
-                await error_response(_no_key(bool(key)))(scope, receive, send)
+                await error_response(_no_key(bool(key)), scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -97,7 +104,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
         if length.isdigit() and int(length) > self._limit:
-            await error_response(self._too_large())(scope, receive, send)
+            await error_response(self._too_large(), scope["path"])(scope, receive, send)
             return
         received = 0
 

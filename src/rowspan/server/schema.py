@@ -73,7 +73,7 @@ def _is_bias(value: Any) -> bool:
     return type(value) in (int, float) and -MAX_BIAS <= value <= MAX_BIAS
 
 
-def _few_messages(value: Any) -> Any:
+def few_messages(value: Any) -> Any:
     """Raise ValueError if there are more messages than fit into any context, before they are validated: that would take
     long while all other clients wait.
     """
@@ -174,7 +174,7 @@ class Message(Body):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions. Without a limit an answer may fill the context."""
 
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), BeforeValidator(_few_messages)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), BeforeValidator(few_messages)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # takes precedence over max_tokens, its older name
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

@@ -27,19 +27,20 @@ class StopMatcher:
         check_stops(stops)
         self._stops = tuple(stops)
         self._held = ""  # the longest end of the text so far that may be the beginning of a stop string
-        self._stopped = False
+        self.matched: str | None = None  # the stop string that was hit
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is safe to emit now, and whether a stop string was hit (it stays hit)."""
-        if self._stopped:
+        if self.matched is not None:
             return "", True
         if not self._stops:
             return text, False
         text = self._held + text
-        hits = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        hits = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if hits:
-            self._held, self._stopped = "", True
-            return text[: min(hits)[1]], True
+            self._held = ""
+            _, start, self.matched = min(hits)
+            return text[:start], True
         safe = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[safe:]
         return text[:safe], False

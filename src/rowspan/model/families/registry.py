@@ -6,10 +6,10 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rowspan.checkpoint.gguf_header import TensorRecord
 from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.checkpoint.tensor_names import TensorKey, tensor_key
 from rowspan.errors import UnsupportedModelError
@@ -19,6 +19,9 @@ from rowspan.model.families.unknown import UNKNOWN
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import ModelSpec
 from rowspan.quant.scheme import SCHEMES
+
+if TYPE_CHECKING:  # it takes NumPy, which is slow to import
+    from rowspan.checkpoint.gguf_header import TensorRecord
 
 IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)\.(weight|bias)")
 
@@ -67,7 +70,7 @@ def apart(record: TensorRecord, metadata: Mapping[str, Any]) -> Sequence[TensorR
     records, start = [], record.start
     for name, rows in parts:
         shape = (rows, *record.shape[1:])
-        records.append(TensorRecord(f"blk.{layer}.{name}.{part}", shape, record.ggml_type, start))
+        records.append(replace(record, name=f"blk.{layer}.{name}.{part}", shape=shape, start=start))
         start += rows * scheme.row_bytes(width)
     return records
 
