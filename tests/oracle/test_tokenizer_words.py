@@ -48,6 +48,9 @@ SEVERAL = {
         rf"{ASCII}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{END}",
     ],
     "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"],
+    "cohere2moe": [r"\d{1,3}(?=(?:\d{3})*\b)", GPT_4O],
+    "laguna": [r"[^\n]+|[\n]+", QWEN2],
+    "minicpm5": [r"\p{N}{1,3}", QWEN2.replace(r"\p{N}|", r"\p{N}+|")],
     "command-r": [r"\p{N}", GPT2],
 }
 

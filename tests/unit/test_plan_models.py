@@ -43,7 +43,10 @@ PUBLISHED_FILES = [
     ("qwen3-32b", "Q4_K_M", 19.76),
     ("qwen3-30b-a3b", "Q4_K_M", 18.56),
     ("gemma-2-27b", "Q4_K_M", 16.65),
+    ("qwen3-coder-30b-a3b", "Q4_K_M", 18.56),
     ("gemma-3-27b", "Q4_K_M", 16.55),
+    ("seed-oss-36b", "Q4_K_M", 21.76),
+    ("devstral-24b", "Q4_K_M", 14.33),
     ("deepseek-v3", "Q4_K_M", 404.43),
     ("deepseek-v3", "Q8_0", 713.29),
 ]

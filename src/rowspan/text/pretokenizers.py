@@ -110,22 +110,39 @@ EXAONE_MOE = PreTokenizer(
         r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
     )
 )
-# What llama.cpp, which coined these names, does for them (src/llama-vocab.cpp).
+# What llama.cpp, which coined these names, does for them (src/llama-vocab.cpp); Cohere's digits are grouped from the
+# right.
+COHERE2 = PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", *GPT_4O.patterns))
+LAGUNA = PreTokenizer((r"[^\n]+|[\n]+", *STABLELM2.patterns))
+MINICPM5 = PreTokenizer((r"\p{N}{1,3}", CL100K_WORDS.format(digits=r"\p{N}+")), ignore_merges=True)
 FALCON = PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, r"[0-9][0-9][0-9]"))
 DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"))
 
 NAMES: Mapping[PreTokenizer, Sequence[str]] = {
     DEFAULT: ("default",),
-    GPT2: ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "mellum"),
+    GPT2: (
+        "gpt-2",
+        "phi-2",
+        "mpt",
+        "olmo",
+        "jais",
+        "trillion",
+        "granite-docling",
+        "exaone4",
+        "gigachat",
+        "mellum",
+        "a.x-4.0",
+        "modern-bert",
+    ),
     SMOLLM: ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
     FALCON: ("falcon",),
     LLAMA3: ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     GLM4: ("glm4", "glm5"),
     DBRX: ("dbrx", "smaug-bpe", "chatglm-bpe"),
-    QWEN2: ("qwen2", "deepseek-r1-qwen", "megrez", "kormo"),
+    QWEN2: ("qwen2", "deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"),
     STABLELM2: ("stablelm2", "hunyuan", "solar-open", "grok-2"),
     QWEN35: ("qwen35",),
-    GPT_4O: ("gpt-4o", "llama4", "minimax-m2", "kanana2"),
+    GPT_4O: ("gpt-4o", "llama4", "minimax-m2", "kanana2", "talkie"),
     TEKKEN: ("tekken",),
     KIMI_K2: ("kimi-k2",),
     DEEPSEEK_LLM: ("deepseek-llm",),
@@ -134,6 +151,9 @@ NAMES: Mapping[PreTokenizer, Sequence[str]] = {
     BAILINGMOE: ("bailingmoe", "bailingmoe2", "llada-moe"),
     SEED_CODER: ("seed-coder",),
     EXAONE_MOE: ("exaone-moe",),
+    COHERE2: ("cohere2moe", "tiny_aya"),
+    LAGUNA: ("laguna",),
+    MINICPM5: ("minicpm5",),
 }
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: pre for pre, names in NAMES.items() for name in names}
 
