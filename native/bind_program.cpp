@@ -316,6 +316,26 @@ void bind_ops(nb::class_<Program>& program) {
                  program.gate_rows(rows, at<float>(x), at<float>(gate), width, at<float>(out));
              },
              "rows"_a, "x"_a, "gate"_a, "width"_a, "out"_a)
+        .def("head_linear",
+             [](Program& program, BatchDim rows, Form form, uintptr_t x, const Matrix& w, size_t heads, size_t width,
+                uintptr_t out) {
+                 require(w.rows == heads * ((width + kPanel - 1) / kPanel) * kPanel, "there is a matrix for each head");
+                 program.head_linear(rows, form, at<float>(x), {w, width}, heads, at<float>(out));
+             },
+             "rows"_a, "form"_a, "x"_a, "w"_a, "heads"_a, "width"_a, "out"_a, nb::keep_alive<1, 5>())
+        .def("split_heads",
+             [](Program& program, BatchDim rows, uintptr_t x, size_t heads, size_t size, size_t first, size_t count,
+                uintptr_t out) {
+                 require(first + count <= size, "a head has fewer elements");
+                 program.split_heads(rows, at<float>(x), heads, size, {first, first + count}, at<float>(out));
+             },
+             "rows"_a, "x"_a, "heads"_a, "size"_a, "first"_a, "count"_a, "out"_a)
+        .def("join_heads",
+             [](Program& program, BatchDim rows, uintptr_t a, uintptr_t b, size_t heads, size_t a_size, size_t b_size,
+                uintptr_t out) {
+                 program.join_heads(rows, at<float>(a), at<float>(b), heads, a_size, b_size, at<float>(out));
+             },
+             "rows"_a, "a"_a, "b"_a, "heads"_a, "a_size"_a, "b_size"_a, "out"_a)
         .def("rope", &rope, "x"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a, "size"_a, "interleaved"_a,
              "out"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
         .def("write_cache",

@@ -7,7 +7,8 @@
 
 namespace rowspan::ROWSPAN_ISA {
 
-static_assert(kMaxHead <= kMaxRow);
+// Sums of products of codes stay below 2³¹.
+static_assert((kFineCodes.sum + kMaxHead / 2) * kCachedCodes.each < 2147483648.0);
 
 // Elements of a row in a buffer: whole vectors, the rest of the last one zero.
 inline size_t padded(size_t size) { return (size + Vec::width - 1) / Vec::width * Vec::width; }

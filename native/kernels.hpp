@@ -14,7 +14,7 @@ namespace rowspan {
 
 enum class CacheType : int { f32, f16, bf16, q8_0, i16_keys, i16_values };
 
-constexpr size_t kMaxHead = 512;       // elements of a head that attention has room for: programs refuse more
+constexpr size_t kMaxHead = 576;       // elements of a head that attention has room for: programs refuse more
 constexpr size_t kCodesPerScale = 32;  // of q8_0: heads are whole ones of so many
 constexpr size_t kTileRows = 16;       // neighbouring slots of an i16 cache; its heads are whole ones of so many elements
 

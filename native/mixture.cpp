@@ -11,14 +11,7 @@ namespace {
 constexpr size_t kFewTokens = 16;  // one thread chooses for so many: it takes less than a barrier
 constexpr size_t kTasksOfThread = 8;
 constexpr size_t kFewestPanels = 4;  // of a task
-constexpr size_t kLine = 64;         // bytes
 constexpr float kLeastSum = 6.103515625e-5f;  // weights that are almost zero are not blown up by normalizing
-
-size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-char* first_line(std::vector<char>& memory) {
-    return reinterpret_cast<char*>(whole_lines(reinterpret_cast<uintptr_t>(memory.data())));
-}
 
 template <typename T>
 void make_room(std::vector<T>& array, size_t size) {

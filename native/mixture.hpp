@@ -15,6 +15,15 @@
 
 namespace rowspan {
 
+constexpr size_t kLine = 64;  // bytes
+
+inline size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+// The first of the memory's bytes that begins a cache line.
+inline char* first_line(std::vector<char>& memory) {
+    return reinterpret_cast<char*>(whole_lines(reinterpret_cast<uintptr_t>(memory.data())));
+}
+
 enum class Gating : int { softmax, sigmoid, softmax_chosen, sqrt_softplus };
 
 // How experts are chosen: see `MoeSpec` of src/rowspan/model/spec.py.

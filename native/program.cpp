@@ -138,6 +138,50 @@ void Program::gate_rows(BatchDim rows, const float* x, const float* gate, size_t
     });
 }
 
+void Program::split_heads(BatchDim rows, const float* x, size_t heads, size_t size, Range part, float* out) {
+    const size_t count = part.to - part.from;
+    by_rows(rows, [=](Range mine) {
+        for (size_t head = mine.from * heads; head < mine.to * heads; ++head)
+            std::memcpy(out + head * count, x + head * size + part.from, count * sizeof(float));
+    });
+}
+
+void Program::join_heads(BatchDim rows, const float* a, const float* b, size_t heads, size_t a_size, size_t b_size,
+                         float* out) {
+    by_rows(rows, [=](Range mine) {
+        for (size_t head = mine.from * heads; head < mine.to * heads; ++head) {
+            float* const to = out + head * (a_size + b_size);
+            std::memcpy(to, a + head * a_size, a_size * sizeof(float));
+            std::memcpy(to + a_size, b + head * b_size, b_size * sizeof(float));
+        }
+    });
+}
+
+// A task is a head: one thread gathers its rows, packs and multiplies them.
+void Program::head_linear(BatchDim rows, Form form, const float* x, const ExpertMatrices& matrices, size_t heads,
+                          float* out) {
+    const size_t columns = matrices.all.columns, width = heads * matrices.rows;
+    head_products_.push_back({rows, form, columns});
+    Tasks& tasks = tasks_.emplace_back(pool_.threads(), begun_);
+    record([=, this, &tasks](const Team& team) {
+        const size_t tokens = count(rows), tile = kernels_.token_tile;
+        const Products& products = kernels_.products(form);
+        char* const packed = first_line(head_packed_[team.index]);
+        float* const gathered = head_rows_[team.index].data();
+        tasks.run(team, heads, [&](size_t head) {
+            for (size_t token = 0; token < tokens; ++token)
+                std::memcpy(gathered + token * columns, x + (token * heads + head) * columns, columns * sizeof(float));
+            products.pack(gathered, tokens, columns, packed, {0, (tokens + tile - 1) / tile});
+            const Matrix w = matrices.part(head, {0, matrices.panels()});
+            Barrier barrier;
+            uint32_t step = 1;
+            Tasks own(1, step);
+            products.linear(packed, tokens, {w, nullptr, {}, nullptr, nullptr, nullptr, out + head * matrices.rows, width},
+                            Team{0, 1, barrier}, own);
+        });
+    });
+}
+
 void Program::rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out) {
     by_rows(BatchDim::tokens, [=](Range rows) {
         kernels_.rope(x, cos, sin, positions_.data(), shape.heads, shape.size, shape.half, shape.interleaved, out, rows);
@@ -244,6 +288,12 @@ void Program::begin(const Step& step) {
     size_t most = scratch_.size();
     for (const auto& work : attentions_) most = std::max(most, kernels_.attention_scratch(work()));
     scratch_.resize(most);
+    for (const HeadScratch& product : head_products_) {
+        const size_t tokens = count(product.rows);
+        const size_t bytes = kernels_.products(product.form).bytes(tokens, product.columns) + 2 * kLine;
+        for (auto& packed : head_packed_) packed.resize(std::max(packed.size(), bytes));
+        for (auto& gathered : head_rows_) gathered.resize(std::max(gathered.size(), tokens * product.columns));
+    }
     for (const auto& [rows, mixture] : mixtures_) mixture_scratch_.reserve(kernels_, mixture, count(rows));
 }
 

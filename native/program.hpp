@@ -57,7 +57,7 @@ class Program {
   public:
     // progress, if there is one, counts the calls done: whoever watches sees whether this rank is still at work.
     Program(const Kernels& kernels, Pool& pool, std::atomic<uint64_t>* progress)
-        : kernels_(kernels), pool_(pool), progress_(progress), mixture_scratch_(pool.threads()) {}
+        : kernels_(kernels), pool_(pool), progress_(progress), head_packed_(pool.threads()), head_rows_(pool.threads()), mixture_scratch_(pool.threads()) {}
     Program(const Program&) = delete;
 
     // Recording.
@@ -81,6 +81,12 @@ class Program {
     void mixture(BatchDim rows, const float* x, const float* logits, const Mixture& op, float* out);
     // out = x · sigmoid(gate), one gate a row
     void gate_rows(BatchDim rows, const float* x, const float* gate, size_t width, float* out);
+    // For each of so many heads a product of its own: x (rows, heads · columns) → out (rows, heads · rows of each matrix).
+    void head_linear(BatchDim rows, Form form, const float* x, const ExpertMatrices& matrices, size_t heads, float* out);
+    // The elements from `first` on of each head: x (rows, heads · size) → out (rows, heads · count).
+    void split_heads(BatchDim rows, const float* x, size_t heads, size_t size, Range part, float* out);
+    // The heads of a, each followed by that of b.
+    void join_heads(BatchDim rows, const float* a, const float* b, size_t heads, size_t a_size, size_t b_size, float* out);
     void rope(const float* x, const float* cos, const float* sin, const RopeShape& shape, float* out);
     // Throw std::invalid_argument where a head has more elements than there is room for, or a number that its cache's type
     // cannot have. What is behind a token's window is not read: blocks there may have gone to other sequences.
@@ -132,6 +138,15 @@ class Program {
     std::vector<std::vector<Call>> segments_{1};
     std::vector<std::function<Attention()>> attentions_;
     std::vector<float> scratch_;  // of attention
+    // Tokens of one head, as products take them: bytes for so many tokens, and floats for a tile of them.
+    struct HeadScratch {
+        BatchDim rows;
+        Form form;
+        size_t columns;
+    };
+    std::vector<HeadScratch> head_products_;
+    std::vector<std::vector<char>> head_packed_;  // of each thread
+    std::vector<std::vector<float>> head_rows_;
     std::deque<std::pair<BatchDim, Mixture>> mixtures_;
     MixtureScratch mixture_scratch_;
 };

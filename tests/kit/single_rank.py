@@ -58,7 +58,7 @@ class SingleRank:
         positions = position_tables(self.spec, n_slots, n_slots, weights, kernels)
         mixers = [layer.mixer for layer in self.spec.layers]
         caches = [
-            kernels.cache(n_slots, mixer.n_kv_heads, mixer.key_size, mixer.value_size, (cache, cache), group)
+            kernels.cache(n_slots, *mixer.cached(mixer.n_kv_heads), (cache, cache), group)
             for mixer, group in zip(mixers, self.spec.layer_groups, strict=True)
         ]
         model = Transformer(

@@ -1,5 +1,5 @@
 """Each family's answers are those of transformers' implementation, on small random models: windows are shorter than the
-prompt, numbers of experts odd.
+prompt, numbers of experts odd; and splits answer alike.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from kit.family_model import FamilyModel
 from kit.family_reference import POST_NORMS, Reference, experts, log_probabilities
 from kit.native_isas import NATIVE
 from kit.single_rank import SingleRank
+from kit.thread_workers import results
 
 from rowspan.checkpoint.tensor_names import Role
+from rowspan.config import EngineConfig
+from rowspan.engine.blueprint import make_blueprint
+from rowspan.plan.device import parse_devices
+from rowspan.plan.split_mode import SplitMode
+from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
+from rowspan.scheduler.request import SamplingParams
 
 Get = Callable[..., Any]
 YARN = {
@@ -112,6 +119,62 @@ def gemma4_experts(get: Get) -> dict[str, Any]:
     }
 
 
+DEEPSEEK = {
+    "block_count": 2,
+    "leading_dense_block_count": 1,
+    "expert_count": 8,
+    "expert_used_count": 3,
+    "expert_feed_forward_length": 48,
+    "expert_shared_count": 1,
+    "expert_group_count": 4,
+    "expert_group_used_count": 2,
+    "expert_gating_func": 2,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 1.5,
+    "attention.head_count": 5,
+    "attention.head_count_kv": 1,
+    "rope.dimension_count": 16,
+    "attention.kv_lora_rank": 32,
+    "attention.key_length": 48,
+    "attention.value_length": 32,
+    "attention.key_length_mla": 40,
+    "attention.value_length_mla": 32,
+}
+DEEPSEEK_HF = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 48,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 5,
+    "rope_interleave": True,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 24,
+    "v_head_dim": 32,
+    "head_dim": 16,
+    "rope_parameters": PLAIN_HF,
+}
+SELECTION_BIAS = ((Role.ROUTER_SELECTION, "weight"),)
+DEEPSEEK_NAMES = {
+    Role.Q_A: "self_attn.q_a_proj",
+    Role.Q_A_NORM: "self_attn.q_a_layernorm",
+    Role.Q_B: "self_attn.q_b_proj",
+    Role.KV_A: "self_attn.kv_a_proj_with_mqa",
+    Role.KV_A_NORM: "self_attn.kv_a_layernorm",
+}
+
+
+def joined_kv_b(get: Get) -> dict[str, Any]:
+    """Of each head the projection to keys, from the latent, and below it that to values."""
+    parts = np.concatenate([get(Role.K_B).swapaxes(1, 2), get(Role.V_B)], axis=1)
+    return {"self_attn.kv_b_proj.weight": parts.reshape(-1, parts.shape[-1])}
+
+
 NOT_SHARED = {Role.SHARED_GATE: "", Role.SHARED_UP: "", Role.SHARED_DOWN: ""}
 GRANITE = {"embedding_scale": 6.0, "residual_scale": 0.4, "logit_scale": 3.0, "attention.scale": 0.2}
 GRANITE_HF = {
@@ -195,6 +258,28 @@ CASES: dict[str, tuple[FamilyModel, Reference]] = {
             GEMMA4_NAMES,
             more=gemma4_experts,
             model="Gemma4ForCausalLM",
+        ),
+    ),
+    "deepseek2": (
+        FamilyModel("deepseek2", {**DEEPSEEK, "attention.q_lora_rank": 48}, also=SELECTION_BIAS, tied=False),
+        Reference("DeepseekV3", {**DEEPSEEK_HF, "q_lora_rank": 48}, DEEPSEEK_NAMES, more=joined_kv_b),
+    ),
+    "deepseek2 with YaRN": (
+        FamilyModel(
+            "deepseek2",
+            {**DEEPSEEK, **YARN, "rope.scaling.yarn_log_multiplier": 0.0707},
+            also=SELECTION_BIAS,
+            tied=False,
+        ),
+        Reference(
+            "DeepseekV3",
+            {
+                **DEEPSEEK_HF,
+                "q_lora_rank": None,
+                "rope_parameters": YARN_HF | {"mscale": 0.707, "mscale_all_dim": 0.707},
+            },
+            DEEPSEEK_NAMES,
+            more=joined_kv_b,
         ),
     ),
     "granite": (FamilyModel("granite", GRANITE), Reference("Granite", GRANITE_HF, permuted=True)),
@@ -387,3 +472,32 @@ def test_log_probabilities_are_transformers(name: str, tmp_path: Path) -> None:
     for isa in ("torch", *NATIVE[:1]):
         found = SingleRank(path, isa=isa).logits(tokens).log_softmax(-1).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=isa)
+
+
+@pytest.mark.parametrize(
+    ("devices", "mode", "ratios"),
+    [
+        ("cpu:0,cpu:1,cpu:2", SplitMode.ROW, (1.0, 1.0, 3.0)),  # some without a part of something
+        ("cpu:0,cpu:1", SplitMode.LAYER, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["deepseek2", "gpt-oss", "gemma4 with experts", "cohere2", "granitemoe"])
+def test_splits_answer_alike(
+    name: str, devices: str, mode: SplitMode, ratios: tuple[float, ...] | None, tmp_path: Path
+) -> None:
+    model = CASES[name][0]
+    path = model.write(tmp_path / "m.gguf")
+    tokens = tuple(random.Random(name).choices(range(model.spec.vocab_size), k=50))
+    expected = SingleRank(path).logits(tokens)[-1].log_softmax(-1)
+    config = EngineConfig(path, parse_devices(devices), mode, ratios, context_size=128, dtype="float32")
+    blueprint = make_blueprint(config)
+    layout, params = blueprint.cache_layout, SamplingParams(temperature=0, logprobs=3, seed=1)
+
+    def chunk(start: int, stop: int, samples: int) -> Chunk:
+        tables = list(range(layout.blocks_for(stop))) * len(layout.groups)
+        return Chunk(0, tokens[start:stop], start, tables, samples)
+
+    first = StepPlan(0, (chunk(0, 32, 0),), (NewSequence(0, tokens, 50, params),))
+    found = results(blueprint, [first, StepPlan(1, (chunk(32, 50, 1),))])[-1].sampled[0]
+    assert found.token == int(expected.argmax())
+    assert found.logprob == pytest.approx(float(expected.max()), abs=1e-3)

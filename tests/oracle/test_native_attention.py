@@ -58,17 +58,17 @@ def random_rows(length: int) -> Floats:
 def test_heads_without_room_are_refused(isa: str) -> None:
     """By Python with advice; and by the compiled module, which would write past its buffers."""
     kernels = CpuKernels(isa, 1, int8=True)
-    kernels.cache(32, 1, 512, 512, ("float32", "float32"))
-    for sizes in ((513, 64), (64, 513), (1024, 1024)):
-        with pytest.raises(UnsupportedModelError, match=r"heads of (513|1024) elements.*ROWSPAN_CPU_ISA=torch"):
+    kernels.cache(32, 1, 576, 576, ("float32", "float32"))
+    for sizes in ((577, 64), (64, 577), (1024, 1024)):
+        with pytest.raises(UnsupportedModelError, match=r"heads of (577|1024) elements.*ROWSPAN_CPU_ISA=torch"):
             kernels.cache(32, 1, *sizes, ("float32", "float32"))
 
     program = Program(Cpu(isa, 1), 0)
-    sides = {size: CacheSide(CacheType.F32, np.empty((1, 32, size), np.float32), None) for size in (64, 513)}
-    with pytest.raises(ValueError, match="heads of 513 elements: there is room for 512"):
-        program.write_cache(0, sides[513])
-    for k, v in ((513, 64), (64, 513)):
-        with pytest.raises(ValueError, match="heads of 513 elements: there is room for 512"):
+    sides = {size: CacheSide(CacheType.F32, np.empty((1, 32, size), np.float32), None) for size in (64, 577)}
+    with pytest.raises(ValueError, match="heads of 577 elements: there is room for 576"):
+        program.write_cache(0, sides[577])
+    for k, v in ((577, 64), (64, 577)):
+        with pytest.raises(ValueError, match="heads of 577 elements: there is room for 576"):
             attention_of(program, sides[k], sides[v])
 
 

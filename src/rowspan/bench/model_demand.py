@@ -64,4 +64,5 @@ class Demand:
 
 def _cached(attention: AttentionSpec) -> int:
     """Number of elements that a layer caches per position."""
-    return attention.n_kv_heads * sum(attention.cached_per_head) + attention.cached_shared
+    heads, *sizes = attention.cached(attention.n_kv_heads)
+    return heads * sum(sizes)

@@ -403,6 +403,20 @@ class Kernels(Protocol[Array]):
         """
         ...
 
+    def head_linear(self, x: Array, weight: Weight) -> Array:
+        """A product of its own for each head: x (T, heads · columns) → (T, heads · rows). weight: from `experts`, a
+        matrix for each head.
+        """
+        ...
+
+    def split_heads(self, x: Array, sizes: Sequence[int]) -> Sequence[Array]:
+        """Each head of x (T, heads · sum of sizes) taken apart: (T, heads · size) for each size."""
+        ...
+
+    def join_heads(self, a: Array, b: Array, heads: int) -> Array:
+        """The heads of a (T, heads · A), each followed by that of b (T, heads · B): (T, heads · (A + B))."""
+        ...
+
     def gate_rows(self, x: Array, gate: Array) -> Array:
         """x (T, width) · sigmoid(gate (T, 1)), for an MLP shared by all tokens."""
         ...

@@ -84,7 +84,8 @@ class RopeSpec:
 @dataclass(frozen=True)
 class LatentSpec:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434). Keys and values are projected from a latent of
-    `kv_rank` elements. Only this latent is cached per position, and `rope_size` rotated elements that all heads share.
+    `kv_rank` elements. Only this latent is cached per position, and `rope_size` rotated elements that all heads share:
+    queries and results are projected to and from it instead ("absorbed").
 
     q_rank: size of the queries' own latent; 0: queries are projected directly.
     has_joined_kv_b: the file holds the projections to keys and to values as one matrix.
@@ -158,15 +159,14 @@ class AttentionSpec:
         """Number of query heads in one unit."""
         return self.n_heads // self.n_units
 
-    @property
-    def cached_per_head(self) -> tuple[int, int]:
-        """Elements cached per position for one KV head: of its key, and of its value."""
-        return (0, 0) if self.latent else (self.key_size, self.value_size)
-
-    @property
-    def cached_shared(self) -> int:
-        """Elements cached per position for all heads together; every rank of a stage holds all of them."""
-        return self.latent.kv_rank + self.latent.rope_size if self.latent else 0
+    def cached(self, units: int) -> tuple[int, int, int]:
+        """The heads that a rank with so many units caches per position, and the elements of a head's key and of its
+        value. Of latent attention every rank of a stage caches the same one: the rotated elements and the latent as its
+        key, the latent as its value. (It is held twice: native kernels order keys and values differently.)
+        """
+        if self.latent is None:
+            return units, self.key_size, self.value_size
+        return 1, self.latent.rope_size + self.latent.kv_rank, self.latent.kv_rank
 
 
 @dataclass(frozen=True)
@@ -299,8 +299,8 @@ class ModelSpec:
 
     @property
     def head_sizes(self) -> tuple[int, ...]:
-        """The different sizes of heads of keys and of values."""
-        return tuple(dict.fromkeys(size for kind in self.layer_kinds for size in kind.mixer.cached_per_head))
+        """The different sizes of heads of keys and of values that are cached."""
+        return tuple(dict.fromkeys(size for kind in self.layer_kinds for size in kind.mixer.cached(1)[1:]))
 
     @property
     def expert_share(self) -> float:

@@ -22,7 +22,7 @@ def check_supported(spec: ModelSpec) -> None:
 
 
 def _lacking(layer: LayerSpec) -> Iterator[str]:
-    if layer.mixer.latent:
-        yield "latent attention"
+    if layer.mixer.latent and layer.mixer.latent.has_joined_kv_b:
+        yield "latent attention with both of its projections in one matrix, as old conversions have it"
     if layer.mixer.has_gate:
         yield "gated attention"

@@ -12,6 +12,7 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
+from rowspan.model.latent_attention import LatentWeights, latent_attention
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms, mlp, moe, route
 from rowspan.model.position_tables import PositionTables
 from rowspan.model.residual import Residual, norm
@@ -102,7 +103,12 @@ class _Layer(Generic[Array]):
         x.scale(weights.output_scale)
 
     def _attention(self, x: Array, inputs: Any, *, outputs_only: bool) -> Array:
-        kernels, spec = self.model.kernels, self.spec.mixer
+        kernels, spec, o = self.model.kernels, self.spec.mixer, self.weights.o
+        contributes = len(self.cut.heads) > 0 or o.bias is not None
+        if self.weights.latent is not None:
+            mixed = self._latent_attention(x, self.weights.latent, inputs, outputs_only=outputs_only)
+            return self._all_reduce(o.of(kernels, mixed), contributes)
+        assert self.weights.qkv is not None, "such layers have them"
         q, k, *values = self.weights.qkv.of(kernels, x)
         v = values[0] if values else k
         if self.weights.q_norm is not None:
@@ -119,8 +125,23 @@ class _Layer(Generic[Array]):
             q, inputs = kernels.gather_output_rows(q, inputs), kernels.outputs_only(inputs)
         options = AttentionOptions(spec.scale, spec.window, spec.soft_cap)
         mixed = kernels.attention(q, self.cache, inputs, options, self.weights.sinks)
-        o = self.weights.o
-        return self._all_reduce(o.of(kernels, mixed), len(self.cut.heads) > 0 or o.bias is not None)
+        return self._all_reduce(o.of(kernels, mixed), contributes)
+
+    def _latent_attention(self, x: Array, weights: LatentWeights, inputs: Any, *, outputs_only: bool) -> Array:
+        model, spec = self.model, self.spec.mixer
+        table = None if spec.rope is None else model.positions.ropes[spec.rope]
+        return latent_attention(
+            model.kernels,
+            x,
+            weights,
+            spec,
+            len(self.cut.heads),
+            model.plan.spec.norm_eps,
+            table,
+            self.cache,
+            inputs,
+            outputs_only=outputs_only,
+        )
 
     def _mlp(self, normed: Array, x: Residual[Array]) -> Array:
         kernels, weights, spec = self.model.kernels, self.weights.mlp, self.spec.mlp

@@ -14,6 +14,7 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
+from rowspan.model.latent_attention import LatentWeights
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms
 from rowspan.model.projection import Projection, Projections
 from rowspan.model.roles import ROLES, axes_of, shape_of
@@ -25,11 +26,12 @@ from rowspan.quant.stored import StoredMatrix
 @dataclass(frozen=True)
 class LayerWeights:
     """One layer's tensors, by role; vectors are in the kernels' form, None if the model has none. qkv: without v where
-    values are keys.
+    values are keys; None in latent attention.
     """
 
     attn_norm: Any
-    qkv: Projections
+    qkv: Projections | None
+    latent: LatentWeights | None
     q_norm: Any
     k_norm: Any
     sinks: Any
@@ -117,12 +119,15 @@ class _Loader:
     def _layer(self, index: int) -> LayerWeights:
         self._read_ahead(index + 1)
 
+        is_latent = self.plan.spec.layers[index].mixer.latent is not None
+
         def vector(role: Role) -> Any:
             return self._vector(TensorKey(role, index))
 
         return LayerWeights(
             attn_norm=vector(Role.ATTN_NORM),
-            qkv=self._join(*(self._project(role, index) for role in self._inputs(index))),
+            qkv=None if is_latent else self._join(*(self._project(role, index) for role in self._inputs(index))),
+            latent=self._latent(index) if is_latent else None,
             q_norm=vector(Role.Q_NORM),
             k_norm=vector(Role.K_NORM),
             sinks=vector(Role.SINKS),
@@ -133,6 +138,28 @@ class _Loader:
             post_ffn_norm=vector(Role.POST_FFN_NORM),
             v_norm=self._ones(self.plan.spec.layers[index].mixer),
             output_scale=self._number(TensorKey(Role.OUTPUT_SCALE, index)),
+        )
+
+    def _latent(self, index: int) -> LatentWeights:
+        spec = self.plan.spec.layers[index].mixer
+        assert spec.latent is not None, "asked for where there is one"
+        has_q_latent = spec.latent.q_rank > 0
+
+        def heads(role: Role) -> Weight:
+            key = TensorKey(role, index)
+            cut, rows = self._cut(key), shape_of(self.plan.spec, key)[-2]
+            held = Span(0, 0) if cut.experts is None else cut.experts
+            stored = self._read(key, Cut(held.scaled(rows), cut.columns))
+            return self._counted(key, self.kernels.experts(stored, len(held)))
+
+        return LatentWeights(
+            q_a=self._project(Role.Q_A, index) if has_q_latent else None,
+            q_a_norm=self._vector(TensorKey(Role.Q_A_NORM, index)),
+            q=self._project(Role.Q_B if has_q_latent else Role.Q, index),
+            kv_a=self._project(Role.KV_A, index),
+            kv_a_norm=self._vector(TensorKey(Role.KV_A_NORM, index)),
+            k_b=heads(Role.K_B),
+            v_b=heads(Role.V_B),
         )
 
     def _inputs(self, index: int) -> tuple[Role, ...]:

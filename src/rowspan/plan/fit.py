@@ -131,9 +131,8 @@ def position_bytes(attention: AttentionSpec, units: int, types: tuple[str, str])
     """Bytes that one layer caches per position on a rank that holds `units` of its units: see `AttentionSpec.n_units`.
     types: of keys, and of values.
     """
-    heads = 0 if attention.latent else units
-    own = sum(cache_bytes(size, kind) for size, kind in zip(attention.cached_per_head, types, strict=True))
-    return heads * own + cache_bytes(attention.cached_shared, types[0])
+    heads, *sizes = attention.cached(units)
+    return heads * sum(cache_bytes(size, kind) for size, kind in zip(sizes, types, strict=True))
 
 
 def model_position_bytes(spec: ModelSpec, types: tuple[str, str]) -> int:

@@ -61,8 +61,9 @@ class StoredMatrix:
         each = self.rows // count
         if rows == each:
             return self
-        of_each = self.blocks.reshape(count, each, -1)[:, first : first + rows]
-        return StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, -1))
+        width = self.blocks.shape[1]
+        of_each = self.blocks.reshape(count, each, width)[:, first : first + rows]
+        return StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, width))
 
     def padded(self, count: int, multiple: int) -> StoredMatrix:
         """Of `count` matrices, one below the other, each with rows of zeros added to make a multiple of `multiple`."""

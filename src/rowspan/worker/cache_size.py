@@ -27,9 +27,7 @@ def make_caches(setup: WorkerSetup, model: Transformer[Any], n_blocks: int) -> S
     return [
         model.kernels.cache(
             pools[group] * setup.cache_layout.block_size,
-            len(cut.heads),
-            layer.mixer.key_size,
-            layer.mixer.value_size,
+            *layer.mixer.cached(len(cut.heads)),
             setup.cache_dtypes,
             group,
         )

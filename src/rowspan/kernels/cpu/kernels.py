@@ -245,6 +245,28 @@ class CpuKernels:
             hidden=down.rows,
         )
 
+    def head_linear(self, x: Value, weight: Weight) -> Value:
+        if not isinstance(weight, PackedExperts):
+            raise TypeError(f"{type(weight).__name__} is another kernels' layout")
+        parameters: dict[str, Any] = {"form": self._form(weight.packed), "w": _matrix(weight.packed)}
+        heads, out = weight.count, Value(x.rows, weight.count * weight.rows)
+        return self._trace.op("head_linear", {"x": x}, out, rows=x.rows, heads=heads, width=weight.rows, **parameters)
+
+    def split_heads(self, x: Value, sizes: Sequence[int]) -> Sequence[Value]:
+        size, parts, first = sum(sizes), [], 0
+        heads = x.width // size
+        for count in sizes:
+            part: dict[str, Any] = {"heads": heads, "size": size, "first": first, "count": count}
+            parts.append(self._trace.op("split_heads", {"x": x}, Value(x.rows, heads * count), rows=x.rows, **part))
+            first += count
+        return parts
+
+    def join_heads(self, a: Value, b: Value, heads: int) -> Value:
+        if not heads:
+            return a
+        sizes: dict[str, Any] = {"heads": heads, "a_size": a.width // heads, "b_size": b.width // heads}
+        return self._trace.op("join_heads", {"a": a, "b": b}, Value(a.rows, a.width + b.width), rows=a.rows, **sizes)
+
     def gate_rows(self, x: Value, gate: Value) -> Value:
         return self._trace.op("gate_rows", {"x": x, "gate": gate}, _like(x), rows=x.rows, width=x.width)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rowspan._native import BatchDim, Form
 
-SHARED_OTHERWISE = frozenset({"linear", "gated_linear", "mixture", "attention", "all_reduce", "gather"})
+SHARED_OTHERWISE = frozenset({"linear", "gated_linear", "mixture", "head_linear", "attention", "all_reduce", "gather"})
 """Kinds of ops whose work threads do not share by rows, as they do in all others."""
 
 

@@ -187,6 +187,15 @@ class TorchKernels:
     def mixture(self, x: Tensor, logits: Tensor, experts: Experts, spec: MoeSpec) -> Tensor:
         return moe.mixture(x, logits, experts, spec)
 
+    def head_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        return moe.head_linear(x, weight)
+
+    def split_heads(self, x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        return small_ops.split_heads(x, sizes)
+
+    def join_heads(self, a: Tensor, b: Tensor, heads: int) -> Tensor:
+        return small_ops.join_heads(a, b, heads)
+
     def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
         return small_ops.gate_rows(x, gate)
 

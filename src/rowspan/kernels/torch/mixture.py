@@ -69,7 +69,7 @@ def _best_groups(ranks: Tensor, spec: MoeSpec) -> Tensor:
     """Ranks with those outside of the best groups of experts lowered below all others. A group counts as much as its
     two best experts together.
     """
-    groups = ranks.view(len(ranks), spec.n_groups, -1)
+    groups = ranks.view(len(ranks), spec.n_groups, spec.experts // spec.n_groups)
     totals = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(dim=-1)
     best = totals.sort(dim=-1, descending=True, stable=True).indices[:, : spec.groups_used]
     kept = torch.zeros_like(totals, dtype=torch.bool).scatter(1, best, True)
@@ -107,3 +107,12 @@ def _expert(x: Tensor, weights: Tensor, experts: Experts, held: int, spec: MoeSp
         assert isinstance(gate, ExpertMatrices), "another kernels' layout"
         hidden = small_ops.gated(gate.linear(x, held, experts.gate_bias), hidden, spec.expert.activation)
     return down.linear(hidden, held, experts.down_bias)
+
+
+def head_linear(x: Tensor, weight: Weight) -> Tensor:
+    """See `rowspan.kernels.ops.Kernels.head_linear`."""
+    assert isinstance(weight, ExpertMatrices), "another kernels' layout"
+    if not weight.matrices or not len(x):
+        return x.new_empty(len(x), len(weight.matrices) * weight.rows if weight.matrices else 0)
+    heads = x.view(len(x), len(weight.matrices), -1)
+    return torch.cat([weight.linear(heads[:, head], head, None) for head in range(len(weight.matrices))], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,3 +100,19 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
 def gate_rows(x: Tensor, gate: Tensor) -> Tensor:
     """x (T, width) · sigmoid(gate (T, 1)) in float32, rounded once."""
     return (x.float() * torch.sigmoid(gate.float())).to(x.dtype)
+
+
+def split_heads(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Each head of x (T, heads · sum of sizes) taken apart: (T, heads · size) for each size."""
+    heads = x.view(len(x), x.shape[1] // sum(sizes), sum(sizes))
+    return [
+        part.reshape(len(x), -1) if x.numel() else x.new_empty(len(x), 0)
+        for part in torch.split(heads, list(sizes), dim=-1)
+    ]
+
+
+def join_heads(a: Tensor, b: Tensor, heads: int) -> Tensor:
+    """The heads of a, each followed by that of b."""
+    if not heads or not len(a):
+        return a.new_empty(len(a), a.shape[1] + b.shape[1])
+    return torch.cat([a.view(len(a), heads, -1), b.view(len(b), heads, -1)], dim=-1).view(len(a), -1)

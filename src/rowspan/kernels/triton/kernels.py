@@ -368,6 +368,15 @@ class TritonKernels:
     def mixture(self, x: Tensor, logits: Tensor, experts: Experts, spec: MoeSpec) -> Tensor:
         raise NotImplementedError("experts are refused when they are loaded")
 
+    def head_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        raise NotImplementedError("matrices of heads are refused when they are loaded")
+
+    def split_heads(self, x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+        return small_ops.split_heads(x, sizes)
+
+    def join_heads(self, a: Tensor, b: Tensor, heads: int) -> Tensor:
+        return small_ops.join_heads(a, b, heads)
+
     def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
         return small_ops.gate_rows(x, gate)
 

@@ -7,6 +7,7 @@ file only says where it differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,18 +163,24 @@ def latent_attention(header: ModelHeader) -> AttentionSpec:
     rope_size = header.integer("rope.dimension_count")
     is_new = header.get("attention.key_length_mla") is not None
     key_size = header.integer("attention.key_length_mla" if is_new else "attention.key_length")
+    multiplier = header.number("rope.scaling.yarn_log_multiplier", 0.0)
+    factor = math.log(header.number("rope.scaling.factor", 1.0)) if multiplier else 0.0
     latent = LatentSpec(
         kv_rank=header.integer("attention.kv_lora_rank"),
         rope_size=rope_size,
         q_rank=header.optional_integer("attention.q_lora_rank") or 0,
-        has_joined_kv_b=header.has(Role.KV_B, otherwise=True),
+        has_joined_kv_b=header.has(Role.KV_B),
     )
     return AttentionSpec(
         n_heads=n_heads,
         n_kv_heads=1,
         key_size=key_size,
         value_size=header.integer("attention.value_length_mla" if is_new else "attention.value_length", key_size),
-        rope=rope(header, rope_size, interleaved=True),
+        # With the multiplier, YaRN's factor goes to the scores, and none to cosines and sines.
+        rope=rope(
+            header, rope_size, interleaved=True, **({"yarn_attn_factor": 1 / (1 + 0.1 * factor)} if multiplier else {})
+        ),
+        scale=(1 + multiplier * factor) ** 2 / math.sqrt(key_size) if multiplier else None,
         latent=latent,
     )
 
