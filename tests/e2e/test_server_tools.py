@@ -112,7 +112,6 @@ def check_weather(arguments: str) -> None:
 def test_a_named_function_is_called(chat: Any, no_space: Any, seed: int) -> None:
     choice: Any = {"type": "function", "function": {"name": "weather"}}
     asked = {"tools": TOOLS, "tool_choice": choice, "seed": seed, "logit_bias": no_space}
-    asked["parallel_tool_calls"] = False
     whole = ask(chat, **asked).choices[0]
     assert whole.finish_reason == "tool_calls"
     assert whole.message.content is None
@@ -141,6 +140,18 @@ def test_some_function_is_called_and_log_probabilities_go_with_it(chat: Any, no_
     assert spelled.startswith("<tool_call>\n{")
     assert spelled.endswith("</tool_call>")
     assert call["arguments"] in spelled
+
+
+def test_a_schema_that_cannot_be_enforced(chat: Any, no_space: Any) -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "nonsense"}}}
+    tools: list[Any] = [{"type": "function", "function": {"name": "odd", "parameters": odd}}]
+    asked = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 30}
+    (call,) = ask(chat, **asked, logit_bias=no_space).choices[0].message.tool_calls or [None]
+    assert call is None or call.function.name == "odd"
+    tools[0]["function"]["strict"] = True
+    with pytest.raises(openai.BadRequestError, match="nonsense") as refused:
+        ask(chat, **asked)
+    assert refused.value.param == "tools[0].function.parameters"
 
 
 def test_several_calls_at_once_and_a_stream_helper(chat: Any, no_space: Any) -> None:

@@ -300,12 +300,7 @@ def test_calls_that_are_written_come_back(form: ToolFormat, data: st.DataObject)
     assert written is not None
     several = 1 if written.single else 3
     calls = data.draw(st.lists(st.tuples(st.sampled_from(list(TOOLS)), arguments), min_size=1, max_size=several))
-    output = written.separator.join(
-        f"{written.before}{name}{f':{place}' if written.numbered else ''}{written.between}{json.dumps(given)}"
-        f"{written.after}"
-        for place, (name, given) in enumerate(calls)
-    )
-    output = f"{written.opening}{output}{written.closing}"
+    output = written.write([(name, json.dumps(given)) for name, given in calls])
     found = read(deltas_of(form, [output], None, begun=False))
     assert found.calls == tuple(calls)
     assert not found.text

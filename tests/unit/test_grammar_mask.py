@@ -122,6 +122,13 @@ def test_what_cannot_be_enforced_ends_at_once(tokens: GrammarTokens) -> None:
         assert allowed(made) == sorted(tokens.for_llguidance.eos_tokens)
 
 
+def test_very_many_choices(tokens: GrammarTokens) -> None:
+    grammar = Grammar(GrammarKind.CHOICE, json.dumps([f"{number}th" for number in range(10_000)]))
+    check_grammar(grammar)
+    made = processor(tokens, grammar, [], 0)
+    assert len(allowed(made)) >= 10, "each begins with a digit"
+
+
 @pytest.mark.parametrize(
     ("schema", "keyword"),
     [

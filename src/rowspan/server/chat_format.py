@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +14,14 @@ from rowspan.config import ServerConfig
 from rowspan.server.answer_grammar import answer_grammar, enforceable
 from rowspan.server.schema import ChatRequest
 from rowspan.server.tool_choice import OfferedTools
-from rowspan.text.chat_formats.call_grammar import calls_grammar, calls_schema, can_wait
+from rowspan.text.chat_formats.call_grammar import arguments_grammar, calls_grammar, calls_schema, can_wait
 from rowspan.text.chat_formats.generic_json import GENERIC_JSON
 from rowspan.text.chat_formats.output_parser import OutputParser, ReasoningTags
 from rowspan.text.chat_formats.registry import reasoning_format, tool_format
 from rowspan.text.chat_formats.tool_format import ToolFormat
-from rowspan.text.grammar import Thought
+from rowspan.text.grammar import GrammarError, Thought, check_grammar
+
+log = logging.getLogger(__name__)
 
 TAIL = 16  # last tokens of a prompt, among which the opening of reasoning would be
 
@@ -68,6 +72,8 @@ class ChatFormat:
         if self.reasoning is not None and full and not (request.continue_final_message and not begun):
             tags = self.reasoning
             thought = Thought(tags.opening, tags.closing, begun, markers=tags.markers)
+        if offered.required or offered.strict or asked is not None:
+            offered = await asyncio.to_thread(_with_known_schemas, offered)
         for place, tool in enumerate(request.tools or ()):
             if tool.function.name in offered.strict:
                 schema = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(tool.function.parameters or {}))
@@ -124,6 +130,19 @@ class AnswerFormat:
     def parser(self) -> OutputParser:
         """Make the parser of one answer."""
         return OutputParser(self.tool_format, self.tools, self.reasoning, begun=self.begun)
+
+
+def _with_known_schemas(offered: OfferedTools) -> OfferedTools:
+    """The same, but without the schemas, of tools that are not strict, of which nothing can be enforced."""
+    known = dict(offered.callable)
+    for name, schema in offered.callable.items():
+        if name not in offered.strict:
+            try:
+                check_grammar(arguments_grammar(schema))
+            except GrammarError as error:
+                log.warning("The schema of %s is not enforced: %s", name, error)
+                known[name] = {}
+    return replace(offered, callable=known)
 
 
 def _calls(form: ToolFormat, offered: OfferedTools, thought: Thought | None) -> Grammar:

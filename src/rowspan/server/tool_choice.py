@@ -19,7 +19,7 @@ class OfferedTools:
     callable: schemas of the parameters of those that may be called, by name.
     strict: names of those whose schemas must be enforced to the letter.
     required: the answer must be a call.
-    parallel: it may be several.
+    parallel: it may be several; the one that the request names is called once.
     """
 
     shown: tuple[Mapping[str, Any], ...] = ()
@@ -48,7 +48,7 @@ def offered_tools(request: ChatRequest) -> OfferedTools:
         callable={tool.function.name: tool.function.parameters or {} for tool in allowed},
         strict=frozenset(tool.function.name for tool in allowed if tool.function.strict),
         required=required,
-        parallel=request.parallel_tool_calls is not False,
+        parallel=request.parallel_tool_calls is not False and not isinstance(choice, NamedTool),
     )
 
 

@@ -116,7 +116,8 @@ class Grammar:
                 case GrammarKind.REGEX:
                     return grammar_from("regex", self.source)
                 case GrammarKind.CHOICE:
-                    return grammar_from("choice", self.source)
+                    texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(self.source)]
+                    return f"start: CHOICE\nCHOICE: {' | '.join(texts)}"  # a terminal, which may be of thousands
                 case GrammarKind.GRAMMAR:
                     return grammar_from("grammar", self.source)
                 case GrammarKind.LARK:

@@ -8,7 +8,7 @@ from typing import Any
 from rowspan.errors import UsageError
 from rowspan.text.chat_template import ChatTemplate
 from rowspan.text.tokenizer import Tokenizer
-from rowspan.text.tool_history import with_fitting_calls
+from rowspan.text.tool_history import fitting
 
 
 def tokenizer_and_template(metadata: Mapping[str, Any]) -> tuple[Tokenizer, ChatTemplate | None]:
@@ -37,17 +37,21 @@ def render_chat(
     template: ChatTemplate | None,
     messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     continue_final_message: bool = False,
     **options: Any,
 ) -> str:
     """The text that `encode_chat` tokenizes. Raises the same.
 
     Args:
+        tools: definitions of functions that may be called.
         continue_final_message: end within the last message, for the model to go on with it.
     """
     if template is None:
         raise no_template()
-    conversation = with_fitting_calls(template, messages)
+    conversation, shown = fitting(template, messages, tools)
+    if shown:
+        options["tools"] = shown
     if not continue_final_message:
         return template.render(conversation, **options)
     final = conversation[-1].get("content") if conversation else None

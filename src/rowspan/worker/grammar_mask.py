@@ -62,10 +62,7 @@ class GrammarMasks:
             source = grammar.for_llguidance(tokens.special)
         except GrammarError as error:
             source = str(error)  # no grammar either, so that the matcher says so
-        matcher = LLMatcher(tokens.for_llguidance, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
-        if matcher.is_error():
-            log.error("A grammar cannot be enforced, its answer ends at once: %s", matcher.get_error())
-        return matcher
+        return LLMatcher(tokens.for_llguidance, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
 
 
 class GrammarMask:
@@ -78,6 +75,7 @@ class GrammarMask:
     def __init__(self, compiled: Future[LLMatcher], threads: ThreadPoolExecutor, sequence: NewSequence) -> None:
         self._threads = threads
         self._prompt_left = max(0, sequence.prompt_length - len(sequence.tokens))  # tokens of it still to come
+        self._failed = False
         self._matches: list[bool] = []  # of generated tokens: whether the grammar goes on with it
         generated = sequence.tokens[sequence.prompt_length :]
         self._mask: Future[tuple[LLMatcher, Bitmap]] = threads.submit(self._start, compiled, generated)
@@ -121,4 +119,8 @@ class GrammarMask:
         self._matches.append(on_track and matcher.try_consume_tokens([token]) == 1)
 
     def _now(self, matcher: LLMatcher) -> tuple[LLMatcher, Bitmap]:
-        return matcher, np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        if matcher.is_error() and not self._failed:
+            self._failed = True
+            log.error("A grammar cannot be enforced, and its answer ends: %s", matcher.get_error())
+        return matcher, mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,7 @@ def calls_grammar(
         begin = words.of(written.before + name)
         if not required and not written.opening:
             trigger, begin = f"until_{begin[0]}", begin[1:]
-        number = ["/[0-9]+/"] if written.numbered else []
+        number = ["/:[0-9]+/"] if written.numbered else []
         parts = [*begin, *number, *words.of(written.between), f"arguments_{place}", *words.of(written.after)]
         lines.append(f"call_{place}: {' '.join(parts)}")
         lines.append(f"arguments_{place}: %json {json.dumps(_schema(schema, lenient=name not in strict))}")
@@ -65,12 +65,17 @@ def calls_grammar(
     return Grammar(GrammarKind.LARK, source, markers=tool_format.markers, thought=before)
 
 
+def arguments_grammar(schema: Mapping[str, Any]) -> Grammar:
+    """The grammar of one tool's arguments, of which only as much as can be is enforced."""
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(_schema(schema, lenient=True)))
+
+
 def calls_schema(tools: Tools, parallel: bool) -> Grammar:
     """The same as a JSON schema, for engines that take no more: a list of calls, as generic JSON has them."""
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": name}, "arguments": {"type": "object", **schema}},
+            "properties": {"name": {"const": name}, "arguments": {**schema, "type": "object"}},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
@@ -83,4 +88,4 @@ def calls_schema(tools: Tools, parallel: bool) -> Grammar:
 
 def _schema(schema: Any, *, lenient: bool) -> dict[str, Any]:
     """A function's parameters as llguidance takes them: always an object."""
-    return {"type": "object", **schema, "x-guidance": JSON_OPTIONS | {"lenient": lenient}}
+    return {**schema, "type": "object", "x-guidance": JSON_OPTIONS | {"lenient": lenient}}

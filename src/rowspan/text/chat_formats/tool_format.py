@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class WrittenCalls:
     """How calls with arguments in JSON are written: opening, call, separator, call, …, closing. A call is its name
     between `before` and `between`, its arguments, and `after`.
 
-    numbered: digits stand after the name: the call's place.
+    numbered: a colon and digits stand after the name: the call's place.
     """
 
     before: str
@@ -36,6 +36,14 @@ class WrittenCalls:
     closing: str = ""
     numbered: bool = False
     single: bool = False  # it has one call at most
+
+    def write(self, calls: Sequence[tuple[str, str]]) -> str:
+        """Calls as a model would write them. Args: calls: names and arguments in JSON."""
+        written = [
+            f"{self.before}{name}{f':{place}' if self.numbered else ''}{self.between}{arguments}{self.after}"
+            for place, (name, arguments) in enumerate(calls)
+        ]
+        return f"{self.opening}{self.separator.join(written)}{self.closing}"
 
 
 @dataclass(frozen=True)
