@@ -49,11 +49,13 @@ const float* floats_of(const View<float, 1>& array, size_t size, const char* wha
 
 void make_matrix(Matrix* matrix, Codes kind, const AnyView& codes, const AnyView& scales, const AnyView& exponents,
                  const AnyView& minima, const AnyView& sub_scales, const AnyView& sub_minima, const AnyView& table,
-                 size_t rows, size_t columns, size_t group, int zero) {
+                 size_t rows, size_t columns, size_t group, int zero, const AnyView& e4m3, const AnyView& odd_factors,
+                 const AnyView& row_scales) {
     const size_t lanes = (rows + kPanel - 1) / kPanel * kPanel;
     const bool quantized = scales.is_valid(), divided = sub_scales.is_valid(), shifted = minima.is_valid();
+    const bool odd = odd_factors.is_valid();
     require(group > 0, "groups have columns");
-    const size_t blocks = lanes * columns / (divided ? kSuperBlock : group), groups = lanes * columns / group;
+    const size_t blocks = lanes * columns / (divided || odd ? kSuperBlock : group), groups = lanes * columns / group;
     const char* const misfit = "an array does not fit the matrix";
     new (matrix) Matrix{kind,
                         data_of<const void>(codes, lanes / kPanel * panel_bytes(kind, columns), misfit),
@@ -66,7 +68,10 @@ void make_matrix(Matrix* matrix, Codes kind, const AnyView& codes, const AnyView
                         rows,
                         columns,
                         group,
-                        zero};
+                        zero,
+                        data_of<const uint8_t>(e4m3, e4m3.is_valid() ? groups : 0, misfit),
+                        data_of<const uint8_t>(odd_factors, odd ? groups / 2 : 0, misfit),
+                        data_of<const float>(row_scales, row_scales.is_valid() ? lanes * sizeof(float) : 0, misfit)};
 }
 
 void make_cache_side(CacheSide* side, CacheType type, const AnyArray& data, const AnyArray& scales) {
@@ -104,6 +109,7 @@ bool same_table(const uint8_t* a, const uint8_t* b) {
 bool alike(const Matrix& a, const Matrix& b) {
     return a.kind == b.kind && a.rows == b.rows && a.columns == b.columns && a.group == b.group && a.zero == b.zero &&
            !a.minima == !b.minima && !a.sub_scales == !b.sub_scales && !a.exponents == !b.exponents &&
+           !a.e4m3 == !b.e4m3 && !a.odd_factors == !b.odd_factors && !a.row_scales == !b.row_scales &&
            same_table(a.table, b.table);
 }
 
@@ -148,7 +154,9 @@ void bind_tensors(nb::module_& module) {
         .def("__init__", &make_matrix, "kind"_a, "codes"_a.noconvert(), "scales"_a.noconvert().none(),
              "exponents"_a.noconvert().none(), "minima"_a.noconvert().none(), "sub_scales"_a.noconvert().none(),
              "sub_minima"_a.noconvert().none(), "table"_a.noconvert().none(), "rows"_a, "columns"_a, "group"_a,
-             "zero"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
+             "zero"_a, "e4m3"_a.noconvert().none(), "odd_factors"_a.noconvert().none(),
+             "row_scales"_a.noconvert().none(), nb::keep_alive<1, 14>(), nb::keep_alive<1, 15>(), nb::keep_alive<1, 16>(),
+             nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
              nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>(), nb::keep_alive<1, 9>())
         .def("is_like", &alike, "other"_a, "Both are of one kind and shape.");
     nb::class_<Router>(module, "Router", "How a mixture's experts are chosen: see rowspan.model.spec.")

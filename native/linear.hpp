@@ -59,6 +59,11 @@ struct Indices {
     size_t now[Panels], next[Panels];
 };
 
+// Some rows' products, times their scales.
+inline Vec scaled(Vec product, const Matrix& w, size_t row) {
+    return w.row_scales ? product * Vec::load(w.row_scales + row) : product;
+}
+
 // Product + bias + residual.
 template <typename Product>
 struct Sums {
@@ -78,8 +83,9 @@ struct Sums {
         multiply(product, op.w.columns, stretch, panels, y);
         for (size_t p = 0; p < Panels; ++p) {
             put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t at, auto loading) {
-                Vec value = Vec::load(y + (t * Panels + p) * kPanel + r);
-                if (op.bias) value = value + loading(op.bias + indices.now[p] * kPanel + r);
+                const size_t row = indices.now[p] * kPanel + r;
+                Vec value = scaled(Vec::load(y + (t * Panels + p) * kPanel + r), op.w, row);
+                if (op.bias) value = value + loading(op.bias + row);
                 return op.residual ? value + loading(op.residual + at) : value;
             });
         }
@@ -116,9 +122,10 @@ struct Gated {
             for (size_t p = 0; p < Pairs; ++p) {
                 put(op, stretch, indices.now[p], [&](size_t t, size_t r, size_t, auto loading) {
                     const float* at = y + t * width + p * kPanel + r;
-                    Vec gate = Vec::load(at), up = Vec::load(at + to_up);
-                    if (op.bias) gate = gate + loading(op.bias + indices.now[p] * kPanel + r);
-                    if (op.up_bias) up = up + loading(op.up_bias + indices.now[p] * kPanel + r);
+                    const size_t row = indices.now[p] * kPanel + r;
+                    Vec gate = scaled(Vec::load(at), op.w, row), up = scaled(Vec::load(at + to_up), *op.up, row);
+                    if (op.bias) gate = gate + loading(op.bias + row);
+                    if (op.up_bias) up = up + loading(op.up_bias + row);
                     return activation.gated(gate, up);
                 });
             }
@@ -213,7 +220,7 @@ inline void with_format(const Matrix& w, Run run) {
     if (w.kind == Codes::u8) {
         run(Format<Codes::u8, true, false, 32>());
     } else if (w.kind == Codes::t4) {
-        run(Format<Codes::t4, true, false, 32>());
+        w.group == 32 ? run(Format<Codes::t4, true, false, 32>()) : run(Format<Codes::t4, true, false, 16>());
     } else if (w.group == 32) {
         if (w.kind == Codes::u4)
             w.minima ? run(Format<Codes::u4, false, true, 32>()) : run(Format<Codes::u4, false, false, 32>());

@@ -39,7 +39,10 @@ constexpr size_t kTableSize = 16;
 // scale and minimum are float16 (panels, columns / group, 16); or, with `sub_scales`, products: scales and minima float16
 // (panels, columns / 256, 16), one per 256 columns, times sub_scales and sub_minima int8 (panels, columns / group, 16).
 // All products are exact in float32. minima (and sub_minima) null: zero. Or scales are null, and powers of two:
-// 2^(exponent - 128), exponents (panels, columns / group, 16).
+// 2^(exponent - 128), exponents (panels, columns / group, 16); or half of an E4M3 without a sign, e4m3 (panels, columns /
+// group, 16). sub_scales, too, may be null, and odd numbers 2 n + 1: odd_factors (panels, columns / group / 2, 16), each n 4
+// bits, that of the first of two groups in the low half. row_scales (panels, 16) are factors of a row's whole product;
+// null: all 1.
 struct Matrix {
     Codes kind;
     const void* codes;
@@ -51,7 +54,11 @@ struct Matrix {
     const uint8_t* table;  // of t4, kTableSize bytes; else null
     size_t rows, columns, group;
     int zero;
+    const uint8_t* e4m3 = nullptr;
+    const uint8_t* odd_factors = nullptr;
+    const float* row_scales = nullptr;
 
+    bool has_sub_scales() const { return sub_scales || odd_factors; }
     size_t panels() const { return (rows + kPanel - 1) / kPanel; }
 };
 
@@ -68,7 +75,7 @@ constexpr size_t panel_bytes(Codes kind, size_t columns) {
 // Neighbouring panels of a matrix, from some panel on, as a matrix of so many rows.
 inline Matrix panels_of(const Matrix& w, size_t first, size_t rows) {
     const size_t lanes = first * kPanel, groups = lanes * (w.columns / w.group);
-    const size_t factors = w.sub_scales ? lanes * (w.columns / kSuperBlock) : groups;
+    const size_t factors = w.has_sub_scales() ? lanes * (w.columns / kSuperBlock) : groups;
     const auto from = [](auto* array, size_t at) { return array ? array + at : nullptr; };
     Matrix part = w;
     part.codes = static_cast<const char*>(w.codes) + first * panel_bytes(w.kind, w.columns);
@@ -77,6 +84,9 @@ inline Matrix panels_of(const Matrix& w, size_t first, size_t rows) {
     part.minima = from(w.minima, factors);
     part.sub_scales = from(w.sub_scales, groups);
     part.sub_minima = from(w.sub_minima, groups);
+    part.e4m3 = from(w.e4m3, groups);
+    part.odd_factors = from(w.odd_factors, groups / 2);
+    part.row_scales = from(w.row_scales, lanes);
     part.rows = rows;
     return part;
 }

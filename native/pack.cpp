@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "unpack.hpp"
+#include "unpack_grids.hpp"
 
 namespace rowspan {
 namespace {
@@ -28,6 +29,9 @@ float power(uint32_t exponent) {
     const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
     return load<float>(&bits);
 }
+
+// Half of an E4M3 without a sign.
+float halved_e4m3(uint8_t bits) { return from_half(static_cast<uint16_t>(bits << 7)) * 128.0f; }
 
 // Dense types: what an element is in memory, and as a number; whether neighbours stay side by side in a panel.
 struct F32 {
@@ -114,13 +118,21 @@ void to_words(const uint8_t* __restrict codes, size_t n, uint32_t* __restrict wo
 // A lane's factors of one block of a panel.
 template <typename Scheme>
 void put(const Factors& factors, const PackedArrays& to, size_t block, size_t lane) {
-    if constexpr (Scheme::kExponents)
+    constexpr size_t groups = Scheme::kColumns / Scheme::kGroup;
+    if constexpr (Scheme::kE4m3) {
+        for (size_t g = 0; g < groups; ++g) to.e4m3[(block * groups + g) * kPanel + lane] = factors.e4m3[g];
+    } else if constexpr (Scheme::kExponents)
         to.exponents[block * kPanel + lane] = static_cast<uint8_t>(factors.scale);
     else
         to.scales[block * kPanel + lane] = factors.scale;
     if constexpr (Scheme::kMinima) to.minima[block * kPanel + lane] = factors.minimum;
+    if constexpr (Scheme::kOddFactors) {
+        const size_t first = block * groups / 2 * kPanel + lane;
+        for (size_t g = 0; g < groups; g += 2)
+            to.odd_factors[first + g / 2 * kPanel] =
+                static_cast<uint8_t>(factors.odd[g] | factors.odd[g + 1] << 4);
+    }
     if constexpr (Scheme::kSubScales) {
-        constexpr size_t groups = Scheme::kColumns / Scheme::kGroup;
         const size_t first = block * groups * kPanel + lane;
         for (size_t g = 0; g < groups; ++g) {
             to.sub_scales[first + g * kPanel] = factors.sub_scales[g];
@@ -162,19 +174,28 @@ int number(uint8_t code) {
     return code - Scheme::kZero;
 }
 
+// What a block's scale is multiplied by for a group.
+template <typename Scheme>
+float group_factor(const Factors& factors, size_t group) {
+    if constexpr (Scheme::kE4m3) return halved_e4m3(factors.e4m3[group]);
+    if constexpr (Scheme::kOddFactors) return static_cast<float>(2 * factors.odd[group] + 1);
+    if constexpr (Scheme::kSubScales) return factors.sub_scales[group];
+    return 1.0f;
+}
+
 template <typename Scheme>
 void dequantize_blocks(const uint8_t* row, size_t columns, float* out) {
     uint8_t codes[Scheme::kColumns];
     Factors factors;
     for (size_t block = 0; block < columns / Scheme::kColumns; ++block, row += Scheme::kBytes) {
         Scheme::unpack(row, codes, factors);
-        const float block_scale = Scheme::kExponents ? power(factors.scale) : from_half(factors.scale);
+        const float block_scale = Scheme::kE4m3 ? 1.0f : Scheme::kExponents ? power(factors.scale) : from_half(factors.scale);
         const float block_minimum = from_half(factors.minimum);
         for (size_t g = 0; g < Scheme::kColumns / Scheme::kGroup; ++g, out += Scheme::kGroup) {
-            const float scale = Scheme::kSubScales ? block_scale * factors.sub_scales[g] : block_scale;
+            const float scale = block_scale * group_factor<Scheme>(factors, g);
             const float minimum = Scheme::kSubScales ? block_minimum * factors.sub_minima[g] : block_minimum;
             for (size_t i = 0; i < Scheme::kGroup; ++i) {
-                const float product = scale * static_cast<float>(number<Scheme>(codes[g * Scheme::kGroup + i]));
+                const float product = scale * static_cast<float>(number<Scheme>(codes[g * Scheme::kGroup + i])) * Scheme::kUnit;
                 out[i] = Scheme::kMinima ? product + minimum : product;
             }
         }
@@ -185,13 +206,20 @@ template <typename Scheme>
 PackedSizes packed_sizes(size_t rows, size_t columns) {
     const size_t lanes = (rows + kPanel - 1) / kPanel * kPanel, elements = lanes * columns;
     if constexpr (is_dense<Scheme>) {
-        return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0, 0};
+        return {lanes * panel_columns<Scheme>(columns) * sizeof(typename Scheme::Element), 0, 0, 0, 0, 0, 0, 0};
     } else {
         const size_t codes = elements * code_bits(Scheme::kKind) / 8;
         const size_t blocks = elements / Scheme::kColumns;
-        const size_t groups = Scheme::kSubScales ? elements / Scheme::kGroup : 0;
-        const size_t exponents = Scheme::kExponents ? blocks : 0;
-        return {codes, blocks - exponents, exponents, Scheme::kMinima ? blocks : 0, groups, Scheme::kMinima ? groups : 0};
+        const size_t groups = elements / Scheme::kGroup, subs = Scheme::kSubScales ? groups : 0;
+        const bool halves = !Scheme::kExponents && !Scheme::kE4m3;
+        return {codes,
+                halves ? blocks : 0,
+                Scheme::kExponents ? blocks : 0,
+                Scheme::kMinima ? blocks : 0,
+                subs,
+                Scheme::kMinima ? subs : 0,
+                Scheme::kE4m3 ? groups : 0,
+                Scheme::kOddFactors ? groups / 2 : 0};
     }
 }
 
@@ -225,7 +253,9 @@ constexpr BlockFormat kFormats[] = {
     format_of<Q4_0>("Q4_0"), format_of<Q4_1>("Q4_1"), format_of<Q5_0>("Q5_0"), format_of<Q5_1>("Q5_1"),
     format_of<Q2_K>("Q2_K"), format_of<Q3_K>("Q3_K"), format_of<Q4_K>("Q4_K"), format_of<Q5_K>("Q5_K"),
     format_of<Q6_K>("Q6_K"), format_of<IQ4_NL>("IQ4_NL"), format_of<IQ4_XS>("IQ4_XS"),
-    format_of<MXFP4>("MXFP4"),
+    format_of<MXFP4>("MXFP4"), format_of<NVFP4>("NVFP4"), format_of<IQ3_S>("IQ3_S"), format_of<IQ3_XXS>("IQ3_XXS"),
+    format_of<IQ2_S>("IQ2_S"), format_of<IQ2_XS>("IQ2_XS"), format_of<IQ2_XXS>("IQ2_XXS"), format_of<IQ1_M>("IQ1_M"),
+    format_of<IQ1_S>("IQ1_S"), format_of<TQ2_0>("TQ2_0"), format_of<TQ1_0>("TQ1_0"),
 };
 
 }  // namespace

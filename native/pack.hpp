@@ -23,11 +23,13 @@ struct PackedArrays {
     uint16_t* minima;
     int8_t* sub_scales;
     int8_t* sub_minima;
+    uint8_t* e4m3;
+    uint8_t* odd_factors;
 };
 
 // How many bytes of codes, and how many numbers, those arrays take.
 struct PackedSizes {
-    size_t codes, scales, exponents, minima, sub_scales, sub_minima;
+    size_t codes, scales, exponents, minima, sub_scales, sub_minima, e4m3, odd_factors;
 };
 
 // What can be done with the blocks of one scheme.

@@ -44,6 +44,17 @@ struct Vec {
         return {_mm512_castsi512_ps(
             _mm512_max_epi32(normal, _mm512_min_epi32(small, _mm512_set1_epi32(1 << 22))))};
     }
+    // Half of the E4M3 that bytes below 128 are: float16's exponents count from 15, not 7.
+    static Vec halved_e4m3(const uint8_t* p) {
+        const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return {_mm512_mul_ps(_mm512_cvtph_ps(_mm256_slli_epi16(bytes, 7)), _mm512_set1_ps(128.0f))};
+    }
+    // 2 n + 1 of the 4 bits from some bit on.
+    static Vec odd_numbers(const uint8_t* p, int shift) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        const __m512i n = _mm512_and_si512(_mm512_srl_epi32(bytes, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(15));
+        return {_mm512_cvtepi32_ps(_mm512_or_si512(_mm512_slli_epi32(n, 1), _mm512_set1_epi32(1)))};
+    }
     static Vec halves(const uint16_t* p) {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
     }
@@ -120,6 +131,15 @@ struct Vec {
         const __m256i small = _mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(1)), 21);
         return {_mm256_castsi256_ps(
             _mm256_max_epi32(normal, _mm256_min_epi32(small, _mm256_set1_epi32(1 << 22))))};
+    }
+    static Vec halved_e4m3(const uint8_t* p) {
+        const __m128i bytes = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        return {_mm256_mul_ps(_mm256_cvtph_ps(_mm_slli_epi16(bytes, 7)), _mm256_set1_ps(128.0f))};
+    }
+    static Vec odd_numbers(const uint8_t* p, int shift) {
+        const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        const __m256i n = _mm256_and_si256(_mm256_srl_epi32(bytes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
+        return {_mm256_cvtepi32_ps(_mm256_or_si256(_mm256_slli_epi32(n, 1), _mm256_set1_epi32(1)))};
     }
     static Vec halves(const uint16_t* p) {
         return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};

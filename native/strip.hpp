@@ -55,24 +55,27 @@ struct Place {
     size_t panel, column;
 };
 
-// The scales, or the minima, of a matrix.
+// The scales, or the minima, of a matrix: one of halves, exponents and e4m3, and subs, odd_factors or neither.
 struct Factors {
     const uint16_t* halves;
-    const int8_t* subs;  // may be null
-    const uint8_t* exponents;  // instead of halves, or null
+    const int8_t* subs;
+    const uint8_t *exponents = nullptr, *e4m3 = nullptr, *odd_factors = nullptr;
     size_t group, n_groups, n_spans;
 
-    Factors(const Matrix& w, const uint16_t* of_spans, const int8_t* of_groups, const uint8_t* powers = nullptr)
-        : halves(of_spans),
-          subs(of_groups),
-          exponents(powers),
-          group(w.group),
-          n_groups(w.columns / w.group),
-          n_spans(of_groups ? w.columns / kSuperBlock : n_groups) {}
+    static Factors scales_of(const Matrix& w) {
+        Factors scales(w, w.scales, w.sub_scales);
+        scales.exponents = w.exponents;
+        scales.e4m3 = w.e4m3;
+        scales.odd_factors = w.odd_factors;
+        return scales;
+    }
+    static Factors minima_of(const Matrix& w) { return Factors(w, w.minima, w.sub_minima); }
 
     // Those of `count` groups from a place on, in float32, to out (count, 16); memory is asked for as many of the next one.
     void load(Place at, size_t count, Place next, float (*out)[kPanel]) const {
-        if (exponents) return load_powers(at, count, next, out);
+        if (exponents) return load_bytes(exponents, at, count, next, out, Vec::powers);
+        if (e4m3) return load_bytes(e4m3, at, count, next, out, Vec::halved_e4m3);
+        if (odd_factors) return load_odd(at, count, next, out);
         const ptrdiff_t half_ahead = half(next, 0) - half(at, 0), sub_ahead = sub(next, 0) - sub(at, 0);
         for (size_t g = 0; g < count; ++g) {
             const uint16_t* const halves_of_group = half(at, g);
@@ -88,17 +91,39 @@ struct Factors {
     }
 
   private:
-    void load_powers(Place at, size_t count, Place next, float (*out)[kPanel]) const {
-        const uint8_t *const first = exponents + (at.panel * n_groups + at.column / group) * kPanel,
-                      *const ahead = exponents + (next.panel * n_groups + next.column / group) * kPanel;
+    Factors(const Matrix& w, const uint16_t* of_spans, const int8_t* of_groups)
+        : halves(of_spans),
+          subs(of_groups),
+          group(w.group),
+          n_groups(w.columns / w.group),
+          n_spans(w.has_sub_scales() ? w.columns / kSuperBlock : n_groups) {}
+
+    template <typename Read>
+    void load_bytes(const uint8_t* bytes, Place at, size_t count, Place next, float (*out)[kPanel], Read read) const {
+        const uint8_t *const first = bytes + (at.panel * n_groups + at.column / group) * kPanel,
+                      *const ahead = bytes + (next.panel * n_groups + next.column / group) * kPanel;
         for (size_t g = 0; g < count; ++g) {
             __builtin_prefetch(ahead + g * kPanel);
-            for (size_t i = 0; i < kPanel; i += Vec::width) Vec::powers(first + g * kPanel + i).store(out[g] + i);
+            for (size_t i = 0; i < kPanel; i += Vec::width) read(first + g * kPanel + i).store(out[g] + i);
+        }
+    }
+    void load_odd(Place at, size_t count, Place next, float (*out)[kPanel]) const {
+        const auto pair = [&](Place place, size_t g) {
+            return odd_factors + (place.panel * (n_groups / 2) + (place.column / group + g) / 2) * kPanel;
+        };
+        const ptrdiff_t half_ahead = half(next, 0) - half(at, 0), pair_ahead = pair(next, 0) - pair(at, 0);
+        for (size_t g = 0; g < count; ++g) {
+            const uint8_t* const of_group = pair(at, g);
+            const int shift = (at.column / group + g) % 2 * 4;
+            __builtin_prefetch(half(at, g) + half_ahead);
+            __builtin_prefetch(of_group + pair_ahead);
+            for (size_t i = 0; i < kPanel; i += Vec::width)
+                (Vec::halves(half(at, g) + i) * Vec::odd_numbers(of_group + i, shift)).store(out[g] + i);
         }
     }
     const uint16_t* half(Place at, size_t g) const {
         const size_t first = at.column / group + g;
-        return halves + (at.panel * n_spans + (subs ? first * group / kSuperBlock : first)) * kPanel;
+        return halves + (at.panel * n_spans + (n_spans < n_groups ? first * group / kSuperBlock : first)) * kPanel;
     }
     const int8_t* sub(Place at, size_t g) const { return subs + (at.panel * n_groups + at.column / group + g) * kPanel; }
 };
@@ -119,8 +144,8 @@ inline void load_strip(const Panel (&panels)[Panels], size_t first, size_t count
         const Matrix& w = *panels[p].of;
         const Place at = {panels[p].index, first}, next = after(panels[p], first + count);
         strip.codes[p] = codes_at(w, at);
-        Factors(w, w.scales, w.sub_scales, w.exponents).load(at, count / w.group, next, strip.scales[p]);
-        if (w.minima) Factors(w, w.minima, w.sub_minima).load(at, count / w.group, next, strip.minima[p]);
+        Factors::scales_of(w).load(at, count / w.group, next, strip.scales[p]);
+        if (w.minima) Factors::minima_of(w).load(at, count / w.group, next, strip.minima[p]);
     }
 }
 

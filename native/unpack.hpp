@@ -10,10 +10,11 @@
 
 namespace rowspan {
 
-// The factors of a block's groups, as in `Matrix`; sub-scales and sub-minima where the scheme has them.
+// The factors of a block's groups, as in `Matrix`; those of groups where the scheme has them. odd: of 2 n + 1 the n.
 struct Factors {
     uint16_t scale = 0, minimum = 0;
     int8_t sub_scales[kSuperBlock / 16] = {}, sub_minima[kSuperBlock / 16] = {};
+    uint8_t e4m3[4] = {}, odd[kSuperBlock / 16] = {};
 };
 
 template <typename T>
@@ -64,6 +65,8 @@ struct BlockScheme {
     static constexpr int kZero = zero;
     static constexpr bool kMinima = minima, kSubScales = sub_scales;
     static constexpr bool kExponents = exponents;  // scales are powers of two: factors.scale tells which
+    static constexpr bool kE4m3 = false, kOddFactors = false;  // others may have them in place of scales, of sub_scales
+    static constexpr float kUnit = 1.0f;                       // what a table's numbers count
 };
 
 struct Q8_0 : BlockScheme<32, 34, 32, Codes::u8, 128, false, false> {
@@ -149,6 +152,15 @@ struct MXFP4 : BlockScheme<32, 17, 32, Codes::t4, 0, false, false, true> {
     }
 };
 
+struct NVFP4 : BlockScheme<64, 36, 16, Codes::t4, 0, false, false> {
+    static constexpr bool kE4m3 = true;
+    static constexpr auto& kTable = MXFP4::kTable;
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        for (size_t g = 0; g < 4; ++g) factors.e4m3[g] = block[g] == 0x7f ? 0 : block[g] & 0x7f;  // 0x7f: no number
+        bit_fields<4, 8>(block + 4, 32, codes);
+    }
+};
+
 struct IQ4_XS : BlockScheme<256, 136, 32, Codes::t4, 0, false, true> {
     static constexpr auto& kTable = kNonLinear;
     static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
@@ -159,6 +171,38 @@ struct IQ4_XS : BlockScheme<256, 136, 32, Codes::t4, 0, false, true> {
             factors.sub_scales[g] = static_cast<int8_t>((low | (high >> 2 * g & 3) << 4) - 32);
         }
         bit_fields<4, 16>(block + 8, 128, codes);
+    }
+};
+
+struct TQ2_0 : BlockScheme<256, 66, 32, Codes::u4, 1, false, false> {
+    static constexpr bool kOddFactors = true;  // all 1: the scale is that of the block
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        factors.scale = load<uint16_t>(block + 64);
+        bit_fields<2, 32>(block, 64, codes);
+    }
+};
+
+struct TQ1_0 : BlockScheme<256, 54, 32, Codes::u4, 1, false, false> {
+    static constexpr bool kOddFactors = true;
+    static void unpack(const uint8_t* block, uint8_t* codes, Factors& factors) {
+        factors.scale = load<uint16_t>(block + 52);
+        codes = base_three<32, 5>(block, codes);
+        codes = base_three<16, 5>(block + 32, codes);
+        base_three<4, 4>(block + 48, codes);
+    }
+
+  private:
+    // So many bytes' digits, first those of all bytes that come first: fractions of 256 in base 3.
+    template <size_t bytes, int digits>
+    static uint8_t* base_three(const uint8_t* __restrict in, uint8_t* __restrict out) {
+        uint8_t left[bytes];
+        std::memcpy(left, in, bytes);
+        for (int digit = 0; digit < digits; ++digit, out += bytes)
+            for (size_t i = 0; i < bytes; ++i) {
+                out[i] = static_cast<uint8_t>(left[i] * 3 >> 8);
+                left[i] = static_cast<uint8_t>(left[i] * 3);
+            }
+        return out;
     }
 };
 

@@ -69,6 +69,9 @@ class Matrix:
         columns: int,
         group: int,
         zero: int,
+        e4m3: NDArray[np.uint8] | None,
+        odd_factors: NDArray[np.uint8] | None,
+        row_scales: NDArray[np.float32] | None,
     ) -> None: ...
     def is_like(self, other: Matrix) -> bool: ...
 
@@ -214,15 +217,18 @@ class StageLink:
 
 def isas() -> list[str]: ...
 def pack(
-    ggml_type: int,
+    scheme: str,
     raw: NDArray[np.uint8],
     codes: NDArray[np.uint8],
     scales: NDArray[np.uint16] | None,
+    exponents: NDArray[np.uint8] | None,
     minima: NDArray[np.uint16] | None,
     sub_scales: NDArray[np.int8] | None,
     sub_minima: NDArray[np.int8] | None,
+    e4m3: NDArray[np.uint8] | None,
+    odd_factors: NDArray[np.uint8] | None,
     cpu: Cpu,
 ) -> None: ...
-def dequantize_row(ggml_type: int, row: NDArray[np.uint8], out: NDArray[np.float32]) -> None: ...
+def dequantize_row(scheme: str, row: NDArray[np.uint8], out: NDArray[np.float32]) -> None: ...
 def read_bandwidth(threads: int, bytes: int, runs: int) -> float: ...
 def operation_rates(threads: int, runs: int) -> dict[str, float]: ...

@@ -98,11 +98,32 @@ def test_a_split_answers_as_one_device(
         np.testing.assert_allclose(logprobs, wanted_logprobs, atol=1e-4)
 
 
+MIXED_SCHEMES = [
+    replace(BLOCKS, scheme="IQ4_NL", schemes={"attn_output": "IQ4_XS", "ffn_down": "IQ4_XS", "ffn_up": "MXFP4"}),
+    replace(
+        BLOCKS,
+        scheme="IQ2_S",
+        schemes={
+            "token_embd": "IQ3_S",
+            "attn_q": "IQ2_XXS",
+            "attn_v": "TQ2_0",
+            "attn_output": "IQ3_XXS",
+            "ffn_down": "IQ1_M",
+            "ffn_up": "NVFP4",
+        },
+        tensor_scales=True,
+        norm_type="F64",
+    ),
+]
+
+
 @pytest.mark.skipif(native_module() is None, reason="native kernels: none here")
-def test_codes_of_a_table_answer_as_torch_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tiny", [MIXED_SCHEMES[0], pytest.param(MIXED_SCHEMES[1], marks=pytest.mark.heavy)], ids=["4 bits", "fewer bits"]
+)
+def test_codes_of_a_table_answer_as_torch_does(tmp_path: Path, tiny: TinyModel) -> None:
     """Alone, and cut by rows through blocks of 32 and 256."""
-    schemes = {"attn_output": "IQ4_XS", "ffn_down": "IQ4_XS", "ffn_up": "MXFP4"}
-    path = replace(BLOCKS, scheme="IQ4_NL", schemes=schemes).write(tmp_path / "tiny.gguf")
+    path = tiny.write(tmp_path / "tiny.gguf")
     wanted = answers(path, "cpu:0", "none", isa=TORCH)
     for devices, mode in (("cpu:0", "none"), ("cpu:0,cpu:1", "row")):
         for (tokens, logprobs), (of_torch, logprobs_of_torch) in zip(answers(path, devices, mode), wanted, strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 from kit.gguf_bytes import RawTensor, gguf_bytes
+from kit.quantized import set_half
 from kit.vocabulary import CHATML, INST, bpe, spm
 
 LOGIT_SCALE = 3.0  # about the standard deviation of the logits
@@ -25,7 +26,17 @@ HALF_SCALES = {  # what the gguf package cannot make: byte of d, byte of dmin, d
     "Q6_K": (208, None, 0.0),
     "IQ4_NL": (0, None, 0.0),
     "IQ4_XS": (0, None, 0.0),
+    "IQ3_S": (0, None, 0.0),
+    "IQ3_XXS": (0, None, 0.0),
+    "IQ2_S": (0, None, 0.0),
+    "IQ2_XS": (0, None, 0.0),
+    "IQ2_XXS": (0, None, 0.0),
+    "IQ1_M": (48, None, 0.0),
+    "IQ1_S": (0, None, 0.0),
+    "TQ2_0": (64, None, 0.0),
+    "TQ1_0": (52, None, 0.0),
 }
+LOPSIDED = ("IQ4_NL", "TQ2_0")  # random codes' mean is not zero: half the blocks are the other way round
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class TinyModel:
     schemes: weight schemes of single tensors, by name without block and ".weight": {"ffn_down": "Q6_K"}. Norms, biases
         and rope_freqs are always F32. Rows of Q8_0…Q5_1 and IQ4_NL are multiples of 32, those of K-quants and
         IQ4_XS of 256.
+    tensor_scales: matrices but the embedding have a scale in a tensor of their own, as in files of NVFP4.
+    norm_type: GGUF's type of the norms' vectors.
     rope_scaling: the keys below `rope.scaling`: {"type": "yarn", "factor": 4.0, "original_context_length": 64}.
     extra: metadata to add, or to replace; None removes a key.
     """
@@ -50,6 +63,8 @@ class TinyModel:
     context_length: int = 256
     scheme: str = "F32"
     schemes: Mapping[str, str] = field(default_factory=dict)
+    tensor_scales: bool = False
+    norm_type: str = "F32"
     tied: bool = True
     qk_norm: bool | None = None
     bias: bool | None = None
@@ -96,7 +111,14 @@ class TinyModel:
         weights: dict[str, np.ndarray] = {}
         for tensor in self.tensors():
             raw = np.frombuffer(tensor.data, np.uint8).reshape(*tensor.shape[:-1], -1)
-            weights[tensor.name] = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(tensor.ggml_type))
+            if tensor.ggml_type == gguf.GGMLQuantizationType.F64:
+                weights[tensor.name] = raw.view(np.float64).astype(np.float32)
+            else:
+                weights[tensor.name] = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(tensor.ggml_type))
+        for name in [name for name in weights if name.endswith("scale")]:
+            scale, (stem, _, part) = weights.pop(name), name.rpartition(".")
+            if part == "scale":
+                weights[f"{stem}.weight"] *= scale
         return weights
 
     def metadata(self) -> dict[str, Any]:
@@ -162,7 +184,17 @@ class TinyModel:
         tensors.append(norm("output_norm.weight", hidden, LOGIT_SCALE))
         if not self.tied:
             tensors.append(self._matrix(random, "output", vocab_size, hidden))
-        return tensors
+        if self.tensor_scales:
+            stems = [tensor.name.removesuffix(".weight") for tensor in tensors if len(tensor.shape) > 1][1:]
+            for part in ("scale", "input_scale"):
+                tensors += [vector(f"{stem}.{part}", random.uniform(0.5, 1.5, 1)) for stem in stems]
+        return [self._as_norm(tensor) if tensor.name.endswith("norm.weight") else tensor for tensor in tensors]
+
+    def _as_norm(self, tensor: RawTensor) -> RawTensor:
+        numpy_type = {"F32": "<f4", "F64": "<f8"}[self.norm_type]
+        values = np.frombuffer(tensor.data, "<f4").astype(numpy_type)
+        number = gguf.GGMLQuantizationType[self.norm_type].value
+        return RawTensor(tensor.name, tensor.shape, number, values.tobytes())
 
     @property
     def _head_dim(self) -> int:
@@ -178,7 +210,7 @@ class TinyModel:
         scheme = self.schemes.get(name.split(".")[-1], self.scheme)
         ggml_type = gguf.GGMLQuantizationType[scheme]
         std = inputs**-0.5
-        if scheme in HALF_SCALES:
+        if scheme in HALF_SCALES or scheme == "NVFP4":
             raw = random_quants(random, scheme, outputs, inputs, std)
         else:
             raw = gguf.quants.quantize((std * random.standard_normal((outputs, inputs))).astype(np.float32), ggml_type)
@@ -190,21 +222,41 @@ def vector(name: str, values: np.ndarray) -> RawTensor:
 
 
 def random_quants(random: np.random.Generator, scheme: str, rows: int, columns: int, std: float) -> np.ndarray:
-    """Random blocks of a scheme of HALF_SCALES, [rows, bytes per row] uint8: values have about this deviation."""
+    """Random blocks of a scheme of HALF_SCALES, or of NVFP4, [rows, bytes per row] uint8: values have about this
+    deviation."""
     ggml_type = gguf.GGMLQuantizationType[scheme]
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
     if columns % block_size:
         raise ValueError(f"{columns} columns are not whole {scheme} blocks of {block_size}")
     blocks = random.integers(0, 256, (rows * columns // block_size, block_bytes), np.uint8)
+    if scheme == "NVFP4":
+        return nvfp4_scaled(random, blocks, std).reshape(rows, -1)
     d_at, dmin_at, ratio = HALF_SCALES[scheme]
+    signs = np.ones(len(blocks))
+    if scheme in LOPSIDED:
+        signs[::2] = -1
 
     def set_scale(d: float) -> None:
         for at, value in ((d_at, d), (dmin_at, d * ratio)):
             if at is not None:
-                blocks[:, at : at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+                set_half(scheme, blocks, at, signs * value)
 
     set_scale(1.0)
     set_scale(std / float(gguf.quants.dequantize(blocks, ggml_type).std()))
-    if scheme == "IQ4_NL":  # its table is not centred on zero: half the blocks are the other way round
-        blocks[::2, d_at + 1] ^= 0x80
     return blocks.reshape(rows, -1)
+
+
+def nvfp4_scaled(random: np.random.Generator, blocks: np.ndarray, std: float) -> np.ndarray:
+    """Give blocks of NVFP4 scales by which values have about this deviation: of two neighbouring E4M3, chosen so often
+    that their mean square is right.
+    """
+    kind = gguf.GGMLQuantizationType.NVFP4
+    every = np.zeros((128, blocks.shape[1]), np.uint8)
+    every[:, :4], every[:, 4:] = np.arange(128)[:, None], 0x11  # codes that stand for 1
+    scales = gguf.quants.dequantize(every, kind)[:127, 0].astype(float)
+    table = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+    wanted = std**2 / float((table**2).mean())
+    upper = int(np.searchsorted(scales**2, wanted))
+    share = (wanted - scales[upper - 1] ** 2) / (scales[upper] ** 2 - scales[upper - 1] ** 2)
+    blocks[:, :4] = upper - (random.random((len(blocks), 4)) >= share)
+    return blocks

@@ -51,14 +51,15 @@ def any_threads(rng: np.random.Generator) -> int:
     return int(rng.integers(1, 4))
 
 
-SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"]
+SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4", "NVFP4"]
 SUPER_BLOCKS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]
+SUPER_BLOCKS += ["IQ3_XXS", "IQ2_S", "TQ1_0"]  # IQ3_S, other IQ2, IQ1 and TQ2_0 lie as one of these
 TOKENS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 101, 300)
 
 
 def shape_of(scheme: str, rng: np.random.Generator) -> tuple[int, int]:
-    block = 256 if scheme in SUPER_BLOCKS else 32
-    return int(rng.choice([1, 15, 16, 17, 48, 100, 333])), block * int(rng.integers(1, 20 if block == 32 else 6))
+    block = 256 if scheme in SUPER_BLOCKS else 64 if scheme == "NVFP4" else 32
+    return int(rng.choice([1, 15, 16, 17, 48, 100, 333])), block * int(rng.integers(1, 20 if block < 256 else 6))
 
 
 @pytest.mark.parametrize("scheme", [*SMALL_BLOCKS, *SUPER_BLOCKS, "F32", "F16", "BF16"])

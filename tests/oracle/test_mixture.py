@@ -39,9 +39,10 @@ class Case:
         each = int(rng.integers(2, 7))
         groups_used = int(rng.integers(1, groups + 1))
         has_gate = bool(rng.integers(4))
+        unit = max([32, *(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] for kind in kinds or ())])
         self.spec = MoeSpec(
             expert=MlpSpec(
-                width=32 * int(rng.integers(1, 5)),
+                width=unit * int(rng.integers(1, 5)),
                 activation=pick(*Activation) if has_gate else pick(Activation.SILU, Activation.RELU2),
                 has_gate=has_gate,
                 has_bias=bool(rng.integers(2)),
@@ -56,7 +57,7 @@ class Case:
             groups_used=groups_used,
             has_selection_bias=bool(rng.integers(2)),
         )
-        self.hidden = 32 * int(rng.integers(1, 5))
+        self.hidden = unit * int(rng.integers(1, 5))
         self.first = int(rng.integers(0, 2))
         self.held = self.spec.experts - self.first - int(rng.integers(0, 2))
         self.kinds = kinds or (pick(*KINDS), pick(*KINDS), pick(*KINDS))
@@ -66,6 +67,8 @@ class Case:
             quantized(kind, self.held * rows, columns, rng)
             for kind, (rows, columns) in zip(self.kinds, shapes, strict=True)
         ]
+        # A factor for each expert's matrix, as files of NVFP4 have it.
+        self.factors = rng.uniform(0.5, 2, (3, self.held)).astype(np.float32) if "NVFP4" in self.kinds else None
         self.biases = [
             rng.standard_normal((self.held, rows)).astype(np.float32) if self.spec.expert.has_bias else None
             for rows, _ in shapes
@@ -84,10 +87,11 @@ class Case:
         def vector(values: Floats | None) -> Any:
             return None if values is None else kernels.vector(values.reshape(-1), norm=False)
 
-        gate, up, down = (
-            kernels.experts(StoredMatrix.of_blocks(kind, blocks), self.held)
-            for kind, blocks in zip(self.kinds, self.blocks, strict=True)
-        )
+        stored = [StoredMatrix.of_blocks(kind, raw) for kind, raw in zip(self.kinds, self.blocks, strict=True)]
+        if self.factors is not None:
+            each = [factors.repeat(one.rows // self.held) for factors, one in zip(self.factors, stored, strict=True)]
+            stored = [one.scaled(factors) for one, factors in zip(stored, each, strict=True)]
+        gate, up, down = (kernels.experts(one, self.held) for one in stored)
         has_gate = self.spec.expert.has_gate
         gate_bias, up_bias, down_bias = map(vector, self.biases)
         experts = Experts(
@@ -108,7 +112,11 @@ class Case:
             gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind]).astype(np.float64)
             for kind, blocks in zip(self.kinds, self.blocks, strict=True)
         ]
-        gate, up, down = (matrix.reshape(self.held, -1, matrix.shape[1]) for matrix in matrices)
+        factors = np.ones((3, self.held)) if self.factors is None else self.factors
+        gate, up, down = (
+            matrix.reshape(self.held, -1, matrix.shape[1]) * of_each[:, None, None]
+            for matrix, of_each in zip(matrices, factors, strict=True)
+        )
         biases = [np.zeros(len(w[0])) if b is None else b for w, b in zip((gate, up, down), self.biases, strict=True)]
         of = [np.broadcast_to(bias, (self.held, bias.shape[-1])) for bias in biases]
         out = np.zeros((len(x), self.hidden))
@@ -142,7 +150,18 @@ def test_mixtures_are_numpy_s(isa: str, seed: int) -> None:
     np.testing.assert_allclose(case.run(new(), x, logits), expected, atol=1e-5 * abs(expected).max(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "MXFP4", "BF16"])
+@pytest.mark.parametrize("kinds", [("NVFP4", "NVFP4", "IQ2_S"), ("IQ3_XXS", "NVFP4", "TQ1_0")])
+@pytest.mark.parametrize("isa", ["torch", *NATIVE])
+def test_mixtures_of_packed_scales_are_numpy_s(isa: str, kinds: tuple[str, str, str]) -> None:
+    rng = np.random.default_rng([*isa.encode(), *kinds[2].encode()])
+    case = Case(rng, kinds)
+    x, logits = case.tokens(17, rng)
+    new = (lambda: TorchKernels(torch.float32)) if isa == "torch" else native(isa, int(rng.integers(1, 4)), False)
+    expected = case.expected(x, logits)
+    np.testing.assert_allclose(case.run(new(), x, logits), expected, atol=1e-5 * abs(expected).max(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "MXFP4", "NVFP4", "BF16"])
 @pytest.mark.parametrize("isa", NATIVE + EMULATED)
 def test_a_token_s_result_does_not_depend_on_the_others(isa: str, kind: str) -> None:
     rng = np.random.default_rng([*isa.encode(), *kind.encode()])

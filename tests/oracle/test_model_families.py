@@ -44,6 +44,19 @@ CASES: dict[str, tuple[TinyModel, dict[str, Any] | None]] = {
         TinyModel("llama", hidden_size=256, ffn_size=512, scheme="IQ4_NL", schemes={"ffn_down": "IQ4_XS"}),
         None,
     ),
+    "llama of many schemes, with scales of tensors": (
+        TinyModel(
+            "llama",
+            hidden_size=256,
+            ffn_size=512,
+            scheme="NVFP4",
+            schemes={"token_embd": "IQ3_S", "attn_v": "TQ1_0", "attn_output": "IQ2_XS", "ffn_up": "IQ1_S"},
+            tensor_scales=True,
+            norm_type="F64",
+            tied=False,
+        ),
+        None,
+    ),
 }
 
 

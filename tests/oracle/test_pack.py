@@ -46,6 +46,16 @@ HALVES = {
     "IQ4_NL": (0,),
     "IQ4_XS": (0,),
     "MXFP4": (),
+    "NVFP4": (),
+    "IQ3_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ2_S": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_XXS": (0,),
+    "IQ1_M": (),
+    "IQ1_S": (0,),
+    "TQ2_0": (64,),
+    "TQ1_0": (52,),
 }
 # What the kernels count on: kind of codes, zero, columns of a group, whether there are sub-scales and minima.
 LAYOUTS = {
@@ -65,7 +75,19 @@ LAYOUTS = {
     "IQ4_NL": (Codes.T4, 128, 32, False, False),
     "IQ4_XS": (Codes.T4, 128, 32, True, False),
     "MXFP4": (Codes.T4, 128, 32, False, False),
+    "NVFP4": (Codes.T4, 128, 16, False, False),
+    "IQ3_S": (Codes.T4, 128, 32, False, False),
+    "IQ3_XXS": (Codes.T4, 128, 32, False, False),
+    "IQ2_S": (Codes.T4, 128, 16, False, False),
+    "IQ2_XS": (Codes.T4, 128, 16, False, False),
+    "IQ2_XXS": (Codes.T4, 128, 32, False, False),
+    "IQ1_M": (Codes.T4, 128, 16, False, False),
+    "IQ1_S": (Codes.T4, 128, 32, False, False),
+    "TQ2_0": (Codes.U4, 1, 32, False, False),
+    "TQ1_0": (Codes.U4, 1, 32, False, False),
 }
+ODD_FACTORS = ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0")
+UNITS = {"IQ3_XXS": 1 / 2} | dict.fromkeys(("IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"), 1 / 8)
 
 
 def random_rows(scheme: str, rows: int, blocks: int, seed: int, widest: bool = False) -> np.ndarray:
@@ -101,6 +123,12 @@ def scales_of(packed: PackedMatrix) -> np.ndarray:
     if packed.exponents is not None:
         assert packed.scales is None
         return np.ldexp(np.float32(1), packed.exponents.astype(np.int32) - 128)
+    if packed.e4m3 is not None:
+        assert packed.scales is None
+        mantissa, exponent = packed.e4m3 & 7, (packed.e4m3 >> 3).astype(np.int32)
+        numbers = np.where(exponent > 0, np.ldexp(8.0 + mantissa, exponent - 10), np.ldexp(1.0 * mantissa, -9))
+        halved: np.ndarray = (numbers / 2).astype(np.float32)
+        return halved
     assert packed.scales is not None
     return packed.scales
 
@@ -110,6 +138,15 @@ def per_column(packed: PackedMatrix, halves: np.ndarray, eighths: np.ndarray | N
     group = packed.group if eighths is None else 256
     result = rows_of(halves).astype(np.float32).repeat(group, axis=1)
     return result if eighths is None else result * rows_of(eighths).astype(np.float32).repeat(packed.group, axis=1)
+
+
+def factors_of(packed: PackedMatrix) -> np.ndarray | None:
+    """The numbers that groups' scales are multiplied by, in panels."""
+    if packed.odd_factors is None:
+        return packed.sub_scales
+    assert packed.sub_scales is None
+    pairs: np.ndarray = np.stack([packed.odd_factors & 15, packed.odd_factors >> 4], axis=2)
+    return 2 * pairs.reshape(len(pairs), -1, 16) + 1
 
 
 def codes_of(packed: PackedMatrix) -> np.ndarray:
@@ -139,7 +176,9 @@ def unpacked(packed: PackedMatrix) -> np.ndarray:
         return (bits[:, : packed.columns].astype(np.uint32) << 16).view(np.float32)
     by_row = codes_of(packed)
     with np.errstate(all="ignore"):
-        values = per_column(packed, scales_of(packed), packed.sub_scales) * (by_row.astype(np.float32) - packed.zero)
+        values = per_column(packed, scales_of(packed), factors_of(packed)) * (by_row.astype(np.float32) - packed.zero)
+        if packed.row_scales is not None:
+            values *= packed.row_scales.reshape(-1, 1)
         return values if packed.minima is None else values + per_column(packed, packed.minima, packed.sub_minima)
 
 
@@ -153,7 +192,8 @@ def assert_holds(packed: PackedMatrix, expected: np.ndarray) -> None:
 
 def arrays(packed: PackedMatrix) -> list[np.ndarray]:
     every = (packed.codes, packed.scales, packed.exponents, packed.minima, packed.sub_scales, packed.sub_minima)
-    return [array for array in every if array is not None]
+    others = (packed.e4m3, packed.odd_factors, packed.row_scales)
+    return [array for array in (*every, *others) if array is not None]
 
 
 def test_every_scheme_is_tested() -> None:
@@ -201,7 +241,12 @@ def test_layout(scheme: str) -> None:
     packed = packed_by(cpu(1), scheme, random_rows(scheme, 40, 8, seed=0))
     kind, zero, group, has_sub_scales, has_minima = LAYOUTS[scheme]
     assert (packed.kind, packed.zero, packed.group) == (kind, zero, group)
-    assert (packed.scales is None) == (group == 1 or scheme == "MXFP4")
+    assert (packed.scales is None) == (group == 1 or scheme in ("MXFP4", "NVFP4"))
+    assert (packed.e4m3 is not None) == (scheme == "NVFP4")
+    assert (packed.odd_factors is not None) == (scheme in ODD_FACTORS)
+    rows = None if packed.row_scales is None else packed.row_scales.reshape(-1)
+    assert (rows is not None) == (scheme in UNITS or scheme == "NVFP4")
+    assert rows is None or ((rows[:40] == UNITS.get(scheme, 1.0)).all() and not rows[40:].any())
     assert (packed.exponents is not None) == (scheme == "MXFP4")
     assert (packed.minima is not None) == has_minima
     assert (packed.sub_scales is not None) == has_sub_scales
@@ -217,7 +262,7 @@ def test_missing_rows_hold_zeros(name: str) -> None:
     packed = packed_by(cpu(1), name, random_rows(name, 3, 1, seed=1))
     if packed.table is None or packed.exponents is not None:
         assert (codes_of(packed)[3:] == packed.zero).all()
-    if packed.exponents is None:
+    if packed.scales is not None:
         assert not rows_of(scales_of(packed))[3:].any()
 
 
@@ -255,13 +300,13 @@ def test_half_a_block_is_refused() -> None:
 def test_wrong_sizes_are_refused() -> None:
     """They would corrupt memory."""
     raw, codes, scales = np.zeros((16, 34), np.uint8), np.empty(16 * 32, np.uint8), np.empty(16, np.uint16)
-    NATIVE.pack("Q8_0", raw, codes, scales, None, None, None, None, cpu(1))
+    NATIVE.pack("Q8_0", raw, codes, scales, None, None, None, None, None, None, cpu(1))
     for call in (
-        ("Q8_0", raw, codes[1:], scales, None, None, None, None, cpu(1)),
-        ("Q8_0", raw, codes, None, None, None, None, None, cpu(1)),
-        ("Q8_0", raw, codes, scales, None, scales, None, None, cpu(1)),
-        ("Q8_0", raw[:, 1:], codes, scales, None, None, None, None, cpu(1)),
-        ("Q9_0", raw, codes, scales, None, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes[1:], scales, None, None, None, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes, None, None, None, None, None, None, None, cpu(1)),
+        ("Q8_0", raw, codes, scales, None, scales, None, None, None, None, cpu(1)),
+        ("Q8_0", raw[:, 1:], codes, scales, None, None, None, None, None, None, cpu(1)),
+        ("Q9_0", raw, codes, scales, None, None, None, None, None, None, cpu(1)),
     ):
         with pytest.raises(ValueError, match=r"fit|whole blocks|no blocks of Q9_0"):
             NATIVE.pack(*call)
@@ -280,6 +325,16 @@ def test_wrong_sizes_are_refused() -> None:
         ("IQ4_NL", 4.5),
         ("IQ4_XS", 4.3125),
         ("MXFP4", 4.25),
+        ("NVFP4", 4.5 + 32 / 512),  # a float32 for each row
+        ("IQ3_S", 4.1875),
+        ("IQ3_XXS", 4.1875 + 32 / 512),
+        ("IQ2_S", 4.3125 + 32 / 512),
+        ("IQ2_XS", 4.3125 + 32 / 512),
+        ("IQ2_XXS", 4.1875 + 32 / 512),
+        ("IQ1_M", 4.3125 + 32 / 512),
+        ("IQ1_S", 4.1875 + 32 / 512),
+        ("TQ2_0", 4.1875),
+        ("TQ1_0", 4.1875),
         ("F16", 16),
         ("BF16", 16),
     ],

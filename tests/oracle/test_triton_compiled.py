@@ -41,8 +41,10 @@ def variant(target: str, scheme: str, tokens: int) -> Variant:
     }
     if geometry.has_exponents:
         types["scales"] = "*u8"
+    if geometry.has_e4m3:
+        types["scales"] = "*i8"
     constants: dict[str, Constant] = {"BITS": bits, "UNIT": UNIT[bits], "GROUP": geometry.group}
-    constants |= {"ZERO": geometry.zero, "TABLE": table_bits(geometry.table)}
+    constants |= {"ZERO": geometry.zero, "TABLE": table_bits(geometry.table, geometry.unit), "row_scales": None}
     constants |= {"BLOCK_ROWS": getattr(config, "block_rows", 8)}
     if bits != 6:
         constants["high"] = None

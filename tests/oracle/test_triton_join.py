@@ -12,6 +12,7 @@ from rowspan.kernels.ops import Weight
 from rowspan.kernels.torch.linear import DenseWeight
 from rowspan.kernels.triton.kernels import TritonKernels
 from rowspan.kernels.triton.linear.join import join
+from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.kernels.triton.linear.pack import pack
 from rowspan.quant.stored import StoredMatrix
 
@@ -20,8 +21,16 @@ def dense(rows: int, columns: int = 64) -> DenseWeight:
     return DenseWeight(torch.randn(rows, columns))
 
 
-def quantized(scheme: str, rows: int, block_bytes: int) -> Weight:
-    return pack(scheme, torch.randint(0, 100, (rows, 2 * block_bytes), dtype=torch.uint8), torch.float32)
+def quantized(scheme: str, rows: int, block_bytes: int, factors: torch.Tensor | None = None) -> Weight:
+    return pack(scheme, torch.randint(0, 100, (rows, 2 * block_bytes), dtype=torch.uint8), torch.float32, factors)
+
+
+def test_each_row_keeps_its_factor() -> None:
+    factors = torch.rand(5)
+    joined = join([quantized("NVFP4", 3, 36, factors[:3]), quantized("NVFP4", 2, 36, factors[3:])])
+    assert isinstance(joined, PlanarWeight)
+    assert joined.row_scales is not None
+    assert torch.equal(joined.row_scales, factors)
 
 
 def test_rows_come_below_each_other() -> None:
@@ -43,8 +52,9 @@ def test_rows_come_below_each_other() -> None:
         lambda: [dense(3), dense(3, 32)],
         lambda: [dense(3), quantized("Q8_0", 3, 34)],
         lambda: [quantized("Q8_0", 3, 34), quantized("Q4_0", 3, 18)],
+        lambda: [quantized("NVFP4", 3, 36), quantized("NVFP4", 3, 36, torch.rand(3))],
     ],
-    ids=["no rows", "other columns", "dense and not", "other scheme"],
+    ids=["no rows", "other columns", "dense and not", "other scheme", "only one has factors"],
 )
 def test_what_is_held_differently_stays_apart(weights: object) -> None:
     assert join(weights()) is None  # type: ignore[operator]

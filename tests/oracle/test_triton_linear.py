@@ -4,6 +4,7 @@ interpreter."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ from rowspan.quant.dequantize import dequantize
 from rowspan.quant.scheme import SCHEMES
 
 each_scheme = pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if not scheme.is_dense])
+# These lie as IQ3_XXS, IQ2_S or TQ2_0 do, and so are multiplied.
+ALIKE = ("IQ3_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ1_0")
+each_layout = pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param(name, marks=pytest.mark.heavy) if name in ALIKE else name
+        for name, scheme in SCHEMES.items()
+        if not scheme.is_dense
+    ],
+)
 # The bytes of a block at which its float16 numbers start, as ggml-common.h lays them out.
 HALVES = {
     "Q2_K": (80, 82),
@@ -31,6 +42,9 @@ HALVES = {
     "Q6_K": (208,),
     "Q4_1": (0, 2),
     "Q5_1": (0, 2),
+    "IQ1_M": (),
+    "TQ1_0": (52,),
+    "TQ2_0": (64,),
 }
 
 
@@ -41,7 +55,13 @@ def random_blocks(scheme: str, rows: int, columns: int, seed: int) -> Tensor:
     raw = rng.integers(0, 256, (rows, columns // geometry.block_size, geometry.block_bytes), np.uint8)
     if geometry.has_exponents:
         raw[..., 0] = rng.integers(112, 120, raw.shape[:2])
-    for start in () if geometry.has_exponents else HALVES.get(scheme, (0,)):
+    if geometry.has_e4m3:
+        raw[..., :4] = rng.integers(0, 40, raw[..., :4].shape)
+    if scheme == "IQ1_M":  # whose float16 lies in the highest bits of four words
+        raw[..., 49::2] &= 0x0F
+        raw[..., 55] |= 0x20
+        raw[..., 53] |= rng.integers(0, 16, raw.shape[:2], np.uint8) << 4
+    for start in () if geometry.has_exponents or geometry.has_e4m3 else HALVES.get(scheme, (0,)):
         numbers = rng.uniform(-0.01, 0.01, raw.shape[:2]).astype(np.float16)
         raw[..., start : start + 2] = numbers[..., None].view(np.uint8)
     return torch.from_numpy(raw.reshape(rows, geometry.row_bytes(columns))).to(DEVICE)
@@ -88,6 +108,9 @@ def check(
 ) -> None:
     torch.manual_seed(tokens)
     weight, matrix = random_weight(scheme, rows, columns, seed=rows + columns)
+    if scheme == "NVFP4":  # whose files have factors of products
+        factors = torch.empty(rows).uniform_(0.5, 1).to(DEVICE)
+        weight, matrix = replace(weight, row_scales=factors), matrix * factors[:, None].double()
     # Rows of x lie apart, with NaN between them.
     around = torch.full((tokens, columns + 16), math.nan, dtype=dtype, device=DEVICE)
     x = around[:, :columns]
@@ -141,7 +164,9 @@ def test_packing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 # The shares of a model's size that the layout's own description names.
 BITS_EACH = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5, "Q5_0": 6.5, "Q5_1": 7}
 BITS_EACH |= {"Q2_K": 3.125, "Q3_K": 4.5625, "Q4_K": 4.625, "Q5_K": 6.625, "Q6_K": 6.5625}
-BITS_EACH |= {"IQ4_NL": 4.5, "IQ4_XS": 4.3125, "MXFP4": 4.25}
+BITS_EACH |= {"IQ4_NL": 4.5, "IQ4_XS": 4.3125, "MXFP4": 4.25, "NVFP4": 4.5}
+BITS_EACH |= dict.fromkeys(("IQ3_S", "IQ3_XXS", "IQ2_XXS", "IQ1_S"), 4.3125)
+BITS_EACH |= dict.fromkeys(("IQ2_S", "IQ2_XS", "IQ1_M"), 4.5625) | dict.fromkeys(("TQ2_0", "TQ1_0"), 2.3125)
 
 
 @each_scheme
@@ -159,27 +184,27 @@ def test_dense_weights_stay_dense(scheme: str) -> None:
     assert torch.equal(linear(x, weight), x @ matrix.to(DEVICE, torch.bfloat16).T)
 
 
-@each_scheme
+@each_layout
 def test_narrow(scheme: str) -> None:
     columns = SCHEMES[scheme].block_size * (5 if SCHEMES[scheme].has_sub_scales else 37)
     check(scheme, 3, 37, columns, torch.bfloat16, Narrow(4, 32, units=16, num_warps=1))
 
 
-@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K", "Q6_K", "NVFP4"])
 @pytest.mark.parametrize("split", [2, 8])  # of 8 parts, the last ones have no columns
 def test_narrow_in_parts(scheme: str, split: int) -> None:
     columns = SCHEMES[scheme].block_size * (5 if SCHEMES[scheme].has_sub_scales else 37)
     check(scheme, 2, 37, columns, torch.float16, Narrow(2, 16, 8, 1, split=split), bias=True)
 
 
-@each_scheme
+@each_layout
 @pytest.mark.parametrize(("tokens", "dtype"), [(2, torch.float16), (17, torch.bfloat16)])
 def test_wide(scheme: str, tokens: int, dtype: torch.dtype) -> None:
     columns = SCHEMES[scheme].block_size * (2 if SCHEMES[scheme].has_sub_scales else 11)
     check(scheme, tokens, 40, columns, dtype, Wide(16, 32, 128, split=2, num_warps=4, num_stages=2, band=1))
 
 
-@each_scheme
+@each_layout
 def test_unpacked_by_pieces(scheme: str) -> None:
     columns = SCHEMES[scheme].block_size * (1 if SCHEMES[scheme].has_sub_scales else 5)
     check(scheme, 17, 37, columns, torch.bfloat16, Unpacked(16), bias=True)
@@ -240,7 +265,7 @@ def test_ranks_that_have_nothing(rows: int, columns: int) -> None:
     assert linear(x[:0], weight).shape == (0, rows)
 
 
-@each_scheme
+@each_layout
 def test_torch_unpacks_exactly(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = 2 * SCHEMES[scheme].block_size + (256 if SCHEMES[scheme].block_size < 256 else 0)
     weight, matrix = random_weight(scheme, 7, columns, seed=3)

@@ -8,8 +8,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from kit.gguf_builder import TinyModel
+from kit.gguf_builder import TinyModel, vector
+from kit.gguf_bytes import RawTensor, gguf_bytes
 
+from rowspan.checkpoint.tensor_names import Role, TensorKey
+from rowspan.errors import UnsupportedModelError
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.quant.scheme import SCHEMES
 
@@ -52,6 +55,30 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path, options: dict[str, Any]
     for tensor, (tensor_key, shape) in zip(reader.tensors, checkpoint.shapes.items(), strict=True):  # in file order
         assert shape == tuple(reversed(tensor.shape.tolist()))
         np.testing.assert_array_equal(checkpoint.read(tensor_key).blocks.ravel(), tensor.data.view(np.uint8).ravel())
+
+
+def test_an_embedding_with_a_scale_is_refused(tmp_path: Path) -> None:
+    """Its rows are looked up as they are."""
+    model = TinyModel(scheme="NVFP4", tensor_scales=True)
+    read_spec(open_checkpoint(model.write(tmp_path / "m.gguf")))
+    tensors = [*model.tensors(), vector("token_embd.scale", np.ones(1))]
+    (tmp_path / "scaled.gguf").write_bytes(gguf_bytes(model.metadata(), tensors))
+    with pytest.raises(UnsupportedModelError, match="embedding scale"):
+        read_spec(open_checkpoint(tmp_path / "scaled.gguf"))
+
+
+def test_the_scale_of_fused_matrices_is_that_of_each(tmp_path: Path) -> None:
+    model = TinyModel("phi3", scheme="NVFP4", n_layers=1)
+    tensors = {tensor.name: tensor for tensor in model.tensors()}
+    parts = [tensors.pop(f"blk.0.attn_{name}.weight") for name in "qkv"]
+    rows = sum(part.shape[0] for part in parts)
+    fused = RawTensor("blk.0.attn_qkv.weight", (rows, 64), parts[0].ggml_type, b"".join(part.data for part in parts))
+    scale = vector("blk.0.attn_qkv.scale", np.full(1, 0.75))
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes(model.metadata(), [*tensors.values(), fused, scale]))
+    checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    for role in (Role.Q, Role.K, Role.V):
+        found = checkpoint.read(TensorKey(role, 0, "scale"))
+        assert found.blocks.view(np.float32).tolist() == [[0.75]]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -19,7 +19,7 @@ from rowspan.model.families.family import LAYER_TENSORS, MODEL_TENSORS
 from rowspan.model.families.registry import key_of
 from rowspan.model.open_checkpoint import open_checkpoint
 
-F32, Q4_0, IQ2_XS = 0, 2, 17
+F32, Q4_0, Q8_K, F64 = 0, 2, 15, 28
 Q = TensorKey(Role.Q, 0)
 
 
@@ -167,7 +167,7 @@ def test_alignment_from_metadata(tmp_path: Path) -> None:
 
 
 def test_unknown_tensors_are_kept_by_name(tmp_path: Path) -> None:
-    tensors = [RawTensor("blk.0.ffn_gate_maybe.weight", (2, 2, 2), IQ2_XS, b"")]
+    tensors = [RawTensor("blk.0.ffn_gate_maybe.weight", (2, 2, 2), Q8_K, b"")]
     checkpoint = open_checkpoint(write(tmp_path / "m.gguf", gguf_bytes({}, tensors)))
     assert checkpoint.unknown_tensors == ["blk.0.ffn_gate_maybe.weight"]
     assert not checkpoint.tensors
@@ -242,7 +242,7 @@ def test_versions_that_cannot_be_read(tmp_path: Path, version: bytes, message: s
 
 
 def test_unsupported_tensor_type_is_named(tmp_path: Path) -> None:
-    for number, name in ((IQ2_XS, "IQ2_XS"), (4, "number 4"), (2**32 - 1, "number 4294967295")):
+    for number, name in ((Q8_K, "Q8_K"), (F64, "F64"), (4, "number 4"), (2**32 - 1, "number 4294967295")):
         with pytest.raises(UnsupportedModelError, match=rf"blk\.0\.attn_q\.weight has the type {name}"):
             open_checkpoint(write(tmp_path / "m.gguf", one_tensor((256, 256), number)))
 

@@ -17,7 +17,7 @@ from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_h
 from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.checkpoint.tensor_names import TensorKey
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
-from rowspan.quant.scheme import SCHEMES, Scheme
+from rowspan.quant.scheme import GEOMETRIES, SCHEMES, VECTOR_SCHEMES, Geometry
 from rowspan.quant.stored import StoredMatrix
 
 # With a page that is accessed, Linux maps cached pages around it, 64 KiB or a large folio, among them pages of the
@@ -108,7 +108,7 @@ class GgufCheckpoint:
             ValueError: a slice with a step, or columns that do not fall on block borders.
         """
         place, info = self._places[key], self._tensors[key]
-        scheme = SCHEMES[info.scheme]
+        scheme = GEOMETRIES[info.scheme]
         *outer, width = info.shape
         height = math.prod(outer)
         first_row, last_row = _bounds(rows, height)
@@ -216,8 +216,10 @@ def _integer(part: Path, metadata: Mapping[str, Any], key: str, default: int) ->
     return value
 
 
-def _scheme_of(record: TensorRecord) -> Scheme:
+def _scheme_of(record: TensorRecord) -> Geometry:
     name = SCHEME_OF_TYPE.get(record.ggml_type, f"number {record.ggml_type}")
+    if len(record.shape) == 1 and name in VECTOR_SCHEMES:
+        return VECTOR_SCHEMES[name]
     if name not in SCHEMES:
         raise UnsupportedModelError(
             f"The tensor {record.name} has the type {name}, which is not supported.",

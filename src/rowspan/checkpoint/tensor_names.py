@@ -65,7 +65,10 @@ class Role(StrEnum):
 
 
 class TensorKey(NamedTuple):
-    """Names one tensor: its role, its layer (None outside the layers), and whether it is the weight or the bias."""
+    """Names one tensor: its role, its layer (None outside the layers), and whether it is the weight or the bias; or, of
+    a weight that is a matrix, its "scale", a factor of the whole product (of each expert's), or its "input_scale",
+    which is meant for inputs that are rounded to 4 bits.
+    """
 
     role: Role
     layer: int | None = None
@@ -78,7 +81,7 @@ Names = dict[str, Role]
 """
 
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names
-GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias|scale)")
+GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias|scale|input_scale)")
 
 
 def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey | None:
@@ -91,4 +94,4 @@ def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey |
     index = None if layer is None else int(layer)
     if f"{stem}.{part}" in names:
         return TensorKey(names[f"{stem}.{part}"], index)
-    return TensorKey(names[stem], index, part) if stem in names and part != "scale" else None
+    return TensorKey(names[stem], index, part) if stem in names else None

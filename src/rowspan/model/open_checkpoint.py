@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from rowspan.checkpoint.checkpoint import Checkpoint
@@ -10,7 +11,7 @@ from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
 from rowspan.model.families.registry import apart, key_of, spec_of
 from rowspan.model.header import ModelHeader, Shapes
-from rowspan.model.roles import OPTIONAL, required_tensors, shape_of
+from rowspan.model.roles import OPTIONAL, SCALES, axes_of, required_tensors, shape_of
 from rowspan.model.spec import ModelSpec
 
 
@@ -69,7 +70,7 @@ def _check_tensors(header: ModelHeader, shapes: Shapes, spec: ModelSpec) -> None
     for key in due:
         if key not in shapes:
             raise header.contradiction(f"the tensor {_describe(key)} is missing")
-    unused = [_describe(key) for key in shapes if key not in due and key.role not in OPTIONAL]
+    unused = [_describe(key) for key in shapes if key not in due and not _is_optional(key, due)]
     if unused:
         raise UnsupportedModelError(
             "The model has tensors that Rowspan does not know what to do with.",
@@ -79,6 +80,14 @@ def _check_tensors(header: ModelHeader, shapes: Shapes, spec: ModelSpec) -> None
     for key, shape in shapes.items():
         if shape != shape_of(spec, key):
             raise header.contradiction(f"{_describe(key)} has shape {shape}, not {shape_of(spec, key)}")
+
+
+def _is_optional(key: TensorKey, due: Container[TensorKey]) -> bool:
+    """Whether the model can do with and without it. Rows are looked up in an embedding as they are: it has no scale."""
+    if key.part in SCALES:
+        weight = key._replace(part="weight")
+        return weight in due and len(axes_of(weight)) > 1 and key.role is not Role.EMBEDDING
+    return key.role in OPTIONAL
 
 
 def _describe(key: TensorKey) -> str:

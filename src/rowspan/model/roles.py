@@ -91,6 +91,8 @@ def _per_kv_head(elements: Callable[[AttentionSpec], int]) -> Axis:
     return Axis(lambda model, layer: layer.mixer.n_kv_heads * elements(layer.mixer), CutBy.HEADS)
 
 
+SCALES = ("scale", "input_scale")  # parts that a matrix may have beside it
+ONE = Axis(lambda model, layer: 1)
 HIDDEN = Axis(lambda model, layer: model.hidden_size)
 VOCABULARY = Axis(lambda model, layer: model.vocab_size, CutBy.VOCABULARY)
 ROPE_PAIRS = Axis(lambda model, layer: next((rope.dim // 2 for rope in model.ropes if rope.has_factors), 0))
@@ -180,6 +182,8 @@ OPTIONAL = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
 
 def axes_of(key: TensorKey) -> tuple[Axis, ...]:
     axes = ROLES[key.role].axes
+    if key.part in SCALES:
+        return axes[:-2] or (ONE,)
     return axes if key.part == "weight" else axes[:-1]
 
 

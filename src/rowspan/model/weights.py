@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,15 @@ from rowspan.model.roles import ROLES, axes_of, shape_of
 from rowspan.model.spec import AttentionSpec, MlpSpec, MoeSpec, RopeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span
 from rowspan.quant.stored import StoredMatrix
+
+NUMPY_TYPES: Mapping[str, type[np.number[Any]]] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "F64": np.float64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,12 @@ class _Loader:
         return self.kernels.lookup(RawRows(stored, self.shard.vocab.start))
 
     def _matrix(self, key: TensorKey) -> Weight:
-        return self._counted(key, self.kernels.matrix(self._read(key, self._cut(key))))
+        return self._counted(key, self.kernels.matrix(self._scaled(key, self._read(key, self._cut(key)))))
+
+    def _scaled(self, key: TensorKey, stored: StoredMatrix) -> StoredMatrix:
+        """A matrix, or one for each expert, with the factors that the file has beside it."""
+        scales = self._values(key._replace(part="scale"))
+        return stored if scales is None else stored.scaled(scales.repeat(stored.rows // len(scales)))
 
     def _counted(self, key: TensorKey, weight: Weight) -> Weight:
         """A weight that has just been packed."""
@@ -255,6 +269,7 @@ class _Loader:
         cut, rows = self._cut(key), shape_of(self.plan.spec, file_key)[-2]
         whole = self._map(file_key, Cut(Span(0, spec.experts * rows), cut.columns))
         stored = whole.rows_of_each(spec.experts, above + cut.rows.start, len(cut.rows))
+        stored = self._scaled(file_key, stored)
         self.on_tensor(stored.nbytes)
         return self._counted(file_key, self.kernels.experts(stored, spec.experts))
 
@@ -303,14 +318,13 @@ class _Loader:
 def _floats(key: TensorKey, stored: StoredMatrix) -> NDArray[np.float32]:
     """A vector's elements, in memory of their own."""
     scheme, flat = stored.scheme, np.ascontiguousarray(stored.blocks).reshape(-1)
-    if scheme == "F32":
-        return flat.view(np.float32).copy()
-    if scheme == "F16":
-        return flat.view(np.float16).astype(np.float32)
+    if scheme in NUMPY_TYPES:
+        values: NDArray[np.float32] = flat.view(NUMPY_TYPES[scheme]).astype(np.float32)
+        return values
     if scheme == "BF16":
         return (flat.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     raise UnsupportedModelError(
         f"{key} is a quantized vector ({scheme}).",
-        why="Norms and biases are expected in F32, F16 or BF16.",
+        why=f"Norms and biases are expected in BF16, {', '.join(NUMPY_TYPES)}.",
         fix="Convert the model again with a current converter.",
     )

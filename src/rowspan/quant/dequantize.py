@@ -8,7 +8,7 @@ import torch
 
 from rowspan.quant.planar import Planar, values
 from rowspan.quant.scheme import SCHEMES, Scheme
-from rowspan.quant.schemes import dense, iq4, mxfp4, q2_k, q3_k, q4, q4_k, q5, q6_k, q8
+from rowspan.quant.schemes import dense, iq1, iq4, iq23, mxfp4, nvfp4, q2_k, q3_k, q4, q4_k, q5, q6_k, q8, tq
 from rowspan.quant.stored import BLOCKS
 
 Parts = Mapping[str, torch.Tensor]
@@ -47,6 +47,16 @@ PLANAR: Mapping[str, Callable[[Parts], Planar]] = {
         "IQ4_NL": iq4.iq4_nl,
         "IQ4_XS": iq4.iq4_xs,
         "MXFP4": mxfp4.mxfp4,
+        "NVFP4": nvfp4.nvfp4,
+        "IQ3_S": iq23.iq3_s,
+        "IQ3_XXS": iq23.iq3_xxs,
+        "IQ2_S": iq23.iq2_s,
+        "IQ2_XS": iq23.iq2_xs,
+        "IQ2_XXS": iq23.iq2_xxs,
+        "IQ1_M": iq1.iq1_m,
+        "IQ1_S": iq1.iq1_s,
+        "TQ2_0": tq.tq2_0,
+        "TQ1_0": tq.tq1_0,
     }.items()
 }
 ELEMENTS_AT_ONCE = 1 << 19  # bounds what is held beside the result, and keeps it in cache

@@ -38,6 +38,9 @@ class PackedMatrix:
     sub_scales: np.ndarray | None  # int8; None: scales are those of the groups
     sub_minima: np.ndarray | None  # int8
     table: np.ndarray | None  # uint8 (16,), of T4: the numbers that codes stand for, counted from `zero`
+    e4m3: np.ndarray | None  # uint8, in place of scales: half of an E4M3 without a sign for each group
+    odd_factors: np.ndarray | None  # uint8, in place of sub_scales: n of two groups' 2 n + 1
+    row_scales: np.ndarray | None  # float32, factors of rows' products; None: all 1
     rows: int
     columns: int
     group: int  # columns that share a scale; 1 of dense kinds
@@ -54,7 +57,8 @@ class PackedMatrix:
 
     @property
     def _planes(self) -> tuple[np.ndarray | None, ...]:
-        return (self.codes, self.scales, self.exponents, self.minima, self.sub_scales, self.sub_minima)
+        factors = (self.scales, self.exponents, self.minima, self.sub_scales, self.sub_minima)
+        return (self.codes, *factors, self.e4m3, self.odd_factors, self.row_scales)
 
 
 def pack(
@@ -80,11 +84,14 @@ def pack(
     packed = PackedMatrix(
         kind=scheme.codes,
         codes=new(_codes_shape(scheme, panels, columns), CODE_DTYPES[scheme.codes]),
-        scales=factors(quantized and not scheme.has_exponents, scheme.block_size, np.float16),
+        scales=factors(quantized and not (scheme.has_exponents or scheme.has_e4m3), scheme.block_size, np.float16),
         exponents=factors(scheme.has_exponents, scheme.block_size, np.uint8),
         minima=factors(scheme.has_minima, scheme.block_size, np.float16),
-        sub_scales=factors(scheme.has_sub_scales, scheme.group, np.int8),
+        sub_scales=factors(scheme.has_sub_scales and not scheme.has_odd_factors, scheme.group, np.int8),
         sub_minima=factors(scheme.has_sub_scales and scheme.has_minima, scheme.group, np.int8),
+        e4m3=factors(scheme.has_e4m3, scheme.group, np.uint8),
+        odd_factors=factors(scheme.has_odd_factors, 2 * scheme.group, np.uint8),
+        row_scales=_row_scales(scheme, stored, panels if columns else 0, new),
         table=(np.array(scheme.table) + TABLE_ZERO).astype(np.uint8) if scheme.table else None,
         rows=rows,
         columns=columns,
@@ -100,9 +107,24 @@ def pack(
         _bits(packed.minima),
         packed.sub_scales,
         packed.sub_minima,
+        packed.e4m3,
+        packed.odd_factors,
         cpu,
     )
     return packed
+
+
+def _row_scales(
+    scheme: Scheme, stored: StoredMatrix, panels: int, new: Callable[[tuple[int, ...], DTypeLike], np.ndarray]
+) -> np.ndarray | None:
+    """What rows' products are multiplied by: what a table's numbers count, and the file's own factors."""
+    if stored.row_scales is None and not scheme.has_row_scales:
+        return None
+    scales = new((panels, PANEL), np.float32)
+    scales[:] = 0
+    if panels:
+        scales.reshape(-1)[: stored.rows] = scheme.unit * (1 if stored.row_scales is None else stored.row_scales)
+    return scales
 
 
 def _codes_shape(scheme: Scheme, panels: int, columns: int) -> tuple[int, ...]:

@@ -5,14 +5,14 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.errors import UnsupportedModelError
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.scheme import GEOMETRIES
 
 BLOCKS = "blocks"
 
@@ -24,17 +24,20 @@ class StoredMatrix:
     The scheme determines which parts there are, and their shapes (`rowspan.quant.dequantize`). GGUF's schemes have one:
     BLOCKS, uint8 (rows, bytes per row), whose rows may lie apart. Others have codes, scales and zero points as separate
     parts.
+
+    row_scales: (rows,) factors of rows' products, from a tensor of their own; None: all 1.
     """
 
     scheme: str
     rows: int
     columns: int
     parts: Mapping[str, NDArray[Any]]
+    row_scales: NDArray[np.float32] | None = None
 
     @classmethod
     def of_blocks(cls, scheme: str, blocks: NDArray[np.uint8]) -> StoredMatrix:
         """A matrix in one of GGUF's schemes. Raises ValueError if rows are not whole blocks."""
-        return cls(scheme, blocks.shape[0], SCHEMES[scheme].columns(blocks.shape[1]), {BLOCKS: blocks})
+        return cls(scheme, blocks.shape[0], GEOMETRIES[scheme].columns(blocks.shape[1]), {BLOCKS: blocks})
 
     @property
     def blocks(self) -> NDArray[np.uint8]:
@@ -63,7 +66,10 @@ class StoredMatrix:
             return self
         width = self.blocks.shape[1]
         of_each = self.blocks.reshape(count, each, width)[:, first : first + rows]
-        return StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, width))
+        part = StoredMatrix.of_blocks(self.scheme, np.ascontiguousarray(of_each).reshape(count * rows, width))
+        if self.row_scales is None:
+            return part
+        return part.scaled(self.row_scales.reshape(count, each)[:, first : first + rows].flatten())
 
     def padded(self, count: int, multiple: int) -> StoredMatrix:
         """Of `count` matrices, one below the other, each with rows of zeros added to make a multiple of `multiple`."""
@@ -73,10 +79,18 @@ class StoredMatrix:
             return self
         padded = np.zeros((count, rows + missing, self.blocks.shape[1]), np.uint8)
         padded[:, :rows] = self.blocks.reshape(count, rows, -1)
-        return StoredMatrix.of_blocks(self.scheme, padded.reshape(count * (rows + missing), -1))
+        whole = StoredMatrix.of_blocks(self.scheme, padded.reshape(count * (rows + missing), -1))
+        if self.row_scales is None:
+            return whole
+        return whole.scaled(np.pad(self.row_scales.reshape(count, rows), ((0, 0), (0, missing))).flatten())
+
+    def scaled(self, row_scales: NDArray[np.float32]) -> StoredMatrix:
+        """The same matrix with factors (rows,) of its rows' products."""
+        return replace(self, row_scales=row_scales)
 
     def _rows(self, rows: slice) -> StoredMatrix:
-        return StoredMatrix.of_blocks(self.scheme, self.blocks[rows])
+        part = StoredMatrix.of_blocks(self.scheme, self.blocks[rows])
+        return part if self.row_scales is None else part.scaled(self.row_scales[rows])
 
     @property
     def is_empty(self) -> bool:

@@ -296,7 +296,8 @@ def _like(x: Value) -> Value:
 def _matrix(weight: PackedMatrix) -> _native.Matrix:
     arrays = (weight.codes, weight.scales, weight.exponents, weight.minima, weight.sub_scales, weight.sub_minima)
     sizes = (weight.rows, weight.columns, weight.group, weight.zero)
-    return _native.Matrix(_native.Codes[weight.kind.name], *arrays, weight.table, *sizes)
+    rest = (weight.e4m3, weight.odd_factors, weight.row_scales)
+    return _native.Matrix(_native.Codes[weight.kind.name], *arrays, weight.table, *sizes, *rest)
 
 
 def _router(experts: Experts, spec: MoeSpec) -> _native.Router:

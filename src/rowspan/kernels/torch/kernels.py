@@ -64,9 +64,14 @@ class TorchKernels:
             return dense.pack(torch.zeros(stored.rows, stored.columns, dtype=self._dtype, device=self._device))
         if self.memory is None:
             parts = {name: _tensor(part) for name, part in stored.parts.items()}
-            return dense.pack(dequantize_parts(stored.scheme, parts).to(self._dtype))
+            return dense.pack(self._scaled(dequantize_parts(stored.scheme, parts), stored).to(self._dtype))
         uploaded = self.memory.uploader.upload_parts(stored.parts)
-        return self._held(dense.pack(dequantize_parts(stored.scheme, uploaded, self._dtype)))
+        return self._held(dense.pack(self._scaled(dequantize_parts(stored.scheme, uploaded, self._dtype), stored)))
+
+    def _scaled(self, matrix: Tensor, stored: StoredMatrix) -> Tensor:
+        if stored.row_scales is None:
+            return matrix
+        return matrix.mul_(torch.from_numpy(stored.row_scales).to(matrix.device)[:, None])
 
     def experts(self, stored: StoredMatrix, count: int) -> Weight:
         return moe.ExpertMatrices([self.matrix(part) for part in stored.in_parts(count)])

@@ -111,7 +111,9 @@ class TritonKernels:
     def matrix(self, stored: StoredMatrix) -> Weight:
         if stored.is_empty:
             return DenseWeight(torch.zeros(stored.rows, stored.columns, dtype=self._dtype, device=self._device))
-        return self._memory.hold(pack(stored.scheme, self._memory.uploader.upload(stored.blocks), self._dtype))
+        blocks, scales = self._memory.uploader.upload(stored.blocks), stored.row_scales
+        row_scales = None if scales is None else torch.from_numpy(scales).to(self._device)
+        return self._memory.hold(pack(stored.scheme, blocks, self._dtype, row_scales))
 
     def experts(self, stored: StoredMatrix, count: int) -> Weight:
         raise UnsupportedModelError(

@@ -17,13 +17,14 @@ from rowspan.model import families
 from rowspan.model.families.family import Family
 from rowspan.model.families.unknown import UNKNOWN
 from rowspan.model.header import ModelHeader
+from rowspan.model.roles import SCALES
 from rowspan.model.spec import ModelSpec
-from rowspan.quant.scheme import SCHEMES
+from rowspan.quant.scheme import GEOMETRIES
 
 if TYPE_CHECKING:  # it takes NumPy, which is slow to import
     from rowspan.checkpoint.gguf_header import TensorRecord
 
-IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)\.(weight|bias)")
+IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)\.(weight|bias|scale|input_scale)")
 
 
 @cache
@@ -60,10 +61,12 @@ def apart(record: TensorRecord, metadata: Mapping[str, Any]) -> Sequence[TensorR
     layer, stem, part = int(match[1]), match[2], match[3]
     if layer >= header.n_layers:
         return () if predicts_further else (record,)
-    fused, scheme = family.fused.get(stem), SCHEMES.get(SCHEME_OF_TYPE.get(record.ggml_type, ""))
+    fused, scheme = family.fused.get(stem), GEOMETRIES.get(SCHEME_OF_TYPE.get(record.ggml_type, ""))
     if fused is None or scheme is None:
         return (record,)
     parts = fused(header, layer, record.shape[0])
+    if part in SCALES:  # of the whole product, and so of each part
+        return [replace(record, name=f"blk.{layer}.{name}.{part}") for name, _ in parts]
     width = record.shape[1] if len(record.shape) > 1 else 1
     if sum(rows for _, rows in parts) != record.shape[0] or width % scheme.block_size:
         return (record,)

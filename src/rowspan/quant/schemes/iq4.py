@@ -11,20 +11,16 @@ from __future__ import annotations
 import torch
 
 from rowspan.quant.planar import Planar, bit_fields, halves
-from rowspan.quant.scheme import NON_LINEAR
+from rowspan.quant.schemes.tables import table_of
 
 
 def iq4_nl(blocks: torch.Tensor) -> Planar:
     q = bit_fields(blocks[:, 2:], bits=4, width=16)
-    return Planar(q, halves(blocks, 0), table=_table(blocks))
+    return Planar(q, halves(blocks, 0), table=table_of("IQ4_NL", blocks))
 
 
 def iq4_xs(blocks: torch.Tensor) -> Planar:
     low = bit_fields(blocks[:, 4:8], bits=4, width=1)
     scale = low | (bit_fields(blocks[:, 2:4], bits=2, width=1) << 4)
     q = bit_fields(blocks[:, 8:], bits=4, width=16)
-    return Planar(q, halves(blocks, 0), sub_scales=scale.view(torch.int8).sub_(32), table=_table(blocks))
-
-
-def _table(blocks: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(NON_LINEAR, dtype=torch.int8, device=blocks.device)
+    return Planar(q, halves(blocks, 0), sub_scales=scale.view(torch.int8).sub_(32), table=table_of("IQ4_XS", blocks))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 
 from rowspan.quant.planar import Planar, bit_fields
-from rowspan.quant.scheme import E2M1_DOUBLED
+from rowspan.quant.schemes.tables import table_of
 
 
 def mxfp4(blocks: torch.Tensor) -> Planar:
-    table = torch.tensor(E2M1_DOUBLED, dtype=torch.int8, device=blocks.device)
-    return Planar(bit_fields(blocks[:, 1:], bits=4, width=16), powers(blocks[:, :1]), table=table)
+    q = bit_fields(blocks[:, 1:], bits=4, width=16)
+    return Planar(q, powers(blocks[:, :1]), table=table_of("MXFP4", blocks))
 
 
 def powers(exponents: torch.Tensor) -> torch.Tensor:

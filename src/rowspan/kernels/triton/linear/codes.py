@@ -76,7 +76,10 @@ def _looked_up(word, one, TABLE: tl.constexpr):
     high = _word_of(TABLE, 2) ^ (third & (_word_of(TABLE, 2) ^ _word_of(TABLE, 3)))
     four = low ^ (fourth & (low ^ high))
     byte = (four >> ((word & 3) * 8)) & 255
-    return (byte | (one + (23 << 23))).to(tl.float32, bitcast=True) - ((1 << 23) + 128)
+    power: tl.constexpr = 23 - _fraction_of(TABLE)
+    exponent: tl.constexpr = power << 23
+    zero: tl.constexpr = (1 << power) + 128 * 2.0 ** (power - 23)
+    return (byte | (one + exponent)).to(tl.float32, bitcast=True) - zero
 
 
 @triton.constexpr_function
@@ -84,6 +87,12 @@ def _word_of(table: int, place: int) -> int:
     """A 32-bit word of the table, as a signed number."""
     word = table >> 32 * place & 0xFFFFFFFF
     return word - (1 << 32) if word >> 31 else word
+
+
+@triton.constexpr_function
+def _fraction_of(table: int) -> int:
+    """How many bits of the table's numbers are a fraction's."""
+    return table >> 128
 
 
 @triton.constexpr_function
@@ -158,7 +167,7 @@ def _bytes(words, one, PART: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexp
 def load_factors(factors, sub_factors, row, group, groups, GROUP: tl.constexpr):
     """Load scales or minima of some groups of each row, float32 (rows, …); zero beyond the row's end.
 
-    factors: float16; or uint8, exponents of powers of two.
+    factors: float16; or uint8, exponents of powers of two; or int8, E4M3 without a sign, which are halved.
     sub_factors: None if each group has a factor of its own.
     groups: number of groups in a row.
     """
@@ -166,6 +175,10 @@ def load_factors(factors, sub_factors, row, group, groups, GROUP: tl.constexpr):
     at = (row * groups)[:, None] + group[None, :]
     if factors.dtype.element_ty == tl.uint8:
         return _powers(tl.load(factors + at, mask=inside, other=0).to(tl.int32))
+    elif factors.dtype.element_ty == tl.int8:
+        # A float16's exponent counts from 15, not 7.
+        bits = tl.load(factors + at, mask=inside, other=0).to(tl.int16) << 7
+        return bits.to(tl.float16, bitcast=True).to(tl.float32) * 128
     elif sub_factors is None:
         return tl.load(factors + at, mask=inside, other=0.0).to(tl.float32)
     else:

@@ -63,7 +63,7 @@ def choose(card: CardModel, tokens: int, rows: int, columns: int, bits: int, loo
         looked_up: codes stand for numbers of a table, which takes registers to find.
     """
     if tokens <= MOST_NARROW:
-        return _narrow(card, tokens, rows, columns, bits)
+        return _narrow(card, tokens, rows, columns, bits, looked_up)
     if tokens >= LEAST_UNPACKED:
         return unpacked(columns)
     return _wide(card, tokens, rows, columns, looked_up)
@@ -82,7 +82,7 @@ def candidates(
     """Yield configurations that are worth timing, the default first; some occur twice."""
     yield choose(card, tokens, rows, columns, bits, looked_up)
     if tokens <= 4 * MOST_NARROW:
-        narrow = _narrow(card, tokens, rows, columns, bits)
+        narrow = _narrow(card, tokens, rows, columns, bits, looked_up)
         for block_rows, num_warps in product((1, 2, 4, 8), (1, 2, 4, 8)):
             yield replace(narrow, block_rows=block_rows, num_warps=num_warps, units=num_warps * card.lanes, split=1)
         for split in (2, 4):
@@ -110,7 +110,7 @@ TILES = {
 }
 
 
-def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) -> Narrow:
+def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int, looked_up: bool) -> Narrow:
     """The configuration for few tokens. More rows per program share the cost of loading activations; fewer leave
     registers to more threads. If there would be too few programs for the card, there are fewer rows; then a row's
     columns are shared among more warps of its program, and as a last resort among programs, whose sums a second launch
@@ -122,7 +122,7 @@ def _narrow(card: CardModel, tokens: int, rows: int, columns: int, bits: int) ->
     if held == 1 and few_columns:
         block_rows = 8
     if card.family is CardFamily.RDNA:  # else the compiler spills registers
-        block_rows //= 2
+        block_rows //= 4 if looked_up else 2
     while block_rows > 1 and rows < 3 * block_rows * card.processors:
         block_rows //= 2
     programs, units = -(-rows // block_rows), -(-columns // UNIT[bits])

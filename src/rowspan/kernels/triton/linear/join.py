@@ -24,7 +24,7 @@ def join(weights: Sequence[Weight]) -> PlanarWeight | DenseWeight | None:
     if all(isinstance(weight, DenseWeight) for weight in weights):
         return DenseWeight(torch.cat([weight.matrix for weight in weights if isinstance(weight, DenseWeight)]))
     planar = [weight for weight in weights if isinstance(weight, PlanarWeight)]
-    if len(planar) < len(weights) or len({weight.scheme for weight in planar}) > 1:
+    if len(planar) < len(weights) or len({(weight.scheme, weight.row_scales is None) for weight in planar}) > 1:
         return None
     planes = [field.name for field in fields(PlanarWeight) if isinstance(getattr(planar[0], field.name), Tensor)]
     joined: dict[str, Any] = {name: torch.cat([getattr(weight, name) for weight in planar]) for name in planes}

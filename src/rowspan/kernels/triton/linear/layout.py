@@ -22,9 +22,10 @@ unpacked ones through shared memory once more. It did for Q8_0 while codes were 
 but then waited for each product before the next, and spent a fourth more on integers.
 
 A scale (minimum) is a float16, or as the file has it, the product of a float16 for 256 columns and an integer of 8 bits
-for the group, or a power of two; exact in float32. Bits per element, against the file's: Q8_0, Q4_0, Q4_1, Q6_K, IQ4_NL
-and MXFP4 the same, Q4_K 4.625 (4.5), IQ4_XS 4.3125 (4.25), Q5_K 6.625 (5.5), Q3_K 4.5625 (3.4375), Q2_K 3.125 (2.625),
-Q5_0 6.5 (5.5), Q5_1 7 (6).
+for the group, or a power of two, or an E4M3; exact in float32. Bits per element, against the file's: Q8_0, Q4_0, Q4_1,
+Q6_K, IQ4_NL, MXFP4 and NVFP4 the same, Q4_K 4.625 (4.5), IQ4_XS 4.3125 (4.25), Q5_K 6.625 (5.5), Q3_K 4.5625 (3.4375),
+Q2_K 3.125 (2.625), Q5_0 6.5 (5.5), Q5_1 7 (6); IQ3_S, IQ3_XXS, IQ2_XXS and IQ1_S 4.3125, IQ2_S, IQ2_XS and IQ1_M
+4.5625; TQ2_0 and TQ1_0 2.3125.
 """
 
 from __future__ import annotations
@@ -51,6 +52,16 @@ BITS: Mapping[str, int] = {
     "IQ4_NL": 4,
     "IQ4_XS": 4,
     "MXFP4": 4,
+    "NVFP4": 4,
+    "IQ3_S": 4,
+    "IQ3_XXS": 4,
+    "IQ2_S": 4,
+    "IQ2_XS": 4,
+    "IQ2_XXS": 4,
+    "IQ1_M": 4,
+    "IQ1_S": 4,
+    "TQ2_0": 2,
+    "TQ1_0": 2,
 }
 UNIT: Mapping[int, int] = {
     8: 16,
@@ -66,10 +77,12 @@ class PlanarWeight:
 
     codes: Tensor  # int32 (rows, words): the plane of 8, 4 or 2 bits
     high: Tensor | None  # int32 (rows, words): of 6 bits, the plane of 2
-    scales: Tensor  # float16 (rows, groups), or with sub_scales (rows, columns / 256); uint8: exponents, 2^(n - 128)
+    # float16 (rows, groups), or with sub_scales (rows, columns / 256); uint8: exponents, 2^(n - 128); int8: E4M3
+    scales: Tensor
     minima: Tensor | None  # like scales; None: all zero
     sub_scales: Tensor | None  # int8 (rows, groups)
     sub_minima: Tensor | None  # int8 (rows, groups)
+    row_scales: Tensor | None  # float32 (rows,): factors of rows' products; None: all 1
     scheme: str
     columns: int
 
@@ -84,7 +97,7 @@ class PlanarWeight:
     @property
     def planes(self) -> tuple[Tensor | None, ...]:
         """The first arguments of kernels, in their order."""
-        return (self.codes, self.high, self.scales, self.minima, self.sub_scales, self.sub_minima)
+        return (self.codes, self.high, self.scales, self.minima, self.sub_scales, self.sub_minima, self.row_scales)
 
     @property
     def bits(self) -> int:
@@ -107,7 +120,7 @@ class PlanarWeight:
     @property
     def table(self) -> int | None:
         """The table in the form that kernels take: see `table_bits`."""
-        return table_bits(SCHEMES[self.scheme].table)
+        return table_bits(SCHEMES[self.scheme].table, SCHEMES[self.scheme].unit)
 
     @property
     def units(self) -> int:
@@ -115,9 +128,12 @@ class PlanarWeight:
         return units(self.columns, self.bits)
 
 
-def table_bits(table: Sequence[int]) -> int | None:
-    """Pack 16 numbers of 8 bits, each + 128, into one of 128 bits, the first lowest; None if there are none."""
-    return int.from_bytes(bytes(number + 128 for number in table), "little") if table else None
+def table_bits(table: Sequence[int], unit: float = 1.0) -> int | None:
+    """Pack 16 numbers of 8 bits, each + 128, into one of 128 bits, the first lowest, and above them how many of their
+    bits are a fraction's, so that they count `unit`; None if there are none.
+    """
+    fraction = int(1 / unit).bit_length() - 1
+    return int.from_bytes(bytes([*(number + 128 for number in table), fraction]), "little") if table else None
 
 
 def units(columns: int, bits: int) -> int:

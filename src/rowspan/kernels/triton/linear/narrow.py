@@ -35,6 +35,7 @@ def narrow_kernel(
     minima,
     sub_scales,
     sub_minima,
+    row_scales,
     bias,
     y,
     tokens,
@@ -92,6 +93,8 @@ def narrow_kernel(
                 minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
                 sums += _sum_of_words(plain, TOKENS, 1, UNITS) * tl.reshape(minimum, (1, BLOCK_ROWS, UNITS))
     result = tl.sum(sums, axis=2)
+    if row_scales is not None:
+        result *= tl.load(row_scales + inside)[None, :]
     if bias is not None:
         result += tl.load(bias + inside).to(tl.float32)[None, :]
     written = (token < tokens)[:, None] & (row < rows)[None, :]

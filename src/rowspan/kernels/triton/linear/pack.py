@@ -4,6 +4,8 @@ them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from rowspan.quant.dequantize import PLANAR, dequantize
 from rowspan.quant.planar import Planar
 from rowspan.quant.scheme import SCHEMES, Scheme
 from rowspan.quant.schemes.mxfp4 import exponents
+from rowspan.quant.schemes.nvfp4 import e4m3_bits
 from rowspan.quant.stored import BLOCKS
 
 # A GPU wants large pieces: one takes some 20 launches. Of each element, up to 16 bytes are held while it is repacked.
@@ -20,7 +23,9 @@ ELEMENTS_AT_ONCE = 1 << 23
 FIELDS = {8: (1, 2), 4: (1, 4), 2: (2, 4)}  # by bits of a code: parts of a unit's columns, and bytes of a word for each
 
 
-def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | DenseWeight:
+def pack(
+    scheme_name: str, raw: Tensor, dtype: torch.dtype, row_scales: Tensor | None = None
+) -> PlanarWeight | DenseWeight:
     """Repack a matrix; codes, scales and minima are preserved exactly.
 
     Up to 128 MiB are held beside `raw` and the result.
@@ -28,19 +33,22 @@ def pack(scheme_name: str, raw: Tensor, dtype: torch.dtype) -> PlanarWeight | De
     Args:
         raw: (rows, bytes per row) uint8, on any device; rows may lie apart, as those of a column cut do.
         dtype: type of a dense weight: F32, F16 and BF16 are rounded to it.
+        row_scales: float32 (rows,), factors of rows' products; None: all 1.
 
     Raises:
         ValueError: a row is not a whole number of blocks.
     """
     scheme = SCHEMES[scheme_name]
     if scheme.is_dense:
-        return DenseWeight(dequantize(scheme_name, raw, dtype))
+        if row_scales is None:
+            return DenseWeight(dequantize(scheme_name, raw, dtype))
+        return DenseWeight((dequantize(scheme_name, raw) * row_scales[:, None]).to(dtype))
     weight = _empty(scheme, raw.shape[0], scheme.columns(raw.shape[1]), raw.device)
     rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, weight.columns))
     for first in range(0, weight.rows if weight.columns else 0, rows_at_once):
         rows = slice(first, first + rows_at_once)
         _pack_rows(weight, rows, PLANAR[scheme_name]({BLOCKS: raw[rows]}))
-    return weight
+    return replace(weight, row_scales=row_scales)
 
 
 def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> PlanarWeight:
@@ -54,13 +62,18 @@ def _empty(scheme: Scheme, rows: int, columns: int, device: torch.device) -> Pla
     return PlanarWeight(
         codes=plane({8: 4, 4: 8, 6: 8, 2: 16}[bits], torch.int32),
         high=plane(16, torch.int32) if bits == 6 else None,
-        scales=plane(scheme.block_size, torch.uint8 if scheme.has_exponents else torch.float16),
+        scales=plane(scheme.scaled_columns, _scale_type(scheme)),
         minima=plane(scheme.block_size, torch.float16) if scheme.has_minima else None,
         sub_scales=plane(scheme.group, torch.int8) if sub_scales else None,
         sub_minima=plane(scheme.group, torch.int8) if sub_scales and scheme.has_minima else None,
+        row_scales=None,
         scheme=scheme.name,
         columns=columns,
     )
+
+
+def _scale_type(scheme: Scheme) -> torch.dtype:
+    return torch.uint8 if scheme.has_exponents else torch.int8 if scheme.has_e4m3 else torch.float16
 
 
 def _pack_rows(weight: PlanarWeight, rows: slice, planar: Planar) -> None:
@@ -86,9 +99,8 @@ def _pack_rows(weight: PlanarWeight, rows: slice, planar: Planar) -> None:
 
 
 def _scales(weight: PlanarWeight, planar: Planar) -> Tensor | None:
-    if weight.scales.dtype != torch.uint8 or planar.scales is None:
-        return planar.scales
-    return exponents(planar.scales)
+    to_bits = {torch.uint8: exponents, torch.int8: e4m3_bits}.get(weight.scales.dtype)
+    return planar.scales if planar.scales is None or to_bits is None else to_bits(planar.scales)
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:

@@ -12,6 +12,8 @@ from rowspan.kernels.triton.linear.layout import PlanarWeight
 from rowspan.kernels.triton.linear.pack import FIELDS
 from rowspan.quant.scheme import SCHEMES
 from rowspan.quant.schemes.mxfp4 import powers
+from rowspan.quant.schemes.nvfp4 import halved_e4m3
+from rowspan.quant.schemes.tables import table_of
 
 
 def linear(x: Tensor, weight: PlanarWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -29,11 +31,13 @@ def unpack(weight: PlanarWeight, rows: slice) -> Tensor:
     else:
         codes = _codes(weight.codes[rows], weight.bits)
     table = SCHEMES[weight.scheme].table
-    numbers = torch.tensor(table, device=codes.device)[codes.int()] if table else codes
+    numbers = table_of(weight.scheme, codes)[codes.int()] if table else codes
     groups = numbers.view(len(codes), -1, weight.group)
     values = (groups.float() - weight.zero) * _factors(weight.scales, weight.sub_scales, rows)
     if weight.minima is not None:
         values += _factors(weight.minima, weight.sub_minima, rows)
+    if weight.row_scales is not None:
+        values *= weight.row_scales[rows, None, None]
     return values.flatten(1)[:, : weight.columns]
 
 
@@ -48,7 +52,8 @@ def _codes(words: Tensor, bits: int) -> Tensor:
 
 def _factors(plane: Tensor, sub: Tensor | None, rows: slice) -> Tensor:
     """Scales or minima of each group, float32 (rows, groups, 1)."""
-    factors = powers(plane[rows]) if plane.dtype == torch.uint8 else plane[rows].float()
+    number = {torch.uint8: powers, torch.int8: halved_e4m3}.get(plane.dtype, torch.Tensor.float)
+    factors = number(plane[rows])
     if sub is not None:
         each = sub.shape[1] // plane.shape[1]
         factors = factors.repeat_interleave(each, dim=1) * sub[rows].float()

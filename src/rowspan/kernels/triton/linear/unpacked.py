@@ -25,6 +25,7 @@ def unpack_kernel(
     minima,
     sub_scales,
     sub_minima,
+    row_scales,
     y,
     first_row,
     rows,
@@ -50,6 +51,8 @@ def unpack_kernel(
     w = tl.reshape(code, (BLOCK_ROWS, UNITS * UNIT // GROUP, GROUP)) * scale[:, :, None]
     if minima is not None:
         w += load_factors(minima, sub_minima, inside, group, groups, GROUP)[:, :, None]
+    if row_scales is not None:
+        w *= tl.load(row_scales + inside)[:, None, None]
     column = first * UNIT + tl.arange(0, UNITS * UNIT)
     given = (row < rows)[:, None] & (column < columns)[None, :]
     at = y + (row.to(tl.int64) * columns)[:, None] + column[None, :]

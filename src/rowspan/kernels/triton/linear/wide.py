@@ -31,6 +31,7 @@ def wide_kernel(
     minima,
     sub_scales,
     sub_minima,
+    row_scales,
     bias,
     y,
     tokens,
@@ -81,6 +82,8 @@ def wide_kernel(
         scale = load_factors(scales, sub_scales, inside, group, groups, GROUP)
         if minima is not None:
             minimum = load_factors(minima, sub_minima, inside, group, groups, GROUP)
+    if row_scales is not None:
+        sums *= tl.load(row_scales + inside)[:, None]
     if bias is not None:
         sums += tl.load(bias + inside).to(tl.float32)[:, None]
     at = y + ((part.to(tl.int64) * tokens + token) * rows)[None, :] + row[:, None]
