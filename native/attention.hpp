@@ -201,6 +201,7 @@ inline void attention_with(const Attention& work, float* scratch, const Team& te
             if ((whose == team.index) != own) return;
             if (pending) {
                 run_task(work, mine, task, buffers);
+                team.task_done();
                 taken = tasks.take(share);
                 pending = false;
             }

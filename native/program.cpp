@@ -299,10 +299,12 @@ void Program::begin(const Step& step) {
 
 void Program::run(size_t segment) {
     const std::vector<Call>& calls = segments_.at(segment);
-    pool_.run([&](const Team& team) {
+    const Progress progress{progress_};
+    pool_.run([&](const Team& each) {
+        const Team team = {each.index, each.count, each.barrier, progress_ && !each.index ? &progress : nullptr};
         for (const Call& call : calls) {
             call(team);
-            if (progress_ && !team.index) progress_->fetch_add(1, std::memory_order_relaxed);
+            if (team.progress) team.progress->call_done();
         }
     });
     if (segment + 1 == segments_.size()) ++steps_;

@@ -55,7 +55,7 @@ struct Table {
 // Calls that cut their work by rows do it all in the same way, so that they may follow one another without a barrier.
 class Program {
   public:
-    // progress, if there is one, counts the calls done: whoever watches sees whether this rank is still at work.
+    // progress, if there is one, is kept up as Progress has it: whoever watches sees whether this rank is still at work.
     Program(const Kernels& kernels, Pool& pool, std::atomic<uint64_t>* progress)
         : kernels_(kernels), pool_(pool), progress_(progress), head_packed_(pool.threads()), head_rows_(pool.threads()), mixture_scratch_(pool.threads()) {}
     Program(const Program&) = delete;

@@ -24,7 +24,10 @@ class Tasks {
         for (size_t turn = 0; turn < team.count; ++turn) {
             const size_t whose = (team.index + turn) % team.count;
             const Range share = team.share_of(whose, count);
-            for (size_t task; (task = share.from + take(whose)) < share.to;) visit(task);
+            for (size_t task; (task = share.from + take(whose)) < share.to;) {
+                visit(task);
+                team.task_done();
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <thread>
 
 // Kernels of every instruction set call these: were they not inlined, the linker would keep one set's copy for all.
@@ -41,10 +42,33 @@ class Barrier {
     alignas(64) std::atomic<size_t> round_{0};
 };
 
-// One thread's place among `count`.
+// What a rank has done, for whoever watches it: one number that grows with every task of a call, and more so with every
+// call. Of two ranks with the same calls, the one that is behind has the smaller number. The first thread writes it.
+class Progress {
+  public:
+    explicit Progress(std::atomic<uint64_t>* number) : number_(number) {}
+
+    ROWSPAN_INLINE void task_done() const { set(get() + 1); }
+    ROWSPAN_INLINE void call_done() const { set(((get() >> kTaskBits) + 1) << kTaskBits); }
+
+  private:
+    static constexpr int kTaskBits = 20;  // a million tasks of one thread and call
+
+    uint64_t get() const { return number_->load(std::memory_order_relaxed); }
+    void set(uint64_t value) const { number_->store(value, std::memory_order_relaxed); }
+
+    std::atomic<uint64_t>* number_;
+};
+
+// One thread's place among `count`. progress: what this thread keeps up; null: nothing.
 struct Team {
     size_t index, count;
     Barrier& barrier;
+    const Progress* progress = nullptr;
+
+    ROWSPAN_INLINE void task_done() const {
+        if (progress) progress->task_done();
+    }
 
     // This thread's part of tasks 0 … tasks - 1, the same one whenever the number is the same.
     ROWSPAN_INLINE Range share(size_t tasks) const { return share_of(index, tasks); }

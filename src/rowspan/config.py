@@ -103,8 +103,8 @@ class EngineConfig:
     sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
-    # A natively computing worker that makes no progress for so long counts as hung, and all workers are started anew. A
-    # single call in a 70B model's step takes some 5 s on a slow CPU.
+    # A natively computing worker that makes no progress for so long counts as hung, and all workers are started anew.
+    # Progress is a task, one thread's part of a call, which takes milliseconds.
     hang_seconds: float = 10.0
 
     def with_env(self, environment: Mapping[str, str] = os.environ) -> EngineConfig:

@@ -4,6 +4,7 @@ file.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 144  # of pictures in pixels: sharp on a page twice as dense as matplotlib's usual 72
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be made here."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def matplotlib() -> Any:

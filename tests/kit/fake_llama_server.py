@@ -3,11 +3,11 @@
 It speaks as much of llama-server as Rowspan uses. What goes wrong is said by environment variables:
 
 FAKE_LOAD: seconds until it answers. FAKE_DIE: `load` (it ends while loading), `once:FILE` (so until FILE exists),
-`answer` (it is killed in the middle of one). FAKE_ANSWER: `nonsense`, `error`, `garbage` (no HTTP at all), `short` (it
-ends without a reason). FAKE_SPIN: a process that it starts computes all the time, for nothing. FAKE_CHILD: a file that
-gets the id of a process it starts, which ignores SIGTERM. FAKE_DEAF: it ignores SIGTERM itself. FAKE_LITTER: a file
-that gets the paths which a process it starts makes and does not remove, as vLLM's workers do when they are killed; it
-also maps /dev/shm/FAKE_SHARED.
+`answer` (it is killed in the middle of one). FAKE_LAST_WORDS: what it says when it ends while loading. FAKE_ANSWER:
+`nonsense`, `error`, `garbage` (no HTTP at all), `short` (it ends without a reason). FAKE_SPIN: a process that it starts
+computes all the time, for nothing. FAKE_CHILD: a file that gets the id of a process it starts, which ignores SIGTERM.
+FAKE_DEAF: it ignores SIGTERM itself. FAKE_LITTER: a file that gets the paths which a process it starts makes and does
+not remove, as vLLM's workers do when they are killed; it also maps /dev/shm/FAKE_SHARED.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def main() -> None:
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
     kind, _, flag = os.environ.get("FAKE_DIE", "").partition(":")
     if kind == "load" or (kind == "once" and not Path(flag).exists()):
-        print("ValueError: tensor 'blk.0' is damaged\nTraceback of something else\ngiving up", flush=True)
+        damaged = "ValueError: tensor 'blk.0' is damaged\nTraceback of something else\ngiving up"
+        print(os.environ.get("FAKE_LAST_WORDS", damaged), flush=True)
         sys.exit(3)
     port = int(sys.argv[sys.argv.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

@@ -16,7 +16,8 @@ from typing import Any
 class Endpoint:
     """url: of the running one. tokens: of every answer; they come `pause` seconds apart, the first after `first`.
 
-    usage_error: added to the count that it tells. body: sent instead of a stream. status, fail_every: of refusals.
+    usage_error: added to the count that it tells. cached: tokens of the prompt that it had computed before.
+    body: sent instead of a stream. status, fail_every: of refusals.
     requests: what was asked, in order. most: how many were being answered at once.
     """
 
@@ -27,6 +28,7 @@ class Endpoint:
     models: tuple[str, ...] = ("fake",)
     usage: bool = True
     usage_error: int = 0
+    cached: int | None = None
     logprobs: bool = True
     body: str | None = None
     models_body: str | None = None
@@ -84,7 +86,9 @@ def answering(endpoint: Endpoint) -> Iterator[Endpoint]:
                     return self._event({"error": {"message": "out of memory"}})
                 self._event({"choices": [self._choice(asked)]})
             if endpoint.usage:
-                usage = {"prompt_tokens": 7, "completion_tokens": count + endpoint.usage_error}
+                details = None if endpoint.cached is None else {"cached_tokens": endpoint.cached}
+                tokens = {"prompt_tokens": 7, "completion_tokens": count + endpoint.usage_error}
+                usage = {**tokens, "prompt_tokens_details": details}
                 self._event({"choices": [], "usage": usage})
             self.wfile.write(b"data: [DONE]\n\n")
             return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from kit import fake_llama_server
-from kit.backends import setup_for
+from kit.backends import fake_backend, setup_for
 from kit.gguf_builder import TinyModel
 from kit.vocabulary import CHATML
 
@@ -30,6 +31,7 @@ from rowspan.backends.protocol import (
     FinishReason,
     Grammar,
     GrammarKind,
+    LoadWatch,
     MissingBackendError,
     ModelFormat,
     SamplingParams,
@@ -103,18 +105,21 @@ def test_our_server_of_xllamacpp_is_probed_alike(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("listed", "deprecated", "name"),
+    ("listed", "deprecated", "card", "name"),
     [
-        (("none", "layer", "row"), (), "row"),
-        (("none", "layer", "row", "tensor"), (), "row"),
-        (("none", "layer", "row", "tensor"), ("row",), "tensor"),
-        (("none", "layer", "tensor"), (), "tensor"),
+        (("none", "layer", "row"), (), "CUDA0", "row"),
+        (("none", "layer", "row", "tensor"), (), "CUDA0", "tensor"),
+        (("none", "layer", "row", "tensor"), (), "SYCL0", "row"),
+        (("none", "layer", "row", "tensor"), ("row",), "SYCL0", "tensor"),
+        (("none", "layer", "row", "tensor"), ("tensor",), "ROCm0", "row"),
+        (("none", "layer", "tensor"), (), "SYCL0", "tensor"),
     ],
 )
 def test_row_is_row_or_tensor_by_what_is_listed(
-    listed: tuple[str, ...], deprecated: tuple[str, ...], name: str
+    listed: tuple[str, ...], deprecated: tuple[str, ...], card: str, name: str
 ) -> None:
-    features = Features("", frozenset(), listed, frozenset(deprecated), (), False, ())
+    cards = (ListedCard(card, "", None),)
+    features = Features("", frozenset(), listed, frozenset(deprecated), (), False, cards)
     assert llamacpp_flags.split_name(SplitMode.ROW, features) == name
 
 
@@ -124,7 +129,8 @@ def test_a_deprecated_split_is_seen_in_the_help() -> None:
 
 
 def test_on_the_processor(model: Path, features: Features) -> None:
-    found = flags(model, features, context_size=512, parallel=4, threads=3, cache_type_k="q4_0", token_budget=4096)
+    options = {"context_size": 512, "parallel": 4, "threads": 3, "cache_type_k": "q4_0", "token_budget": 4096}
+    found = flags(model, features, devices=parse_devices("cpu:0"), **options)
     assert found["--ctx-size"] == "2048", "llama.cpp counts all slots together"
     assert found["--parallel"] == "4"
     assert found["--threads"] == "3"
@@ -144,14 +150,66 @@ def test_on_cards(model: Path, features: Features) -> None:
     assert by_layer["--tensor-split"] == "3,1"
     assert by_layer["--main-gpu"] == "1"
     assert "--n-gpu-layers" not in by_layer, "it finds out itself what fits"
+    some = flags(model, features, split_mode=SplitMode.LAYER, gpu_layers=10, **options)
+    assert some["--n-gpu-layers"] == "10"
     old = features_from(OLD_HELP, "", features.cards)
     assert flags(model, old, devices=parse_devices("cuda:0,cuda:1"))["--n-gpu-layers"] == "999"
+
+
+def test_all_cards_compute_unless_some_are_named(model: Path, features: Features) -> None:
+    """llama-server takes all of them by itself, but for integrated graphics beside cards."""
+    found = flags(model, features, context_size=512)
+    assert found["--split-mode"] == "layer"
+    assert "--device" not in found
+    assert found.get("--n-gpu-layers") != "0"
+    by_row = flags(model, features, split_mode=SplitMode.ROW)
+    assert (by_row["--split-mode"], by_row["--n-gpu-layers"], by_row["--flash-attn"]) == ("tensor", "999", "on")
+    alone = flags(model, replace(features, cards=()), context_size=512)
+    assert alone["--n-gpu-layers"] == "0", "there is no card"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "CUDA0 (Some Card) and CUDA1 (Some Card), split by layer"),
+        ({"split_mode": SplitMode.ROW}, "CUDA0 (Some Card) and CUDA1 (Some Card), split by tensor"),
+        ({"split_mode": SplitMode.NONE, "main_gpu": 1}, "CUDA1 (Some Card)"),
+        ({"devices": parse_devices("cuda:1")}, "CUDA1 (Some Card)"),
+        ({"devices": parse_devices("cpu:0")}, "the processor"),
+    ],
+)
+def test_it_says_which_cards_compute(model: Path, features: Features, options: dict[str, Any], words: str) -> None:
+    dialect = LlamaCpp(setup_for(model, model.parent, **options), fake_llama_server.COMMAND, features)
+    assert dialect.placement == words
+
+
+def test_a_split_that_it_cannot_do_says_what_to_do(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_DIE", "load")
+    for said, fix in (
+        ("device CUDA0 does not support split buffers", "-sm layer"),
+        ("LLAMA_SPLIT_MODE_TENSOR not implemented for architecture 'grok'", "-sm layer"),
+        ("out of memory", ""),
+    ):
+        monkeypatch.setenv("FAKE_LAST_WORDS", said)
+        with pytest.raises(ChildError) as died:
+            fake_backend(setup_for(model, tmp_path)).start(LoadWatch())
+        assert said in died.value.why
+        assert fix in died.value.fix
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dtype": "int8"}, "--dtype"),
+        ({"gpu_memory_utilization": 0.5}, "--gpu-memory-utilization"),
+        ({"stages": 2}, "--stages"),
+        ({"main_gpu": 2}, "--main-gpu 2 is none"),
+        ({"tensor_split": (1.0, 1.0, 1.0)}, "3 shares for 2 cards"),
+        ({"gpu_layers": 3, "devices": parse_devices("cpu:0")}, "--n-gpu-layers"),
+        ({"tensor_split": (1.0,), "devices": parse_devices("cpu:0")}, "--tensor-split"),
+        ({"main_gpu": 0, "devices": parse_devices("cpu:0")}, "--main-gpu"),
         ({"cache_type_v": "i16"}, "--cache-type-v i16 .* f32, f16, q8_0, q4_0"),
         ({"devices": parse_devices("cpu:0,cpu:1")}, "several CPUs"),
         ({"devices": parse_devices("cpu:0,cuda:0")}, "CPUs beside cards"),

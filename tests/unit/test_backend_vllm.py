@@ -49,6 +49,8 @@ def test_splits_are_parallel_sizes() -> None:
     assert environment["CUDA_VISIBLE_DEVICES"] == environment["HIP_VISIBLE_DEVICES"] == "0,3"
     layer, _ = flags(split_mode=SplitMode.LAYER, **two)
     assert layer[layer.index("--pipeline-parallel-size") + 1] == "2"
+    both, _ = flags(split_mode=SplitMode.ROW, stages=2, devices=parse_devices("cuda:0,cuda:1,cuda:2,cuda:3"))
+    assert both[both.index("--tensor-parallel-size") + 1] == both[both.index("--pipeline-parallel-size") + 1] == "2"
     none, environment = flags(split_mode=SplitMode.NONE, main_gpu=1, **two)
     assert not [word for word in none if "parallel-size" in word]
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,12 @@ def test_the_grid_is_every_combination() -> None:
     assert [config.model_path.name for config in configurations] == ["a"] * 18 + ["b"] * 18
     assert {config.context_size for config in configurations} == {640}
     assert {config.parallel for config in configurations} == {1}
+
+
+def test_layers_on_cards_are_one_of_the_grids_options() -> None:
+    configurations = list(replace(grid(), gpu_layers=[10, 99]).configurations([Path("a")], 640))
+    assert [config.gpu_layers for config in configurations[:2]] == [10, 99]
+    assert len(set(configurations)) == 2 * 18
 
 
 def test_the_context_is_never_less_than_a_block() -> None:

@@ -98,6 +98,31 @@ def test_charts_are_those_that_there_are_rows_for() -> None:
     assert references <= set(re.findall(r'id="([^"]+)"', svg))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5])
+def test_no_frame_is_empty(groups: int) -> None:
+    rows = [row("native", 10, n_gen=8 * (1 + n), n_depth=depth) for n in range(groups) for depth in (0, 64)]
+    (section,) = sections(rows)
+    (drawn,) = [chart for chart in charts(section) if chart.name == "depth"]
+    assert [axis.get_visible() for axis in drawn.figure.axes] == [bool(axis.lines) for axis in drawn.figure.axes]
+    assert sum(axis.get_visible() for axis in drawn.figure.axes) == groups
+
+
+def test_what_stands_first_compares_most_engines_and_is_long() -> None:
+    rows = [row("native", 10, n_gen=8), row("native", 11, n_gen=8, split_mode="row")]
+    rows += [row(engine, 10, n_gen=n) for engine in ("native", "llamacpp") for n in (16, 128)]
+    (section,) = sections(rows)
+    assert section.headline(generation=True) == Workload(0, 128)
+
+
+def test_the_page_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rowspan.bench.report.html_page.has_matplotlib", lambda: False)
+    (part,) = parts(grid())
+    assert not part.charts
+    text = page([part], "rowspan report")
+    assert "llamacpp none" in text
+    assert "<svg" not in text
+
+
 def test_a_place_has_one_roof_the_highest_of_its_runs() -> None:
     rows = grid()
     names = ("bytes_per_second", "operations_per_second", "operations_unit")

@@ -34,7 +34,7 @@ from rowspan.bench.job import Job
 from rowspan.bench.run.plan_jobs import BenchRequest, plan_jobs
 from rowspan.bench.run.rounds import Procedure, measure_jobs
 from rowspan.config import BackendConfig
-from rowspan.errors import CheckpointError, ContextOverflowError, EngineError, UsageError
+from rowspan.errors import CheckpointError, ContextOverflowError, EngineError, UnsupportedModelError, UsageError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import FinishReason
@@ -224,6 +224,62 @@ def test_what_one_of_several_backends_cannot_do_is_left_out_and_told(tmp_path: P
     assert [job.fields["engine"] for job in jobs] == ["native"]
     assert [text.partition(",")[0] for text in told] == ["llamacpp", "vllm"]
     assert "llama-server" in told[0], "how to get it is said"
+
+
+def programs(tmp_path: Path) -> BackendConfig:
+    (folder := tmp_path / "bin").mkdir()
+    program(folder, f'exec {shlex.join(fake_llama_server.COMMAND)} "$@"', "llama-server")
+    return BackendConfig(llamacpp_folder=folder, log_folder=tmp_path)
+
+
+def strange(tmp_path: Path) -> Model:
+    """A file whose architecture Rowspan does not know."""
+    data = TinyModel(scheme="Q8_0").to_bytes().replace(b"llama", b"zzama")
+    (path := tmp_path / "strange.gguf").write_bytes(data)
+    return Model("strange", str(path), ModelFormat.GGUF)
+
+
+def test_layers_on_cards_reach_llama_server(tmp_path: Path) -> None:
+    config, devices = programs(tmp_path), [parse_devices("cuda:0,cuda:1")]
+    grid = Grid(devices, [SplitMode.LAYER], [0], [None], [None], [None], [None], [512], [1], [None, 10])
+    asked = request(tmp_path, [tiny(tmp_path)], [BackendName.LLAMACPP], backend_config=config, grid=grid)
+    plain, partly = plan_jobs(asked, print)
+    assert "--n-gpu-layers" not in plain.fields["engine_flags"]
+    assert "--n-gpu-layers 10" in partly.fields["engine_flags"]
+    assert partly.fields["n_gpu_layers"] == 10
+
+
+def test_a_model_that_only_another_engine_knows_is_measured_there(tmp_path: Path) -> None:
+    told: list[str] = []
+    config = programs(tmp_path)
+    models = [tiny(tmp_path), strange(tmp_path)]
+    both = [BackendName.NATIVE, BackendName.LLAMACPP]
+    jobs = plan_jobs(request(tmp_path, models, both, backend_config=config), told.append)
+    found = [(job.fields["engine"], Path(job.fields["model_filename"]).stem) for job in jobs]
+    assert found == [("native", "m"), ("llamacpp", "m"), ("llamacpp", "strange")]
+    assert jobs[2].fields["model_type"].startswith("zzama ")
+    assert jobs[2].fields["model_type"].endswith(" Q8_0")
+    assert jobs[2].fields["model_n_params"] == jobs[0].fields["model_n_params"]
+    assert len(told) == 1
+    assert told[0].startswith("native, strange: ")
+    assert "zzama" in told[0]
+    alone = plan_jobs(request(tmp_path, models[1:], both[1:], backend_config=config), told.append)
+    assert [job.fields["engine"] for job in alone] == ["llamacpp"]
+    with pytest.raises(UnsupportedModelError, match="zzama"):
+        plan_jobs(request(tmp_path, models[1:], both[:1]), told.append)
+
+
+def test_a_file_that_cannot_be_read_ends_no_run_of_several(tmp_path: Path) -> None:
+    whole = tiny(tmp_path)
+    (cut := tmp_path / "cut.gguf").write_bytes(Path(whole.location).read_bytes()[:3000])
+    (page := tmp_path / "page.gguf").write_bytes(b"<html></html>")
+    damaged = [Model(path.stem, str(path), ModelFormat.GGUF) for path in (cut, page)]
+    told: list[str] = []
+    jobs = plan_jobs(request(tmp_path, [*damaged, whole], [BackendName.NATIVE]), told.append)
+    assert len(jobs) == 1
+    assert [text.partition(":")[0] for text in told] == ["cut", "page"]
+    with pytest.raises(CheckpointError):
+        plan_jobs(request(tmp_path, damaged, [BackendName.NATIVE]), told.append)
 
 
 def test_batches_are_of_several_steps_only_where_the_engine_has_such(tmp_path: Path) -> None:

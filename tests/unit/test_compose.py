@@ -79,7 +79,12 @@ def test_amd_cards(model: Path, tmp_path: Path) -> None:
     assert len(service["group_add"]) == 2
     assert service["ipc"] == "host"
     assert "seccomp=unconfined" in service["security_opt"]
-    assert service["build"]["args"]["CMAKE_ARGS"] == "-DGGML_HIP=ON"
+    assert service["build"]["args"]["CMAKE_ARGS"] == "-DGGML_HIP=ON -DGGML_NATIVE=OFF -DGPU_TARGETS=gfx1100"
+    assert service["ulimits"] == {"memlock": -1}
+    assert service["command"][-2:] == ["--devices", "cuda:0"]
+    native = written(model, "--root", tmp_path / "7900xtx-igpu-in-the-way")["services"]["rowspan"]
+    assert native["build"]["args"]["BASE"].startswith("rocm/pytorch:"), "the package index's torch knows no AMD card"
+    assert native["build"]["args"]["INHERIT"]
 
 
 def test_nvidia_cards(model: Path, tmp_path: Path) -> None:
@@ -87,8 +92,15 @@ def test_nvidia_cards(model: Path, tmp_path: Path) -> None:
     service = found["services"]["rowspan"]
     (reserved,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert reserved == {"driver": "nvidia", "count": 2, "capabilities": ["gpu"]}
-    assert service["build"]["args"]["CMAKE_ARGS"] == "-DGGML_CUDA=ON"
-    assert "devices" not in service
+    cmake = service["build"]["args"]["CMAKE_ARGS"]
+    assert cmake == "-DGGML_CUDA=ON -DGGML_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES=89", "a build sees no card to ask"
+    assert service["devices"] == ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1"]
+    assert service["ulimits"] == {"memlock": -1}
+    assert service["command"][-2:] == ["--devices", "cuda:0,cuda:1"]
+    named = ("--root", tmp_path / "dual-4090-no-p2p", "--serve-args", "--devices cuda:1")
+    command = written(model, *named)["services"]["rowspan"]["command"]
+    assert command.count("--devices") == 1
+    assert command[-1] == "cuda:1"
 
 
 def test_a_process_of_its_own_writes_the_same(model: Path, tmp_path: Path) -> None:
@@ -102,7 +114,12 @@ def test_the_api_is_for_this_machine_and_the_page_only(model: Path, tmp_path: Pa
     found = written(model, "--root", rig("cpu-only-server", tmp_path), "--web-port", "4000", "--image", "mine:1")
     service, page = found["services"]["rowspan"], found["services"]["open-webui"]
     assert service["ports"] == ["127.0.0.1:8000:8000"]
-    assert page["ports"] == ["4000:8080"]
+    assert page["ports"] == ["127.0.0.1:4000:8080"]
+    open_to_all = written(model, "--root", tmp_path / "cpu-only-server", "--web-host", "0.0.0.0")
+    assert open_to_all["services"]["open-webui"]["ports"] == ["0.0.0.0:3000:8080"]
+    assert page["depends_on"] == {"rowspan": {"condition": "service_healthy"}}
+    assert "/health" in service["healthcheck"]["test"][-1]
+    assert page["logging"]["options"]["max-size"] == service["logging"]["options"]["max-size"] == "10m"
     assert page["environment"]["OPENAI_API_KEYS"] == service["environment"]["ROWSPAN_API_KEY"]
     assert json.loads(page["environment"]["DEFAULT_MODEL_PARAMS"]) == {"function_calling": "legacy"}, (
         "it sends no tools"
@@ -110,6 +127,20 @@ def test_the_api_is_for_this_machine_and_the_page_only(model: Path, tmp_path: Pa
     assert service["image"] == "mine:1"
     assert "build" not in service
     assert service["command"][1] == "/models/costs $$5.gguf", "a dollar sign would begin a variable"
+
+
+@pytest.mark.parametrize("name", ["dual-w7900-ubuntu-p2p", "dual-4090-no-p2p", "cpu-only-server"])
+@pytest.mark.parametrize("backend", ["native", "llamacpp", "vllm"])
+def test_images_have_versions_and_can_be_chosen(name: str, backend: str, model: Path, tmp_path: Path) -> None:
+    if (name, backend) == ("cpu-only-server", "vllm"):
+        return  # refused, see below
+    asked = (tmp_path if backend == "vllm" else model, "--backend", backend, "--root", rig(name, tmp_path))
+    services = written(*asked)["services"]
+    for image in (services["rowspan"]["build"]["args"]["BASE"], services["open-webui"]["image"]):
+        assert any(digit.isdigit() for digit in image.partition(":")[2]), image
+    chosen = written(*asked, "--base", "mine:2", "--web-ui-image", "page:3")["services"]
+    assert chosen["rowspan"]["build"]["args"]["BASE"] == "mine:2"
+    assert chosen["open-webui"]["image"] == "page:3"
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -134,6 +165,7 @@ def test_what_it_refuses(model: Path, tmp_path: Path) -> None:
         ((model, "--source", tmp_path), "--source"),
         ((model, "--serve-args", '"-sm'), "--serve-args"),
         ((model, "--root", cards, "-o", file), "there already"),
+        ((model, "--image", "mine:1", "--base", "mine:2"), "--base"),
     ):
         done = compose(*arguments)
         assert done.returncode == 2, done.stderr

@@ -7,7 +7,9 @@ import asyncio
 import errno
 import logging
 import queue
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -175,3 +177,59 @@ def test_no_process_to_be_had_is_an_error_of_the_engine(blueprint: Blueprint, mo
     monkeypatch.setattr(local_ranks, "spawn_rank", none)
     with pytest.raises(EngineError, match="Too many open files"):
         LocalRanks(blueprint.setups())
+
+
+def test_a_rank_that_reads_nothing_does_not_block_an_order(
+    blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prompt is more than a socket holds; whether the rank hangs is found out while its answer is awaited."""
+    monkeypatch.setattr(local_ranks, "COMMAND", (sys.executable, "-S", "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(local_ranks, "EXIT_SECONDS", 0.1)
+    ranks = LocalRanks(blueprint.setups())
+    began = time.monotonic()
+    for order in ("small", list(range(10**6)), "small again"):
+        ranks.send(order)
+    ranks.close()
+    assert time.monotonic() - began < 5
+
+
+def test_large_and_small_orders_arrive_in_turn(blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import sys; from multiprocessing.connection import Connection\n"
+        "link = Connection(int(sys.argv[1])); link.recv()\n"
+        "while True: link.send(sys.getsizeof(link.recv()))"
+    )
+    monkeypatch.setattr(local_ranks, "COMMAND", (sys.executable, "-c", script))
+    ranks = LocalRanks(blueprint.setups())
+    orders = ["a" * size for size in (1, 10**6, 2, 3, 10**5, 4)]
+    for order in orders:
+        ranks.send(order)
+    for link in ranks.links:
+        assert [ranks.take(link)[1] for _ in orders] == [sys.getsizeof(order) for order in orders]
+    ranks.close()
+
+
+def test_progress_is_seen_within_a_call(tmp_path: Path) -> None:
+    """A slow call, such as the attention of a long prompt, is no hang: it is many tasks."""
+    model = TinyModel("llama", n_heads=64, n_kv_heads=64, hidden_size=64, head_dim=128, n_layers=1, context_length=8192)
+    config = EngineConfig(model.write(tmp_path / "tiny.gguf"), parallel=1, token_budget=8192, threads=1)
+    with Engine.open(config) as engine:
+        group = engine._core._group
+        assert group is not None
+        seen: set[int] = set()
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.005):
+                seen.update(group._progress().values())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        list(engine.generate([1] * 5000, SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)))
+        done.set()
+        watcher.join()
+    by_call: dict[int, set[int]] = {}
+    for number in seen:
+        by_call.setdefault(number >> 20, set()).add(number)  # native/team.hpp: tasks are the low 20 bits
+    assert max(map(len, by_call.values())) > 3
+    assert min(by_call) < max(by_call)

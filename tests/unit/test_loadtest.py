@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import statistics
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.http_server import eventually
 from kit.openai_endpoint import Endpoint, answering
 from typer.testing import CliRunner
 
 from rowspan.bench.load.drive import LoadOutcome, arrivals
+from rowspan.bench.load.endpoint import Endpoint as Client
 from rowspan.bench.load.endpoint import EndpointAnswer
 from rowspan.bench.load.prompts import Mix, prompts, read_text
 from rowspan.bench.load.summary import Goals, percentile, summary, usage_problems
@@ -95,6 +102,18 @@ def test_the_summary_counts_what_was_good() -> None:
     assert summary(outcome, Goals({}), None)["joules_per_token"] is None
 
 
+def test_a_stall_of_one_token_is_seen() -> None:
+    """A mean of an answer would hide it."""
+    smooth, stalled = answer(0.1, 101, 0.01), answer(0.1, 101, 0.01)
+    late = [moment + 2.0 * (place > 50) for place, moment in enumerate(stalled.arrivals)]
+    found = summary(LoadOutcome([smooth, replace(stalled, arrivals=late)], []), Goals({}), None)
+    assert found["itl"]["max"] == pytest.approx(2.01)
+    assert found["itl"]["p95"] == pytest.approx(0.01)
+    assert found["tpot"]["max"] == pytest.approx(0.03)
+    assert found["itl"]["mean"] == pytest.approx(found["tpot"]["mean"]) == pytest.approx(0.02)
+    assert found["prompt_tokens_per_second"] == pytest.approx(14 / found["seconds"])
+
+
 @pytest.mark.parametrize(
     ("counts", "says"),
     [
@@ -149,6 +168,36 @@ def test_the_table_and_the_chart(tmp_path: Path) -> None:
     assert "time to first token" in output
     assert "Goodput" in output
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_run_has_prompts_of_its_own_and_what_was_cached_is_shown() -> None:
+    first, second = Endpoint(), Endpoint(cached=6)
+    assert "cache" not in loadtest(first)[1]
+    assert "86% of the prompts' tokens were in the endpoint's cache" in loadtest(second)[1]
+    asked = [{request["messages"][0]["content"] for request in one.requests} for one in (first, second)]
+    assert len(asked[0] & asked[1]) <= 1, "by chance"
+    again = [Endpoint(), Endpoint()]
+    for one in again:
+        loadtest(one, "--seed", "7", "-c", "1")
+    assert again[0].requests == again[1].requests
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions", "/v1/completions", "/v1/models"])
+def test_an_address_may_have_a_path_of_the_api(path: str) -> None:
+    assert Client(f"http://host:8000/proxy{path}", None, 1.0).base == "http://host:8000/proxy"
+
+
+def test_ctrl_c_says_how_much_was_done() -> None:
+    with answering(Endpoint(first=0.05)) as endpoint:
+        program = "from rowspan.cli.main import main; main()"
+        command = [sys.executable, "-c", program, "loadtest", endpoint.url, "-n", "400", "-c", "2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert eventually(lambda: len(endpoint.requests) > 6)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert re.search(r"Interrupted: \d+ of 400 requests", errors)
+    assert re.search(r"\d+ of 400 answers", output)
 
 
 def test_an_endpoint_that_names_no_tokens_is_asked_without() -> None:

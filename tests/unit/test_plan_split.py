@@ -301,6 +301,17 @@ def test_layers_on_cards_need_cards_and_cpus_after_them(names: str) -> None:
         split(model.spec, model.tensors, parse_devices(names), gpu_layers=1)
 
 
+@pytest.mark.parametrize("mode", list(SplitMode))
+def test_all_layers_on_cards_is_what_cards_alone_hold(mode: SplitMode) -> None:
+    """-ngl 99, as everybody types it; fewer need a CPU for the others, with one device, too."""
+    model = model_of(SPEC)
+    cards = parse_devices("cuda:0,cuda:1")
+    plain = split(model.spec, model.tensors, cards, mode)
+    assert places(split(model.spec, model.tensors, cards, mode, gpu_layers=99)) == places(plain)
+    with pytest.raises(SplitError, match="CPUs after them"):
+        split(model.spec, model.tensors, cards, mode, gpu_layers=1)
+
+
 def test_stages_of_rows() -> None:
     model = model_of(dense_spec(n_layers=4))
     plan = split(model.spec, model.tensors, cpus(4), SplitMode.ROW, [1, 1, 3, 3], n_stages=2)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from rowspan.backends.protocol import Setup, UnsupportedOptionError
 
+ELSE = "Leave it out, or use --backend native."
 
-def refuse_given(setup: Setup, options: Mapping[str, str], backend: str, why: str) -> None:
+
+def refuse_given(setup: Setup, options: Mapping[str, str], backend: str, why: str, *, fix: str = ELSE) -> None:
     """Raise UnsupportedOptionError if the user has set one of these options.
 
     Args:
@@ -18,5 +20,5 @@ def refuse_given(setup: Setup, options: Mapping[str, str], backend: str, why: st
             raise UnsupportedOptionError(
                 f"{option} cannot be had with --backend {backend}.",
                 why=why,
-                fix="Leave it out, or use --backend native.",
+                fix=fix,
             )

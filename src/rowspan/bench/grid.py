@@ -85,6 +85,7 @@ class Grid:
     cache_types_v: Sequence[str | None]
     token_budgets: Sequence[int]
     threads: Sequence[int | None]
+    gpu_layers: Sequence[int | None] = (None,)
 
     @property
     def _single(self) -> SplitMode:
@@ -96,7 +97,7 @@ class Grid:
         for all.
         """
         context_size = max(context_size, EngineConfig.block_size)
-        for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, threads in product(
+        for path, devices, mode, main, ratios, dtype, type_k, type_v, budget, (threads, layers) in product(
             paths,
             self.devices,
             self.split_modes,
@@ -106,7 +107,7 @@ class Grid:
             self.cache_types_k,
             self.cache_types_v,
             self.token_budgets,
-            self.threads,
+            list(product(self.threads, self.gpu_layers)),  # product's types end at ten iterables
         ):
             if len(devices) == 1 and mode != self._single:
                 continue
@@ -116,6 +117,7 @@ class Grid:
                 split_mode=mode,
                 tensor_split=ratios,
                 main_gpu=main,
+                gpu_layers=layers,
                 context_size=context_size,
                 parallel=parallel,
                 cache_tokens=parallel * -(-context_size // EngineConfig.block_size) * EngineConfig.block_size,

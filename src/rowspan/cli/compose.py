@@ -10,7 +10,8 @@ import typer
 HEADER = """\
 # Written by `rowspan compose` for this machine. Put a secret beside it, then start both:
 #   echo "ROWSPAN_API_KEY=$(openssl rand -hex 24)" > .env && docker compose up -d
-# Open WebUI is then at http://localhost:{web_port}, Rowspan's API at http://localhost:8000/v1.
+# Open WebUI is then at http://localhost:{web_port}, as soon as the model is loaded, and Rowspan's API at
+# http://localhost:8000/v1. Open the page at once: its first visitor becomes its administrator.
 """
 
 
@@ -30,6 +31,15 @@ def compose(
         "."
     ),
     web_port: Annotated[int, typer.Option("--web-port", min=1, max=65535, help="Where Open WebUI answers.")] = 3000,
+    web_host: Annotated[
+        str, typer.Option("--web-host", help="Address at which Open WebUI answers; 0.0.0.0: to all networks.")
+    ] = "127.0.0.1",
+    base: Annotated[
+        str | None, typer.Option("--base", help="Image to build on. [default: one for the backend and the cards]")
+    ] = None,
+    web_ui_image: Annotated[
+        str | None, typer.Option("--web-ui-image", help="Image of Open WebUI. [default: the version that was tried]")
+    ] = None,
     root: Annotated[Path, typer.Option("--root", help="Folder of a recorded machine; / is this one.")] = Path("/"),
 ) -> None:
     """Write a compose file that serves a model with Open WebUI in front, with this machine's cards handed in."""
@@ -37,7 +47,7 @@ def compose(
 
     import yaml
 
-    from rowspan.backends.compose import DOCKERFILE, Wanted
+    from rowspan.backends.compose import DOCKERFILE, WEB_UI, Wanted
     from rowspan.backends.compose import compose as content
     from rowspan.backends.protocol import BackendName
     from rowspan.cli.open_root import open_root
@@ -63,7 +73,19 @@ def compose(
         arguments = shlex.split(serve_args)
     except ValueError as error:
         raise UsageError("--serve-args cannot be read.", why=f"{error}.", fix="Close the quotes.") from None
-    wanted = Wanted(BackendName(backend), model.absolute(), arguments, image, source.absolute(), web_port)
+    if image is not None and base is not None:
+        raise UsageError("--base is for an image that is built, and --image is built already.", fix="Leave one out.")
+    wanted = Wanted(
+        BackendName(backend),
+        model.absolute(),
+        arguments,
+        image,
+        source.absolute(),
+        web_port,
+        base=base,
+        web_ui=web_ui_image or WEB_UI,
+        web_host=web_host,
+    )
     machine = open_root(root)
     groups = _groups(machine.text("/etc/group") if machine.has("/etc/group") else "")
     text = HEADER.format(web_port=web_port) + yaml.safe_dump(

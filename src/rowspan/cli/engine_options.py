@@ -24,7 +24,12 @@ class EngineOptions:
     """
 
     devices: Annotated[
-        str | None, typer.Option("--devices", "-dev", help="Comma list: cpu:0,cpu:1. [default: cpu:0]")
+        str | None,
+        typer.Option(
+            "--devices",
+            "-dev",
+            help="Comma list: cuda:0,cuda:1. llama.cpp takes all cards if none is named. [default: cpu:0]",
+        ),
     ] = None
     split_mode: Annotated[
         str | None,

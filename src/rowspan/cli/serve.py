@@ -212,6 +212,7 @@ def _setup(
 def _introduce(choice: Choice) -> None:
     """Print which backend computes, and how, before the model is loaded."""
     from rowspan.backends.native import NativeBackend
+    from rowspan.backends.process.child_backend import ChildBackend
     from rowspan.cli.plan.command import show_plan
 
     backend = choice.backend
@@ -219,7 +220,8 @@ def _introduce(choice: Choice) -> None:
         show_plan(backend.blueprint)
     if choice.reason or backend.command:
         why = f", because {choice.reason}" if choice.reason else ""
-        typer.echo(f"Backend: {backend.name} ({backend.version}){why}.", err=True)
+        on = f" on {backend.placement}" if isinstance(backend, ChildBackend) else ""
+        typer.echo(f"Backend: {backend.name} ({backend.version}){on}{why}.", err=True)
 
 
 def _report_memory(backend: Backend) -> None:

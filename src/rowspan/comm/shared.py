@@ -100,7 +100,7 @@ class SharedMemory:
         return self.address(LINE * rank)
 
     def progress(self, n_ranks: int) -> tuple[int, ...]:
-        """The progress counters of all ranks."""
+        """The progress counters of all ranks. Each grows with every task done, and more so with every call."""
         return tuple(int(count) for count in self._bytes[: LINE * n_ranks].view(np.uint64)[:: LINE // 8])
 
 

@@ -10,7 +10,8 @@ LOOK_SECONDS = 0.5  # between two looks
 
 class HangDetector:
     """Watches the ranks while a step is under way. Ranks that wait for a hanging one make no progress either; all ranks
-    make about the same number of calls, so the one that hangs has made the fewest.
+    make about the same number of calls, which the counters hold above the tasks of a call, so the one that hangs has
+    the smallest. A slow call does its tasks all the while, and is no hang.
     """
 
     def __init__(self, progress: Callable[[], Mapping[int, int]], patience: float) -> None:

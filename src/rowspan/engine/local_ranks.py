@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # -P: a file in the current folder must not take the place of a library.
 COMMAND = (sys.executable, "-P", "-m", "rowspan.worker.main")
+ALWAYS_FITS = 16 << 10  # bytes of one order that a socket takes at once, even behind the orders of all steps under way
 DEFAULTS = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch warns of every host whose address has no name
     # numpy requests large pages for arrays of 4 MiB and more: a KV cache's would be resident long before they are used,
@@ -50,6 +52,8 @@ class LocalRanks:
         self.links: list[Connection] = []
         self._ranks = [setup.rank for setup in setups]
         self._counts: SharedMemory | None = None
+        self._writer = ThreadPoolExecutor(1, "rowspan-orders")  # its thread starts with the first large order
+        self._written: Future[None] | None = None  # of the last order given to it
         self._n_ranks = len(setups[0].plan.shards)
         try:
             with ExitStack() as spawning:
@@ -74,12 +78,23 @@ class LocalRanks:
         return not any(link.poll() for link in self.links)
 
     def send(self, order: object) -> None:
+        """Send an order, without waiting for ranks that read nothing: the caller finds out meanwhile if one hangs."""
         message = pickle.dumps(order)  # once for all; a connection's own way to do it takes half as long again
+        if len(message) > ALWAYS_FITS or (self._written is not None and not self._written.done()):
+            self._written = self._writer.submit(self._write_later, message)
+            return
         try:
-            for link in self.links:
-                link.send_bytes(message)
+            self._write(message)
         except OSError:
             raise self._diagnose() from None
+
+    def _write(self, message: bytes) -> None:
+        for link in self.links:
+            link.send_bytes(message)
+
+    def _write_later(self, message: bytes) -> None:
+        with suppress(OSError, TypeError):  # a rank has ended, as its link says, too; or `close` has closed the link
+            self._write(message)
 
     def take(self, link: Connection) -> tuple[int, Any]:
         try:
@@ -111,6 +126,7 @@ class LocalRanks:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._writer.shutdown()  # no rank is left that it could wait for
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -46,7 +46,8 @@ def split(
         main_device: index of the device that `none` uses.
         n_stages: number of stages for `row`, each with equally many of the devices in their order. Cards and CPUs are
             never in the same stage, nor are devices of several hosts.
-        gpu_layers: number of first layers on cards, with the others and the head on CPUs; None: by ratios.
+        gpu_layers: number of first layers on cards, with the others and the head on CPUs; None: by ratios. All layers,
+            or more, are what cards without CPUs hold in any case.
 
     Raises:
         SplitError: the model cannot be cut so; the message says why and what to do.
@@ -65,7 +66,9 @@ def split(
         stages = [_Stage([device], [share]) for device, share in zip(devices, shares, strict=True)]
     else:
         stages = _row_stages(devices, shares, n_stages)
-    if mode is not SplitMode.NONE and gpu_layers is not None:
+    used = [device for stage in stages for device in stage.devices]
+    on_cards = all(device.kind == "cuda" for device in used) and (gpu_layers or 0) >= spec.n_layers
+    if gpu_layers is not None and not on_cards:
         layers = _layers_on_cards(spec, tensors, stages, gpu_layers)
         stages = [stage for stage, span in zip(stages, layers, strict=True) if len(span)]
         layers = [span for span in layers if len(span)]

@@ -44,6 +44,10 @@ SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]  # in Rowspan
 WANTED = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "timings"]  # fields to send
 FINISH = {"limit": FinishReason.LENGTH, "eos": FinishReason.STOP, "word": FinishReason.STOP}
 
+# What llama.cpp says of a split that it cannot do: the device's buffers lack `row`, or the architecture `tensor`.
+ROW_REFUSALS = ("does not support split buffers", "not implemented for architecture")
+NO_ROW = "Use -sm layer: this llama.cpp cannot split this model by row on these cards."
+
 
 class LlamaCpp:
     """The `rowspan.backends.process.dialect.Dialect` of llama-server.
@@ -82,6 +86,7 @@ class LlamaCpp:
         self._context_size: int | None = None  # context of one request; known once the server has started
         self._reuse = setup.engine.prefix_reuse
         self._command = [*program, *llamacpp_flags.flags(setup, features, _spec(metadata))]
+        self.placement = llamacpp_flags.placement(setup, features)
 
     @classmethod
     def open(cls, setup: Setup) -> LlamaCpp:
@@ -92,6 +97,9 @@ class LlamaCpp:
     def launch(self, port: int, key: str) -> Launch:
         # The key is passed in the environment, since everyone on the machine can read a command line.
         return Launch([*self._command, "--host", HOST, "--port", str(port)], {"LLAMA_API_KEY": key})
+
+    def remedy(self, said: str) -> str:
+        return NO_ROW if any(words in said for words in ROW_REFUSALS) else ""
 
     async def limits(self, address: Address) -> Limits:
         props = await call(address, "GET", "/props")

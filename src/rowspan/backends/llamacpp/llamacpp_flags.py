@@ -24,6 +24,7 @@ REFUSED = {
     "gpu_memory_utilization": "--gpu-memory-utilization",
 }
 LEAST_CONTEXT = 512
+ROW_BUFFERS = "SYCL"  # the one build that still splits matrices by `row`; the help of others lists it all the same
 
 
 def flags(setup: Setup, features: Features, spec: ModelSpec | None) -> list[str]:
@@ -42,8 +43,10 @@ def flags(setup: Setup, features: Features, spec: ModelSpec | None) -> list[str]
             why="llama-server has no way to keep weights in RAM.",
             fix="Leave it out, or use --backend native.",
         )
+    refuse_given(setup, {"stages": "--stages"}, "llamacpp", "llama.cpp has one stage: all cards share each layer.")
     config = setup.engine
-    cards = _cards(config.devices, features)
+    cards = used_cards(setup, features)
+    _check_cards(setup, cards)
     words = ["--model", setup.model.location, "--parallel", str(config.parallel)]
     words += _device_flags(setup, cards, features)
     words += _context_flags(setup, cards, features, spec)
@@ -59,13 +62,14 @@ def flags(setup: Setup, features: Features, spec: ModelSpec | None) -> list[str]
 
 
 def split_name(mode: SplitMode, features: Features) -> str:
-    """The split mode in llama.cpp's words: `row` is its `row`, or `tensor` in versions that lack `row` or advise
-    against it.
+    """The split mode in llama.cpp's words: `row` is its `tensor`, and its `row` in builds for SYCL and in versions that
+    lack `tensor`.
 
     Raises:
         UnsupportedOptionError: this build has neither.
     """
-    wanted = [str(mode)] if mode != SplitMode.ROW else ["row", "tensor"]
+    has_buffers = any(card.name.startswith(ROW_BUFFERS) for card in features.cards)
+    wanted = [str(mode)] if mode != SplitMode.ROW else ["row", "tensor"] if has_buffers else ["tensor", "row"]
     listed = [name for name in wanted if name in features.split_modes]
     if not listed:
         raise UnsupportedOptionError(
@@ -75,6 +79,50 @@ def split_name(mode: SplitMode, features: Features) -> str:
         )
     advised = [name for name in listed if name not in features.deprecated_splits]
     return (advised or listed)[0]
+
+
+def used_cards(setup: Setup, features: Features) -> Sequence[ListedCard]:
+    """The cards that compute: those of --devices, and all that the program lists if the user names none; none for a
+    processor. Raises UsageError if it does not list one.
+    """
+    return _cards(setup.engine.devices, features) if "devices" in setup.given else features.cards
+
+
+def split_of(setup: Setup, cards: Sequence[ListedCard]) -> SplitMode:
+    """The split mode asked for; without such a wish, by layer over several cards."""
+    if "split_mode" in setup.given or "devices" in setup.given:
+        return setup.engine.split_mode
+    return SplitMode.LAYER if len(cards) > 1 else SplitMode.NONE
+
+
+def placement(setup: Setup, features: Features) -> str:
+    """Where the model goes, for people: "CUDA0 (RTX 3090) and CUDA1 (RTX 3090), split by layer"."""
+    cards = used_cards(setup, features)
+    if not cards:
+        return "the processor"
+    mode = split_of(setup, cards)
+    if mode == SplitMode.NONE:
+        cards = cards[setup.engine.main_gpu :][:1]
+    names = " and ".join(f"{card.name} ({card.what})" for card in cards)
+    return names if len(cards) == 1 else f"{names}, split by {split_name(mode, features)}"
+
+
+def _check_cards(setup: Setup, cards: Sequence[ListedCard]) -> None:
+    """Raise UsageError for options about cards that these cards cannot honour."""
+    config = setup.engine
+    if not cards:
+        named = {"tensor_split": "--tensor-split", "main_gpu": "--main-gpu", "gpu_layers": "--n-gpu-layers"}
+        refuse_given(
+            setup, named, "llamacpp", "It computes on the processor alone.", fix="Leave it out, or name cards."
+        )
+    elif not 0 <= config.main_gpu < len(cards):
+        raise UsageError(f"--main-gpu {config.main_gpu} is none of the cards.", fix=f"Use 0 to {len(cards) - 1}.")
+    elif config.tensor_split is not None and len(config.tensor_split) != len(cards):
+        raise UsageError(
+            f"--tensor-split has {len(config.tensor_split)} shares for {len(cards)} cards.",
+            why=f"They are {', '.join(card.name for card in cards)}.",
+            fix="Give each card a share, or name other --devices.",
+        )
 
 
 def _cards(devices: Sequence[Device], features: Features) -> list[ListedCard]:
@@ -91,7 +139,7 @@ def _cards(devices: Sequence[Device], features: Features) -> list[ListedCard]:
     if "cpu" in kinds:
         raise UnsupportedOptionError(
             "--devices with CPUs beside cards cannot be had with --backend llamacpp.",
-            fix='Name the cards, and leave layers in RAM with --backend-args "--n-gpu-layers 20".',
+            fix="Name the cards alone, and leave layers in RAM with --n-gpu-layers 20.",
         )
     found = []
     for device in devices:
@@ -110,8 +158,10 @@ def _device_flags(setup: Setup, cards: Sequence[ListedCard], features: Features)
     config = setup.engine
     if not cards:
         return (["--device", "none"] if "--device" in features.flags else []) + ["--n-gpu-layers", "0"]
-    words = ["--split-mode", split_name(config.split_mode, features)]
-    if "--device" in features.flags:
+    words = ["--split-mode", split_name(split_of(setup, cards), features)]
+    if "devices" not in setup.given:
+        pass  # it takes all cards by itself, and leaves out integrated graphics beside them
+    elif "--device" in features.flags:
         words += ["--device", ",".join(card.name for card in cards)]
     elif tuple(cards) != features.cards:
         raise UnsupportedOptionError(
@@ -123,7 +173,9 @@ def _device_flags(setup: Setup, cards: Sequence[ListedCard], features: Features)
         words += ["--tensor-split", ",".join(f"{share:g}" for share in config.tensor_split)]
     if "main_gpu" in setup.given:
         words += ["--main-gpu", str(config.main_gpu)]
-    if not features.auto_layers or "tensor" in words:
+    if config.gpu_layers is not None:
+        words += ["--n-gpu-layers", str(config.gpu_layers)]
+    elif not features.auto_layers or "tensor" in words:
         words += ["--n-gpu-layers", "999"]  # more than any model has: all
     if "tensor" in words:
         words += ["--fit", "off"] if "--fit" in features.flags else []  # it refuses to start with both

@@ -45,6 +45,7 @@ class ChildBackend:
     def __init__(self, dialect: Dialect, setup: Setup, patience: Patience | None = None) -> None:
         self.name = dialect.name
         self.version = dialect.version
+        self.placement = dialect.placement
         self.command = tuple(dialect.launch(0, "").command)
         self._dialect = dialect
         self._child = Child(dialect, ChildLog(setup.backend.log_folder / f"{dialect.name}.log"), patience)
@@ -66,7 +67,11 @@ class ChildBackend:
 
     def start(self, watch: LoadWatch) -> None:
         self._closed = self._hurry = False
-        self._child.start(watch.said)
+        try:
+            self._child.start(watch.said)
+        except ChildError as error:
+            error.fix = self._dialect.remedy(error.why) or error.fix
+            raise
         try:
             self._limits = asyncio.run(self._explained(self._dialect.limits(self._child.address())))
         except BaseException:

@@ -30,9 +30,14 @@ class Dialect(Protocol):
     name: BackendName
     title: str  # the program's name for people
     version: str
+    placement: str  # where the model goes, for people
     capabilities: Capabilities
 
     def launch(self, port: int, key: str) -> Launch: ...
+
+    def remedy(self, said: str) -> str:
+        """What to do if the program ends while loading and says this; empty if that is not known."""
+        ...
 
     async def limits(self, address: Address) -> Limits:
         """The limits that the running server reports."""

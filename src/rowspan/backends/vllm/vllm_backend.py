@@ -61,6 +61,7 @@ class Vllm:
                 fix="Use --backend native or llamacpp, or the Hugging Face folder of the model.",
             )
         self.version = f"vLLM {features.version}"
+        self.placement = " and ".join(map(str, setup.engine.devices))
         self._launch = vllm_flags.launch(setup, python, features)
         self._vocabulary = setup.model.vocabulary
         self._parallel = setup.engine.parallel
@@ -85,6 +86,9 @@ class Vllm:
             [*self._launch.command, "--host", HOST, "--port", str(port)],
             {**self._launch.environment, "VLLM_API_KEY": key},
         )
+
+    def remedy(self, said: str) -> str:
+        return ""
 
     async def limits(self, address: Address) -> Limits:
         (model,) = (await call(address, "GET", "/v1/models"))["data"]

@@ -12,6 +12,7 @@ from rowspan.backends.process.child import Launch
 from rowspan.backends.protocol import Setup, UnsupportedOptionError
 from rowspan.backends.refusal import refuse_given
 from rowspan.backends.vllm.vllm_probe import VllmFeatures
+from rowspan.config import EngineConfig
 from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 
@@ -21,9 +22,11 @@ REFUSED = {
     "cache_type_k": "--cache-type-k",
     "cache_type_v": "--cache-type-v",
     "cache_tokens": "--cache-tokens",
+    "gpu_layers": "--n-gpu-layers",
 }
 WHY = "vLLM cuts a model into equal parts, and keeps its cache in the model's own type."
 SLEEP, METRICS, CACHED = "--enable-sleep-mode", "--enable-per-request-metrics", "--enable-prompt-tokens-details"
+TENSOR, PIPELINE = "--tensor-parallel-size", "--pipeline-parallel-size"
 GENERATION = "--generation-config"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB of each rank
@@ -38,7 +41,7 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     """
     refuse_given(setup, REFUSED, "vllm", WHY)
     config = setup.engine
-    devices, sizes = _split(config.devices, config.split_mode, config.main_gpu)
+    devices, sizes = _split(config)
     words = [python, "-m", MODULE, "--model", setup.model.location, "--served-model-name", setup.model.name, *sizes]
     words += ["--max-num-seqs", str(config.parallel)]
     words += ["--max-model-len", str(config.context_size)] if config.context_size is not None else []
@@ -70,11 +73,19 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     return Launch([*words, *setup.backend.arguments], environment)
 
 
-def _split(devices: Sequence[Device], mode: SplitMode, main: int) -> tuple[Sequence[Device], list[str]]:
-    """The devices used, and flags with the sizes: row is tensor parallel, layer is pipeline parallel."""
+def _split(config: EngineConfig) -> tuple[Sequence[Device], list[str]]:
+    """The devices used, and flags with the sizes: row is tensor parallel, layer is pipeline parallel, and row in
+    several stages is both.
+    """
+    devices, mode, main, stages = config.devices, config.split_mode, config.main_gpu, config.stages
     if len({device.kind for device in devices}) > 1:
         raise UnsupportedOptionError(
             "--devices with CPUs beside cards cannot be had with --backend vllm.", fix="Name the cards alone."
+        )
+    if stages > 1 and (mode != SplitMode.ROW or len(devices) % stages):
+        raise UnsupportedOptionError(
+            f"--stages {stages} cannot be had with --split-mode {mode} over {len(devices)} devices.",
+            fix="Use -sm row, and give each stage equally many devices.",
         )
     if mode == SplitMode.NONE or len(devices) == 1:
         if not 0 <= main < len(devices):
@@ -82,8 +93,13 @@ def _split(devices: Sequence[Device], mode: SplitMode, main: int) -> tuple[Seque
                 f"--main-gpu {main} is none of --devices.", fix=f"Use 0 to {len(devices) - 1}."
             )
         return devices[main : main + 1], []
-    flag = "--tensor-parallel-size" if mode == SplitMode.ROW else "--pipeline-parallel-size"
-    return devices, [flag, str(len(devices))]
+    if main:
+        raise UnsupportedOptionError(
+            f"--main-gpu {main} means nothing where all devices compute.", fix="Leave it out, or add -sm none."
+        )
+    if mode == SplitMode.LAYER:
+        return devices, [PIPELINE, str(len(devices))]
+    return devices, [TENSOR, str(len(devices) // stages), *([PIPELINE, str(stages)] if stages > 1 else [])]
 
 
 def _dtype(name: str) -> str:

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rowspan.checkpoint.fingerprint import fingerprint
-from rowspan.checkpoint.gguf import GgufCheckpoint
+from rowspan.checkpoint.gguf import GgufCheckpoint, part_paths
+from rowspan.checkpoint.gguf_header import TensorRecord
+from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
+from rowspan.errors import UnsupportedModelError
 from rowspan.model.spec import ModelSpec
+from rowspan.plan.rigs.gguf_outline import local_headers
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,35 @@ def model_facts(checkpoint: GgufCheckpoint, spec: ModelSpec, sha256: str | None 
         fingerprint=fingerprint(checkpoint.paths),
         sha256=sha256,
     )
+
+
+def header_facts(path: Path, sha256: str | None = None) -> tuple[ModelFacts, int]:
+    """The facts of a GGUF file that Rowspan's engine does not know, from its header alone, with the number of its token
+    ids. Its size is that of its files. Raises RowspanError if a header cannot be read, or has no token embedding.
+    """
+    metadata: dict[str, Any] = {}
+    tensors: list[TensorRecord] = []
+    for header in local_headers(path):
+        metadata = {**header.metadata, **metadata}
+        tensors += header.tensors
+    embedding = next((tensor for tensor in tensors if tensor.name == "token_embd.weight"), None)
+    if embedding is None:
+        raise UnsupportedModelError(f"{path} has no token embedding.", why="So it is no language model.")
+    paths = part_paths(path)
+    elements: Counter[int] = Counter()
+    for tensor in tensors:
+        elements[tensor.ggml_type] += math.prod(tensor.shape)
+    number, n_params = elements.most_common(1)[0][0], elements.total()
+    scheme = SCHEME_OF_TYPE.get(number, f"type {number}")
+    known = ModelFacts(
+        path=paths[0],
+        type=f"{metadata.get('general.architecture', 'unknown')} {count_text(n_params).replace(' ', '')} {scheme}",
+        size=sum(part.stat().st_size for part in paths),
+        n_params=n_params,
+        fingerprint=fingerprint(paths),
+        sha256=sha256,
+    )
+    return known, embedding.shape[0]
 
 
 def count_text(count: int) -> str:

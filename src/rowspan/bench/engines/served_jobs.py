@@ -18,6 +18,7 @@ from rowspan.bench.engines.served_runner import ServedRunner
 from rowspan.bench.job import Job
 from rowspan.bench.model_demand import CACHE_VALUE_BYTES, Demand
 from rowspan.config import BackendConfig, EngineConfig
+from rowspan.errors import UnsupportedModelError
 from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 
@@ -29,12 +30,17 @@ ALWAYS = frozenset({"context_size", "parallel", "threads", "prefix_reuse", "spli
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as it is given to an engine, with the facts for its rows. vocabulary: its number of token ids."""
+    """A model as it is given to an engine, with the facts for its rows.
+
+    vocabulary: its number of token ids.
+    refusal: why Rowspan's own engine cannot run it; None if it can, as far as is known.
+    """
 
     model: Model
     facts: ModelFacts
     demand: Demand | None
     vocabulary: int
+    refusal: UnsupportedModelError | None = None
 
 
 def served_job(
@@ -94,7 +100,7 @@ def _vllm_cache_bytes() -> int:
 
 def _given(config: EngineConfig) -> frozenset[str]:
     """Names of the options that differ from their defaults: those the user asked for."""
-    names = ("main_gpu", "tensor_split", "cache_type_k", "cache_type_v", "dtype", "token_budget")
+    names = ("main_gpu", "tensor_split", "gpu_layers", "cache_type_k", "cache_type_v", "dtype", "token_budget")
     return frozenset(name for name in names if getattr(config, name) != getattr(EngineConfig, name))
 
 
@@ -111,6 +117,7 @@ def _option_fields(name: BackendName, config: EngineConfig, flash: str | None) -
         "type_v": config.cache_type_v,
         "split_mode": config.split_mode.value,
         "main_gpu": config.main_gpu,
+        "n_gpu_layers": config.gpu_layers,
         "flash_attn": {"on": 1, "off": 0}.get(flash or "auto"),
         "devices": "/".join(str(device) for device in config.devices),
         "tensor_split": "/".join(f"{ratio:.2f}" for ratio in ratios),

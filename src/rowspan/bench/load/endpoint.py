@@ -6,9 +6,11 @@ https://platform.openai.com/docs/api-reference/chat-streaming
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -33,6 +35,7 @@ class EndpointAnswer:
     arrivals: moments at which parts with text arrived.
     prompt_tokens, generated_tokens: the endpoint's own counts; None if it gives none.
     counted_tokens: number of tokens that arrived, if the endpoint was asked to name each token; else None.
+    cached_tokens: number of prompt tokens that the endpoint had computed before; None if it does not say.
     """
 
     started: float
@@ -40,6 +43,7 @@ class EndpointAnswer:
     prompt_tokens: int | None
     generated_tokens: int | None
     counted_tokens: int | None
+    cached_tokens: int | None = None
 
     @property
     def first(self) -> float:
@@ -58,6 +62,11 @@ class EndpointAnswer:
         return (self.whole - self.first) / (tokens - 1) if tokens > 1 else None
 
     @property
+    def gaps(self) -> list[float]:
+        """Seconds between each part and the one before it."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals)]
+
+    @property
     def tokens(self) -> int:
         """Number of generated tokens by the endpoint's count, or else the number of parts."""
         return self.generated_tokens or len(self.arrivals)
@@ -70,13 +79,13 @@ class Endpoint:
         """Set where and how to send.
 
         Args:
-            url: address of the endpoint, with or without /v1 at its end.
+            url: address of the endpoint, with or without /v1 and a path of the API at its end.
             timeout: most seconds between two parts of an answer.
 
         Raises:
             UsageError: the address is no web address.
         """
-        base = url.rstrip("/").removesuffix("/v1")
+        base = re.sub(r"/v1(/(chat/)?completions|/models)?$", "", url.rstrip("/"))
         try:
             scheme = httpx.URL(base).scheme
         except httpx.InvalidURL:
@@ -159,7 +168,8 @@ class Endpoint:
                 fix="Check that the address is an OpenAI endpoint's, and that the model answers at all.",
             )
         tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        return EndpointAnswer(started, arrivals, *tokens, counted)
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        return EndpointAnswer(started, arrivals, *tokens, counted, cached)
 
     def _unreachable(self, error: httpx.HTTPError) -> EndpointError:
         why = str(error) or type(error).__name__

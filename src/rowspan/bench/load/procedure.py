@@ -49,19 +49,26 @@ class Result:
 
     usage_problems: see `summary.usage_problems`.
     joules: energy that this machine used during the test; None without a meter.
+    interrupted: Ctrl-C ended it early.
     """
 
     model: str
     outcome: LoadOutcome
     usage_problems: Sequence[str]
     joules: float | None
+    interrupted: bool = False
 
     def summary(self, goals: Goals, *, is_local: bool) -> dict[str, Any]:
         """Summarize the result. is_local: the endpoint runs on this machine, so that this machine's meters measure
         it.
         """
         found = summary(self.outcome, goals, self.joules if is_local else None)
-        return {"model": self.model, **found, "usage_problems": list(self.usage_problems)}
+        return {
+            "model": self.model,
+            "interrupted": self.interrupted,
+            **found,
+            "usage_problems": list(self.usage_problems),
+        }
 
 
 async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
@@ -89,14 +96,16 @@ async def run(test: Test, on_progress: Callable[[int, str], None]) -> Result:
             if test.rate
             else closed_loop(ask, test.prompts, test.clients, outcome)
         )
+        interrupted = False
         try:
             await work
         except asyncio.CancelledError:  # Ctrl-C
             if not outcome.answers:
                 raise
+            interrupted = True
         if not outcome.answers:
             raise outcome.failures[0]
-        return Result(model, outcome, problems, energy.joules(start, energy.read()))
+        return Result(model, outcome, problems, energy.joules(start, energy.read()), interrupted)
 
 
 async def _check(ask: Callable[[str, Mapping[str, Any]], Any], test: Test) -> EndpointAnswer:

@@ -13,13 +13,19 @@ from rowspan.bench.load.endpoint import EndpointAnswer
 from rowspan.errors import UsageError
 
 PERCENTILES = (50, 90, 95, 99)
-MEASURES = {"ttft": "time to first token", "itl": "inter-token latency", "e2e": "whole answer"}
-_GOAL = re.compile(r"\s*(ttft|itl|e2e)\s*[<=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*")
+# Names are vLLM's. itl: each gap between two parts of an answer; tpot: mean time of an answer's tokens after its first.
+MEASURES = {
+    "ttft": "time to first token",
+    "itl": "inter-token latency",
+    "tpot": "time per token",
+    "e2e": "whole answer",
+}
+_GOAL = re.compile(r"\s*(ttft|itl|tpot|e2e)\s*[<=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*")
 
 
 @dataclass(frozen=True)
 class Goals:
-    """The most seconds that an answer may take, by measure."""
+    """The most seconds that an answer may take, by measure; of gaps, every one."""
 
     limits: Mapping[str, float]
 
@@ -43,12 +49,13 @@ class Goals:
     def met_by(self, answer: EndpointAnswer) -> bool:
         """Whether an answer met every goal; an answer of a single token has no latency between tokens to miss."""
         times = measured(answer)
-        return all(times[name] is None or times[name] <= limit for name, limit in self.limits.items())  # type: ignore[operator]
+        return all(value <= limit for name, limit in self.limits.items() for value in times[name])
 
 
-def measured(answer: EndpointAnswer) -> dict[str, float | None]:
-    """An answer's seconds by measure."""
-    return {"ttft": answer.first, "itl": answer.between, "e2e": answer.whole}
+def measured(answer: EndpointAnswer) -> dict[str, list[float]]:
+    """An answer's seconds by measure: one or none of an answer, and of gaps as many as there are."""
+    per_token = [] if answer.between is None else [answer.between]
+    return {"ttft": [answer.first], "itl": answer.gaps, "tpot": per_token, "e2e": [answer.whole]}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -70,6 +77,7 @@ def summary(outcome: LoadOutcome, goals: Goals, joules: float | None) -> dict[st
     span = max(one.arrivals[-1] for one in answers) - min(one.started for one in answers) if answers else 0.0
     tokens = sum(one.tokens for one in answers)
     prompts = [one.prompt_tokens for one in answers if one.prompt_tokens is not None]
+    cached = [one.cached_tokens for one in answers if one.cached_tokens is not None]
     good = sum(goals.met_by(one) for one in answers)
     return {
         "requests": outcome.done,
@@ -81,6 +89,8 @@ def summary(outcome: LoadOutcome, goals: Goals, joules: float | None) -> dict[st
         "generated_tokens": tokens,
         "generated_tokens_per_second": tokens / span if span else None,
         "prompt_tokens": sum(prompts) if prompts else None,
+        "prompt_tokens_per_second": sum(prompts) / span if prompts and span else None,
+        "cached_tokens": sum(cached) if cached else None,
         "tokens_counted_by": "usage" if any(one.generated_tokens for one in answers) else "parts of the stream",
         **{name: _percentiles(answers, name) for name in MEASURES},
         "goals": dict(goals.limits),
@@ -91,10 +101,11 @@ def summary(outcome: LoadOutcome, goals: Goals, joules: float | None) -> dict[st
 
 
 def _percentiles(answers: Sequence[EndpointAnswer], name: str) -> dict[str, float] | None:
-    values = [value for one in answers if (value := measured(one)[name]) is not None]
+    values = [value for one in answers for value in measured(one)[name]]
     if not values:
         return None
-    return {"mean": sum(values) / len(values), **{f"p{each}": percentile(values, each) for each in PERCENTILES}}
+    found = {f"p{each}": percentile(values, each) for each in PERCENTILES}
+    return {"mean": sum(values) / len(values), **found, "max": max(values)}
 
 
 def usage_problems(answer: EndpointAnswer, limit: int) -> list[str]:

@@ -159,8 +159,8 @@ def _curves(
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
     figure = new_figure(WIDTH, 3.3 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for axis, workloads in zip(axes, groups.values(), strict=False):
+    axes = iter(figure.subplots(lines, columns, squeeze=False).flat)
+    for workloads, axis in zip(groups.values(), axes, strict=False):  # takes no axis too many: see below
         for one in section.configurations:
             points = [(w.n_concurrent if log else w.n_depth, one.rate(w)) for w in workloads if w in one.rows]
             if points:
@@ -173,7 +173,7 @@ def _curves(
             axis.set_xscale("log", base=2)
         axis.set_xticks(places, [str(place) for place in places], minor=False)
         axis.set_title(f"{_title(workloads[0], log)}, tokens/s")
-    for axis in list(axes):
+    for axis in axes:  # frames without a group
         axis.set_visible(False)
     _legend(figure)
     return figure

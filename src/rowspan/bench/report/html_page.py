@@ -17,6 +17,7 @@ from rowspan.bench.report.select import Configuration, Section, sections
 from rowspan.bench.results.change import Change
 from rowspan.bench.results.compare import compare
 from rowspan.bench.results.fields import FIELDS, Group
+from rowspan.figures import has_matplotlib
 
 CIRCUMSTANCES = (Group.MACHINE, Group.SYSTEM, Group.STATE)
 ACCOUNTED = 0.9  # share of a client's wait; if an engine accounts for less, something else was in the way
@@ -63,7 +64,7 @@ class Part:
 
 
 def parts(rows: Sequence[dict[str, Any]]) -> list[Part]:
-    """All sections. Raises UsageError if matplotlib is missing."""
+    """All sections; without charts if matplotlib is missing."""
     found = sections(rows)
     return [_part(section, f"{number}-" if len(found) > 1 else "") for number, section in enumerate(found, 1)]
 
@@ -99,7 +100,7 @@ def _part(section: Section, prefix: str) -> Part:
         headline=_headline(section),
         header=[workload.name for workload in workloads],
         table=table,
-        charts=charts(section, prefix),
+        charts=charts(section, prefix) if has_matplotlib() else (),
         verdicts=_verdicts(section),
         circumstances=_circumstances(section),
         engines=_engines(section),

@@ -52,15 +52,20 @@ class Section:
         return sorted(found, key=lambda w: (bool(w.n_gen), w.n_prompt + w.n_gen, w.n_concurrent, w.n_depth))
 
     def headline(self, *, generation: bool) -> Workload | None:
-        """The workload of one sequence without depth that most configurations have; the shortest, if several
-        qualify.
+        """The workload of one sequence without depth that most engines have, and of such the longest: what stands first
+        on the page compares engines, and is steadier for being long.
         """
         fit = [
             w
             for w in self.workloads
             if bool(w.n_gen) == generation and bool(w.n_prompt) != generation and not w.n_depth and w.n_concurrent == 1
         ]
-        return max(fit, key=lambda w: sum(w in one.rows for one in self.configurations), default=None)
+
+        def worth(workload: Workload) -> tuple[int, int, int]:
+            rows = [one.rows[workload] for one in self.configurations if workload in one.rows]
+            return len({row["engine"] for row in rows}), workload.n_prompt + workload.n_gen, len(rows)
+
+        return max(fit, key=worth, default=None)
 
     def fastest(self, workload: Workload) -> Configuration | None:
         """The fastest configuration in one workload."""

@@ -78,6 +78,7 @@ LEADING = (MODEL, _field("engine"), _field("split_mode", "sm"), _field("devices"
 OPTIONAL = {  # columns that are shown if asked for, by field
     "tensor_split": _field("tensor_split", "ts"),
     "main_gpu": _field("main_gpu", "mg", right=True),
+    "n_gpu_layers": _field("n_gpu_layers", "ngl", right=True),
     "dtype": _field("dtype"),
     "type_k": _field("type_k"),
     "type_v": _field("type_v"),

@@ -10,13 +10,14 @@ from pathlib import Path
 from rowspan.backends.protocol import BackendName, MissingBackendError, Model, ModelFormat, UnsupportedOptionError
 from rowspan.bench.engines.hf_folder import read_folder
 from rowspan.bench.engines.llama_bench import llama_bench_job
+from rowspan.bench.engines.model_facts import header_facts
 from rowspan.bench.engines.native_jobs import check_context, gguf_facts, native_job
 from rowspan.bench.engines.served_jobs import ServedModel, served_job
 from rowspan.bench.engines.split_check import Checker
 from rowspan.bench.grid import Grid, Workload, longest, most_concurrent
 from rowspan.bench.job import Job
 from rowspan.config import BackendConfig, EngineConfig
-from rowspan.errors import RowspanError, UsageError
+from rowspan.errors import RowspanError, UnsupportedModelError, UsageError
 
 READS = {BackendName.NATIVE: ModelFormat.GGUF, BackendName.LLAMACPP: ModelFormat.GGUF, BackendName.VLLM: ModelFormat.HF}
 
@@ -45,9 +46,9 @@ class BenchRequest:
 def plan_jobs(request: BenchRequest, on_left_out: Callable[[str], None]) -> list[Job]:
     """Decide on every configuration before the first is measured, so that one that cannot work shows at once.
 
-    Every model goes to those backends that read its format. In a grid over several backends, a combination that a
-    backend cannot do is left out and reported; if nothing is left, or if only one backend was asked for, that is an
-    error.
+    Every model goes to those backends that read its format. In a grid over several backends or models, a combination
+    that a backend cannot do, and a file that cannot be read, is left out and reported; if nothing is left, or if only
+    one backend and model was asked for, that is an error.
 
     Raises:
         RowspanError: there is nothing to measure, or a configuration cannot work.
@@ -57,17 +58,30 @@ def plan_jobs(request: BenchRequest, on_left_out: Callable[[str], None]) -> list
     _check_formats(request)
     jobs: list[Job] = []
     refusals: list[RowspanError] = []
+
+    def leave_out(what: str, refusal: RowspanError, *, alone: bool) -> None:
+        if alone:
+            raise refusal
+        refusals.append(refusal)
+        on_left_out(f"{what}: {refusal}")
+
     for model in request.models:
-        known = _known(model, request)
+        try:
+            known = _known(model, request)
+        except RowspanError as refusal:
+            leave_out(model.name, refusal, alone=len(request.models) == 1)
+            continue
         for name in [name for name in request.backends if READS[name] == model.format]:
             for config, batch in _batched(name, _configurations(model, request), request.batch_sizes, on_left_out):
                 try:
                     jobs += _jobs(name, known, config, batch, request)
+                except UnsupportedModelError as refusal:
+                    several = len(request.backends) > 1 or len(request.models) > 1
+                    leave_out(f"{name}, {model.name}", refusal, alone=not several)
+                    break  # other configurations change nothing
                 except (UnsupportedOptionError, MissingBackendError) as refusal:
-                    if len(request.backends) == 1:
-                        raise
-                    refusals.append(refusal)
-                    on_left_out(f"{name}, {config.split_mode} on {','.join(map(str, config.devices))}: {refusal}")
+                    where = f"{config.split_mode} on {','.join(map(str, config.devices))}"
+                    leave_out(f"{name}, {where}", refusal, alone=len(request.backends) == 1)
     if not jobs:
         raise refusals[0]
     return jobs
@@ -126,15 +140,27 @@ def _known(model: Model, request: BenchRequest) -> ServedModel:
             )
         facts, demand, vocabulary = read_folder(path)
         return ServedModel(model, facts, demand, vocabulary)
-    facts, known_demand, spec = gguf_facts(path, request.checksums.get(path))
+    sha256 = request.checksums.get(path)
+    try:
+        facts, known_demand, spec = gguf_facts(path, sha256)
+    except UnsupportedModelError as refusal:
+        return _foreign(model, sha256, refusal)
     check_context(most, spec)
     return ServedModel(model, facts, known_demand, spec.vocab_size)
+
+
+def _foreign(model: Model, sha256: str | None, refusal: UnsupportedModelError) -> ServedModel:
+    """A model that only another engine may be able to run."""
+    facts, vocabulary = header_facts(Path(model.location), sha256)
+    return ServedModel(model, facts, None, vocabulary, refusal)
 
 
 def _jobs(
     name: BackendName, known: ServedModel, config: EngineConfig, batch: int | None, request: BenchRequest
 ) -> list[Job]:
     if name == BackendName.NATIVE:
+        if known.refusal is not None:
+            raise known.refusal
         return [native_job(config, known.facts, known.demand, request.checker)]
     if name == BackendName.VLLM:
         return [served_job(name, known, config, request.backend_config)]

@@ -58,6 +58,12 @@ def bench(
     main_gpu: Annotated[
         Values, typer.Option("--main-gpu", "-mg", help="Place in --devices of the one that split mode none uses.")
     ] = None,
+    gpu_layers: Annotated[
+        Values,
+        typer.Option(
+            "--n-gpu-layers", "-ngl", help=f"So many of the first layers on cards. {MANY} [default: by --tensor-split]"
+        ),
+    ] = None,
     threads: Annotated[
         Values, typer.Option("--threads", "-t", help="Of all CPU devices together. [default: the usable cores]")
     ] = None,
@@ -143,6 +149,7 @@ def bench(
         cache_types_v=parse_names("-ctv", cache_type_v, cache_names) if cache_type_v else [None],
         token_budgets=parse_numbers("-ub", ubatch or [str(EngineConfig.token_budget)], least=1),
         threads=parse_numbers("-t", threads, least=1) if threads else [None],
+        gpu_layers=parse_numbers("-ngl", gpu_layers, least=1) if gpu_layers else [None],
     )
     (form,) = parse_names("--output", [output], FORMATS)
     backends = [BackendName(name) for name in parse_names("--backend", backend or [BackendName.NATIVE], BackendName)]
@@ -161,6 +168,7 @@ def bench(
         "check_equal": check,
         "tensor_split": tensor_split,
         "main_gpu": main_gpu,
+        "n_gpu_layers": gpu_layers,
         "dtype": dtype,
         "type_k": cache_type_k,
     }

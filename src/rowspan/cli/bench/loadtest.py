@@ -37,25 +37,33 @@ def loadtest(
     text: Annotated[
         Path | None, typer.Option("--text", help="Take prompts from this file. [default: a novel's]")
     ] = None,
-    slo: Annotated[str, typer.Option("--slo", help="What is good enough: ttft<500ms,itl<50ms,e2e<10s.")] = "",
+    slo: Annotated[str, typer.Option("--slo", help="What is good enough: ttft<500ms,tpot<50ms,e2e<10s.")] = "",
     completions: Annotated[bool, typer.Option("--completions", help="/v1/completions instead of chat.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds without a sign of life.")] = 120.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of prompts and moments.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Of prompts and moments; the same prompts again meet a cache. [default: another each time]"
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the distributions as a chart.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs; with every request's times.")] = False,
 ) -> None:
     """Put load on an OpenAI endpoint: time to first token, latency between tokens, throughput, goodput.
 
     Closed loop (--clients): as much as the server can do. Open loop (--rate): what people wait for who come when they
-    like. Before that, one request checks that the endpoint counts its tokens rightly. Exits with 1 if a request failed.
+    like. Before that, one request checks that the endpoint counts its tokens rightly. Exits with 1 if a request failed,
+    and with 130 after Ctrl-C, which shows what was measured until then.
     """
     import asyncio
+    import secrets
 
     from rowspan.bench.load.procedure import Test, run
     from rowspan.bench.load.prompts import Mix, prompts, read_text
     from rowspan.bench.load.summary import Goals
 
     goals = Goals.parse(slo)
+    seed = secrets.randbits(31) if seed is None else seed
     asked = prompts(read_text(text), requests, Mix(prompt_words, shared, prefixes, prefix_words), seed)
     body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "seed": seed}
     body |= {"ignore_eos": True} if ignore_eos else {}
@@ -68,6 +76,9 @@ def loadtest(
         from rowspan.bench.load.chart import draw
 
         draw(result.outcome.answers, goals, f"{result.model} at {url}, {_how(test)}", plot)
+    if result.interrupted:
+        typer.echo(f"Interrupted: {result.outcome.done} of {requests} requests were answered.", err=True)
+        raise typer.Exit(130)
     if result.outcome.failures:
         raise typer.Exit(1)
 
@@ -105,7 +116,8 @@ def _print_json(answer: dict[str, Any], outcome: LoadOutcome) -> None:
         {
             "started": one.started,
             "ttft": one.first,
-            "itl": one.between,
+            "itl": one.gaps,
+            "tpot": one.between,
             "e2e": one.whole,
             "prompt_tokens": one.prompt_tokens,
             "generated_tokens": one.generated_tokens,
@@ -121,19 +133,21 @@ def _print(answer: dict[str, Any], test: Test) -> None:
 
     for problem in answer["usage_problems"]:
         typer.echo(f"- {problem}")
-    names = ("mean", *(f"p{each}" for each in PERCENTILES))
+    names = ("mean", *(f"p{each}" for each in PERCENTILES), "max")
     rows = [(label, *(_time(answer[name][each]) for each in names)) for name, label in MEASURES.items() if answer[name]]
-    print_table(
-        f"{answer['model']}: {answer['answered']} answers, {_how(test)}", ("", *(n.upper() for n in names)), rows
-    )
+    print_table(f"{answer['model']}: {_count(answer, test)}, {_how(test)}", ("", *(n.upper() for n in names)), rows)
     if answer["generated_tokens_per_second"]:
         rate, tokens = answer["requests_per_second"], answer["generated_tokens_per_second"]
         typer.echo(f"{tokens:.1f} generated tokens/s, {rate:.2f} requests/s, {answer['seconds']:.1f} s in all")
     if answer["prompt_tokens"] is not None:
-        mean = answer["prompt_tokens"] / answer["answered"]
+        mean, rate = answer["prompt_tokens"] / answer["answered"], answer["prompt_tokens_per_second"]
         typer.echo(
-            f"{mean:.0f} prompt tokens and {answer['generated_tokens'] / answer['answered']:.0f} generated ones each"
+            f"{mean:.0f} prompt tokens and {answer['generated_tokens'] / answer['answered']:.0f} generated ones each; "
+            f"{rate:.1f} prompt tokens/s"
         )
+    if answer["cached_tokens"]:
+        share = answer["cached_tokens"] / answer["prompt_tokens"]
+        typer.echo(f"{share:.0%} of the prompts' tokens were in the endpoint's cache, and took no time")
     if answer["good"] is not None:
         goals = ", ".join(f"{name} < {_time(limit)}" for name, limit in answer["goals"].items())
         share = answer["good"] / answer["requests"]
@@ -143,6 +157,11 @@ def _print(answer: dict[str, Any], test: Test) -> None:
         typer.echo(f"{answer['joules_per_token']:.2f} J a token, of this whole machine")
     for failure, count in answer["failures"].items():
         typer.echo(f"{count} failed: {failure}", err=True)
+
+
+def _count(answer: dict[str, Any], test: Test) -> str:
+    total = f" of {len(test.prompts)}" if answer["interrupted"] else ""
+    return f"{answer['answered']}{total} answers"
 
 
 def _time(seconds: float) -> str:

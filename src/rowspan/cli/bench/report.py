@@ -25,6 +25,7 @@ def report(
     from rowspan.cli.bench.stored_runs import rows_of_run
     from rowspan.config import Paths
     from rowspan.errors import RowspanError, UsageError
+    from rowspan.figures import has_matplotlib
 
     with Store(Paths.from_env().bench) as store:
         rows = store.rows() if every else [row for run in runs or ["last"] for row in rows_of_run(store, run)]
@@ -46,3 +47,5 @@ def report(
         for line in part.headline:
             typer.echo(f"{part.section.model}: {line}")
     typer.echo(f"{out / 'index.html'}, with {len(rows)} results")
+    if not has_matplotlib():
+        typer.echo("Charts need matplotlib, which is not installed: pip install 'rowspan[plot]'.", err=True)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from rowspan.plan.rigs.outline import Outline
 
 DEFAULT_CONTEXT = 8192
+# Options that say nothing about cards that need not be here, with the reason.
+REFUSED = {
+    "devices": ("--devices", "--gpus names the cards."),
+    "main_gpu": ("--main-gpu", "Of a rig, the largest card is the one that works alone."),
+    "stages": ("--stages", "Row split is forecast over all cards of a rig."),
+    "dtype": ("--dtype", "The engine's own choice is forecast."),
+    "threads": ("--threads", "Processors are not forecast."),
+    "no_prefix_reuse": ("--no-prefix-reuse", "Prompts are forecast as new ones."),
+}
 
 
 def advise_rigs(
@@ -41,7 +50,8 @@ def advise_rigs(
     from rowspan.plan.split_mode import SplitMode
     from rowspan.rig.catalog.rigs import parse_prices, parse_rigs
 
-    engine.check()
+    _refuse(engine)
+    engine.check(native=False)
     check_context(engine.context_size, outline.spec)
     rigs = parse_rigs(gpus, parse_prices(prices))
     request = AdviceRequest(
@@ -51,6 +61,7 @@ def advise_rigs(
             cache_types=_cache_types(engine),
             step_tokens=engine.token_budget or 512,
             gpu_layers=engine.gpu_layers,
+            utilization=engine.gpu_memory_utilization,
         ),
         prompt=prompt,
         engine=_engine(serve_with),
@@ -75,6 +86,15 @@ def advise_rigs(
         from rowspan.cli.plan.plot_advice import plot_advice
 
         plot_advice(pieces, plot)
+
+
+def _refuse(engine: EngineOptions) -> None:
+    """Raise UsageError for an option that a plan of cards cannot honour."""
+    from rowspan.errors import UsageError
+
+    for field, (option, why) in REFUSED.items():
+        if getattr(engine, field) not in (None, False):
+            raise UsageError(f"{option} cannot be had with --gpus.", why=why, fix="Leave it out.")
 
 
 def show(advice: Advice, width: int | None = None) -> None:

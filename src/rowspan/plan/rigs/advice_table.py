@@ -33,7 +33,7 @@ def lines(advice: Advice) -> list[tuple[str, ...]]:
     if slots > 1:
         table.append((f"max context, {slots} requests", lambda rig: _context(rig, slots)))
     table += [(f"GiB per card, {mode}", partial(_bytes, mode)) for mode in split]
-    table.append(("GiB usable of a card", _usable))
+    table.append(("GiB usable of a card", partial(_usable, load.utilization)))
     if load.gpu_layers is not None:
         table.append(("RAM for the other layers", _ram))
     table.append(("fewest cards of its kind", lambda rig: str(rig.fewest or NONE)))
@@ -184,9 +184,9 @@ def _bytes(mode: SplitMode, rig: RigAdvice) -> str:
     return " ".join(each)
 
 
-def _usable(rig: RigAdvice) -> str:
+def _usable(utilization: float | None, rig: RigAdvice) -> str:
     sizes = {card.name: card for card in rig.rig.cards}
-    return " ".join(f"{usable_bytes(card) / GIB:.1f}" for card in sizes.values())
+    return " ".join(f"{usable_bytes(card, utilization) / GIB:.1f}" for card in sizes.values())
 
 
 def _ram(rig: RigAdvice) -> str:

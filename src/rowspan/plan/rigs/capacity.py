@@ -39,6 +39,7 @@ class Load:
     parallel: number of requests at once.
     step_tokens: token budget of a step.
     gpu_layers: how many of the first layers are on cards, with the rest in RAM; None: all layers.
+    utilization: share of a card's memory that may be used; None: all but a margin.
     """
 
     context: int
@@ -46,6 +47,7 @@ class Load:
     cache_types: tuple[str, str] = ("float16", "float16")
     step_tokens: int = STEP_TOKENS
     gpu_layers: int | None = None
+    utilization: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Placement:
                     min(self.load.step_tokens, self.load.parallel),
                 ),
                 overhead=CARD_OVERHEAD,
-                usable=usable_bytes(card),
+                usable=usable_bytes(card, self.load.utilization),
             )
             for shard, card, weights in zip(self.plan.shards, self.cards, self.weights, strict=True)
         )
@@ -156,8 +158,9 @@ def place(
         SplitError: the model cannot be split so.
     """
     on_cards = outline if load.gpu_layers is None else first_layers(outline, load.gpu_layers)
-    shares = list(ratios) if ratios is not None else [float(usable_bytes(card)) for card in cards]
-    main = max(range(len(cards)), key=lambda index: usable_bytes(cards[index]))
+    usable = [usable_bytes(card, load.utilization) for card in cards]
+    shares = list(ratios) if ratios is not None else list(map(float, usable))
+    main = max(range(len(cards)), key=usable.__getitem__)
     devices = [Device("cuda", index) for index in range(len(cards))]
     plan = split(on_cards.spec, on_cards.tensors, devices, mode, shares, main)
     weights = tuple(_weights(on_cards, plan, shard, load) for shard in plan.shards)
@@ -170,7 +173,7 @@ def place(
 
 def fewest_cards(outline: Outline, card: CardSpec, mode: SplitMode, load: Load) -> int | None:
     """Number of cards of one kind on which a single request with the whole context fits; None if no rig has so many."""
-    least = max(1, outline.token_bytes // usable_bytes(card))
+    least = max(1, outline.token_bytes // usable_bytes(card, load.utilization))
     for count in range(least, MOST_CARDS + 1):
         try:
             if place(outline, (card,) * count, mode, load).fits(slots=1):
@@ -180,9 +183,9 @@ def fewest_cards(outline: Outline, card: CardSpec, mode: SplitMode, load: Load) 
     return None
 
 
-def usable_bytes(card: CardSpec) -> int:
-    """Bytes of a card's memory that an engine can count on."""
-    return int(card.memory * (1 - MARGIN[card.memory_kind]))
+def usable_bytes(card: CardSpec, utilization: float | None = None) -> int:
+    """Bytes of a card's memory that an engine can count on. Args: utilization: see `Load`."""
+    return int(card.memory * min(1 - MARGIN[card.memory_kind], utilization or 1.0))
 
 
 def first_layers(outline: Outline, count: int) -> Outline:
