@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rowspan.server.error_replies import explain_invalid
-from rowspan.server.schema import (
+from rowspan.server.openai.schema import (
     MAX_BIASES,
     MAX_MESSAGES,
     MAX_STOP_LENGTH,

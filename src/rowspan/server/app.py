@@ -9,12 +9,12 @@ from rowspan.config import ServerConfig
 from rowspan.console.chat_page import console_routes
 from rowspan.server import error_replies
 from rowspan.server.anthropic.routes import messages_routes
-from rowspan.server.chat import chat_routes
-from rowspan.server.completions import completion_routes
 from rowspan.server.health import model_routes
 from rowspan.server.metrics import RequestCount, metrics_routes
 from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
 from rowspan.server.ollama.routes import ollama_routes
+from rowspan.server.openai.chat import chat_routes
+from rowspan.server.openai.completions import completion_routes
 from rowspan.server.service import Service
 from rowspan.server.text_routes import text_routes
 

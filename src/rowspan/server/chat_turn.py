@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from rowspan.backends.protocol import Piece
-from rowspan.server.chat import PreparedChat
 from rowspan.server.error_replies import FieldError, explain_invalid
-from rowspan.server.schema import ChatRequest
+from rowspan.server.openai.chat import PreparedChat
+from rowspan.server.openai.schema import ChatRequest
 from rowspan.server.service import Pieces
 from rowspan.text.chat_formats.deltas import Delta, Text
 

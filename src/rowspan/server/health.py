@@ -6,7 +6,7 @@ import orjson
 from fastapi import APIRouter, Response
 
 from rowspan.backends.protocol import HealthState
-from rowspan.server.reply import Json
+from rowspan.server.openai.reply import Json
 from rowspan.server.service import Service
 
 

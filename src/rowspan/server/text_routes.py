@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from rowspan.server.chat import template_options
 from rowspan.server.error_replies import FieldError
-from rowspan.server.schema import Body, ChatRequest, Tokens
+from rowspan.server.openai.chat import template_options
+from rowspan.server.openai.schema import Body, ChatRequest, Tokens
+from rowspan.server.openai.tool_choice import offered_tools
 from rowspan.server.service import Service
-from rowspan.server.tool_choice import offered_tools
 
 Json = dict[str, Any]
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 from rowspan.server.anthropic.schema import CountRequest, MessagesRequest
 from rowspan.server.anthropic.to_chat import to_chat
 from rowspan.server.anthropic.writer import MessageWriter
-from rowspan.server.chat import prepare_chat
-from rowspan.server.chat_format import ChatFormat
 from rowspan.server.chat_turn import steps
 from rowspan.server.connection import EventStream, while_connected
 from rowspan.server.metrics import ARRIVED
+from rowspan.server.openai.chat import prepare_chat
+from rowspan.server.openai.chat_format import ChatFormat
 from rowspan.server.service import Service
 
 

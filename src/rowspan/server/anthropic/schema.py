@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rowspan.server.schema import MAX_STOPS, Body, StopString, few_messages
-from rowspan.server.tool_schema import MAX_TOOLS, Name
+from rowspan.server.openai.schema import MAX_STOPS, Body, StopString, few_messages
+from rowspan.server.openai.tool_schema import MAX_TOOLS, Name
 
 
 class Block(Body):

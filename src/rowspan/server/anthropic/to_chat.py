@@ -9,7 +9,7 @@ from typing import Any
 from rowspan.server.anthropic.schema import Block, Content, CountRequest, MessageParam, MessagesRequest, ToolParam
 from rowspan.server.chat_turn import chat_request
 from rowspan.server.error_replies import FieldError
-from rowspan.server.schema import ChatRequest
+from rowspan.server.openai.schema import ChatRequest
 
 Json = dict[str, Any]
 FOREIGN = "claude"  # names that clients send for their own models: the served one answers
@@ -17,7 +17,7 @@ DROPPED = ("redacted_thinking",)  # what only Anthropic's own models can read
 
 
 def to_chat(request: CountRequest, model: str) -> ChatRequest:
-    """The same request for `rowspan.server.chat.prepare_chat`. model: the name of the served model.
+    """The same request for `rowspan.server.openai.chat.prepare_chat`. model: the name of the served model.
 
     Raises:
         FieldError: a part of a message, or a tool, is of a kind that cannot be honoured.

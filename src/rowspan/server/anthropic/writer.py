@@ -14,9 +14,9 @@ import orjson
 from starlette.types import Scope
 
 from rowspan.backends.protocol import FinishReason, Piece
-from rowspan.server.chat import PreparedChat
 from rowspan.server.chat_turn import Step
 from rowspan.server.error_replies import ERROR_CODE, code_of, describe
+from rowspan.server.openai.chat import PreparedChat
 from rowspan.text.chat_formats.deltas import (
     BrokenCall,
     CallArguments,

@@ -11,15 +11,15 @@ from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import HealthState
 from rowspan.errors import UsageError
-from rowspan.server.chat import PreparedChat, prepare_chat
-from rowspan.server.chat_format import AnswerFormat, ChatFormat
 from rowspan.server.chat_turn import chat_request, steps
 from rowspan.server.connection import EventStream, while_connected
 from rowspan.server.metrics import ARRIVED
 from rowspan.server.ollama.schema import NamedModel, OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, Options
 from rowspan.server.ollama.to_chat import chat_of, chat_of_prompt, sampling_fields, without_tag
 from rowspan.server.ollama.writer import OllamaWriter, Parts, as_message, as_response
-from rowspan.server.sampling_params import limited, sampling_params
+from rowspan.server.openai.chat import PreparedChat, prepare_chat
+from rowspan.server.openai.chat_format import AnswerFormat, ChatFormat
+from rowspan.server.openai.sampling_params import limited, sampling_params
 from rowspan.server.service import AnswerJob, Service
 
 API_VERSION = "0.13.0"  # of Ollama's API that this speaks: clients ask for a least one

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rowspan.server.schema import MAX_STOPS, Body, Seed, StopString, few_messages
-from rowspan.server.tool_schema import MAX_TOOLS, Tool
+from rowspan.server.openai.schema import MAX_STOPS, Body, Seed, StopString, few_messages
+from rowspan.server.openai.tool_schema import MAX_TOOLS, Tool
 
 
 class Options(Body):

@@ -8,7 +8,7 @@ from typing import Any
 from rowspan.server.chat_turn import chat_request
 from rowspan.server.error_replies import FieldError
 from rowspan.server.ollama.schema import OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaRequest, Options
-from rowspan.server.schema import ChatRequest
+from rowspan.server.openai.schema import ChatRequest
 
 Json = dict[str, Any]
 AS_THEY_ARE = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rowspan.backends.protocol import FinishReason, Piece, TokenText
-from rowspan.server.chat_format import AnswerFormat
-from rowspan.server.reply import Json, ServerAnswer
+from rowspan.server.openai.chat_format import AnswerFormat
+from rowspan.server.openai.reply import Json, ServerAnswer
 from rowspan.text.chat_formats.deltas import (
     BrokenCall,
     CallArguments,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rowspan.server.error_replies import FieldError
-from rowspan.server.schema import ChatRequest
-from rowspan.server.tool_schema import AllowedTools, NamedTool, Tool
+from rowspan.server.openai.schema import ChatRequest
+from rowspan.server.openai.tool_schema import AllowedTools, NamedTool, Tool
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rowspan.backends.protocol import FinishReason, Piece, TokenText
 from rowspan.server.connection import DONE, EventStream, event, json_event, while_connected
 from rowspan.server.error_replies import ERROR_CODE, code_of, describe
 from rowspan.server.metrics import ARRIVED
-from rowspan.server.schema import GenerationRequest
+from rowspan.server.openai.schema import GenerationRequest
 from rowspan.server.service import AnswerJob, Pieces, Service
 
 Json = dict[str, Any]

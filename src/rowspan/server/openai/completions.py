@@ -9,11 +9,11 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import Piece, TokenText
-from rowspan.server.answer_grammar import answer_grammar
 from rowspan.server.error_replies import FieldError
-from rowspan.server.reply import Json, Reply, ServerAnswer, respond
-from rowspan.server.sampling_params import choice_params, limited, sampling_params
-from rowspan.server.schema import CompletionRequest, refuse_unsupported
+from rowspan.server.openai.answer_grammar import answer_grammar
+from rowspan.server.openai.reply import Json, Reply, ServerAnswer, respond
+from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params
+from rowspan.server.openai.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import AnswerJob, Service
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rowspan.backends.protocol import SamplingParams
 from rowspan.server.error_replies import FieldError
-from rowspan.server.schema import GenerationRequest
+from rowspan.server.openai.schema import GenerationRequest
 
 Number = TypeVar("Number", int, float)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from rowspan.server.chat_format import AnswerFormat, ChatFormat
-from rowspan.server.chat_writer import ChatWriter
 from rowspan.server.error_replies import FieldError
-from rowspan.server.reply import Reply, respond
-from rowspan.server.sampling_params import choice_params, limited, sampling_params
-from rowspan.server.schema import ChatRequest, refuse_unsupported
+from rowspan.server.openai.chat_format import AnswerFormat, ChatFormat
+from rowspan.server.openai.chat_writer import ChatWriter
+from rowspan.server.openai.reply import Reply, respond
+from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params
+from rowspan.server.openai.schema import ChatRequest, refuse_unsupported
+from rowspan.server.openai.tool_choice import OfferedTools, offered_tools
 from rowspan.server.service import AnswerJob, Service
-from rowspan.server.tool_choice import OfferedTools, offered_tools
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from rowspan.backends.protocol import Grammar, GrammarKind
 from rowspan.server.error_replies import FieldError
-from rowspan.server.schema import GenerationRequest
-from rowspan.server.tool_schema import ResponseFormat, StructuredOutputs
+from rowspan.server.openai.schema import GenerationRequest
+from rowspan.server.openai.tool_schema import ResponseFormat, StructuredOutputs
 from rowspan.text.grammar import GrammarError, check_grammar
 
 ANY_OBJECT = {"type": "object"}

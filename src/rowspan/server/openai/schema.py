@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rowspan.server.error_replies import FieldError
-from rowspan.server.tool_schema import (
+from rowspan.server.openai.tool_schema import (
     MAX_CALLS,
     MAX_CHOICES_LISTED,
     MAX_TOOLS,
@@ -123,7 +123,7 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
-    # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.answer_grammar`.
+    # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.openai.answer_grammar`.
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | GrammarText | None = None

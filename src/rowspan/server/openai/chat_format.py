@@ -11,9 +11,9 @@ from typing import Any
 
 from rowspan.backends.protocol import Backend, Grammar, GrammarKind
 from rowspan.config import ServerConfig
-from rowspan.server.answer_grammar import answer_grammar, enforceable
-from rowspan.server.schema import ChatRequest
-from rowspan.server.tool_choice import OfferedTools
+from rowspan.server.openai.answer_grammar import answer_grammar, enforceable
+from rowspan.server.openai.schema import ChatRequest
+from rowspan.server.openai.tool_choice import OfferedTools
 from rowspan.text.chat_formats.call_grammar import arguments_grammar, calls_grammar, calls_schema, can_wait
 from rowspan.text.chat_formats.generic_json import GENERIC_JSON
 from rowspan.text.chat_formats.output_parser import OutputParser, ReasoningTags
