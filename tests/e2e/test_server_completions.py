@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import openai
 import pytest
 from kit.http_server import MODEL_NAME, RunningServer
+from kit.single_rank import SingleRank
 
 from rowspan.scheduler.request import SamplingParams
 
@@ -112,3 +114,29 @@ def test_health_and_schema_and_page(server: RunningServer) -> None:
 def assert_served(response: httpx.Response) -> None:
     assert response.status_code == 200
     assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_a_prompt(client: openai.OpenAI, server: RunningServer, stream: bool) -> None:
+    """As lm-eval asks for them, of several prompts, one longer than a block; the same as scoring them directly."""
+    rng = random.Random(1)
+    prompts = [[rng.randrange(260) for _ in range(length)] for length in (70, 3, 1)]
+    answer: Any = client.completions.create(
+        model=MODEL_NAME, prompt=prompts, max_tokens=1, logprobs=2, echo=True, temperature=0, seed=1, stream=stream
+    )
+    parts = list(answer) if stream else [answer]
+    scorer = SingleRank(server.engine.blueprint.config.model_path)
+    for index, prompt in enumerate(prompts):
+        told = [choice.logprobs for part in parts for choice in part.choices if choice.index == index]
+        values = [value for one in told for value in one.token_logprobs]
+        tops = [top for one in told for top in one.top_logprobs]
+        assert len(values) == len(tops) == len(prompt) + 1
+        assert values[0] is None
+        assert tops[0] is None
+        expected = scorer.logits(prompt).log_softmax(-1)
+        assert values[1:-1] == pytest.approx(
+            [float(expected[i, prompt[i + 1]]) for i in range(len(prompt) - 1)], abs=0.02
+        )
+        assert values[-1] == pytest.approx(float(expected[-1].max()), abs=0.02)
+        for top, row in zip(tops[1:-1], expected, strict=False):
+            assert max(top.values()) == pytest.approx(float(row.max()), abs=0.02)

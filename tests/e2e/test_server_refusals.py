@@ -108,7 +108,6 @@ def test_wrong_fields_of_a_chat_are_named(http: httpx.Client, field: str, value:
         ({"prompt": [300, 10**6]}, None),
         ({"prompt": ["a", 5]}, "prompt[1]"),
         ({"prompt": ["a"] * 1025, "n": 2}, "prompt"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "suffix": "z"}, "suffix"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),

@@ -102,7 +102,7 @@ class Blueprint:
                 cache_layout=self.cache_layout,
                 context_size=self.cache.context_size,
                 max_tokens=self.config.token_budget,
-                max_logits=min(self.config.token_budget, self.config.parallel),
+                max_logits=max_logits(self.config),
                 cores=cores,
                 threads=threads,
                 memory_share=self.config.gpu_memory_utilization,
@@ -113,6 +113,14 @@ class Blueprint:
                 self.plan.shards, self.kernels, share_cores(self.plan, self.config), strict=True
             )
         ]
+
+
+def max_logits(config: EngineConfig) -> int:
+    """The most tokens of a step whose logits are wanted: of all that decode, and, on processors, of a block of a prompt
+    whose log-probabilities are asked for. (The latter's buffers are not touched, and not counted, before one is.)
+    """
+    scored = config.block_size if all(device.kind == "cpu" for device in config.devices) else 0
+    return min(config.token_budget, config.parallel + scored)
 
 
 def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Blueprint:

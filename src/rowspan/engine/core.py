@@ -16,7 +16,7 @@ import psutil
 from rowspan.engine.blueprint import Blueprint, check_room, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
-from rowspan.errors import EngineError, OutOfMemoryError, RowspanError
+from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
 from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.limits import check_lengths, check_text_length, check_vocabulary
@@ -141,6 +141,13 @@ class EngineCore:
         """
         check_lengths(len(tokens), params.max_tokens, self._blueprint.cache.context_size)  # the cheap check first
         check_vocabulary(tokens, self._vocab_size)
+        if params.prompt_logprobs is not None and any(
+            shard.device.kind != "cpu" for shard in self._blueprint.plan.shards
+        ):
+            raise UsageError(
+                "Log-probabilities of a prompt are not supported on cards yet.",
+                fix="Leave out echo or logprobs, or run the model on --devices cpu.",
+            )
         seq_id = next(self._ids)
         seeded = params if params.seed is not None else replace(params, seed=secrets.randbits(63))
         self._put(_Submit(Request(seq_id, list(tokens), seeded, needs_last_token(seeded)), sink))

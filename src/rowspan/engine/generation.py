@@ -51,6 +51,7 @@ class Piece(NamedTuple):
     finish: FinishReason | None = None
     cached: int = 0  # prompt tokens whose cache entries were reused
     timings: Timings | None = None  # with the last piece, from engines that tell
+    prompt: tuple[TokenText, ...] = ()  # with the first piece, the prompt's tokens but the first, if asked for
     stop: str | None = None  # with the last piece, the stop string that ended the text, from engines that tell
 
 
@@ -97,9 +98,9 @@ class Generation:
         if finish is not None:
             rest, _ = self._matcher.push(self._detokenizer.finish())
             text += rest + self._matcher.finish()
-        return Piece(
-            text, tokens, self._generated, finish, event.cached, stop=self._matcher.matched if finish else None
-        )
+        prompt = tuple([self._spell(token) for token in event.prompt])
+        stop = self._matcher.matched if finish else None
+        return Piece(text, tokens, self._generated, finish, event.cached, prompt=prompt, stop=stop)
 
     def _spell(self, sampled: SampledToken) -> TokenText:
         spelling = self._tokenizer.spelling

@@ -71,7 +71,8 @@ class StepPlan:
 
 class SampledToken(NamedTuple):
     """A token that was chosen. A chunk that samples at several tokens has one for each, in order, up to the first that
-    differs from what the chunk goes on with: later ones would follow a token that is not in the sequence.
+    differs from what the chunk goes on with: later ones would follow a token that is not in the sequence. Of a prompt
+    whose log-probabilities are wanted, they are the tokens that are known to follow.
     """
 
     seq_id: int
@@ -105,6 +106,7 @@ class TokenEvent(NamedTuple):
     finish: FinishReason | None = None
     cached: int = 0  # prompt tokens whose cache entries were reused
     hidden: NDArray[np.float32] | None = None  # (1 or all tokens, hidden size)
+    prompt: tuple[SampledToken, ...] = ()  # with the first token, those of the prompt that follow one, if asked for
 
 
 def _packed(blocks: Sequence[int]) -> bytes:

@@ -22,6 +22,7 @@ class PlanDraft:
 
     def __init__(self, budget: int, cache: CacheManager) -> None:
         self.budget = budget  # tokens left
+        self.scored = cache.block_size  # tokens of prompts left, whose logits are all wanted
         self.chunks: list[Chunk] = []
         self.new: list[NewSequence] = []
         self.planned: list[PlannedPart] = []
@@ -36,6 +37,9 @@ class PlanDraft:
         tokens = tuple(request.tokens[start:end]) or (LATEST,)
         blocks = self._cache.joined(request.tables, end)
         samples = int(end >= known and request.states is None)
+        if request.is_scored:
+            samples = end - start
+            self.scored -= samples
         hidden = end - start if request.states is WantedStates.ALL else int(end >= known and not samples)
         self.chunks.append(Chunk(request.seq_id, tokens, start, blocks, samples, hidden))
         self.planned.append(PlannedPart(request, end, samples))

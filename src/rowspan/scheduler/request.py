@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.kvcache.tables import Tables
 from rowspan.text.grammar import Grammar
+
+if TYPE_CHECKING:
+    from rowspan.scheduler.batch import SampledToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class SamplingParams:
     ignore_eos: bool = False  # do not stop at stop_tokens
     grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
+    prompt_logprobs: int | None = None  # the same of each token of the prompt but the first
 
 
 class FinishReason(StrEnum):
@@ -70,6 +75,7 @@ class Request:
     introduced: bool = False  # the workers know its tokens and parameters
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
     told_states: list[NDArray[np.float32]] = field(default_factory=list)  # of what is computed
+    told_scores: list[SampledToken] = field(default_factory=list)  # of the prompt's tokens, as far as they are known
     preemptions: int = 0  # times it lost its blocks to an older request
 
     def __post_init__(self) -> None:
@@ -84,6 +90,11 @@ class Request:
     def missing(self) -> int:
         """Number of known tokens for which no step has been planned."""
         return len(self.tokens) - self.planned
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its prompt's log-probabilities are wanted, and not told yet."""
+        return self.params.prompt_logprobs is not None and not self.generated
 
     @property
     def generated(self) -> int:

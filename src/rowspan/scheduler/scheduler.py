@@ -159,6 +159,8 @@ class Scheduler:
                 events += self._take_states(request, hidden.get(request.seq_id))
             assert bool(samples) == (request.seq_id in sampled), "a worker says what it was asked for"
             for position, token in enumerate(sampled[request.seq_id], start=end - samples + 1):
+                if request.is_scored and position < request.prompt_length:
+                    request.told_scores.append(token)
                 if position == len(request.tokens):  # else it is known what follows there
                     events.append(self._append(request, token))
                     if events[-1].finish is not None:
@@ -256,7 +258,7 @@ class Scheduler:
             if len(draft.chunks) == share:
                 return
             if request.missing > 1:  # its blocks behind a window may have gone to others, who are not under way yet
-                self._grow(request, self._chunk_end(request.planned, request, draft.budget))
+                self._grow(request, self._chunk_end(request.planned, request, _room(draft, request)))
             elif request.missing == 1 and self._grow(request, len(request.tokens)):
                 draft.add(request, len(request.tokens))
 
@@ -282,7 +284,7 @@ class Scheduler:
         """Plan chunks of the requests that miss more tokens, as far as the budget lasts."""
         for request in self._running:
             if request.missing > 1:
-                end = self._chunk_end(request.planned, request, draft.budget)
+                end = self._chunk_end(request.planned, request, _room(draft, request))
                 if end > request.planned and self._grow(request, end):
                     draft.add(request, end)
 
@@ -293,10 +295,11 @@ class Scheduler:
             if not draft.budget:
                 return
             cache = self._cache
-            reuse = self._prefix_reuse and request.states is not WantedStates.ALL  # a cache has no hidden states
+            # A cache has neither hidden states nor logits.
+            reuse = self._prefix_reuse and request.states is not WantedStates.ALL and not request.is_scored
             tables = cache.match(request.tokens, request.block_hashes) if reuse else cache.nothing()
             start = cache.positions(tables)
-            end = self._chunk_end(start, request, draft.budget)
+            end = self._chunk_end(start, request, _room(draft, request))
             if end <= start:
                 return
             # All blocks of what is known, so that only decoding can run out of them; and one spare for each that
@@ -346,6 +349,7 @@ class Scheduler:
 
     def _append(self, request: Request, sampled: SampledToken) -> TokenEvent:
         """Append a sampled token, and end the request if it was the last one."""
+        prompt, request.told_scores = tuple(request.told_scores), []
         request.tokens.append(sampled.token)
         self._generated_tokens += 1
         params = request.params
@@ -357,7 +361,7 @@ class Scheduler:
         if finish is not None:
             self._running.remove(request)
             self._end(request)
-        return TokenEvent(request.seq_id, sampled, finish, request.cached)
+        return TokenEvent(request.seq_id, sampled, finish, request.cached, prompt=prompt)
 
     def _take_states(self, request: Request, rows: NDArray[np.float32] | None) -> list[TokenEvent]:
         """Keep hidden states of a part of a text, and end the request if it was the last one."""
@@ -385,6 +389,12 @@ class Scheduler:
         request.tables = ()
         request.computed = request.planned = 0
         request.told_states.clear()
+        request.told_scores.clear()
         if request.introduced:
             request.introduced = False
             self._forget.append(request.seq_id)
+
+
+def _room(draft: PlanDraft, request: Request) -> int:
+    """Tokens of a prompt that a step may still have."""
+    return min(draft.budget, draft.scored) if request.is_scored else draft.budget

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.text.grammar import Grammar, GrammarError
-from rowspan.text.grammar_tokens import GrammarTokens
 from rowspan.worker.logits_processors import AllowedTokens
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+    from rowspan.text.grammar_tokens import GrammarTokens
 
 log = logging.getLogger(__name__)
 

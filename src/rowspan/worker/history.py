@@ -28,12 +28,13 @@ class History:
     processors: Sequence[LogitsProcessor]
     length: int  # of the sequence, with tokens that have been chosen on a card and are not known here yet
     takes_likeliest: bool  # whatever else is known, and nobody asks how likely it is
+    prompt_length: int = 0
 
     @classmethod
     def of(cls, sequence: NewSequence, processors: MakeProcessors = logits_processors) -> History:
         tokens, params, made = list(sequence.tokens), sequence.params, processors(sequence)
         takes_likeliest = params.temperature <= 0 and not made and params.logprobs is None
-        return cls(params, tokens, made, len(tokens), takes_likeliest)
+        return cls(params, tokens, made, len(tokens), takes_likeliest, sequence.prompt_length)
 
     def expect(self) -> None:
         """Note that one more token is being chosen."""

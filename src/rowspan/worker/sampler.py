@@ -48,7 +48,12 @@ class Sampler:
         likeliest = logits.argmax(axis=-1).tolist()
         for chunk in chunks:
             history = self._histories[chunk.seq_id]
-            if chunk.samples == 1:
+            if (
+                history.params.prompt_logprobs is not None
+                and chunk.position + len(chunk.tokens) <= history.prompt_length
+            ):
+                sampled += self._score(chunk, history, logits, row, likeliest)
+            elif chunk.samples == 1:
                 sampled.append(self._choose(chunk.seq_id, history, logits, row, likeliest[row]))
                 history.add(sampled[-1].token)
             else:
@@ -73,11 +78,32 @@ class Sampler:
             token = likeliest if changed is logits else int(changed.argmax())
         if params.logprobs is None:
             return SampledToken(seq_id, token)
-        highest = float(logits[likeliest])
-        log_sum = highest + math.log(np.exp(logits - highest).sum(dtype=np.float64))
-        top = _most_likely(logits, min(params.logprobs, len(logits))) if params.logprobs else []
-        alternatives = tuple((other, float(logits[other]) - log_sum) for other in top)
-        return SampledToken(seq_id, token, float(logits[token]) - log_sum, alternatives)
+        return _told(seq_id, token, logits, likeliest, params.logprobs)
+
+    def _score(
+        self, chunk: Chunk, history: History, rows: NDArray[np.float32], first: int, likeliest: Sequence[int]
+    ) -> list[SampledToken]:
+        """A part of a prompt: the tokens that follow, as far as they are known, and then the one that is chosen."""
+        tokens = history.tokens[chunk.position + 1 : chunk.position + len(chunk.tokens) + 1]
+        wanted = history.params.prompt_logprobs or 0
+        scored = [
+            _told(chunk.seq_id, token, rows[first + place], likeliest[first + place], wanted)
+            for place, token in enumerate(tokens)
+        ]
+        if len(scored) < chunk.samples:
+            last = first + chunk.samples - 1
+            scored.append(self._choose(chunk.seq_id, history, rows, last, likeliest[last]))
+            history.add(scored[-1].token)
+        return scored
+
+
+def _told(seq_id: int, token: int, logits: Logits, likeliest: int, count: int) -> SampledToken:
+    """A token with its log-probability, and the `count` likeliest ones."""
+    highest = float(logits[likeliest])
+    log_sum = highest + math.log(np.exp(logits - highest).sum(dtype=np.float64))
+    top = _most_likely(logits, min(count, len(logits))) if count else []
+    alternatives = tuple((other, float(logits[other]) - log_sum) for other in top)
+    return SampledToken(seq_id, token, float(logits[token]) - log_sum, alternatives)
 
 
 def _changed(logits: Logits, history: History) -> Logits:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rowspan.comm.connect import Computes, connect
 from rowspan.comm.shared import SharedMemory
@@ -21,8 +21,6 @@ from rowspan.model.position_tables import position_tables
 from rowspan.model.transformer import Transformer
 from rowspan.model.weights import load_weights
 from rowspan.scheduler.batch import StepPlan, StepResult
-from rowspan.text.grammar_tokens import GrammarTokens
-from rowspan.text.tokenizer import Tokenizer
 from rowspan.worker.answers import Later
 from rowspan.worker.cache_size import cache_blocks, make_caches
 from rowspan.worker.card_sampler import CardSampler
@@ -42,6 +40,9 @@ from rowspan.worker.messages import (
 )
 from rowspan.worker.sampler import Sampler
 from rowspan.worker.step_inputs import hidden_states, step_inputs
+
+if TYPE_CHECKING:
+    from rowspan.text.grammar_tokens import GrammarTokens
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +205,10 @@ class Worker:
 
 
 def _grammar_tokens(model_path: Path, vocab_size: int) -> GrammarTokens:
+    # The library beneath takes every rank 4 MB: it is imported with the first grammar.
+    from rowspan.text.grammar_tokens import GrammarTokens
+    from rowspan.text.tokenizer import Tokenizer
+
     return GrammarTokens(Tokenizer.from_metadata(open_checkpoint(model_path).metadata), vocab_size)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from rowspan.backends.protocol import Piece, TokenText
+from rowspan.backends.protocol import BackendName, Piece, TokenText
 from rowspan.server.error_replies import FieldError
 from rowspan.server.openai.answer_grammar import answer_grammar
 from rowspan.server.openai.reply import Json, Reply, ServerAnswer, respond
@@ -25,13 +25,15 @@ class CompletionWriter:
 
     Args:
         echoes: for each choice, the prompt's text if the client wants it repeated.
+        begins: for each choice, the first token of such a prompt, if log-probabilities are wanted: it has none.
     """
 
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def __init__(self, echoes: Sequence[str], *, with_logprobs: bool) -> None:
+    def __init__(self, echoes: Sequence[str], begins: Sequence[TokenText | None], *, with_logprobs: bool) -> None:
         self._echoes = list(echoes)
+        self._begins = list(begins)
         self._logprobs = [LegacyLogprobs() for _ in echoes] if with_logprobs else None
 
     def whole(self, index: int, answer: ServerAnswer) -> Json:
@@ -39,13 +41,17 @@ class CompletionWriter:
 
     def part(self, index: int, piece: Piece) -> Json | None:
         text, self._echoes[index] = self._echoes[index] + piece.text, ""
-        logprobs = self._of(index, piece.tokens)
-        if not (text or piece.finish or (logprobs and piece.tokens)):
+        tokens = piece.prompt + piece.tokens
+        logprobs = self._of(index, tokens)
+        if not (text or piece.finish or (logprobs and tokens)):
             return None
         return {"text": text, "logprobs": logprobs}
 
     def _of(self, index: int, tokens: Sequence[TokenText]) -> Json | None:
-        return self._logprobs[index].write(tokens) if self._logprobs else None
+        if self._logprobs is None:
+            return None
+        begin, self._begins[index] = self._begins[index], None
+        return self._logprobs[index].write([begin, *tokens] if begin else tokens)
 
 
 class LegacyLogprobs:
@@ -59,7 +65,7 @@ class LegacyLogprobs:
         return {
             "tokens": [_spelling(token.raw) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_top(token) for token in tokens],
+            "top_logprobs": [None if token.logprob is None else _top(token) for token in tokens],
             "text_offset": [self._advance(token) for token in tokens],
         }
 
@@ -101,17 +107,25 @@ def completion_routes(service: Service) -> APIRouter:
             return prompt.encode(errors="replace").decode()  # JSON may hold lone surrogates, UTF-8 may not
         return await backend.decode(prompt)
 
+    async def first_token(prompt: Sequence[int]) -> TokenText | None:
+        return TokenText(prompt[0], (await backend.decode(prompt[:1])).encode()) if prompt else None
+
     @router.post("/v1/completions", summary="Continue a text")
     async def create_completion(request: CompletionRequest, http: Request) -> Response:
         service.check_model(request.model)
         refuse_unsupported(request)
         await service.wake()
         n = request.n or 1
-        _check(request, n)
+        _check(request, n, backend.name)
         with service.admitted(len(request.prompts) * n):
             prompts = [await encode(prompt) for prompt in request.prompts]
         params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
-        params = replace(params, grammar=await answer_grammar(request))
+        is_scored = bool(request.echo) and request.logprobs is not None
+        params = replace(
+            params,
+            grammar=await answer_grammar(request),
+            prompt_logprobs=request.logprobs if is_scored else None,
+        )
         max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         jobs = [
             AnswerJob(
@@ -125,14 +139,16 @@ def completion_routes(service: Service) -> APIRouter:
         ]
         spelled = [await spell(prompt) if request.echo else "" for prompt in request.prompts]
         echoes = [text for text in spelled for _ in range(n)]
-        writer = CompletionWriter(echoes, with_logprobs=request.logprobs is not None)
+        firsts = [await first_token(prompt) for prompt in prompts] if is_scored else []
+        begins = [first for first in firsts for _ in range(n)] or [None] * len(echoes)
+        writer = CompletionWriter(echoes, begins, with_logprobs=request.logprobs is not None)
         reply = Reply(service, request, writer, sum(map(len, prompts)))
         return await respond(service, http, request, jobs, reply)
 
     return router
 
 
-def _check(request: CompletionRequest, n: int) -> None:
+def _check(request: CompletionRequest, n: int, backend: BackendName) -> None:
     n_answers = len(request.prompts) * n
     if not 1 <= n_answers <= MAX_ANSWERS:
         raise FieldError(
@@ -147,10 +163,10 @@ def _check(request: CompletionRequest, n: int) -> None:
             why="Rowspan does not choose among answers.",
             fix="Leave best_of out, or make it equal to n.",
         )
-    if request.echo and request.logprobs is not None:
+    if request.echo and request.logprobs is not None and backend is not BackendName.NATIVE:
         raise FieldError(
-            "echo together with logprobs is not supported.",
+            f"echo together with logprobs is not supported with --backend {backend}.",
             field="echo",
-            why="Log-probabilities of the prompt are not computed, and leaving them out would mislead.",
+            why="It does not tell the prompt's log-probabilities, and leaving them out would mislead.",
             fix="Leave out one of them.",
         )

@@ -37,7 +37,7 @@ class ServerAnswer:
 
     def add(self, piece: Piece) -> None:
         self.text += piece.text
-        self.tokens += piece.tokens
+        self.tokens += piece.prompt + piece.tokens
         self.generated, self.finish = piece.generated, piece.finish
 
 
