@@ -140,3 +140,31 @@ def test_log_probabilities_of_a_prompt(client: openai.OpenAI, server: RunningSer
         assert values[-1] == pytest.approx(float(expected[-1].max()), abs=0.02)
         for top, row in zip(tops[1:-1], expected, strict=False):
             assert max(top.values()) == pytest.approx(float(row.max()), abs=0.02)
+
+
+def test_tokens_that_end_an_answer(client: openai.OpenAI, server: RunningServer) -> None:
+    asked: dict[str, Any] = {"model": MODEL_NAME, "prompt": [5, 6, 7], "temperature": 0, "max_tokens": 8}
+    usual = client.completions.create(**asked, logprobs=0).choices[0]
+    params = SamplingParams(max_tokens=8, temperature=0)
+    chosen = [piece.tokens[0].token for piece in server.engine.generate([5, 6, 7], params)]
+    stop = chosen[3]
+    for extra in ({}, {"ignore_eos": True}):
+        body = {"stop_token_ids": [stop], **extra}
+        ended = client.completions.create(**asked, logprobs=0, extra_body=body).choices[0]
+        assert ended.finish_reason == "stop"
+        assert ended.logprobs.tokens == usual.logprobs.tokens[: chosen.index(stop)]
+    end = max(server.engine.tokenizer.end_ids)
+    asked |= {"logit_bias": {str(end): 100}}
+    assert client.completions.create(**asked).usage.completion_tokens == 1
+    late = client.completions.create(**asked, extra_body={"min_tokens": 5})
+    assert (late.usage.completion_tokens, late.choices[0].finish_reason) == (6, "stop")
+
+
+def test_limits_in_other_words(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL_NAME, "prompt": "hello"}
+    body = {"n_predict": 3, "ignore_eos": True}
+    assert client.completions.create(**asked, seed=-1, extra_body=body).usage.completion_tokens == 3
+    assert client.completions.create(**asked, max_tokens=-1, extra_body={"ignore_eos": True}).usage.total_tokens > 100
+    for wrong in (0, -2):
+        with pytest.raises(openai.BadRequestError, match="max_tokens"):
+            client.completions.create(**asked, max_tokens=wrong)

@@ -183,8 +183,11 @@ class Engine:
     def _prepare(
         self, params: SamplingParams, stops: Sequence[str], continuation: bool, shown: Collection[str]
     ) -> tuple[SamplingParams, Generation]:
-        if not params.stop_tokens:
-            params = replace(params, stop_tokens=self.tokenizer.end_ids)
+        ends = params.stop_tokens or self.tokenizer.end_ids
+        if params.also_stops:
+            ends = params.also_stops | (frozenset() if params.ignore_eos else ends)
+            params = replace(params, ignore_eos=False, also_stops=frozenset())
+        params = replace(params, stop_tokens=ends)
         return params, Generation(self.tokenizer, params, stops, continuation=continuation, shown=shown)
 
 

@@ -36,7 +36,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None  # None: a fresh one for every request
     stop_tokens: frozenset[int] = frozenset()
+    also_stops: frozenset[int] = frozenset()  # tokens that end the answer beside those, also with ignore_eos
     ignore_eos: bool = False  # do not stop at stop_tokens
+    min_tokens: int = 0  # so many come before any token that ends the answer
     grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
     prompt_logprobs: int | None = None  # the same of each token of the prompt but the first

@@ -96,6 +96,9 @@ def logits_processors(sequence: NewSequence, make_mask: MakeMask | None = None) 
         make_mask: None: grammars are left out, for questions about the others.
     """
     params, processors = sequence.params, list[LogitsProcessor]()
+    if params.min_tokens and params.stop_tokens and not params.ignore_eos:
+        generated = len(sequence.tokens) - sequence.prompt_length
+        processors.append(MinTokens(params.stop_tokens, params.min_tokens - generated))
     if params.logit_bias:
         processors.append(LogitBias(params.logit_bias))
     if params.repeat_penalty != 1.0 and params.repeat_last_n:
@@ -132,6 +135,29 @@ class LogitBias:
     def change(self, vocabulary: int) -> Addition | None:
         known = {token: bias for token, bias in self._biases.items() if 0 <= token < vocabulary}
         return Addition(_ids(known), np.fromiter(known.values(), np.float32)) if known else None
+
+
+class MinTokens:
+    """Keeps tokens that end an answer from coming too early (vLLM)."""
+
+    needs_last_token = True  # it counts them
+
+    def __init__(self, stops: Iterable[int], missing: int) -> None:
+        """Args: missing: number of tokens that must come before."""
+        self._stops = sorted(stops)
+        self._missing = missing
+
+    def accept(self, token: int) -> None:
+        self._missing -= 1
+
+    def roll_back(self, n_tokens: int) -> None:
+        self._missing += n_tokens
+
+    def change(self, vocabulary: int) -> Addition | None:
+        known = [token for token in self._stops if 0 <= token < vocabulary]
+        if self._missing <= 0 or not known:
+            return None
+        return Addition(_ids(known), np.full(len(known), -np.inf, np.float32))
 
 
 class RepeatPenalty:

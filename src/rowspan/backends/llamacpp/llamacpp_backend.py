@@ -135,9 +135,10 @@ class LlamaCpp:
     def ask(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str], shown: Collection[str] = ()
     ) -> tuple[str, bytes]:
-        if params.stop_tokens:
+        if params.stop_tokens or params.also_stops or params.min_tokens:
             raise UnsupportedOptionError(
-                "stop_tokens cannot be had with --backend llamacpp.", fix="Use stop strings, or --backend native."
+                "stop_tokens (stop_token_ids) and min_tokens cannot be had with --backend llamacpp.",
+                fix="Use stop strings, or --backend native.",
             )
         body: dict[str, Any] = {
             "prompt": list(tokens),

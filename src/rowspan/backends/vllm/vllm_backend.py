@@ -137,8 +137,10 @@ class Vllm:
             "ignore_eos": params.ignore_eos,
             "stop": list(stops),
         }
-        if params.stop_tokens:
-            body["stop_token_ids"] = sorted(params.stop_tokens)
+        if stop_tokens := params.stop_tokens | params.also_stops:
+            body["stop_token_ids"] = sorted(stop_tokens)
+        if params.min_tokens:
+            body["min_tokens"] = params.min_tokens
         if params.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias.items()}
         if params.seed is not None:

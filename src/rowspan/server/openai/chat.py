@@ -56,7 +56,7 @@ async def prepare_chat(service: Service, form: ChatFormat, request: ChatRequest)
     )
     params = limited(
         replace(params, grammar=answers.grammar),
-        request.max_completion_tokens or request.max_tokens,
+        request.max_completion_tokens or request.max_tokens or request.n_predict,
         len(prompt),
         backend.limits.context_size,
     )

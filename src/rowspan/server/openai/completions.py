@@ -126,7 +126,7 @@ def completion_routes(service: Service) -> APIRouter:
             grammar=await answer_grammar(request),
             prompt_logprobs=request.logprobs if is_scored else None,
         )
-        max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+        max_tokens = request.max_tokens or request.n_predict or DEFAULT_MAX_TOKENS
         jobs = [
             AnswerJob(
                 prompt,

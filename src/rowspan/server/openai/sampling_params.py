@@ -33,18 +33,20 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
         frequency_penalty=_given(request.frequency_penalty, 0.0),
         presence_penalty=_given(request.presence_penalty, 0.0),
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
-        seed=request.seed,
+        seed=None if request.seed == -1 else request.seed,  # llama.cpp's word for any
+        also_stops=frozenset(request.stop_token_ids or ()),
+        min_tokens=request.min_tokens or 0,
         ignore_eos=bool(request.ignore_eos),
         logprobs=logprobs,
     )
 
 
 def limited(params: SamplingParams, max_tokens: int | None, prompt_length: int, context_size: int) -> SamplingParams:
-    """The parameters with `max_tokens` clipped to what is left of the context; None asks for all of it. The engine
-    itself refuses a prompt that fills the context.
+    """The parameters with `max_tokens` clipped to what is left of the context; None and -1 ask for all of it. The
+    engine itself refuses a prompt that fills the context.
     """
     room = max(1, context_size - prompt_length)
-    return replace(params, max_tokens=min(_given(max_tokens, room), room))
+    return replace(params, max_tokens=room if max_tokens in (None, -1) else min(max_tokens or room, room))
 
 
 def choice_params(params: SamplingParams, choice: int) -> SamplingParams:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rowspan.server.error_replies import FieldError
 from rowspan.server.openai.tool_schema import (
@@ -34,6 +34,14 @@ MAX_BIAS = 100.0  # OpenAI's limit
 MAX_BIASES = 2**18  # tokens in the largest vocabularies
 MAX_SEED = 2**63 - 1
 
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise ValueError("An answer has at least one token; -1 stands for as many as fit")
+    return value
+
+
+Limit = Annotated[int, Field(ge=-1), AfterValidator(_limit)]  # -1: as many tokens as fit
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
@@ -46,11 +54,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "min_tokens": (0,),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (),
-    "stop_token_ids": ([],),
     "suffix": ("",),
     "use_beam_search": (False,),
     "web_search_options": (),
@@ -104,7 +110,10 @@ class GenerationRequest(Body):
     """
 
     model: str | None = None  # None: the model that is served
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Limit | None = None
+    n_predict: Limit | None = None  # llama.cpp's name
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None  # 0 and -1: off
@@ -175,7 +184,7 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions. Without a limit an answer may fill the context."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True), BeforeValidator(few_messages)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # takes precedence over max_tokens, its older name
+    max_completion_tokens: Limit | None = None  # takes precedence over max_tokens, its older name
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
