@@ -71,17 +71,18 @@ def test_instructor(server: RunningServer) -> None:
 
 
 def test_pydantic_ai(server: RunningServer) -> None:
-    pytest.importorskip("pydantic_ai", reason="pydantic-ai: not installed")
-    from pydantic_ai import Agent, NativeOutput
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
+    ai = pytest.importorskip("pydantic_ai", reason="pydantic-ai: not installed")
+    models = pytest.importorskip("pydantic_ai.models.openai", reason="pydantic-ai: not installed")
+    providers = pytest.importorskip("pydantic_ai.providers.openai", reason="pydantic-ai: not installed")
 
-    model = OpenAIChatModel(MODEL_NAME, provider=OpenAIProvider(base_url=f"{server.url}/v1", api_key="none"))
+    model = models.OpenAIChatModel(
+        MODEL_NAME, provider=providers.OpenAIProvider(base_url=f"{server.url}/v1", api_key="none")
+    )
 
     async def ask() -> list[Any]:
         agents: list[Any] = [
-            Agent(model, output_type=output, model_settings={"max_tokens": 1500})
-            for output in (City, NativeOutput(City))
+            ai.Agent(model, output_type=output, model_settings={"max_tokens": 1500})
+            for output in (City, ai.NativeOutput(City))
         ]
         return [(await agent.run("Which city?")).output for agent in agents]
 

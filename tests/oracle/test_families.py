@@ -37,6 +37,22 @@ MODELS = {
     "gemma2": FamilyModel("gemma2", {"attention.sliding_window": 9, "attention.key_length": 32}),
     "gemma3": FamilyModel("gemma3", {"attention.sliding_window": 9, "attention.key_length": 32, "block_count": 7}),
     "qwen3moe": FamilyModel("qwen3moe", {"expert_count": 7, "expert_used_count": 3, "expert_feed_forward_length": 40}),
+    "bailingmoe2": FamilyModel(
+        "bailingmoe2",
+        {
+            "expert_count": 8,
+            "expert_used_count": 3,
+            "expert_feed_forward_length": 40,
+            "expert_shared_count": 2,
+            "expert_group_count": 4,
+            "expert_group_used_count": 2,
+            "expert_weights_norm": True,
+            "leading_dense_block_count": 1,
+            "expert_weights_scale": 2.5,
+            "rope.dimension_count": 8,
+        },
+        tied=False,
+    ),
     "mixtral": FamilyModel("llama", {"expert_count": 5, "expert_used_count": 2}),
     "smollm3": FamilyModel("smollm3", {"block_count": 5}),
 }
