@@ -15,10 +15,11 @@ from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestI
 from rowspan.server.ollama.routes import ollama_routes
 from rowspan.server.openai.chat import chat_routes
 from rowspan.server.openai.completions import completion_routes
+from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
 from rowspan.server.text_routes import text_routes
 
-ROUTES = (chat_routes, completion_routes, messages_routes, ollama_routes, text_routes, model_routes)
+ROUTES = (chat_routes, completion_routes, responses_routes, messages_routes, ollama_routes, text_routes, model_routes)
 
 
 def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:
