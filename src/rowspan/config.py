@@ -164,6 +164,7 @@ class ServerConfig:
     host: str = "127.0.0.1"  # [--host]
     port: int = 8000  # [--port]
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
+    cors_origins: frozenset[str] = frozenset()  # [--cors-origins] whose web pages may use this server; "*": any
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
     sleep_idle_seconds: float | None = None  # [--sleep-idle-seconds] None: devices are held all the time
     # [--tool-call-parser, --reasoning-parser] formats of `rowspan.text.chat_formats.registry`; None: by chat template.

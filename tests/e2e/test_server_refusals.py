@@ -244,3 +244,22 @@ def test_no_json_breaks_the_server(http: httpx.Client, path: str, body: Any) -> 
     assert response.status_code in (200, 400, 404)
     if response.status_code != 200:
         refusal(response, response.status_code)
+
+
+def test_web_pages_that_are_let_in(tiny_engine: Engine) -> None:
+    page = {"origin": "https://app.example"}
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    body = {"messages": HELLO, "max_tokens": 1}
+    for keys in (frozenset[str](), KEYS):
+        config = ServerConfig(api_keys=keys, cors_origins=frozenset({"https://app.example"}))
+        with serving(tiny_engine, config) as running, running.client() as http:
+            preflight = http.options(CHAT, headers={**page, **asked})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+            key = {"authorization": f"Bearer {min(keys)}"} if keys else {}
+            answer = http.post(CHAT, json=body, headers={**page, **key})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            others = http.post(CHAT, json=body, headers={"origin": "https://evil.example", **key})
+            assert "access-control-allow-origin" not in others.headers
+            assert others.status_code == (200 if keys else 403)

@@ -49,6 +49,13 @@ def serve(
         list[str] | None,
         typer.Option("--api-key", help="Ask clients for this key; may be given again. [default: ROWSPAN_API_KEY]"),
     ] = None,
+    cors_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origins",
+            help="Let web pages of this origin (https://example.org) use the server; may be given again; * for all.",
+        ),
+    ] = None,
     model_name: Annotated[
         str | None, typer.Option("--model-name", "--alias", help="What clients call the model. [default: its name]")
     ] = None,
@@ -129,6 +136,7 @@ def serve(
         "max_waiting": max_waiting,
         "drain_seconds": drain_seconds,
         "sleep_idle_seconds": sleep_idle_seconds,
+        "cors_origins": frozenset(cors_origins) if cors_origins else None,
         "tool_call_parser": tool_call_parser,
         "reasoning_parser": reasoning_parser,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
@@ -43,7 +44,11 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     if config.api_keys:
         app.add_middleware(KeyCheck, keys=config.api_keys)
     else:
-        app.add_middleware(OriginCheck, loopback=is_loopback(config.host))
+        app.add_middleware(OriginCheck, loopback=is_loopback(config.host), allowed=config.cors_origins)
+    if config.cors_origins:  # before the key is asked for: browsers' preflights have none
+        app.add_middleware(
+            CORSMiddleware, allow_origins=sorted(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
     app.add_middleware(RequestId)
     paths = frozenset(getattr(route, "path", "") for router in (*api, *others) for route in router.routes)
     app.add_middleware(RequestCount, metrics=service.metrics, endpoints=paths)

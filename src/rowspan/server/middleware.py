@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -50,11 +50,13 @@ class OriginCheck:
 
     Args:
         loopback: the server listens on this machine only, so its own page can only come from there.
+        allowed: origins of other sites whose pages may use it; "*": all.
     """
 
-    def __init__(self, app: ASGIApp, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, loopback: bool, allowed: Collection[str] = ()) -> None:
         self._app = app
         self._loopback = loopback
+        self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -66,6 +68,8 @@ class OriginCheck:
         await self._app(scope, receive, send)
 
     def _is_ours(self, origin: str, host: str) -> bool:
+        if origin in self._allowed or "*" in self._allowed:
+            return True
         try:
             parts = urlsplit(origin)
             return parts.netloc == host and (not self._loopback or is_loopback(parts.hostname or ""))
@@ -138,7 +142,7 @@ def _foreign(origin: str) -> RowspanError:
     return ForeignOriginError(
         f"Web pages of {origin[:200]} may not use this server.",
         why="Without an API key, only its own page may, under an address of the machine it listens on.",
-        fix="Start it with --api-key, or open the page at the address it printed.",
+        fix="Start it with --cors-origins, or --api-key, or open the page at the address it printed.",
     )
 
 
