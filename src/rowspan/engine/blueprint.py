@@ -16,7 +16,7 @@ from rowspan.comm.probing.trusted import known_routes, trusted_routes
 from rowspan.config import EngineConfig
 from rowspan.engine.cores import share_cores
 from rowspan.errors import OutOfMemoryError, UnsupportedModelError, UsageError
-from rowspan.kernels.isa import TRITON, is_native, kernels_used, native_module
+from rowspan.kernels.isa import TORCH, TRITON, is_native, kernels_used, native_module
 from rowspan.kvcache.groups import CacheLayout
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.spec import ModelSpec
@@ -115,11 +115,16 @@ class Blueprint:
         ]
 
 
+def tells_scores(config: EngineConfig) -> bool:
+    """Whether log-probabilities of prompts can be had: from native kernels, whose buffers take no memory unused."""
+    return config.cpu_isa != TORCH and all(device.kind == "cpu" for device in config.devices)
+
+
 def max_logits(config: EngineConfig) -> int:
     """The most tokens of a step whose logits are wanted: of all that decode, and, on processors, of a block of a prompt
     whose log-probabilities are asked for. (The latter's buffers are not touched, and not counted, before one is.)
     """
-    scored = config.block_size if all(device.kind == "cpu" for device in config.devices) else 0
+    scored = config.block_size if tells_scores(config) else 0
     return min(config.token_budget, config.parallel + scored)
 
 

@@ -13,7 +13,7 @@ from itertools import count
 
 import psutil
 
-from rowspan.engine.blueprint import Blueprint, check_room, with_trusted_routes
+from rowspan.engine.blueprint import Blueprint, check_room, tells_scores, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
@@ -141,11 +141,9 @@ class EngineCore:
         """
         check_lengths(len(tokens), params.max_tokens, self._blueprint.cache.context_size)  # the cheap check first
         check_vocabulary(tokens, self._vocab_size)
-        if params.prompt_logprobs is not None and any(
-            shard.device.kind != "cpu" for shard in self._blueprint.plan.shards
-        ):
+        if params.prompt_logprobs is not None and not tells_scores(self._blueprint.config):
             raise UsageError(
-                "Log-probabilities of a prompt are not supported on cards yet.",
+                "Log-probabilities of a prompt are only to be had from native kernels yet.",
                 fix="Leave out echo or logprobs, or run the model on --devices cpu.",
             )
         seq_id = next(self._ids)
