@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from kit.family_model import FamilyModel
 from kit.family_reference import POST_NORMS, Reference, experts, log_probabilities
+from kit.gguf_builder import vector
+from kit.gguf_bytes import RawTensor, gguf_bytes
 from kit.native_isas import NATIVE
 from kit.single_rank import SingleRank
 from kit.thread_workers import results
@@ -20,6 +23,8 @@ from kit.thread_workers import results
 from rowspan.checkpoint.tensor_names import Role
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import make_blueprint
+from rowspan.errors import UnsupportedModelError
+from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.batch import Chunk, NewSequence, StepPlan
@@ -472,6 +477,23 @@ def test_log_probabilities_are_transformers(name: str, tmp_path: Path) -> None:
     for isa in ("torch", *NATIVE[:1]):
         found = SingleRank(path, isa=isa).logits(tokens).log_softmax(-1).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=isa)
+
+
+@pytest.mark.parametrize("name", ["attn_k_b", "attn_v_b"])
+def test_heads_of_latent_attention_with_scales_are_refused(tmp_path: Path, name: str) -> None:
+    """Queries and results are multiplied by them as they are."""
+    model = FamilyModel("deepseek2", DEEPSEEK)
+    read_spec(open_checkpoint(model.write(tmp_path / "m.gguf")))
+    file = gguf.GGUFReader(tmp_path / "m.gguf")
+    tensors = [
+        RawTensor(tensor.name, tuple(tensor.shape.tolist())[::-1], tensor.tensor_type, tensor.data.tobytes())
+        for tensor in file.tensors
+    ]
+    for count in (1, 4):
+        scaled = gguf_bytes(model.metadata, [*tensors, vector(f"blk.1.{name}.scale", np.full(count, 0.5))])
+        (tmp_path / "scaled.gguf").write_bytes(scaled)
+        with pytest.raises(UnsupportedModelError, match=rf"{name.removeprefix('attn_')} scale of layer 1"):
+            read_spec(open_checkpoint(tmp_path / "scaled.gguf"))
 
 
 @pytest.mark.parametrize(

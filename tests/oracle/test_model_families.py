@@ -7,9 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from kit.gguf_builder import TinyModel
+from kit.gguf_bytes import RawTensor, gguf_bytes
 from kit.native_isas import EMULATED
 from kit.single_rank import SingleRank
 from kit.transformers_reference import reference_logits, reference_model
@@ -70,6 +73,27 @@ def test_logits_agree_with_transformers(case: str, isa: str, tmp_path: Path) -> 
     theirs = reference_logits(reference_model(tiny, rope_parameters), tokens)
     assert theirs.std() > 0.5, "the model is too flat to tell anything"
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "numpy_type"), [("F64", "<f8"), ("I32", "<i4"), ("I16", "<i2"), ("I8", "i1")])
+def test_norms_and_biases_of_other_types_are_the_same_numbers(tmp_path: Path, kind: str, numpy_type: str) -> None:
+    tiny, seed = TinyModel("qwen2"), random.Random(kind).getrandbits(32)
+
+    def logits(kind: str, numpy_type: str) -> torch.Tensor:
+        """Of the model with small whole numbers, among them negative ones, for its vectors."""
+        rng, number, tensors = np.random.default_rng(seed), gguf.GGMLQuantizationType[kind].value, []
+        for tensor in tiny.tensors():
+            if len(tensor.shape) == 1:
+                values = rng.integers(-3, 4, tensor.shape).astype(numpy_type)
+                tensor = RawTensor(tensor.name, tensor.shape, number, values.tobytes())
+            tensors.append(tensor)
+        path = tmp_path / f"{kind}.gguf"
+        path.write_bytes(gguf_bytes(tiny.metadata(), tensors))
+        return SingleRank(path).logits([5, 1, 7, 7, 2])
+
+    wanted = logits("F32", "<f4")
+    assert wanted.std() > 0.5, "the model is too flat to tell anything"
+    assert torch.equal(logits(kind, numpy_type), wanted)
 
 
 @pytest.mark.parametrize("isa", available_isas())

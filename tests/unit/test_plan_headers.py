@@ -7,6 +7,7 @@ import json
 import struct
 from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,12 @@ def test_a_file_is_planned_as_it_is_loaded(tmp_path: Path, model: TinyModel) -> 
         key for key in checkpoint.tensors if key.role == "rope_freqs"
     }
     assert found.file_bytes == sum(info.nbytes for info in checkpoint.tensors.values())
+
+
+def test_file_types_are_named_as_the_gguf_package_names_them() -> None:
+    theirs = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf.LlamaFileType}
+    del theirs[gguf.LlamaFileType.GUESSED.value]  # which no file states
+    assert theirs == FILE_TYPES
 
 
 def test_all_parts_of_a_split_model_count(tmp_path: Path) -> None:

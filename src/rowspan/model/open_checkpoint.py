@@ -83,11 +83,15 @@ def _check_tensors(header: ModelHeader, shapes: Shapes, spec: ModelSpec) -> None
 
 
 def _is_optional(key: TensorKey, due: Container[TensorKey]) -> bool:
-    """Whether the model can do with and without it. Rows are looked up in an embedding as they are: it has no scale."""
+    """Whether the model can do with and without it."""
     if key.part in SCALES:
         weight = key._replace(part="weight")
-        return weight in due and len(axes_of(weight)) > 1 and key.role is not Role.EMBEDDING
+        return weight in due and len(axes_of(weight)) > 1 and key.role not in _WITHOUT_SCALES
     return key.role in OPTIONAL
+
+
+# Rows of an embedding are looked up as they are; so are the heads' parts of latent attention multiplied.
+_WITHOUT_SCALES = (Role.EMBEDDING, Role.K_B, Role.V_B)
 
 
 def _describe(key: TensorKey) -> str:
