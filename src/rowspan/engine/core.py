@@ -20,7 +20,7 @@ from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageErr
 from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.limits import check_lengths, check_text_length, check_vocabulary
-from rowspan.scheduler.request import Request, SamplingParams, WantedStates
+from rowspan.scheduler.request import FinishReason, Request, SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
 from rowspan.worker.logits_processors import needs_last_token
 from rowspan.worker.messages import StepOutOfMemory
@@ -297,7 +297,7 @@ class EngineCore:
             sink = self._sinks[event.seq_id]
             if event.finish is not None:
                 del self._sinks[event.seq_id]
-            sink(event)
+            sink(event if event.finish is not FinishReason.ERROR else _not_finite())
 
     def _see_to_workers(self) -> None:
         """Make sure that no rank is missing. Between requests a rank may end unnoticed, for instance killed by the
@@ -389,6 +389,16 @@ class EngineCore:
         for sink in self._sinks.values():
             sink(error)
         self._sinks.clear()
+
+
+def _not_finite() -> EngineError:
+    error = EngineError(
+        "The model computed numbers that are none (NaN or infinity), so there is no next token to choose.",
+        why="The model file is damaged, or a number overflowed in the type it is computed in.",
+        fix="Fetch the file again (`rowspan pull`); if it stays so, try --dtype float32.",
+    )
+    log.error("%s", error)
+    return error
 
 
 def _explained(error: Exception) -> RowspanError:

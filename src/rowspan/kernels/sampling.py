@@ -13,6 +13,10 @@ Array = TypeVar("Array")
 Other = TypeVar("Other")
 
 
+NOT_FINITE = -1
+"""Stands for a token where there is none to choose: the row's highest logit is no number, or infinite."""
+
+
 class Additions(NamedTuple, Generic[Array]):
     """Numbers to add to some of each row's logits, padded with 0 for token 0. No token twice, padding aside."""
 

@@ -76,7 +76,7 @@ class SampledToken(NamedTuple):
     """
 
     seq_id: int
-    token: int
+    token: int  # or NOT_FINITE
     logprob: float | None = None  # natural log, of the model's own distribution (before penalties and temperature)
     top: tuple[tuple[int, float], ...] = ()  # the most likely tokens, best first
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.errors import UsageError
+from rowspan.kernels.sampling import NOT_FINITE
 from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult, TokenEvent
 from rowspan.scheduler.draft import PlanDraft, PlannedPart
@@ -161,7 +162,7 @@ class Scheduler:
             for position, token in enumerate(sampled[request.seq_id], start=end - samples + 1):
                 if request.is_scored and position < request.prompt_length:
                     request.told_scores.append(token)
-                if position == len(request.tokens):  # else it is known what follows there
+                if position == len(request.tokens) or token.token == NOT_FINITE:  # else it is known what follows there
                     events.append(self._append(request, token))
                     if events[-1].finish is not None:
                         break
@@ -348,20 +349,23 @@ class Scheduler:
         self._preemptions += 1
 
     def _append(self, request: Request, sampled: SampledToken) -> TokenEvent:
-        """Append a sampled token, and end the request if it was the last one."""
+        """Append a sampled token, and end the request if it was the last one, or none."""
         prompt, request.told_scores = tuple(request.told_scores), []
-        request.tokens.append(sampled.token)
-        self._generated_tokens += 1
-        params = request.params
-        finish = None
-        if sampled.token in params.stop_tokens and not params.ignore_eos:
-            finish = FinishReason.STOP
-        elif self._is_complete(request, len(request.tokens)):
-            finish = FinishReason.LENGTH
+        if sampled.token != NOT_FINITE:
+            request.tokens.append(sampled.token)
+            self._generated_tokens += 1
+        finish = self._finish_after(request, sampled.token)
         if finish is not None:
             self._running.remove(request)
             self._end(request)
         return TokenEvent(request.seq_id, sampled, finish, request.cached, prompt=prompt)
+
+    def _finish_after(self, request: Request, token: int) -> FinishReason | None:
+        if token == NOT_FINITE:
+            return FinishReason.ERROR
+        if token in request.params.stop_tokens and not request.params.ignore_eos:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self._is_complete(request, len(request.tokens)) else None
 
     def _take_states(self, request: Request, rows: NDArray[np.float32] | None) -> list[TokenEvent]:
         """Keep hidden states of a part of a text, and end the request if it was the last one."""
@@ -369,7 +373,9 @@ class Scheduler:
             request.told_states.append(rows)
         if request.computed < len(request.tokens):
             return []
-        event = TokenEvent(request.seq_id, None, FinishReason.STOP, request.cached, np.concatenate(request.told_states))
+        states = np.concatenate(request.told_states)
+        finish = FinishReason.STOP if np.isfinite(states).all() else FinishReason.ERROR
+        event = TokenEvent(request.seq_id, None, finish, request.cached, states)
         self._running.remove(request)
         self._end(request)
         return [event]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rowspan.kernels.sampling import NOT_FINITE
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.logits_processors import LogitsChange, LogitsProcessor, MakeProcessors, logits_processors
@@ -41,7 +42,9 @@ class History:
         self.length += 1
 
     def add(self, token: int) -> None:
-        """It is known now, the oldest of those expected."""
+        """It is known now, the oldest of those expected. After NOT_FINITE nothing follows in this sequence."""
+        if token == NOT_FINITE:
+            return
         self.tokens.append(token)
         self.length = max(self.length, len(self.tokens))
         for processor in self.processors:
@@ -85,7 +88,7 @@ class History:
             if position == len(self.tokens):
                 self.add(sampled.token)
             followed.append(sampled)
-            if place < len(goes_on) and self.tokens[position] != goes_on[place]:
+            if sampled.token == NOT_FINITE or (place < len(goes_on) and self.tokens[position] != goes_on[place]):
                 break
         return followed
 

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from rowspan.kernels.sampling import NOT_FINITE
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import History
@@ -66,13 +67,13 @@ class Sampler:
     def _choose(
         self, seq_id: int, history: History, rows: NDArray[np.float32], row: int, likeliest: int
     ) -> SampledToken:
+        if not math.isfinite(rows[row, likeliest]):  # argmax finds a NaN first
+            return SampledToken(seq_id, NOT_FINITE)
         if history.takes_likeliest:
             return SampledToken(seq_id, likeliest)
         logits, params = rows[row], history.params
         changed = _changed(logits, history) if history.processors else logits
-        if np.isnan(logits[likeliest]):  # argmax finds a NaN first
-            token = likeliest  # there is no distribution; the harm stays in its row
-        elif params.temperature > 0:
+        if params.temperature > 0:
             token = _draw(changed, params, history.uniform())
         else:
             token = likeliest if changed is logits else int(changed.argmax())
@@ -88,6 +89,8 @@ class Sampler:
         wanted = history.params.prompt_logprobs or 0
         scored = [
             _told(chunk.seq_id, token, rows[first + place], likeliest[first + place], wanted)
+            if math.isfinite(rows[first + place, likeliest[first + place]])
+            else SampledToken(chunk.seq_id, NOT_FINITE)
             for place, token in enumerate(tokens)
         ]
         if len(scored) < chunk.samples:

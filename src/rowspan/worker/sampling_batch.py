@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.kernels.sampling import Additions, Changes, Masks, Penalties, SamplingBatch
+from rowspan.kernels.sampling import NOT_FINITE, Additions, Changes, Masks, Penalties, SamplingBatch
 from rowspan.scheduler.batch import Chunk, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import History, TokenChoice
@@ -59,7 +59,7 @@ def sampled_tokens(
 
 def _token(seq_id: int, logprobs: int | None, row: Sequence[float]) -> SampledToken:
     token = int(row[0])
-    if logprobs is None:
+    if logprobs is None or token == NOT_FINITE:
         return SampledToken(seq_id, token)
     n = (len(row) - 2) // 2
     top = zip(map(int, row[2 : 2 + n]), row[2 + n :], strict=True)

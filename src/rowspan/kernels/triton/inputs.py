@@ -153,7 +153,7 @@ class InputBuffers:
 
     def take_chosen_with_torch(self, tokens: Tensor) -> None:
         places = pending_token(tokens).clamp(min=0, max=len(self.chosen) - 1)
-        tokens.copy_(torch.where(tokens < 0, self.chosen.index_select(0, places), tokens))
+        tokens.copy_(torch.where(tokens < 0, self.chosen.index_select(0, places).clamp(min=0), tokens))
 
     def decode_views(self, size: int, block_size: int) -> CardInputs:
         """The inputs of a graph for so many sequences: all of each block table, since a graph does not know how long
@@ -238,4 +238,5 @@ def _take_chosen(tokens, chosen, n, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(tokens + at, mask=at < n, other=0)
     here = (at < n) & (token < 0)
-    tl.store(tokens + at, tl.load(chosen + (-1 - token), mask=here), mask=here)  # `pending_token`, which is no kernel
+    latest = tl.load(chosen + (-1 - token), mask=here)  # `pending_token`, which is no kernel
+    tl.store(tokens + at, tl.maximum(latest, 0), mask=here)  # NOT_FINITE: that request ends, others go on

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rowspan.kernels.sampling import Additions, Changes, Masks, Penalties, SamplingBatch
+from rowspan.kernels.sampling import NOT_FINITE, Additions, Changes, Masks, Penalties, SamplingBatch
 from rowspan.kernels.triton.sampling.draw import TOKEN_BITS, UNKNOWN, rank_key
 
 BLOCK = 1024  # elements of a program
@@ -32,7 +32,7 @@ DrawBeyond = Callable[[Tensor, Tensor, Tensor, SamplingBatch[Tensor]], None]
 def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw_beyond: DrawBeyond) -> Tensor:
     """Choose a token for each row, in a tensor that one copy brings to the host: float64 (N, 1), the tokens. With
     log-probabilities (N, 2 + 2 n): the token, its log-probability, the n most likely tokens, and their
-    log-probabilities. A token's id is exact in a float64.
+    log-probabilities. A token's id is exact in a float64. It is NOT_FINITE in rows without a distribution.
 
     Args:
         logits: float32 (N, vocabulary); not changed.
@@ -46,13 +46,13 @@ def sample(logits: Tensor, batch: SamplingBatch[Tensor], keys_of: RankKeys, draw
     token = likeliest if changed is logits else changed.argmax(-1, keepdim=True)
     if batch.ranked:
         token = torch.where(batch.temperature > 0, draw(changed, batch, keys_of, draw_beyond), token)
-    token = torch.where(highest.isnan(), likeliest, token)  # argmax finds a NaN first: no distribution to draw from
+    told = torch.where(highest.isfinite(), token, NOT_FINITE).double()  # argmax finds a NaN first
     if batch.alternatives is None:
-        return token.double()
+        return told
 
     total = torch.exp(logits - highest).sum(-1, keepdim=True, dtype=torch.float64)
     log_sum = highest.double() + total.log()
-    columns = [token.double(), logits.gather(1, token).double() - log_sum]
+    columns = [told, logits.gather(1, token).double() - log_sum]
     if batch.alternatives:
         values, tokens = most_likely(logits, batch.alternatives, keys_of)
         columns += [tokens.double(), values.double() - log_sum]
