@@ -185,13 +185,9 @@ def test_unknown_kinds_are_refused(key: str, value: str | None, says: str) -> No
         ("token_type", "abc"),
         ("token_type", np.full(288, 77)),
         ("merges", ["a b", 3]),
-        ("bos_token_id", -1),
-        ("bos_token_id", 2**31),
         ("eos_token_id", "2"),
         ("eot_token_id", True),
         ("eom_token_id", 1.0),
-        ("unknown_token_id", 10**6),
-        ("eot_token_id", 10**6),
         ("add_bos_token", 1),
         ("add_space_prefix", "yes"),
         ("scores", [[0.0]]),
@@ -203,6 +199,23 @@ def test_damaged_metadata_is_a_checkpoint_error(base: dict[str, Any], key: str, 
         del metadata[PREFIX + key]
     with pytest.raises(CheckpointError):
         Tokenizer.from_metadata(metadata)
+
+
+@pytest.mark.parametrize("base", [bpe(), spm()])
+@pytest.mark.parametrize("name", ["bos", "eos", "eot", "eom", "unknown", "padding", "seperator", "mask"])
+@pytest.mark.parametrize("value", [-1, 2**32 - 1, 2**31, 10**6])
+def test_a_special_token_that_is_none_of_the_tokens_is_absent(
+    base: dict[str, Any], name: str, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Converters write -1 for a token that a model does not have."""
+    key = f"{PREFIX}{name}_token_id"
+    without = Tokenizer.from_metadata({other: base[other] for other in base if other != key})
+    told = len(caplog.messages)
+    tokenizer = Tokenizer.from_metadata(base | {key: value})
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.end_ids) == (without.bos_id, without.eos_id, without.end_ids)
+    assert tokenizer.encode("Hello, world") == without.encode("Hello, world")
+    used = name not in ("padding", "mask")
+    assert [str(value) in message for message in caplog.messages[told:]] == [True] * used
 
 
 @pytest.mark.parametrize("merge", ["", "a", "he llo!", "a b c", "a  b", "zz zz"])

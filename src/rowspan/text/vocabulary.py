@@ -5,6 +5,7 @@ The keys are those of GGUF, tokenizer.ggml.* (https://github.com/ggml-org/ggml/b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from rowspan.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 PREFIX = "tokenizer.ggml."
 
@@ -85,8 +88,11 @@ class Vocabulary:
             value = metadata.get(f"{PREFIX}{name}_token_id")
             if value is None:
                 return None
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(tokens):
-                raise faulty_vocabulary(f"{PREFIX}{name}_token_id is {value!r:.40}, and there are {len(tokens)} tokens")
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise faulty_vocabulary(f"{PREFIX}{name}_token_id is {value!r:.40}, not a number")
+            if not 0 <= value < len(tokens):  # -1 of a model without such a token, read as 4294967295
+                log.warning("%s%s_token_id is %d; of %d tokens none is meant.", PREFIX, name, value, len(tokens))
+                return None
             return value
 
         return cls(
