@@ -228,8 +228,36 @@ def test_paths_that_are_no_model(tmp_path: Path) -> None:
         open_checkpoint(Path("/dev/null"))
     with pytest.raises(CheckpointError, match="empty"):
         open_checkpoint(write(tmp_path / "empty.gguf", b""))
-    with pytest.raises(CheckpointError, match="GGUF's four letters"):
-        open_checkpoint(write(tmp_path / "m.safetensors", b"\x10\0\0\0\0\0\0\0{}"))
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", r"pointer of Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><head>", r"web page.*/resolve/"),
+        (b"\n<HTML>", "web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
+        (b'{"error": "Repository not found"}', "JSON"),
+        (b'{\n  "architectures": []}', "JSON"),
+        (b"\x10\0\0\0\0\0\0\0{}", "safetensors"),
+        (b'\x0a{\0\0\0\0\0\0{"__metadata__":{}}', "safetensors"),
+        (b"PK\x03\x04" + bytes(20), "PyTorch"),
+        (b"tjgg\x03\0\0\0", "2023"),
+        (b"\x1f\x8b\x08\0", "compressed"),
+        (bytes(4096), "zeros"),
+        (b"\x93\xf1some later piece", "GGUF's four letters"),
+    ],
+)
+def test_what_was_taken_for_a_model_file_is_named(tmp_path: Path, start: bytes, why: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"(?s)not a model file.*{why}"):
+        open_checkpoint(write(tmp_path / "m.gguf", start))
+
+
+def test_parts_joined_with_cat_are_recognized(tmp_path: Path) -> None:
+    paths = TinyModel().write_split(tmp_path, 2)
+    joined = write(tmp_path / "joined.gguf", b"".join(path.read_bytes() for path in paths))
+    with pytest.raises(CheckpointError, match=r"2 files of a model, one behind the other.*gguf-split --merge"):
+        open_checkpoint(joined)
 
 
 @pytest.mark.parametrize(

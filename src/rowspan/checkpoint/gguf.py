@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rowspan.checkpoint.checkpoint import TensorInfo
-from rowspan.checkpoint.gguf_header import Header, TensorRecord, damaged, read_header
+from rowspan.checkpoint.gguf_header import DEFAULT_ALIGNMENT, MAGIC, Header, TensorRecord, damaged, read_header
 from rowspan.checkpoint.gguf_types import SCHEME_OF_TYPE
 from rowspan.checkpoint.tensor_names import TensorKey
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
@@ -73,7 +73,7 @@ class GgufCheckpoint:
         for number, part in enumerate(self.paths):
             data = _map(part)
             header = read_header(part, data)
-            self._check_part(part, number, header)
+            self._check_part(part, number, header, data)
             self.header_bytes.append(header.nbytes)
             self.file_size += len(data)
             self._metadata = {**header.metadata, **self._metadata}  # the first part says most, and has the last word
@@ -140,8 +140,14 @@ class GgufCheckpoint:
         start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
         return place.data, start, place.start + nbytes if nbytes else start
 
-    def _check_part(self, part: Path, number: int, header: Header) -> None:
+    def _check_part(self, part: Path, number: int, header: Header, data: mmap.mmap) -> None:
         count = _integer(part, header.metadata, "split.count", 0) or len(self.paths)  # tools that do not split write 0
+        if count != len(self.paths) and _is_joined(header, data):
+            raise CheckpointError(
+                f"{part.name} is {count} files of a model, one behind the other.",
+                why="Each has a header of its own, so they cannot be joined with `cat`.",
+                fix="Put them into one folder under their original names, or join them with llama-gguf-split --merge.",
+            )
         if count != len(self.paths):
             raise CheckpointError(
                 f"{part.name} is one of {count} files of a model, but its name does not say so.",
@@ -162,10 +168,12 @@ class GgufCheckpoint:
                 part,
                 f"Rows of {record.name} have {record.shape[-1]} elements, {scheme.name} needs {scheme.block_size}s.",
             )
-        nbytes = math.prod(record.shape) // scheme.block_size * scheme.block_bytes
+        nbytes = _nbytes(record)
         if record.start + nbytes > len(data):
             end = record.start + nbytes
-            raise damaged(part, f"The tensor {record.name} should end at byte {end}, the file ends at {len(data)}.")
+            raise damaged(
+                part, f"The tensor {record.name} should end at byte {end}, the file is cut off at {len(data)}."
+            )
         self._tensors[key] = TensorInfo(record.shape, scheme.name, nbytes)
         self._places[key] = _Place(data, record.start)
 
@@ -227,6 +235,17 @@ def _scheme_of(record: TensorRecord) -> Geometry:
             fix="Choose another quantization of this model.",
         )
     return SCHEMES[name]
+
+
+def _nbytes(record: TensorRecord) -> int:
+    scheme = _scheme_of(record)
+    return math.prod(record.shape) // scheme.block_size * scheme.block_bytes
+
+
+def _is_joined(header: Header, data: mmap.mmap) -> bool:
+    """Whether another file begins where the tensors end, which are padded to the alignment."""
+    end = max((record.start + _nbytes(record) for record in header.tensors), default=header.nbytes)
+    return data.find(MAGIC, end, end + int(header.metadata.get("general.alignment", DEFAULT_ALIGNMENT)) + 4) >= 0
 
 
 def _bounds(part: slice, length: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rowspan.checkpoint.not_gguf import ENOUGH_BYTES, mistaken
 from rowspan.errors import CheckpointError, UnsupportedModelError
 
 MAGIC = b"GGUF"
@@ -122,11 +123,8 @@ class _Reader:
 
     def _check_magic_and_version(self) -> None:
         if self._data[: len(MAGIC)] != MAGIC:
-            raise CheckpointError(
-                f"{self._path.name} is not a model file Rowspan can read.",
-                why="It does not begin with GGUF's four letters.",
-                fix="Give the path of a .gguf file.",
-            )
+            why, fix = mistaken(self._data[:ENOUGH_BYTES])
+            raise CheckpointError(f"{self._path.name} is not a model file Rowspan can read.", why=why, fix=fix)
         self._skip(len(MAGIC))
         version = self._unpack(U32)
         if version in VERSIONS:

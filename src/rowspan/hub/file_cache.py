@@ -14,11 +14,11 @@ from pathlib import Path
 
 import filelock
 
+from rowspan.checkpoint.gguf_header import MAGIC
+from rowspan.checkpoint.not_gguf import ENOUGH_BYTES, mistaken
 from rowspan.errors import DownloadError
 from rowspan.hub.download_progress import ProgressSink, task
 from rowspan.json_store import read_json, write_json
-
-GGUF_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ class FileCache:
             DownloadError: the download is no GGUF file; it is removed.
         """
         with part.open("rb") as file:
-            start = file.read(len(GGUF_MAGIC))
-        if start != GGUF_MAGIC:
+            start = file.read(ENOUGH_BYTES)
+        if not start.startswith(MAGIC):
             part.unlink()
+            why, fix = mistaken(start)
             raise DownloadError(
                 f"{record.source} is not a GGUF file.",
-                why=f"It begins with {start!r}, not {GGUF_MAGIC!r}: perhaps a web page was sent in its place.",
-                fix="Check the address; a proxy or a login page may stand in between.",
+                why=f"{why} Nothing was kept.",
+                fix=f"{fix} A proxy or a login page may stand in between, too.",
             )
         path.unlink(missing_ok=True)  # otherwise the old file would briefly stand beside the new file's record
         write_json(_record_path(path), asdict(record))
