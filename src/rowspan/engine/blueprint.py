@@ -12,6 +12,7 @@ from operator import add
 import psutil
 
 from rowspan.checkpoint.checkpoint import Checkpoint
+from rowspan.checkpoint.model_files import ModelFiles
 from rowspan.comm.probing.trusted import known_routes, trusted_routes
 from rowspan.config import EngineConfig
 from rowspan.engine.cores import share_cores
@@ -64,6 +65,7 @@ class Blueprint:
     """All decisions about how a model will run, and on which ranks."""
 
     config: EngineConfig
+    files: ModelFiles
     checkpoint: Checkpoint
     spec: ModelSpec
     plan: Plan
@@ -139,6 +141,7 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
             small.
     """
     checkpoint = open_checkpoint(config.model_path)
+    files = ModelFiles(checkpoint.paths)
     if checkpoint.unknown_tensors:
         raise UnsupportedModelError(
             f"{config.model_path.name} holds tensors Rowspan does not know.",
@@ -174,7 +177,7 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
     )
     cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
     routes = known_routes(plan, native_module())
-    return Blueprint(config, checkpoint, spec, plan, routes, sizes, cache, kernels)
+    return Blueprint(config, files, checkpoint, spec, plan, routes, sizes, cache, kernels)
 
 
 def with_trusted_routes(blueprint: Blueprint) -> Blueprint:

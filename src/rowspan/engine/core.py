@@ -16,7 +16,7 @@ import psutil
 from rowspan.engine.blueprint import Blueprint, check_room, tells_scores, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
-from rowspan.errors import EngineError, OutOfMemoryError, RowspanError, UsageError
+from rowspan.errors import CheckpointError, EngineError, OutOfMemoryError, RowspanError, UsageError
 from rowspan.kvcache.manager import CacheManager
 from rowspan.scheduler.batch import TokenEvent
 from rowspan.scheduler.limits import check_lengths, check_text_length, check_vocabulary
@@ -84,8 +84,10 @@ class EngineCore:
         config = blueprint.config
         self._blueprint = blueprint = with_trusted_routes(blueprint)
         self._start = start
+        blueprint.files.check()
         self._group: WorkerGroup | None = WorkerGroup(blueprint.setups(), config.hang_seconds, on_progress, start)
         try:
+            blueprint.files.check()
             check_room(self._group.n_blocks * config.block_size, config)
         except RowspanError:
             self._group.close()
@@ -261,6 +263,11 @@ class EngineCore:
     def _admit(self, request: Request, sink: EventSink) -> None:
         self._sinks[request.seq_id] = sink
         try:
+            self._blueprint.files.check(mapped=True)
+        except CheckpointError as error:
+            self._lose_workers(error)
+            return
+        try:
             self._scheduler.add(request)
         except RowspanError as error:
             del self._sinks[request.seq_id]
@@ -310,9 +317,11 @@ class EngineCore:
             self._group = None
         if self._group is None:
             patience = self._blueprint.config.hang_seconds
+            self._blueprint.files.check()
             self._group = WorkerGroup(
                 self._blueprint.setups(), patience, start=self._start, tokens=self._scheduler.step_tokens
             )
+            self._blueprint.files.check()  # what they have loaded
             self._proven = False
             self._failure = None
             self._adopt_cache(self._group)
