@@ -19,6 +19,7 @@ from rowspan.engine.cores import share_cores
 from rowspan.errors import OutOfMemoryError, UnsupportedModelError, UsageError
 from rowspan.kernels.isa import TORCH, TRITON, is_native, kernels_used, native_module
 from rowspan.kvcache.groups import CacheLayout
+from rowspan.model.families.registry import check_architecture
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.spec import ModelSpec
 from rowspan.model.supported import check_supported
@@ -142,6 +143,7 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
     """
     checkpoint = open_checkpoint(config.model_path)
     files = ModelFiles(checkpoint.paths)
+    check_architecture(checkpoint.metadata)
     if checkpoint.unknown_tensors:
         raise UnsupportedModelError(
             f"{config.model_path.name} holds tensors Rowspan does not know.",

@@ -37,6 +37,7 @@ class ModelHeader:
     shapes: Shapes | None = None
     title: str = ""
     for_planning: bool = False
+    _read: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _arrays: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -79,7 +80,16 @@ class ModelHeader:
 
     def get(self, key: str) -> Any:
         """The value of a key, given without its prefix, the architecture; None if it is absent."""
+        self._read.add(key)
+        return self.peek(key)
+
+    def peek(self, key: str) -> Any:
+        """The same, but the key does not count as read."""
         return self.metadata.get(f"{self.architecture}.{key}")
+
+    def has_read(self, key: str) -> bool:
+        """Whether a family has asked for a key, and so knows what it means."""
+        return key in self._read
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A count or size: a positive integer."""

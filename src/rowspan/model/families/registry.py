@@ -16,6 +16,7 @@ from rowspan.errors import UnsupportedModelError
 from rowspan.model import families
 from rowspan.model.families.family import Family
 from rowspan.model.families.unknown import UNKNOWN
+from rowspan.model.families.unread_keys import refuse_unread
 from rowspan.model.header import ModelHeader
 from rowspan.model.roles import SCALES
 from rowspan.model.spec import ModelSpec
@@ -99,6 +100,21 @@ def has_known_mixes(architecture: str) -> bool:
     return family is not None and family.has_known_mixes
 
 
+def check_architecture(metadata: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError if no family has a file's architecture."""
+    architecture = metadata.get("general.architecture")
+    if isinstance(architecture, str) and architecture not in all_families():
+        raise unknown_architecture(architecture)
+
+
+def unknown_architecture(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"Architecture {name!r} is not supported.",
+        why=f"Rowspan's own engine runs {', '.join(sorted(all_families()))}.",
+        fix="Choose a model of one of these families, or --backend llamacpp, which runs many others.",
+    )
+
+
 def spec_of(header: ModelHeader) -> ModelSpec:
     """The model that a header describes.
 
@@ -109,9 +125,8 @@ def spec_of(header: ModelHeader) -> ModelSpec:
     """
     family = all_families().get(header.architecture)
     if family is None and not header.for_planning:
-        raise UnsupportedModelError(
-            f"Architecture {header.architecture!r} is not supported.",
-            why=f"Rowspan's own engine runs {', '.join(sorted(all_families()))}.",
-            fix="Choose a model of one of these families.",
-        )
-    return (family or UNKNOWN).spec(header)
+        raise unknown_architecture(header.architecture)
+    spec = (family or UNKNOWN).spec(header)
+    if not header.for_planning:
+        refuse_unread(header)
+    return spec
