@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,22 @@ GIB = 2**30
 
 
 def size(
-    context: int | None = None, tokens: int | None = None, parallel: int = 4, free: int | None = GIB, each: int = 1024
+    context: int | None = None,
+    tokens: int | None = None,
+    parallel: int = 4,
+    free: int | None = GIB,
+    each: int = 1024,
+    tables: int = 0,
+    claimed: int = 4096,
 ) -> CacheSize:
     return size_cache(
-        SPEC,
+        replace(SPEC, context_length=claimed),
         context_size=context,
         cache_tokens=tokens,
         layout=CacheLayout((FULL,), 32, parallel, 512),
         position_bytes=[each],
         free_bytes=free,
+        table_bytes=tables,
     )
 
 
@@ -48,6 +56,16 @@ def test_what_was_asked_for_is_what_it_gets() -> None:
 def test_scarce_memory_shortens_the_cache_and_then_the_context() -> None:
     assert size(free=10_000 * 1024) == CacheSize(4096, 5000 // 32 + 1, 512)  # half of what is free, 5000 tokens
     assert size(free=2_000 * 1024) == CacheSize(1000, 1000 // 32 + 1, 125)
+
+
+@pytest.mark.parametrize("claimed", [2**24, 2**27, 2**31 - 1])
+def test_a_context_is_not_believed_beyond_what_memory_takes(claimed: int) -> None:
+    """Tables of angles have a row for each position of the context, whatever the cache holds."""
+    found = size(claimed=claimed, each=8, tables=512)
+    assert found.context_size * 512 <= GIB / 8
+    assert found.context_size * 512 + found.n_blocks * 32 * 8 <= GIB
+    with pytest.raises(OutOfMemoryError):
+        size(context=claimed, claimed=claimed, each=8, tables=512)
 
 
 @given(

@@ -28,6 +28,7 @@ def predicted_memory(blueprint: Blueprint) -> WorkerMemory | None:
             strings=strings,
             step_tokens=config.token_budget,
             outputs=min(config.token_budget, config.parallel),
+            context=blueprint.cache.context_size,
         )
     return total
 

@@ -21,6 +21,7 @@ from rowspan.kernels.isa import TORCH, TRITON, is_native, kernels_used, native_m
 from rowspan.kvcache.groups import CacheLayout
 from rowspan.model.families.registry import check_architecture
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
+from rowspan.model.rope_table import table_bytes
 from rowspan.model.spec import ModelSpec
 from rowspan.model.supported import check_supported
 from rowspan.plan.device import Device
@@ -254,6 +255,7 @@ def _size_cache(
         layout=layout,
         position_bytes=nothing if tightest is None else needed[tightest],
         free_bytes=None if tightest is None else left[tightest],
+        table_bytes=table_bytes(spec) * sum(shard.device.host == tightest for shard in plan.shards),
     )
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rowspan.model.spec import RopeSpec, Temperature
+from rowspan.model.spec import ModelSpec, RopeSpec, Temperature
+
+BLOCK = 4096  # positions whose angles are computed at a time
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,17 @@ def rope_table(spec: RopeSpec, n_positions: int, freq_divisors: NDArray[np.float
         frequencies = frequencies * kept + frequencies / spec.factor * (1 - kept)
         if spec.yarn_ext_factor:
             magnitude *= 1.0 + 0.1 * math.log(spec.factor)
-    angles = np.outer(np.arange(n_positions), frequencies)
-    cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude
-    return RopeTable(cos.astype(np.float32), sin.astype(np.float32), spec.interleaved)
+    cos, sin = (np.empty((n_positions, len(pairs)), np.float32) for _ in range(2))
+    for first in range(0, n_positions, BLOCK):  # else a million positions took 1.5 GB of float64
+        block = slice(first, min(first + BLOCK, n_positions))
+        angles = np.outer(np.arange(block.start, block.stop), frequencies)
+        cos[block], sin[block] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+    return RopeTable(cos, sin, spec.interleaved)
+
+
+def table_bytes(spec: ModelSpec) -> int:
+    """Bytes for a position in all tables of a model, on each rank."""
+    return 4 * (sum(2 * (rope.dim // 2) for rope in spec.ropes) + len(spec.temperatures))
 
 
 def temperatures(spec: Temperature, n_positions: int) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ DTYPE_BYTES: Mapping[str, int] = {"int8": 4, "float32": 4, "bfloat16": 2, "float
 PACKED_BITS = 9  # bits of an activation packed for int8 products: 8, and a float32 scale for every 32
 CACHE_SHARE = 0.5  # of the memory that weights leave; the rest is for activations, the system, and what else runs
 
+TABLES_SHARE = 0.125  # of that memory, for tables of positions, unless a context is asked for
 BLIND_TOKENS = 65536  # cache positions that plans of cards alone show: what there is room for is known once they load
 
 
@@ -204,6 +205,7 @@ def size_cache(
     layout: CacheLayout,
     position_bytes: Sequence[int],
     free_bytes: int | None,
+    table_bytes: int = 0,
 ) -> CacheSize:
     """Choose context and cache size: as asked for, or else the model's context for every parallel request, as far as
     memory lasts.
@@ -211,6 +213,7 @@ def size_cache(
     Args:
         position_bytes: in each group's layers, summed over all ranks that share the memory.
         free_bytes: memory that is free once the weights are loaded; None: unknown, trust the request.
+        table_bytes: for a position of the context, in tables that all ranks together have in this memory.
 
     Raises:
         OutOfMemoryError: not even one request with the context asked for fits.
@@ -219,12 +222,15 @@ def size_cache(
     parallel, block_size = layout.parallel, layout.block_size
     if cache_tokens is not None and cache_tokens < block_size:
         raise UsageError(f"A cache of {cache_tokens} tokens is too small.", fix=f"Use at least {block_size}.")
-    affordable = BLIND_TOKENS
+    affordable, claimed = BLIND_TOKENS, spec.context_length
     if free_bytes is not None:
-        useful = parallel * (spec.context_length if context_size is None else context_size)
+        if context_size is None and table_bytes:  # a header may claim any context
+            claimed = min(claimed, max(block_size, int(max(0, free_bytes) * TABLES_SHARE) // table_bytes))
+        free_bytes -= table_bytes * (claimed if context_size is None else context_size)
+        useful = parallel * (claimed if context_size is None else context_size)
         affordable = layout.tokens_within(max(0, free_bytes) * CACHE_SHARE, position_bytes, useful)
     if context_size is None:
-        context = min(spec.context_length, cache_tokens or spec.context_length)
+        context = min(claimed, cache_tokens or claimed)
         if free_bytes is not None:
             context = min(context, affordable)
     else:

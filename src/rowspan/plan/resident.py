@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rowspan.checkpoint.checkpoint import TensorInfo
 from rowspan.checkpoint.tensor_names import Role, TensorKey
+from rowspan.model.rope_table import table_bytes
 from rowspan.plan.fit import ShardBytes, activation_bytes
 from rowspan.plan.shard import Plan, Shard
 from rowspan.quant.large_pages import begun_bytes
@@ -43,6 +44,7 @@ def worker_memory(
     strings: int,
     step_tokens: int,
     outputs: int,
+    context: int,
 ) -> WorkerMemory:
     """Predict one rank's memory.
 
@@ -51,8 +53,10 @@ def worker_memory(
         strings: number of the vocabulary's entries and merges.
         step_tokens: number of tokens in one step.
         outputs: how many of these get logits.
+        context: tokens that one request may have.
     """
     held = PROCESS_BYTES + strings * STRING_BYTES + size.weights + begun_bytes(size.weights)
+    held += context * table_bytes(plan.spec)
     # While a matrix is packed, its pages of the file are resident, too; the last one is the head, or else a layer's.
     head = TensorKey(Role.EMBEDDING if plan.spec.tied_embeddings else Role.HEAD)
     packing = _file_bytes(plan, shard, tensors, head) if plan.is_last(shard) else 0
