@@ -194,11 +194,30 @@ def test_texts_that_no_context_holds_are_refused_unread(
 def test_web_pages_of_others_are_kept_out(http: httpx.Client, server: RunningServer) -> None:
     body = {"messages": HELLO, "max_tokens": 1}
     assert http.post(CHAT, json=body, headers={"origin": server.url}).status_code == 200
-    for origin in ("https://evil.example", "http://127.0.0.1:1", "http://["):
+    for origin in ("https://evil.example", "http://127.0.0.1:1", "http://[", "null"):
         assert refusal(http.post(CHAT, json=body, headers={"origin": origin}), 403)["code"] == "foreign_origin"
     rebound = {"origin": "http://evil.example:8000", "host": "evil.example:8000"}
     refusal(http.post(CHAT, json=body, headers=rebound), 403)
     assert http.post(CHAT, json=body, headers={"origin": "vscode-webview://1"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/", "/health", "/openapi.json", "/api/tags"])
+def test_a_name_that_was_made_to_point_here_reads_nothing(http: httpx.Client, path: str) -> None:
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "[", "a.b."):
+        refused = http.get(path, headers={"host": host})
+        assert refused.status_code == 403
+        assert "This server is not called" in refused.text
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "rig", "rig.local", "host.docker.internal:1", "10.1.2.3"):
+        assert http.get(path, headers={"host": host}).status_code == 200
+
+
+def test_names_of_a_proxy_and_of_a_network_are_let_through(tiny_engine: Engine) -> None:
+    named = ServerConfig(cors_origins=frozenset({"https://llm.example"}))
+    with serving(tiny_engine, named) as running, running.client() as http:
+        assert http.get("/v1/models", headers={"host": "llm.example"}).status_code == 200
+        assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
+    with serving(tiny_engine, ServerConfig(api_keys=KEYS)) as running, running.client() as http:
+        assert http.get("/health", headers={"host": "llm.example"}).status_code == 200
 
 
 def test_api_keys(tiny_engine: Engine) -> None:

@@ -46,7 +46,8 @@ class OriginCheck:
     """Keeps other sites' web pages from using this server through the browser of someone who can reach it.
 
     A page may send requests anywhere, and its name may be made to point to this very machine (DNS rebinding). Browsers
-    say where a page comes from; other programs say nothing, and are not affected.
+    say where a page comes from, but not when it asks its own site for something: then the name that it asked for tells.
+    Other programs name this machine by an address or a name that no stranger can have, and are not affected.
 
     Args:
         loopback: the server listens on this machine only, so its own page can only come from there.
@@ -61,11 +62,26 @@ class OriginCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            origin = headers.get("origin", "")
-            if origin.startswith(("http://", "https://")) and not self._is_ours(origin, headers.get("host", "")):
-                await error_response(_foreign(origin), scope["path"])(scope, receive, send)
+            origin, host = headers.get("origin", ""), headers.get("host", "")
+            if origin == "null" or origin.startswith(("http://", "https://")):
+                refused = None if self._is_ours(origin, host) else _foreign(origin)
+            else:
+                refused = None if self._may_be_asked_as(host) else _rebound(host)
+            if refused is not None:
+                await error_response(refused, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _may_be_asked_as(self, host: str) -> bool:
+        """Whether a name stands for this machine, whoever asks. Only servers that nobody else can reach are asked by
+        pages of strangers alone; those on a network have names that are not known here.
+        """
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+            allowed = {urlsplit(origin).hostname for origin in self._allowed}
+        except ValueError:
+            return False
+        return not self._loopback or "*" in self._allowed or name in allowed or _is_private(name)
 
     def _is_ours(self, origin: str, host: str) -> bool:
         if origin in self._allowed or "*" in self._allowed:
@@ -136,6 +152,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_private(name: str) -> bool:
+    """Whether a name cannot belong to a site on the internet: an address, or a name without a public ending."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith((".localhost", ".local", ".internal", ".lan", ".home.arpa"))
+    return True
+
+
+def _rebound(host: str) -> RowspanError:
+    return ForeignOriginError(
+        f"This server is not called {host[:200]}.",
+        why="It listens on this machine only; a web page may have made its own name point here.",
+        fix="Use the address it printed; behind a proxy, start it with --cors-origins https://NAME, or with --api-key.",
+    )
 
 
 def _foreign(origin: str) -> RowspanError:
