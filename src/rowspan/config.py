@@ -165,6 +165,7 @@ class ServerConfig:
     port: int = 8000  # [--port]
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
     cors_origins: frozenset[str] = frozenset()  # [--cors-origins] whose web pages may use this server; "*": any
+    request_seconds: float = 60.0  # [--request-seconds] how long a client may pause while it sends a request
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429
     sleep_idle_seconds: float | None = None  # [--sleep-idle-seconds] None: devices are held all the time
     # [--tool-call-parser, --reasoning-parser] formats of `rowspan.text.chat_formats.registry`; None: by chat template.

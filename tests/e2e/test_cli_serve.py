@@ -117,7 +117,7 @@ def test_a_drain_has_its_limit_and_a_second_signal_ends_at_once(tiny_path: Path)
                 assert eventually(lambda: not worker.is_running())
                 return code, took, reading.result()
 
-    code, _, last = stop("0.5", signal.SIGTERM)
+    code, _, last = stop("0.5", signal.SIGHUP)  # as when its terminal is closed
     assert code == 0
     assert '"error"' in last, "an answer that is cut off says so"
     code, took, _ = stop("60", signal.SIGTERM, signal.SIGINT)

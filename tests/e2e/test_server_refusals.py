@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -282,3 +283,28 @@ def test_web_pages_that_are_let_in(tiny_engine: Engine) -> None:
             others = http.post(CHAT, json=body, headers={"origin": "https://evil.example", **key})
             assert "access-control-allow-origin" not in others.headers
             assert others.status_code == (200 if keys else 403)
+
+
+def test_clients_that_do_not_get_on_lose_their_connection(tiny_engine: Engine) -> None:
+    """Whoever sends nothing, half a header, or a body that stops; and nobody who waits for an answer."""
+    begun = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with serving(tiny_engine, ServerConfig(request_seconds=0.5)) as running:
+        port = httpx.URL(running.url).port or 0
+        ended = []
+        for sent in (b"", begun, begun + b"content-length: 100\r\n\r\n{"):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            connection.sendall(sent)
+            ended.append(connection)
+        with running.client() as http:
+            body = {"messages": HELLO, "max_tokens": 1500, "ignore_eos": True}
+            assert http.post(CHAT, json=body).json()["usage"]["completion_tokens"] == 1500
+        answers = []
+        for connection in ended:
+            received = b""
+            while part := connection.recv(1 << 16):
+                received += part
+            answers.append(received)
+            connection.close()
+    assert answers[:2] == [b"", b""]
+    assert answers[2].startswith(b"HTTP/1.1 408")
+    assert b"Nothing more of the request" in answers[2]

@@ -17,6 +17,7 @@ from rowspan.config import ServerConfig
 from rowspan.engine.engine import Engine
 from rowspan.server.app import create_app
 from rowspan.server.listen import bind, url
+from rowspan.server.serving import uvicorn_config
 
 MODEL_NAME = "tiny"
 
@@ -45,7 +46,7 @@ def serving(running: Engine | Backend, config: ServerConfig) -> Iterator[Running
     backend = NativeBackend(running.blueprint, running) if isinstance(running, Engine) else running
     with bind(config.host, 0) as listener:
         app = create_app(backend, config, MODEL_NAME)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        server = uvicorn.Server(uvicorn_config(app, config, access_log=False))
         thread = threading.Thread(target=server.run, args=([listener],))
         address = url(listener)
         thread.start()

@@ -67,6 +67,12 @@ def serve(
         float | None,
         typer.Option("--drain-seconds", min=0, help="Time to finish answers after SIGTERM. [default: 30]"),
     ] = None,
+    request_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--request-seconds", min=0.1, help="How long a client may pause while it sends a request. [default: 60]"
+        ),
+    ] = None,
     sleep_idle_seconds: Annotated[
         float | None,
         typer.Option(
@@ -134,6 +140,7 @@ def serve(
         "port": port,
         "api_keys": frozenset(api_key) if api_key else None,
         "max_waiting": max_waiting,
+        "request_seconds": request_seconds,
         "drain_seconds": drain_seconds,
         "sleep_idle_seconds": sleep_idle_seconds,
         "cors_origins": frozenset(cors_origins) if cors_origins else None,
@@ -259,4 +266,4 @@ def _serve(backend: Backend, config: ServerConfig, name: str, listener: socket.s
     console.print(f"{name} is served: web chat at {address}/, API at {address}/v1", markup=False, highlight=False)
     if not config.api_keys and not is_loopback(config.host):
         console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
-    return serve_app(app, backend, listener, drain_seconds=config.drain_seconds, access_log=access_log)
+    return serve_app(app, backend, listener, config, access_log=access_log)

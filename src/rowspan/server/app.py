@@ -16,6 +16,7 @@ from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestI
 from rowspan.server.ollama.routes import ollama_routes
 from rowspan.server.openai.chat import chat_routes
 from rowspan.server.openai.completions import completion_routes
+from rowspan.server.patience import BodyPatience
 from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
 from rowspan.server.text_routes import text_routes
@@ -41,6 +42,7 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     error_replies.install(app)
     # The middleware added last is the first that a request meets.
     app.add_middleware(BodyLimit)
+    app.add_middleware(BodyPatience, seconds=config.request_seconds)
     if config.api_keys:
         app.add_middleware(KeyCheck, keys=config.api_keys)
     else:

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from rowspan.backends.protocol import Backend
+from rowspan.config import ServerConfig
+from rowspan.server.patience import patient_protocol
 
+KEEP_ALIVE_SECONDS = 75  # proxies keep idle connections for up to 60 s, and must not meet one that is closed here
 GRACE_SECONDS = 5.0  # after the drain time, for the last data to reach the clients
 
 
-def serve(app: FastAPI, backend: Backend, listener: socket.socket, *, drain_seconds: float, access_log: bool) -> int:
+def serve(app: FastAPI, backend: Backend, listener: socket.socket, config: ServerConfig, *, access_log: bool) -> int:
     """Serve until a signal comes; the backend is stopped afterwards.
 
-    The first SIGTERM or SIGINT drains: no new connections, running answers get `drain_seconds`. A second one ends at
-    once.
+    The first SIGTERM, SIGINT or SIGHUP drains: no new connections, running answers get the time to drain. A second one
+    ends at once.
 
     Returns:
         The exit code: 0, or 128 + the number of the signal that ended it at once.
     """
-    config = uvicorn.Config(
+    longest = int(config.drain_seconds + GRACE_SECONDS)
+    settings = uvicorn_config(app, config, access_log=access_log, timeout_graceful_shutdown=longest)
+    server = DrainingServer(settings, backend, config.drain_seconds)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, server.handle_exit)
+    server.run([listener])
+    return server.exit_code
+
+
+def uvicorn_config(app: FastAPI, config: ServerConfig, **options: Any) -> uvicorn.Config:
+    """How the app is served, here and in tests. options: further ones of Uvicorn's."""
+    return uvicorn.Config(
         app,
         log_config=None,
-        access_log=access_log,
         lifespan="off",
         server_header=False,
         loop="auto",  # uvloop where it exists
-        timeout_graceful_shutdown=int(drain_seconds + GRACE_SECONDS),
+        http=patient_protocol(config.request_seconds),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        **options,
     )
-    server = DrainingServer(config, backend, drain_seconds)
-    server.run([listener])
-    return server.exit_code
 
 
 class DrainingServer(uvicorn.Server):
@@ -48,7 +62,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM and SIGINT. It is called between any two bytecodes of the main thread."""
+        """Handle SIGTERM, SIGINT and SIGHUP. It is called between any two bytecodes of the main thread."""
         if self.should_exit:
             self.force_exit = True
             self.exit_code = 128 + sig
