@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kit.gguf_builder import TinyModel
@@ -22,6 +23,8 @@ from rowspan.bench.run.guard import (
     compare,
     load,
     measure,
+    place_name,
+    places,
     save,
     unsteady,
 )
@@ -151,11 +154,43 @@ def test_every_kept_file_may_be_elsewhere() -> None:
 def test_a_real_measurement(tmp_path: Path) -> None:
     told: list[str] = []
     path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
-    model, rates = measure(path, None, told.append)
+    model, rates = measure(path, None, 0, told.append)
     assert model
     assert told
     assert set(rates) == {"pp256", "tg32"}
     assert all(len(samples) == 7 and min(samples) > 0 for samples in rates.values())
+
+
+def test_cards_are_measured_one_by_one_and_together(tmp_path: Path) -> None:
+    names = [place_name(place) for place in places(2)]
+    assert names == ["", " cuda:0", " cuda:1", " cuda:0,cuda:1 layer", " cuda:0,cuda:1 row"]
+    assert [place_name(place) for place in places(1)] == ["", " cuda:0"]
+    told: list[str] = []
+    path = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    _, rates = measure(path, None, 1, told.append)
+    if not torch.cuda.is_available():
+        assert set(rates) == {"pp256", "tg32"}
+        assert any("cuda:0 is not measured: " in line for line in told), "what is left out is told of"
+
+
+def test_a_card_that_is_gone_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TinyModel(scheme="Q8_0").write(tmp_path / "m.gguf")
+    monkeypatch.setenv("ROWSPAN_BASELINE", str(tmp_path / "b.json"))
+    both = {"pp256": [100.0] * 7, "pp256 cuda:1": [900.0] * 7}
+    monkeypatch.setattr("rowspan.cli.bench.baseline.measure", lambda *_: ("a model", both))
+    assert CliRunner().invoke(app, ["doctor", "--baseline", "save", "-m", str(model)]).exit_code == 0
+    monkeypatch.setattr("rowspan.cli.bench.baseline.measure", lambda *_: ("a model", {"pp256": both["pp256"]}))
+    checked = CliRunner().invoke(app, ["doctor", "--baseline", "check", "-m", str(model)])
+    assert checked.exit_code == 1
+    assert "pp256 cuda:1: measured then, and not now" in checked.output
+
+
+def test_a_model_that_is_not_here_yet_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROWSPAN_CACHE", str(tmp_path))
+    error = CliRunner().invoke(app, ["doctor", "--baseline", "save"]).exception
+    assert isinstance(error, RowspanError)
+    assert "smollm2:135m, which this measures with, has not been fetched yet" in str(error)
+    assert "rowspan pull smollm2:135m" in str(error)
 
 
 @pytest.mark.parametrize(("now", "word", "status"), [(50.0, "SLOWER", 1), (200.0, "faster", 0), (101.0, "same", 0)])

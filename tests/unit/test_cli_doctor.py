@@ -82,15 +82,39 @@ def test_wrong_requests_are_explained(
 def test_a_page_for_people(debian: Path) -> None:
     page = run("doctor", "--root", debian, "-sm", "row").stdout
     assert page.index("amd.kcfg.p2p") < page.index("amd.iommu") < page.index("Unknown, because")
+    first = page.splitlines()[:4]
+    assert first[0].startswith("Findings: 3")
+    assert [line.split()[:2] for line in first[1:]] == [
+        ["BREAKS", "amd.kcfg.p2p:"],
+        ["BREAKS", "amd.p2p.links:"],
+        ["SLOW", "amd.iommu:"],
+    ]
+    assert "Not tried     comm.host" in page
+    assert "Not here" not in page
+    assert "Not here" in run("doctor", "--root", debian, "--all").stdout
     for part in (
         "CONFIG_PCI_P2PDMA, CONFIG_HSA_AMD_P2P",
         "Segmentation fault in hipMemcpy2DAsync",
         "$ sudo update-grub && sudo reboot",
-        "Run it as root: sudo rowspan doctor",
+        "Run it as root: sudo /",
         "Findings: 3, of which 3 matter to split mode row; 1 unknown",
     ):
         assert part in page
     assert "None" not in page
+
+
+def test_one_check_is_explained(debian: Path) -> None:
+    found = run("doctor", "amd.iommu", "--root", debian)
+    assert found.exit_code == 1
+    assert found.stdout.startswith("SLOW          IOMMU passes through")
+    passed = run("doctor", "PCIE.AER", "--root", debian)
+    assert passed.exit_code == 0
+    assert passed.stdout.startswith("PASS          PCIe errors")
+    for part in ("aer_dev_fatal", "Reseat the card", "pcieaer-howto"):
+        assert part in passed.stdout
+    error = run("doctor", "pcie", "--root", debian).exception
+    assert isinstance(error, UsageError)
+    assert "pcie.aer" in str(error)
 
 
 @pytest.mark.parametrize("name", recorded_rigs())
@@ -111,7 +135,13 @@ def test_json_holds_every_check(debian: Path) -> None:
     assert [first[key] for key in keys] == ["amd.kcfg.p2p", "finding", "breaks", "high"]
     assert all(first[field] for field in ("evidence", "healthy", "symptom", "errors", "fix", "sources", "reads"))
     assert set(first["commands"]) == {"", "debian"}
-    assert {check["state"] for check in answer["checks"]} == {"finding", "unknown", "pass", "not applicable"}
+    assert {check["state"] for check in answer["checks"]} == {
+        "finding",
+        "unknown",
+        "pass",
+        "not tried",
+        "not applicable",
+    }
 
 
 def test_a_report_for_forums(debian: Path) -> None:

@@ -30,6 +30,8 @@ WANTED = [
     "amd.rebar",
     "amd.iommu",
     "amd.mes",
+    "amd.queues",
+    "amd.node",
     "amd.fw",
     "amd.idle",
     "amd.display",
@@ -41,8 +43,10 @@ WANTED = [
     "nv.p2p",
     "nv.p2p.lie",
     "nv.xid",
+    "nv.iommu",
     "nv.module",
     "pcie.slot",
+    "pcie.width",
     "pcie.acs",
     "pcie.aer",
     "mem.shm",
@@ -92,7 +96,8 @@ def test_every_check_is_seen_to_find_to_pass_and_not_to_know(diagnoses: dict[str
         for state in CheckState:
             seen[state].update(ids(diagnosis, state))
     tried = {"comm.shm", "comm.sockets", "comm.nccl", "comm.host"}  # in tests/unit/test_doctor_probe.py
-    assert set(CHECKS) - seen[CheckState.FINDING] == {"nv.p2p.lie"} | tried  # found, and passed, in a test of its own
+    reported = {"amd.node", "amd.queues", "nv.iommu"}  # found in tests/unit/test_rig_reports.py
+    assert set(CHECKS) - seen[CheckState.FINDING] == {"nv.p2p.lie"} | tried | reported  # the former in a test below
     assert (
         set(CHECKS) - seen[CheckState.PASS] == {"nv.p2p.lie", "amd.dkms.p2p", "llamacpp.amx", "amd.fw", "numa"} | tried
     )

@@ -28,6 +28,7 @@ class BaselineAction(StrEnum):
 
 
 def doctor(
+    check: Annotated[str | None, typer.Argument(help="One check to explain, such as pcie.aer.")] = None,
     split_mode: Annotated[
         SplitMode, typer.Option("--split-mode", "-sm", help="Rank findings by what this way to split needs.")
     ] = SplitMode.LAYER,
@@ -41,9 +42,13 @@ def doctor(
             "--probe", help="Also send data between ranks, and between cards, and compare: seconds, with cards minutes."
         ),
     ] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Name also the checks that do not apply here.")] = False,
     baseline: Annotated[
         BaselineAction | None,
         typer.Option("--baseline", help="Measure this machine and save it; or measure again and compare."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="What --baseline measures with. [default: smollm2:135m]")
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Folder of a recorded machine; / is this one.")] = Path("/"),
 ) -> None:
@@ -62,19 +67,23 @@ def doctor(
 
         if machine.recorded:
             raise UsageError("A recorded machine cannot be measured.", fix="Leave --root or --baseline out.")
-        (save_baseline if baseline is BaselineAction.SAVE else check_baseline)()
+        (save_baseline if baseline is BaselineAction.SAVE else check_baseline)(model)
         return
-    diagnosis = _examine(machine, split_mode, try_cards)
+    if model is not None:
+        raise UsageError("--model goes with --baseline.", fix="Add --baseline save, or leave it out.")
+    diagnosis = _examine(machine, split_mode, try_cards, check)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_dict(), indent=2))
     elif report:
         _print_report(diagnosis, machine)
+    elif check is not None:
+        _explain(diagnosis)
     else:
-        _show(diagnosis)
+        _show(diagnosis, show_all)
     raise typer.Exit(diagnosis.exit_code)
 
 
-def _examine(machine: Root, split_mode: SplitMode, try_cards: bool) -> Diagnosis:
+def _examine(machine: Root, split_mode: SplitMode, try_cards: bool, only: str | None) -> Diagnosis:
     from rowspan.kernels.isa import available_isas
     from rowspan.rig.checks import all_checks
     from rowspan.rig.copies import try_copies
@@ -82,9 +91,15 @@ def _examine(machine: Root, split_mode: SplitMode, try_cards: bool) -> Diagnosis
 
     if try_cards and machine.recorded:
         raise UsageError("A recorded machine has no cards to try.", fix="Leave --root or --probe out.")
+    checks = all_checks()
+    if only is not None:
+        ids = [check.id for check in checks]
+        checks = [check for check in checks if check.id == only.lower()]
+        if not checks:
+            raise UsageError(f"There is no check {only!r}.", fix=f"Choose one of {', '.join(ids)}.")
     kernels = None if machine.recorded else tuple(available_isas())
     if not try_cards:
-        return examine(machine, all_checks(), split_mode, kernels=kernels)
+        return examine(machine, checks, split_mode, kernels=kernels)
     from functools import partial
 
     from rowspan.comm.probing.each_transport import probe_transport
@@ -93,7 +108,7 @@ def _examine(machine: Root, split_mode: SplitMode, try_cards: bool) -> Diagnosis
 
     forget()  # engines that start after this find out anew, too
     transports = partial(probe_transport, native=native_module())
-    return examine(machine, all_checks(), split_mode, kernels=kernels, copies=try_copies, transports=transports)
+    return examine(machine, checks, split_mode, kernels=kernels, copies=try_copies, transports=transports)
 
 
 def _print_report(diagnosis: Diagnosis, machine: Root) -> None:
@@ -105,12 +120,26 @@ def _print_report(diagnosis: Diagnosis, machine: Root) -> None:
     typer.echo(Redactor(machine)(report(diagnosis, importlib.metadata.version("rowspan"))), nl=False)
 
 
-def _show(diagnosis: Diagnosis) -> None:
+def _show(diagnosis: Diagnosis, show_all: bool) -> None:
+    """The summary comes first: a line for each finding, then what each is about."""
     from rowspan.rig.check import CheckState
     from rowspan.rig.markdown_report import summary
 
     page = _Page()
     findings = diagnosis.of(CheckState.FINDING)
+    page.paragraph(summary(diagnosis))
+    for verdict in findings:
+        aside = "" if verdict.concerns else f" (matters to {verdict.check.need} only)"
+        page.title(verdict.impact.name, f"{verdict.title}{aside}", verdict.check.id)
+    rest = {CheckState.UNKNOWN: ("Unknown", "yellow"), CheckState.PASS: ("Passed", "green")}
+    rest[CheckState.NOT_TRIED] = ("Not tried", "bright_black")
+    if show_all:
+        rest[CheckState.NOT_APPLICABLE] = ("Not here", "bright_black")
+    for state, (word, color) in rest.items():
+        ids = [verdict.check.id for verdict in diagnosis.of(state)]
+        if ids:
+            page.block(word, [", ".join(ids)], color)
+    typer.echo()
     headings = (
         (True, f"What split mode {diagnosis.split} suffers from"),
         (False, f"Also found; split mode {diagnosis.split} on this machine does not depend on it"),
@@ -127,27 +156,45 @@ def _show(diagnosis: Diagnosis) -> None:
         page.paragraph("Unknown, because it could not be read", underline=True)
         typer.echo()
         for verdict in unknown:
-            reason = " ".join((*(f"{line}." for line in verdict.outcome.evidence), verdict.outcome.fix))
-            page.block(verdict.check.id, [reason], "yellow")
+            page.block(verdict.check.id, [_reason(verdict)], "yellow")
         typer.echo()
-    for state, word in ((CheckState.PASS, "Passed"), (CheckState.NOT_APPLICABLE, "Not here")):
-        ids = [verdict.check.id for verdict in diagnosis.of(state)]
-        if ids:
-            page.block(word, [", ".join(ids)], "green" if state is CheckState.PASS else "bright_black")
-    typer.echo()
-    page.paragraph(summary(diagnosis))
+    page.paragraph("`rowspan doctor CHECK` explains one check.")
+
+
+def _explain(diagnosis: Diagnosis) -> None:
+    """One check, and how it ended here."""
+    from rowspan.rig.check import CheckState
+
+    page = _Page()
+    (verdict,) = diagnosis.verdicts
+    check, state = verdict.check, verdict.outcome.state
+    if state is CheckState.FINDING:
+        _show_finding(page, verdict, diagnosis.rig.system.family)
+        return
+    page.title(state.upper(), check.title)
+    page.block("Check", [f"{check.id}, sureness {check.sureness}, matters to {check.need}"])
+    page.block("Here", [_reason(verdict)])
+    page.block("Reads", check.reads)
+    page.block("Healthy", [check.healthy])
+    page.block("Symptom", [check.symptom, *(f"“{error}”" for error in check.errors)])
+    page.block("Fix", [check.fix.text])
+    page.block("Sources", check.sources)
+
+
+def _reason(verdict: CheckVerdict) -> str:
+    return " ".join((*(f"{line}." for line in verdict.outcome.evidence), verdict.outcome.fix)).strip()
 
 
 def _show_finding(page: _Page, verdict: CheckVerdict, family: str | None) -> None:
     check, outcome = verdict.check, verdict.outcome
-    page.title(verdict.impact.name, check.title)
+    page.title(verdict.impact.name, verdict.title)
     page.block("Check", [f"{check.id}, sureness {check.sureness}, matters to {check.need}"])
     page.block("Evidence", outcome.evidence)
     page.block("Log", [str(hit) for hit in outcome.hits[-LOG_LINES:]])
     page.block("Healthy", [check.healthy])
     page.block("Symptom", [check.symptom, *(f"“{error}”" for error in check.errors)])
-    page.block("Fix", [check.fix.text])
-    for name, lines in check.fix.commands_for(family).items():
+    page.block("Fix", [verdict.fix])
+    for name, lines in verdict.commands_for(family).items():
         page.commands(lines, name if family is None else "")
     page.block("Sources", check.sources)
     typer.echo()
@@ -168,10 +215,13 @@ class _Page:
     def paragraph(self, text: str, *, underline: bool = False) -> None:
         typer.secho(fill(text, self._width), bold=True, underline=underline or None)
 
-    def title(self, impact: str, title: str) -> None:
-        color = {"BREAKS": "red", "SLOW": "yellow"}.get(impact, "cyan")
-        mark = typer.style(f"{impact:<{self.LABEL}}", fg=color, bold=True)
-        typer.echo(f"{mark}{typer.style(title, bold=True)}")
+    def title(self, impact: str, title: str, check: str = "") -> None:
+        color = {"BREAKS": "red", "SLOW": "yellow", "PASS": "green", "UNKNOWN": "yellow"}.get(impact, "cyan")
+        mark = typer.style(f"{impact:<{self.LABEL - 1}} ", fg=color, bold=True)
+        width = max(20, self._width - self.LABEL)
+        for piece in wrap(f"{check}: {title}" if check else title, width, subsequent_indent="  "):
+            typer.echo(f"{mark}{typer.style(piece, bold=not check)}")
+            mark = " " * self.LABEL
 
     def block(self, label: str, lines: Sequence[str], color: str | None = None) -> None:
         width = max(20, self._width - self.LABEL)

@@ -23,6 +23,7 @@ class CheckState(StrEnum):
     FINDING = "finding"
     UNKNOWN = "unknown"
     PASS = "pass"
+    NOT_TRIED = "not tried"  # it takes --probe
     NOT_APPLICABLE = "not applicable"
 
 
@@ -76,7 +77,10 @@ class Outcome:
     evidence: texts that say what was read, and where.
     hits: matching lines of the kernel's log.
     impact: set only if it differs from the impact that the check declares.
-    fix: for an unknown outcome, how the user can make it known.
+    fix: for an unknown outcome, how the user can make it known; for a finding, advice that fits it better than the
+        check's own.
+    title: what was found, if the check's title says more than that.
+    commands: shell commands that fit this machine, instead of the check's own.
     """
 
     state: CheckState
@@ -84,18 +88,31 @@ class Outcome:
     hits: tuple[Hit, ...] = ()
     impact: Impact | None = None
     fix: str = ""
+    title: str = ""
+    commands: tuple[str, ...] = ()
 
 
 def passed(*evidence: str) -> Outcome:
     return Outcome(CheckState.PASS, evidence)
 
 
-def found(*evidence: str, hits: tuple[Hit, ...] = (), impact: Impact | None = None) -> Outcome:
-    return Outcome(CheckState.FINDING, evidence, hits, impact)
+def found(
+    *evidence: str,
+    hits: tuple[Hit, ...] = (),
+    impact: Impact | None = None,
+    fix: str = "",
+    title: str = "",
+    commands: tuple[str, ...] = (),
+) -> Outcome:
+    return Outcome(CheckState.FINDING, evidence, hits, impact, fix, title, commands)
 
 
 class DoesNotApply(Exception):
     """A check raises this if the machine has nothing that it could look at. The text says why."""
+
+
+class NotTried(Exception):
+    """A check raises this if it had to do something for its answer, and was not told to."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +198,8 @@ class Check:
             return self.look(machine)
         except Unreadable as error:
             return Outcome(CheckState.UNKNOWN, (str(error),), fix=error.fix)
+        except NotTried as reason:
+            return Outcome(CheckState.NOT_TRIED, (str(reason),))
         except DoesNotApply as reason:
             return Outcome(CheckState.NOT_APPLICABLE, (str(reason),))
 

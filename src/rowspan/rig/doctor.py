@@ -29,6 +29,19 @@ class CheckVerdict:
         return self.outcome.impact or self.check.impact
 
     @property
+    def title(self) -> str:
+        return self.outcome.title or self.check.title
+
+    @property
+    def fix(self) -> str:
+        """The advice of a finding; or how what is unknown becomes known."""
+        return self.outcome.fix or (self.check.fix.text if self.outcome.state is CheckState.FINDING else "")
+
+    def commands_for(self, family: str | None) -> dict[str, tuple[str, ...]]:
+        """A finding's shell commands, by distribution family: see `Fix.commands_for`."""
+        return {"": self.outcome.commands} if self.outcome.commands else self.check.fix.commands_for(family)
+
+    @property
     def rank(self) -> tuple[Any, ...]:
         """A sort key: findings first, among them those that concern the split, that break things, that are sure."""
         order = (STATES.index(self.outcome.state), not self.concerns, -self.impact)
@@ -40,7 +53,7 @@ class CheckVerdict:
         found = outcome.state is CheckState.FINDING
         return {
             "id": check.id,
-            "title": check.title,
+            "title": self.title,
             "state": outcome.state.value,
             "concerns_this_split": self.concerns,
             "needed_by": check.need.value,
@@ -52,8 +65,8 @@ class CheckVerdict:
             "log": [{"time": hit.time, "cards": list(hit.addresses), "line": hit.message} for hit in outcome.hits],
             "symptom": check.symptom,
             "errors": list(check.errors),
-            "fix": check.fix.text if found else outcome.fix,
-            "commands": {name: list(lines) for name, lines in check.fix.commands_for(family).items()} if found else {},
+            "fix": self.fix,
+            "commands": {name: list(lines) for name, lines in self.commands_for(family).items()} if found else {},
             "sources": list(check.sources),
         }
 

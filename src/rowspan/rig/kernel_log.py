@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from rowspan.rig.root import BLOCK, NotPermitted, Root
 
 RECORDED = "/log/kernel"
-KEPT = 20  # latest hits that are kept per check; all are counted
+KEPT = 20  # latest hits that are kept per check and device; all are counted
+MOST_PLACES = 64  # devices whose hits are kept per check, those heard of last
 COMMANDS = (
     ("journalctl", "-k", "-b", "-q", "--no-pager", "--no-hostname", "-o", "short-iso"),
     ("dmesg", "--time-format", "iso"),
@@ -38,7 +39,7 @@ class LogPattern:
         return re.search(self.regex, message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Hit:
     """A log line that a pattern matched.
 
@@ -56,10 +57,26 @@ class Hit:
 
 @dataclass
 class Hits:
-    """A check's matching lines: their number, and the latest of them."""
+    """A check's matching lines: their number, and the latest of them. One device that floods the log, such as a failing
+    disk, does not drive out what it says of another.
+    """
 
     count: int = 0
-    latest: deque[Hit] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _by_place: dict[tuple[str, ...], deque[tuple[int, Hit]]] = field(default_factory=dict)
+
+    def add(self, hit: Hit) -> None:
+        self.count += 1
+        kept = self._by_place.pop(hit.addresses, None) or deque(maxlen=KEPT)
+        kept.append((self.count, hit))
+        self._by_place[hit.addresses] = kept  # now the last one
+        if len(self._by_place) > MOST_PLACES:
+            del self._by_place[next(iter(self._by_place))]
+
+    @property
+    def latest(self) -> list[Hit]:
+        """Those that are kept, in the order of the log."""
+        numbered = sorted((number, hit) for kept in self._by_place.values() for number, hit in kept)
+        return [hit for _, hit in numbered]
 
 
 def blocks(root: Root) -> Iterator[bytes]:
@@ -108,8 +125,7 @@ def _scan_lines(text: bytes, patterns: Mapping[str, Sequence[LogPattern]], found
         for start, end in sorted(spots):
             hit = _hit(text[start:end].decode(errors="replace"))
             if any(pattern.fits(hit.message) for pattern in wanted):
-                found[name].count += 1
-                found[name].latest.append(hit)
+                found[name].add(hit)
 
 
 def _lines_with(text: bytes, literal: bytes) -> Iterator[tuple[int, int]]:

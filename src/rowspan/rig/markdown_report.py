@@ -31,7 +31,8 @@ def summary(diagnosis: Diagnosis) -> str:
     return (
         f"Findings: {counts[CheckState.FINDING]}, of which {mattering} matter to split mode {diagnosis.split}; "
         f"{counts[CheckState.UNKNOWN]} unknown, "
-        f"{counts[CheckState.PASS]} passed, {counts[CheckState.NOT_APPLICABLE]} not applicable."
+        f"{counts[CheckState.PASS]} passed, {counts[CheckState.NOT_TRIED]} not tried (--probe), "
+        f"{counts[CheckState.NOT_APPLICABLE]} not applicable."
     )
 
 
@@ -80,7 +81,7 @@ def _finding(verdict: CheckVerdict, family: str | None) -> Iterator[str]:
     check, outcome = verdict.check, verdict.outcome
     aside = "" if verdict.concerns else f", matters to {check.need} only"
     yield ""
-    yield f"### {check.title} (`{check.id}`: {verdict.impact.name.lower()}, sureness {check.sureness}{aside})"
+    yield f"### {verdict.title} (`{check.id}`: {verdict.impact.name.lower()}, sureness {check.sureness}{aside})"
     yield ""
     yield "Evidence:"
     yield from (f"- {line}" for line in outcome.evidence)
@@ -94,8 +95,8 @@ def _finding(verdict: CheckVerdict, family: str | None) -> Iterator[str]:
     if check.errors:
         yield f"Users see: {', '.join(f'`{error}`' for error in check.errors)}"
     yield ""
-    yield f"Fix: {check.fix.text}"
-    commands = [line for lines in check.fix.commands_for(family).values() for line in lines]
+    yield f"Fix: {verdict.fix}"
+    commands = [line for lines in verdict.commands_for(family).values() for line in lines]
     if commands:
         yield "```sh"
         yield from commands

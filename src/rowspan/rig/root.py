@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -224,6 +226,14 @@ class Root:
         """
         place = folder / path.lstrip("/")
         return place if not self.recorded or place.resolve().is_relative_to(folder) else None
+
+
+def as_root(command: str) -> str:
+    """The shell command that runs one of Rowspan's as root. sudo looks for programs in folders of its own, among which
+    no virtual environment is, so it is given the whole path.
+    """
+    found = shutil.which("rowspan") or str(Path(sys.executable).parent / "rowspan")
+    return f"sudo {shlex.quote(found)} {command}"
 
 
 @contextlib.contextmanager

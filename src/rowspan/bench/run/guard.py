@@ -97,27 +97,53 @@ def circumstances(rig: Rig, engine_version: str) -> dict[str, str]:
     return facts
 
 
-def measure(model: Path, sha256: str | None, on_progress: Callable[[str], None]) -> tuple[str, dict[str, list[float]]]:
-    """The model's fingerprint, and rates by workload; takes some ten seconds with a small model.
+Place = tuple[tuple[Device, ...], SplitMode]
+"""Devices that a baseline is measured on, and how they share the model."""
+
+
+def places(n_cards: int) -> list[Place]:
+    """The processor, each card by itself, and all cards together in both ways: what an upgrade breaks is as often the
+    way between cards as a card.
+    """
+    cards = [Device("cuda", index) for index in range(n_cards)]
+    alone: list[Place] = [((device,), SplitMode.LAYER) for device in (Device("cpu", 0), *cards)]
+    together: list[Place] = [(tuple(cards), mode) for mode in (SplitMode.LAYER, SplitMode.ROW)]
+    return alone + (together if n_cards > 1 else [])
+
+
+def place_name(place: Place) -> str:
+    """Behind a workload's name; the processor alone has none, as in baselines of rigs without cards."""
+    devices, mode = place
+    named = ",".join(map(str, devices))
+    return "" if named == "cpu:0" else f" {named}{f' {mode}' if len(devices) > 1 else ''}"
+
+
+def measure(
+    model: Path, sha256: str | None, n_cards: int, on_progress: Callable[[str], None]
+) -> tuple[str, dict[str, list[float]]]:
+    """The model's fingerprint, and rates by workload and place; takes some ten seconds a place with a small model. A
+    place that cannot be measured is left out, and `on_progress` hears why.
 
     Raises:
-        RowspanError: the model cannot be run here.
+        RowspanError: the model cannot be run on the processor.
     """
-    grid = Grid(
-        [(Device("cpu", 0),)],
-        [SplitMode.LAYER],
-        [0],
-        [None],
-        [None],
-        [None],
-        [None],
-        [EngineConfig.token_budget],
-        [None],
-    )
-    jobs = native_jobs({model: sha256}, grid, WORKLOADS)
-    rows = list(measure_jobs(jobs, WORKLOADS, Procedure(REPETITIONS), lambda progress: on_progress(progress.text)))
-    rates = {workload.name: row["samples_ts"] for workload, row in zip(WORKLOADS, rows, strict=True)}
-    return rows[0]["model_fingerprint"], rates
+    found, rates = "", dict[str, list[float]]()
+    for place in places(n_cards):
+        devices, mode = place
+        none = [None]
+        grid = Grid([devices], [mode], [0], none, none, none, none, [EngineConfig.token_budget], none)
+        try:
+            jobs = native_jobs({model: sha256}, grid, WORKLOADS)
+            rows = list(measure_jobs(jobs, WORKLOADS, Procedure(REPETITIONS), lambda told: on_progress(told.text)))
+        except RowspanError as error:
+            if not found:
+                raise
+            on_progress(f"{place_name(place).strip()} is not measured: {error}")
+            continue
+        found = rows[0]["model_fingerprint"]
+        for workload, row in zip(WORKLOADS, rows, strict=True):
+            rates[f"{workload.name}{place_name(place)}"] = row["samples_ts"]
+    return found, rates
 
 
 def changed(before: Baseline, after: Baseline) -> list[str]:

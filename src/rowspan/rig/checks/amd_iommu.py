@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, Sureness, boot_option, found, passed
-from rowspan.rig.probe import pci
-
-OPTION = "iommu=pt"
+from rowspan.rig.iommu import OPTION, domains
 
 
 def look(machine: Machine) -> Outcome:
-    cards = machine.cards("AMD")
-    options = machine.root.text("/proc/cmdline").split()
-    told = f"/proc/cmdline: {OPTION} {'is set' if OPTION in options else 'is missing'}"
-    groups = [f"{pci.folder(card.address)}/iommu_group" for card in cards]
-    types = {f"{at}/type": machine.root.text(f"{at}/type") for at in groups if machine.root.has(at)}
-    evidence = [told, *(f"{path}: {kind}" for path, kind in types.items())]
+    types, told = domains(machine, machine.cards("AMD"))
     if any(kind != "identity" for kind in types.values()):
-        return found(*evidence)
-    return passed(*evidence) if types else passed(told, "no card is in an IOMMU group: the IOMMU is off")
+        return found(*told)
+    return passed(*told)
 
 
 CHECK = Check(

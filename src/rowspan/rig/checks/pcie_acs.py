@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from rowspan.rig.check import Check, Fix, Impact, Machine, Need, Outcome, Sureness, found, passed
 from rowspan.rig.probe import pci
-from rowspan.rig.root import NotPermitted
+from rowspan.rig.root import NotPermitted, as_root
 
 # PCI Express Base Specification: extended capabilities begin at 0x100; ACS has id 13, its control register is at +6.
 EXTENDED, ACS_ID, CONTROL, SOURCE_VALIDATION = 0x100, 0x000D, 6, 1
-NEEDS_ROOT = "Run it as root: sudo rowspan doctor"
 
 
 def look(machine: Machine) -> Outcome:
@@ -20,10 +19,13 @@ def look(machine: Machine) -> Outcome:
         path = f"{pci.folder(bridge)}/config"
         space = machine.root.raw(path)
         if len(space) < EXTENDED:  # all that others than root get to read is 64 bytes
-            raise NotPermitted(path, NEEDS_ROOT)
-        enabled[path] = _control(space) & SOURCE_VALIDATION
-    evidence = [f"{path}: ACSCtl SrcValid{'+' if on else '-'}" for path, on in enabled.items()]
-    return found(*evidence) if any(enabled.values()) else passed(*(evidence or ["no bridge above the cards"]))
+            raise NotPermitted(path, f"Run it as root: {as_root('doctor')}")
+        enabled[bridge] = _control(space) & SOURCE_VALIDATION
+    evidence = [f"{pci.folder(at)}/config: ACSCtl SrcValid{'+' if on else '-'}" for at, on in enabled.items()]
+    if any(enabled.values()):
+        commands = (f"sudo setpci -s {at} ECAP_ACS+6.w=0000" for at, on in enabled.items() if on)
+        return found(*evidence, commands=tuple(commands))
+    return passed(*(evidence or ["no bridge above the cards"]))
 
 
 def _control(space: bytes) -> int:
