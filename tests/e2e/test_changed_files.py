@@ -32,7 +32,13 @@ def other(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(path: Path) -> Iterator[Engine]:
+def others() -> list[psutil.Process]:
+    """Workers of other tests' engines."""
+    return psutil.Process().children()
+
+
+@pytest.fixture
+def engine(path: Path, others: list[psutil.Process]) -> Iterator[Engine]:
     with Engine.open(EngineConfig(path, parse_devices("cpu:0"), parallel=2)) as engine:
         yield engine
 
@@ -41,21 +47,23 @@ def answer(engine: Engine) -> list[int]:
     return [token.token for piece in engine.generate([1, 5, 9], GREEDY) for token in piece.tokens]
 
 
-def kill_worker(engine: Engine) -> None:
+def kill_worker(engine: Engine, others: list[psutil.Process]) -> None:
     """Kill it between two requests, and wait until the engine can see that."""
     group = engine._core._group
     assert group is not None
-    (worker,) = [child for child in psutil.Process().children() if "rowspan" in " ".join(child.cmdline())]
+    (worker,) = [child for child in psutil.Process().children() if child not in others]
     worker.kill()
     assert eventually(lambda: not group.is_whole)
 
 
-def test_a_file_moved_over_the_model_is_not_mixed_with_it(path: Path, other: Path, engine: Engine) -> None:
+def test_a_file_moved_over_the_model_is_not_mixed_with_it(
+    path: Path, other: Path, engine: Engine, others: list[psutil.Process]
+) -> None:
     before, kept = answer(engine), path.with_name("kept.gguf")
     shutil.copy(path, kept)
     os.replace(other, path)
     assert answer(engine) == before, "workers have the old file open"
-    kill_worker(engine)
+    kill_worker(engine, others)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"model\.gguf has changed.*Start Rowspan again"):
             answer(engine)
@@ -76,17 +84,19 @@ def test_a_file_that_is_written_into_is_found_at_once(path: Path, other: Path, e
     assert answer(engine) == before
 
 
-def test_files_that_are_touched_gone_or_the_same_are_no_matter(path: Path, engine: Engine) -> None:
+def test_files_that_are_touched_gone_or_the_same_are_no_matter(
+    path: Path, engine: Engine, others: list[psutil.Process]
+) -> None:
     before = answer(engine)
     os.utime(path)
     assert answer(engine) == before
     shutil.copy(path, path.with_name("same.gguf"))
     os.replace(path.with_name("same.gguf"), path)
-    kill_worker(engine)
+    kill_worker(engine, others)
     assert answer(engine) == before
     gone = path.rename(path.with_name("gone.gguf"))
     assert answer(engine) == before
-    kill_worker(engine)
+    kill_worker(engine, others)
     with pytest.raises(RowspanError, match="no file"):
         answer(engine)
     gone.rename(path)

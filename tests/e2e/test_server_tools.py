@@ -19,6 +19,7 @@ from kit.vocabulary import CONTROL, bpe
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
 from rowspan.plan.split_mode import SplitMode
+from rowspan.server.anthropic.writer import input_of
 
 HERMES = (
     "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
@@ -277,3 +278,27 @@ def test_other_ways_to_ask_for_a_form(chat: Any, fields: Any, pattern: str) -> N
     answers = ask(chat, extra_body=fields, n=4, frequency_penalty=0.3).choices
     assert [answer.finish_reason for answer in answers] == ["stop"] * 4
     assert all(re.fullmatch(pattern, answer.message.content) for answer in answers)
+
+
+def test_calls_that_max_tokens_cut_off_are_answers_too(tools_server: RunningServer) -> None:
+    """In every dialect, wherever the answer ends; what is there of the arguments is told."""
+    function = TOOLS[0]["function"]
+    tool = {"name": function["name"], "input_schema": function["parameters"]}
+    with tools_server.client() as http:
+        for most in (*range(1, 30, 3), 60):
+            body = {"messages": [{"role": "user", "content": "?"}], "max_tokens": most, "tools": [tool]}
+            message = http.post("/v1/messages", json={**body, "model": "tiny", "tool_choice": {"type": "any"}})
+            assert message.status_code == 200, message.text
+            uses = [block for block in message.json()["content"] if block["type"] == "tool_use"]
+            assert all(isinstance(block["input"], dict) for block in uses)
+            body = {"messages": body["messages"], "tools": TOOLS, "stream": False, "options": {"num_predict": most}}
+            assert http.post("/api/chat", json={**body, "model": "tiny"}).status_code == 200
+            body = {"input": "?", "max_output_tokens": most, "tools": [{"type": "function", **function}]}
+            assert http.post("/v1/responses", json={**body, "tool_choice": "required"}).status_code == 200
+    assert [input_of(text) for text in ('{"city": "Os', '{"city": "Oslo", "da', '{"', "", "[")] == [
+        {"city": "Os"},
+        {"city": "Oslo"},
+        {},
+        {},
+        {},
+    ]

@@ -18,6 +18,7 @@ from rowspan.cli.models import models
 from rowspan.cli.plan.command import plan
 from rowspan.cli.pull import pull
 from rowspan.cli.run import run
+from rowspan.cli.selftest import selftest
 from rowspan.cli.serve import serve
 from rowspan.cli.tune import tune
 from rowspan.errors import RowspanError
@@ -34,6 +35,7 @@ app.command()(tune)
 app.command()(compare)
 app.command()(report)
 app.command()(loadtest)
+app.command()(selftest)
 app.command()(devices)
 app.command()(doctor)
 app.command()(compose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic_core import from_json
 from starlette.types import Scope
 
 from rowspan.backends.protocol import FinishReason, Piece
@@ -56,7 +56,7 @@ class MessageWriter:
         assert last is not None, "an answer has a last piece"
         for block in self._blocks:
             if block["type"] == "tool_use":
-                block["input"] = json.loads(block["input"] or "{}")
+                block["input"] = input_of(block["input"])
         message = self._message(self._usage(last))
         stop_reason, stop_sequence = self._stopped(last)
         return {**message, "content": self._blocks, "stop_reason": stop_reason, "stop_sequence": stop_sequence}
@@ -158,6 +158,15 @@ class MessageWriter:
         if last.finish == FinishReason.LENGTH:
             return "max_tokens", None
         return ("tool_use" if any(block["type"] == "tool_use" for block in self._blocks) else "end_turn"), None
+
+
+def input_of(arguments: str) -> Any:
+    """A call's arguments, as far as they go: max_tokens may have cut them off, which `stop_reason` tells."""
+    try:
+        told = from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _call_id(given: str | None) -> str:
