@@ -135,7 +135,7 @@ inline void int8_product(const Int8Tile& tile, const Strip<Panels>& strip, const
 #pragma GCC unroll 8
             for (size_t at = 0; at < kGroupBytes; at += 64) {
                 const uint8_t* const ahead = codes[p] + at + kAhead<Tokens>;
-                asks == Asks::alone ? ask_once(ahead) : __builtin_prefetch(ahead);
+                asks == Asks::alone ? ask_of_stream(ahead) : __builtin_prefetch(ahead);
             }
         }
         for (size_t p = 0; p < Panels && asks == Asks::share; ++p) {

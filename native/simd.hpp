@@ -18,6 +18,19 @@ inline size_t higher(size_t a, size_t b) { return a < b ? b : a; }
 // Ask memory for a line that is needed once, soon: it comes into the first-level cache alone, and what the others hold stays.
 ROWSPAN_INLINE void ask_once(const void* at) { __builtin_prefetch(at, 0, 0); }
 
+// Whether a stream is read by way of the second-level cache. On Intel's processors a line that passes it by waits in one of
+// the first level's few buffers: of 14 GB/s that a core of an Emerald Rapids Xeon reads, 7 were left, and 1B decoded at half
+// its rate (14.9 instead of 28.7 tokens/s). On two of AMD's there was no such difference.
+inline const bool kStreamsByWayOfL2 = [] {
+    __builtin_cpu_init();
+    return !__builtin_cpu_is("amd");
+}();
+
+// The same of a long stream, of which nothing is needed again and no more than a little is asked for at a time.
+ROWSPAN_INLINE void ask_of_stream(const void* at) {
+    kStreamsByWayOfL2 ? __builtin_prefetch(at, 0, 2) : __builtin_prefetch(at, 0, 0);
+}
+
 #if defined(__AVX512F__)
 
 struct Vec {

@@ -21,7 +21,7 @@ class Upcoming {
 
     void ask(size_t lines) {
         for (size_t i = 0; i < lines && at_ != end_; ++i) {
-            ask_once(at_);
+            ask_of_stream(at_);
             at_ += kLine;
             if (at_ == end_) to_tile();
         }

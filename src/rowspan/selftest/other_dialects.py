@@ -59,6 +59,7 @@ def _tool(target: Target) -> None:
         "messages": HELLO,
         "max_tokens": 300,
         "tools": [tool],
+        "temperature": 0,
         "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
     }
     answer = target.post(MESSAGES, body)
@@ -88,9 +89,11 @@ def _ollama_chat(target: Target) -> None:
 
 @_behaviour("Ollama", "generate, and a format that is a schema")
 def _generate(target: Target) -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-    schema |= {"additionalProperties": False}
-    body = {"model": target.model, "prompt": "Is water wet?", "format": schema, "stream": False}
+    properties = {"ok": {"type": "boolean"}}
+    options = {"temperature": 0}
+    schema = {"type": "object", "properties": properties, "required": ["ok"], "additionalProperties": False}
+    asked = {"prompt": "Is water wet?", "format": schema, "stream": False}
+    body = {"model": target.model, "options": options, **asked}
     text = target.post("/api/generate", body)["response"]
     need(isinstance(json.loads(text)["ok"], bool), f"it answers {text[:SHOWN]}")
 
