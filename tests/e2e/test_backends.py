@@ -73,6 +73,16 @@ def test_the_api_is_the_same(serve: Serve) -> None:
         ({"prompt": "a", "logit_bias": {"99999": 1}}, "invalid_request", "logit_bias"),
         ({"prompt": "a", "stop": [""]}, "invalid_request", "stop string"),
         ({"prompt": ""}, "invalid_request", "empty"),
+        (
+            {"prompt": "a", "stop_token_ids": [3]},
+            "unsupported_by_backend",
+            "also_stops cannot be had with --backend llamacpp",
+        ),
+        (
+            {"prompt": "a", "bad_words": ["x"]},
+            "unsupported_by_backend",
+            "bad_texts cannot be had with --backend llamacpp",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_in_front(serve: Serve, body: dict[str, Any], code: str, words: str) -> None:

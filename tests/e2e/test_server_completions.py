@@ -168,3 +168,31 @@ def test_limits_in_other_words(client: openai.OpenAI) -> None:
     for wrong in (0, -2):
         with pytest.raises(openai.BadRequestError, match="max_tokens"):
             client.completions.create(**asked, max_tokens=wrong)
+
+
+def test_samplers_of_llama_cpp_and_vllm_are_honoured(server: RunningServer) -> None:
+    with server.client() as http:
+        check_samplers(http)
+
+
+def check_samplers(http: httpx.Client) -> None:
+    def text(**fields: Any) -> str:
+        asked = {"prompt": "a a", "max_tokens": 24, "seed": 5, "ignore_eos": True, **fields}
+        response = http.post("/v1/completions", json=asked)
+        assert response.status_code == 200, response.text
+        told: str = response.json()["choices"][0]["text"]
+        return told
+
+    plain = text(temperature=0)
+    letter = next(letter for letter in reversed(plain) if letter.isascii())
+    assert text(temperature=0, bad_words=[letter]) != plain
+    assert text(temperature=0, dry_multiplier=50, dry_allowed_length=1, dry_sequence_breakers=[]) != plain
+    assert text(temperature=0, dry_multiplier=0.0) == plain
+    assert text(temperature=2.0, top_n_sigma=1e-6) == plain, "none but the likeliest is left"
+    assert text(temperature=0, xtc_probability=1.0, xtc_threshold=0.0001) != plain
+    assert text(temperature=1.0, typical_p=0.5) == text(temperature=1.0, typical_p=0.5)
+    assert text(temperature=0, repeat_penalty=3.0, repeat_last_n=0) == plain
+    for field, value in (("mirostat", 2), ("dynatemp_range", 0.5)):
+        refused = http.post("/v1/completions", json={"prompt": "a", field: value})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == field

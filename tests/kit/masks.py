@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rowspan.scheduler.batch import NewSequence
-from rowspan.worker.logits_processors import AllowedTokens, LogitsProcessor, logits_processors
+from rowspan.worker.logits_changes import AllowedTokens
+from rowspan.worker.logits_processors import LogitsProcessor, logits_processors
 
 
 class RandomMask:

@@ -28,6 +28,7 @@ from rowspan.backends.llamacpp.xllamacpp_server import main as xllamacpp_server
 from rowspan.backends.process.child import ChildError
 from rowspan.backends.process.programs import find_llama_server
 from rowspan.backends.protocol import (
+    Dry,
     FinishReason,
     Grammar,
     GrammarKind,
@@ -36,7 +37,6 @@ from rowspan.backends.protocol import (
     ModelFormat,
     SamplingParams,
     Timings,
-    UnsupportedOptionError,
 )
 from rowspan.config import BackendConfig
 from rowspan.errors import UsageError
@@ -256,8 +256,12 @@ def test_what_is_asked(model: Path, features: Features) -> None:
     assert asked["stop"] == ["\n"]
     greedy = orjson.loads(dialect.ask([5], SamplingParams(temperature=0.0, top_k=40), [])[1])
     assert greedy["top_k"] == 1, "the others would only take time"
-    with pytest.raises(UnsupportedOptionError, match="stop_tokens"):
-        dialect.ask([5], SamplingParams(stop_tokens=frozenset({3})), [])
+    rare = SamplingParams(typical_p=0.9, top_n_sigma=1.5, xtc_probability=0.5, dry=Dry(0.8, breaking_texts=("x",)))
+    asked = orjson.loads(dialect.ask([5], rare, [])[1])
+    assert (asked["typical_p"], asked["top_n_sigma"], asked["xtc_probability"]) == (0.9, 1.5, 0.5)
+    assert (asked["dry_multiplier"], asked["dry_base"], asked["dry_sequence_breakers"]) == (0.8, 1.75, ["x"])
+    assert greedy["top_n_sigma"] == -1
+    assert "dry_multiplier" not in greedy
 
 
 @pytest.mark.parametrize(

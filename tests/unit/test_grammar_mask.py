@@ -17,7 +17,8 @@ from rowspan.text.grammar import Grammar, GrammarError, GrammarKind, Thought, ch
 from rowspan.text.grammar_tokens import GrammarTokens
 from rowspan.text.tokenizer import Tokenizer
 from rowspan.worker.grammar_mask import GrammarMasks
-from rowspan.worker.logits_processors import AllowedTokens, LogitsProcessor, logits_processors, needs_last_token
+from rowspan.worker.logits_changes import AllowedTokens
+from rowspan.worker.logits_processors import LogitsProcessor, logits_processors, needs_last_token
 
 SIZE = 390  # padded, as embeddings are
 SCHEMA: dict[str, Any] = {

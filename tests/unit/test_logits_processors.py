@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rowspan.scheduler.batch import NewSequence
-from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.logits_processors import Addition, LogitsChange, Penalty, logits_processors, needs_last_token
+from rowspan.scheduler.request import Dry, SamplingParams
+from rowspan.worker.logits_changes import Addition, LogitsChange, Penalty
+from rowspan.worker.logits_processors import logits_processors, needs_last_token
 
 EVERYTHING = SamplingParams(
     repeat_penalty=1.2, repeat_last_n=5, frequency_penalty=0.5, presence_penalty=0.25, logit_bias={3: 1.5, 99: 7.0}
 )
+ALSO_RARE = replace(EVERYTHING, dry=Dry(0.5, allowed_length=1, last_n=7), bad_words=((4,), (5, 6), (99,)))
 
 
 def effect(changes: list[LogitsChange | None]) -> list[float]:
@@ -24,13 +27,14 @@ def effect(changes: list[LogitsChange | None]) -> list[float]:
     return logits.tolist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("params", [EVERYTHING, ALSO_RARE], ids=["usual", "rare"])
 @pytest.mark.parametrize("seed", range(20))
-def test_what_was_rolled_back_is_forgotten(seed: int) -> None:
+def test_what_was_rolled_back_is_forgotten(seed: int, params: SamplingParams) -> None:
     rng = random.Random(seed)
     prompt_length = rng.randint(0, 6)
     tokens = rng.choices(range(10), k=rng.randint(0, 9))
-    processors = logits_processors(NewSequence(0, tuple(tokens), prompt_length, EVERYTHING))
-    assert len(processors) == 3
+    processors = logits_processors(NewSequence(0, tuple(tokens), prompt_length, params))
+    assert len(processors) == (3 if params is EVERYTHING else 5)
     for _ in range(60):
         if rng.random() < 0.3:
             n_tokens = rng.randint(0, len(tokens))
@@ -41,7 +45,7 @@ def test_what_was_rolled_back_is_forgotten(seed: int) -> None:
             tokens.append(rng.randrange(10))
             for processor in processors:
                 processor.accept(tokens[-1])
-        anew = logits_processors(NewSequence(0, tuple(tokens), prompt_length, EVERYTHING))
+        anew = logits_processors(NewSequence(0, tuple(tokens), prompt_length, params))
         assert effect([each.change(10) for each in processors]) == effect([each.change(10) for each in anew])
 
 

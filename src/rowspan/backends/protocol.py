@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.engine.generation import Piece, Timings, TokenText
 from rowspan.errors import RowspanError, UsageError
-from rowspan.scheduler.request import FinishReason, SamplingParams
+from rowspan.scheduler.request import Dry, FinishReason, SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats as BackendStats
 from rowspan.text.grammar import Grammar, GrammarKind
 
@@ -24,6 +24,7 @@ __all__ = [
     "BackendName",
     "BackendStats",
     "Capabilities",
+    "Dry",
     "FinishReason",
     "Grammar",
     "GrammarKind",

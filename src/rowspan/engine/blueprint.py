@@ -124,6 +124,11 @@ def tells_scores(config: EngineConfig) -> bool:
     return config.cpu_isa != TORCH and all(device.kind == "cpu" for device in config.devices)
 
 
+def samples_on_card(blueprint: Blueprint) -> bool:
+    """Whether tokens are chosen by a card's kernels, which have the usual filters."""
+    return blueprint.kernels[blueprint.plan.output_rank].cpu_isa == TRITON
+
+
 def max_logits(config: EngineConfig) -> int:
     """The most tokens of a step whose logits are wanted: of all that decode, and, on processors, of a block of a prompt
     whose log-probabilities are asked for. (The latter's buffers are not touched, and not counted, before one is.)

@@ -13,7 +13,7 @@ from itertools import count
 
 import psutil
 
-from rowspan.engine.blueprint import Blueprint, check_room, tells_scores, with_trusted_routes
+from rowspan.engine.blueprint import Blueprint, check_room, samples_on_card, tells_scores, with_trusted_routes
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import CheckpointError, EngineError, OutOfMemoryError, RowspanError, UsageError
@@ -147,6 +147,12 @@ class EngineCore:
             raise UsageError(
                 "Log-probabilities of a prompt are only to be had from native kernels yet.",
                 fix="Leave out echo or logprobs, or run the model on --devices cpu.",
+            )
+        if params.needs_order and samples_on_card(self._blueprint):
+            raise UsageError(
+                "top_n_sigma, typical_p and XTC are not to be had where a card chooses the tokens.",
+                why="They need all tokens in order.",
+                fix="Use top_p or min_p, or run the model on --devices cpu.",
             )
         seq_id = next(self._ids)
         seeded = params if params.seed is not None else replace(params, seed=secrets.randbits(63))

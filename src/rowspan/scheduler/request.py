@@ -18,10 +18,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Dry:
+    """A penalty on tokens that would go on with a repetition: see `rowspan.worker.repetition`.
+
+    last_n: tokens to look back on; 0 and less: all of them.
+    breaking_texts: no repetition goes on across a token that holds one of these; the engine looks up which do.
+    breakers: those tokens.
+    """
+
+    multiplier: float
+    base: float = 1.75
+    allowed_length: int = 2
+    last_n: int = -1
+    breaking_texts: tuple[str, ...] = ("\n", ":", '"', "*")
+    breakers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose tokens, and when to stop.
 
-    Order of the steps (that of llama.cpp's default chain): logit_bias, penalties, top_k, top_p, min_p, temperature.
+    Order of the steps (that of llama.cpp's default chain): logit_bias, penalties, DRY, top_n_sigma, top_k, typical_p,
+    top_p, min_p, XTC, temperature.
     """
 
     max_tokens: int = 128
@@ -33,7 +51,14 @@ class SamplingParams:
     repeat_last_n: int = 64  # tokens the repeat penalty looks back on; -1 = all of them
     frequency_penalty: float = 0.0  # counts generated tokens only, as OpenAI and vLLM do
     presence_penalty: float = 0.0
+    dry: Dry | None = None
+    top_n_sigma: float = 0.0  # tokens up to so many standard deviations below the likeliest's logit; 0 and less: all
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0  # of leaving out all tokens above the threshold but the least likely of them
+    xtc_threshold: float = 0.1
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_texts: tuple[str, ...] = ()  # that must not be generated; the engine makes tokens of them
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of tokens that must not be
     seed: int | None = None  # None: a fresh one for every request
     stop_tokens: frozenset[int] = frozenset()
     also_stops: frozenset[int] = frozenset()  # tokens that end the answer beside those, also with ignore_eos
@@ -42,6 +67,11 @@ class SamplingParams:
     grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
     prompt_logprobs: int | None = None  # the same of each token of the prompt but the first
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the token is drawn by filters that need all tokens in order: on hosts only, and slowly."""
+        return self.top_n_sigma > 0 or self.typical_p < 1.0 or self.xtc_probability > 0
 
 
 class FinishReason(StrEnum):

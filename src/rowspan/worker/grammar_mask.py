@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.text.grammar import Grammar, GrammarError
-from rowspan.worker.logits_processors import AllowedTokens
+from rowspan.worker.logits_changes import AllowedTokens
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

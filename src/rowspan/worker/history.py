@@ -11,7 +11,8 @@ import numpy as np
 from rowspan.kernels.sampling import NOT_FINITE
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
-from rowspan.worker.logits_processors import LogitsChange, LogitsProcessor, MakeProcessors, logits_processors
+from rowspan.worker.logits_changes import LogitsChange
+from rowspan.worker.logits_processors import LogitsProcessor, MakeProcessors, logits_processors
 
 
 class TokenChoice(NamedTuple):
@@ -34,7 +35,7 @@ class History:
     @classmethod
     def of(cls, sequence: NewSequence, processors: MakeProcessors = logits_processors) -> History:
         tokens, params, made = list(sequence.tokens), sequence.params, processors(sequence)
-        takes_likeliest = params.temperature <= 0 and not made and params.logprobs is None
+        takes_likeliest = params.temperature <= 0 and not made and params.logprobs is None and not params.needs_order
         return cls(params, tokens, made, len(tokens), takes_likeliest, sequence.prompt_length)
 
     def expect(self) -> None:
@@ -105,9 +106,17 @@ class History:
     def uniform(self) -> float:
         """The random number in [0, 1) of the next token: a counter-based generator needs no state. This alone, and what
         processors change that do not need the last token, may be asked for while tokens are expected."""
+        return float(self._generator().random())
+
+    def uniforms(self) -> tuple[float, float]:
+        """The same number, and another one."""
+        generator = self._generator()
+        return float(generator.random()), float(generator.random())
+
+    def _generator(self) -> np.random.Generator:
         seed = self.params.seed
         assert seed is not None, "the engine gives every request a seed"
-        return float(np.random.Generator(np.random.Philox(key=seed % 2**64, counter=self.length)).random())
+        return np.random.Generator(np.random.Philox(key=seed % 2**64, counter=self.length))
 
 
 def _first_chosen(chunk: Chunk) -> int:

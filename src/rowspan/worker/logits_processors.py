@@ -8,54 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rowspan.scheduler.batch import NewSequence
 from rowspan.scheduler.request import SamplingParams
 from rowspan.text.grammar import Grammar
-
-Logits: TypeAlias = NDArray[np.float32]  # of one sequence, (vocabulary,)
-Tokens: TypeAlias = NDArray[np.intp]
-
-
-class Addition(NamedTuple):
-    """Numbers to add to some tokens' logits. No token twice."""
-
-    tokens: Tokens
-    values: NDArray[np.float32]
-
-    def apply(self, logits: Logits) -> None:
-        logits[self.tokens] += self.values
-
-
-class Penalty(NamedTuple):
-    """Tokens whose logits are divided by a factor where they are positive, else multiplied by it. No token twice."""
-
-    tokens: Tokens
-    factor: float
-
-    def apply(self, logits: Logits) -> None:
-        values = logits[self.tokens]
-        logits[self.tokens] = np.where(values > 0, values / self.factor, values * self.factor)
-
-
-class AllowedTokens(NamedTuple):
-    """All tokens but these get a logit of minus infinity.
-
-    bitmap: uint8, at least vocabulary / 8: token t may be chosen if bit t % 8 of byte t // 8 is set. So lie the 32-bit
-    words of llguidance and XGrammar, too. At least one token is allowed.
-    """
-
-    bitmap: NDArray[np.uint8]
-
-    def apply(self, logits: Logits) -> None:
-        logits[np.unpackbits(self.bitmap, count=len(logits), bitorder="little") == 0] = -np.inf
-
-
-LogitsChange = Addition | Penalty | AllowedTokens
+from rowspan.worker.logits_changes import Addition, LogitsChange, Penalty, Tokens
+from rowspan.worker.repetition import BadWords, DryPenalty
 
 
 class LogitsProcessor(Protocol):
@@ -106,6 +67,10 @@ def logits_processors(sequence: NewSequence, make_mask: MakeMask | None = None) 
     if params.frequency_penalty or params.presence_penalty:
         penalties = (params.frequency_penalty, params.presence_penalty)
         processors.append(CountPenalty(*penalties, sequence.tokens, sequence.prompt_length))
+    if params.dry is not None:
+        processors.append(DryPenalty(params.dry, sequence.tokens))
+    if params.bad_words:
+        processors.append(BadWords(params.bad_words, sequence.tokens, sequence.prompt_length))
     if params.grammar is not None and make_mask is not None:
         processors.append(make_mask(params.grammar, sequence))
     return processors

@@ -1,7 +1,7 @@
 """Chooses the tokens that follow from logits.
 
 The order of the steps is that of llama.cpp's default chain: first what `rowspan.worker.logits_processors` change (logit
-bias, penalties), then top_k, top_p, min_p, temperature.
+bias, penalties), then top_k, top_p, min_p, temperature; `rowspan.worker.filters` has more, which few ask for.
 The random number of a token depends on the request's seed and the token's place alone, so a seed gives the same text
 after a preemption and whoever shares the step.
 """
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from rowspan.kernels.sampling import NOT_FINITE
 from rowspan.scheduler.batch import Chunk, NewSequence, SampledToken
 from rowspan.scheduler.request import SamplingParams
+from rowspan.worker.filters import draw_filtered
 from rowspan.worker.history import History
-from rowspan.worker.logits_processors import Logits, MakeProcessors, logits_processors
+from rowspan.worker.logits_changes import Logits
+from rowspan.worker.logits_processors import MakeProcessors, logits_processors
 
 FIRST_RANKS = (1024, 16384)  # among which nearly all draws end
 
@@ -73,7 +75,9 @@ class Sampler:
             return SampledToken(seq_id, likeliest)
         logits, params = rows[row], history.params
         changed = _changed(logits, history) if history.processors else logits
-        if params.temperature > 0:
+        if params.needs_order:
+            token = draw_filtered(changed, params, history.uniforms())
+        elif params.temperature > 0:
             token = _draw(changed, params, history.uniform())
         else:
             token = likeliest if changed is logits else int(changed.argmax())

@@ -13,7 +13,7 @@ from rowspan.kernels.sampling import NOT_FINITE, Additions, Changes, Masks, Pena
 from rowspan.scheduler.batch import Chunk, SampledToken
 from rowspan.scheduler.request import SamplingParams
 from rowspan.worker.history import History, TokenChoice
-from rowspan.worker.logits_processors import Addition, AllowedTokens, LogitsChange, Penalty
+from rowspan.worker.logits_changes import Addition, AllowedTokens, LogitsChange, Penalty
 
 Numbers = NDArray[np.generic]
 

@@ -31,7 +31,6 @@ from rowspan.backends.protocol import (
     Setup,
     Timings,
     TokenText,
-    UnsupportedOptionError,
 )
 from rowspan.errors import CheckpointError, UnsupportedModelError, UsageError
 from rowspan.model.families.registry import spec_of
@@ -40,7 +39,8 @@ from rowspan.model.spec import ModelSpec
 from rowspan.plan.rigs.gguf_outline import local_headers
 
 SEEDS = 2**32 - 1  # seeds have 32 bits, of which the last value means "any"
-SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]  # in Rowspan's order, and no others
+# In Rowspan's order, and no others.
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 WANTED = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "timings"]  # fields to send
 FINISH = {"limit": FinishReason.LENGTH, "eos": FinishReason.STOP, "word": FinishReason.STOP}
 
@@ -63,7 +63,7 @@ class LlamaCpp:
         sleeps="llama-server ends, and is started again",
         seeded=False,
         timings=True,
-        refused=("stop_tokens",),
+        refused=("stop_tokens", "also_stops", "min_tokens", "bad_texts", "bad_words"),
         grammars=(GrammarKind.JSON_SCHEMA, GrammarKind.GRAMMAR),
     )
 
@@ -135,11 +135,6 @@ class LlamaCpp:
     def ask(
         self, tokens: Sequence[int], params: SamplingParams, stops: Sequence[str], shown: Collection[str] = ()
     ) -> tuple[str, bytes]:
-        if params.stop_tokens or params.also_stops or params.min_tokens:
-            raise UnsupportedOptionError(
-                "stop_tokens (stop_token_ids) and min_tokens cannot be had with --backend llamacpp.",
-                fix="Use stop strings, or --backend native.",
-            )
         body: dict[str, Any] = {
             "prompt": list(tokens),
             "n_predict": params.max_tokens,
@@ -154,6 +149,10 @@ class LlamaCpp:
             "top_k": params.top_k if params.temperature else 1,
             "top_p": params.top_p,
             "min_p": params.min_p,
+            "typical_p": params.typical_p,
+            "top_n_sigma": params.top_n_sigma if params.top_n_sigma > 0 else -1.0,
+            "xtc_probability": params.xtc_probability,
+            "xtc_threshold": params.xtc_threshold,
             "repeat_penalty": params.repeat_penalty,
             "repeat_last_n": params.repeat_last_n,
             "frequency_penalty": params.frequency_penalty,
@@ -162,6 +161,14 @@ class LlamaCpp:
             "ignore_eos": params.ignore_eos,
             "stop": list(stops),
         }
+        if params.dry is not None:
+            body |= {
+                "dry_multiplier": params.dry.multiplier,
+                "dry_base": params.dry.base,
+                "dry_allowed_length": params.dry.allowed_length,
+                "dry_penalty_last_n": params.dry.last_n,
+                "dry_sequence_breakers": list(params.dry.breaking_texts),
+            }
         if params.seed is not None:
             body["seed"] = params.seed % SEEDS
         if params.logprobs is not None:

@@ -164,6 +164,12 @@ class ChildBackend:
         check_lengths(len(tokens), params.max_tokens, limits.context_size)
         if limits.vocab_size is not None:
             check_vocabulary(tokens, limits.vocab_size)
+        default = SamplingParams()
+        for name in self.capabilities.refused:
+            if getattr(params, name) != getattr(default, name):
+                raise UnsupportedOptionError(
+                    f"{name} cannot be had with --backend {self.name}.", fix="Leave it out, or use --backend native."
+                )
         if params.grammar is not None and params.grammar.kind not in self.capabilities.grammars:
             raise UnsupportedOptionError(
                 f"A {params.grammar.kind} cannot be enforced with --backend {self.name}.", fix="Use --backend native."

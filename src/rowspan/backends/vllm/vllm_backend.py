@@ -139,6 +139,8 @@ class Vllm:
         }
         if stop_tokens := params.stop_tokens | params.also_stops:
             body["stop_token_ids"] = sorted(stop_tokens)
+        if params.bad_texts:
+            body["bad_words"] = list(params.bad_texts)
         if params.min_tokens:
             body["min_tokens"] = params.min_tokens
         if params.logit_bias:

@@ -13,7 +13,7 @@ from rowspan.server.openai.schema import ChatRequest
 Json = dict[str, Any]
 AS_THEY_ARE = (
     *("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"),
-    *("seed", "stop"),
+    *("repeat_last_n", "typical_p", "mirostat", "seed", "stop"),
 )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from rowspan.backends.protocol import SamplingParams
+from rowspan.backends.protocol import Dry, SamplingParams
 from rowspan.server.error_replies import FieldError
 from rowspan.server.openai.schema import GenerationRequest
 
 Number = TypeVar("Number", int, float)
 
 MAX_TOKEN = 2**31
+DEFAULT = SamplingParams()
 COLDEST = 1e-4  # below this temperature, dividing by it overflows; the likeliest token has won long before
 
 
@@ -30,6 +31,13 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
         top_p=_given(request.top_p, 1.0),
         min_p=_given(request.min_p, 0.0),
         repeat_penalty=_given(repeat_penalty, 1.0),
+        repeat_last_n=_given(request.repeat_last_n, DEFAULT.repeat_last_n),
+        typical_p=_given(request.typical_p, 1.0),
+        top_n_sigma=max(0.0, request.top_n_sigma or 0.0),
+        xtc_probability=_given(request.xtc_probability, 0.0),
+        xtc_threshold=_given(request.xtc_threshold, DEFAULT.xtc_threshold),
+        dry=_dry(request),
+        bad_texts=tuple(text for text in request.bad_words or () if text),
         frequency_penalty=_given(request.frequency_penalty, 0.0),
         presence_penalty=_given(request.presence_penalty, 0.0),
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
@@ -52,6 +60,22 @@ def limited(params: SamplingParams, max_tokens: int | None, prompt_length: int, 
 def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
     """The parameters for one of several answers to one prompt: each has its own seed."""
     return params if params.seed is None else replace(params, seed=params.seed + choice)
+
+
+def _dry(request: GenerationRequest) -> Dry | None:
+    """llama.cpp's defaults for what is not said; None if it is switched off, as it is by default."""
+    if not request.dry_multiplier or request.dry_penalty_last_n == 0:
+        return None
+    dry = Dry(request.dry_multiplier)
+    return replace(
+        dry,
+        base=_given(request.dry_base, dry.base),
+        allowed_length=_given(request.dry_allowed_length, dry.allowed_length),
+        last_n=_given(request.dry_penalty_last_n, dry.last_n),
+        breaking_texts=dry.breaking_texts
+        if request.dry_sequence_breakers is None
+        else tuple(request.dry_sequence_breakers),
+    )
 
 
 def _given(value: Number | None, default: Number) -> Number:

@@ -51,9 +51,10 @@ Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
 # Fields of OpenAI's, vLLM's and llama.cpp's APIs that are not implemented → values (besides null) that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "bad_words": ([],),
+    "dynatemp_range": (0, 0.0),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "mirostat": (0,),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (),
@@ -120,6 +121,18 @@ class GenerationRequest(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None  # llama.cpp's name
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None  # vLLM's name for the same
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None  # -1: all tokens
+    # What llama.cpp adds: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0, le=1000)] | None = None
+    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=0, le=MAX_STOP_LENGTH)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=-1)] | None = None
+    dry_sequence_breakers: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    bad_words: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None  # vLLM's
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     # The keys are token ids.
