@@ -120,6 +120,10 @@ class NativeBackend:
         template = None if self._engine is None else self._engine.template
         return None if template is None else template.source
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return {} if self._engine is None else self._text.special_tokens
+
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         return await self._text.encode_chat(messages, self.engine.context_size, **options)
 

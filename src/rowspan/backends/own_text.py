@@ -59,6 +59,12 @@ class OwnText:
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special=False, continuation=True)
 
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Spellings of the tokens at the beginning and the end of a text, as far as the model has them."""
+        ids = {"bos_token": self.tokenizer.bos_id, "eos_token": self.tokenizer.eos_id}
+        return {name: self.decode([token]) for name, token in ids.items() if token is not None}
+
     def _encode(self, text: str, context_size: int | None) -> list[int]:
         if context_size is not None:
             check_least_length(self.tokenizer.least_tokens(text), context_size)

@@ -226,6 +226,13 @@ class Backend(Protocol):
         """The source of the running model's chat template; None: there is none, or the engine does not tell."""
         ...
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Spellings of the running model's special tokens, by the names that tokenizer_config.json has for them; none
+        if the engine does not tell.
+        """
+        ...
+
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
 

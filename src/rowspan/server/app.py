@@ -11,6 +11,7 @@ from rowspan.console.chat_page import console_routes
 from rowspan.server import error_replies
 from rowspan.server.anthropic.routes import messages_routes
 from rowspan.server.health import model_routes
+from rowspan.server.llama_server.routes import llama_server_routes
 from rowspan.server.metrics import RequestCount, metrics_routes
 from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
 from rowspan.server.ollama.routes import ollama_routes
@@ -21,7 +22,10 @@ from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
 from rowspan.server.text_routes import text_routes
 
-ROUTES = (chat_routes, completion_routes, responses_routes, messages_routes, ollama_routes, text_routes, model_routes)
+ROUTES = (
+    *(chat_routes, completion_routes, responses_routes, messages_routes, ollama_routes, llama_server_routes),
+    *(text_routes, model_routes),
+)
 
 
 def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:

@@ -67,6 +67,17 @@ def text_routes(service: Service) -> APIRouter:
             prompt = await service.backend.encode_chat(messages, **options)
         return {"prompt": await service.backend.decode(prompt)}
 
+    @router.get("/tokenizer_info", summary="The tokenizer's special tokens and template (vLLM's API)")
+    async def tokenizer_info() -> Json:
+        await service.wake()
+        backend = service.backend
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": backend.chat_template,
+            "model_max_length": backend.limits.context_size,
+            **backend.special_tokens,
+        }
+
     @router.get("/props", summary="The server's properties (llama-server's API)")
     async def props() -> Json:
         limits = service.backend.limits

@@ -119,6 +119,10 @@ class LlamaCpp:
     def chat_template(self) -> str | None:
         return None if self._text is None or self._text.template is None else self._text.template.source
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return {} if self._text is None else self._text.special_tokens
+
     async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         if self._text is not None:
             return await self._text.encode_chat(messages, self._context_size, **options)

@@ -121,6 +121,10 @@ class ChildBackend:
     def chat_template(self) -> str | None:
         return self._dialect.chat_template
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return self._dialect.special_tokens
+
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         return await self._explained(self._dialect.encode_chat(self._address(), messages, **options))
 

@@ -48,6 +48,9 @@ class Dialect(Protocol):
     @property
     def chat_template(self) -> str | None: ...
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]: ...
+
     async def encode_chat(
         self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any
     ) -> list[int]: ...

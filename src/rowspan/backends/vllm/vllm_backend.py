@@ -103,6 +103,10 @@ class Vllm:
     def chat_template(self) -> str | None:
         return None
 
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return {}
+
     async def encode_chat(self, address: Address, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         own = ("tools", "add_generation_prompt", "continue_final_message")
         try:

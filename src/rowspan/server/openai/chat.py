@@ -12,7 +12,7 @@ from rowspan.server.error_replies import FieldError
 from rowspan.server.openai.chat_format import AnswerFormat, ChatFormat
 from rowspan.server.openai.chat_writer import ChatWriter
 from rowspan.server.openai.reply import Reply, respond
-from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params
+from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params, truncated
 from rowspan.server.openai.schema import ChatRequest, refuse_unsupported
 from rowspan.server.openai.tool_choice import OfferedTools, offered_tools
 from rowspan.server.service import AnswerJob, Service
@@ -48,6 +48,7 @@ async def prepare_chat(service: Service, form: ChatFormat, request: ChatRequest)
     with service.admitted(request.n or 1):
         messages = form.fitting_ids([message.for_template() for message in request.messages])
         prompt = await backend.encode_chat(messages, **template_options(request, offered))
+        prompt = truncated(prompt, request.truncate_prompt_tokens, backend.limits.context_size)
         answers = await form.answer_format(request, offered, backend, prompt)
     params = sampling_params(
         request,

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import BackendName, Piece, TokenText
 from rowspan.server.error_replies import FieldError
+from rowspan.server.fill_in_middle import fill_in_prompt
 from rowspan.server.openai.answer_grammar import answer_grammar
 from rowspan.server.openai.reply import Json, Reply, ServerAnswer, respond
-from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params
+from rowspan.server.openai.sampling_params import choice_params, limited, sampling_params, truncated
 from rowspan.server.openai.schema import CompletionRequest, refuse_unsupported
 from rowspan.server.service import AnswerJob, Service
 
@@ -99,7 +100,10 @@ def completion_routes(service: Service) -> APIRouter:
     router = APIRouter()
     backend = service.backend
 
-    async def encode(prompt: str | list[int]) -> list[int]:
+    async def encode(prompt: str | list[int], suffix: str | None) -> list[int]:
+        if suffix:
+            text = prompt if isinstance(prompt, str) else await backend.decode(prompt)
+            return await fill_in_prompt(backend, text, suffix, field="suffix")
         return await backend.encode(prompt) if isinstance(prompt, str) else prompt
 
     async def spell(prompt: str | list[int]) -> str:
@@ -118,7 +122,9 @@ def completion_routes(service: Service) -> APIRouter:
         n = request.n or 1
         _check(request, n, backend.name)
         with service.admitted(len(request.prompts) * n):
-            prompts = [await encode(prompt) for prompt in request.prompts]
+            prompts = [await encode(prompt, request.suffix) for prompt in request.prompts]
+        last = request.truncate_prompt_tokens
+        prompts = [truncated(prompt, last, backend.limits.context_size) for prompt in prompts]
         params = sampling_params(request, logprobs=request.logprobs, vocab_size=backend.limits.vocab_size)
         is_scored = bool(request.echo) and request.logprobs is not None
         params = replace(

@@ -57,6 +57,13 @@ def limited(params: SamplingParams, max_tokens: int | None, prompt_length: int, 
     return replace(params, max_tokens=room if max_tokens in (None, -1) else min(max_tokens or room, room))
 
 
+def truncated(prompt: list[int], last: int | None, context_size: int) -> list[int]:
+    """The last so many tokens of a prompt; None: all of them, -1: as many as leave room for an answer."""
+    if last is None or last == 0:
+        return prompt
+    return prompt[-(context_size - 1 if last == -1 else last) :]
+
+
 def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
     """The parameters for one of several answers to one prompt: each has its own seed."""
     return params if params.seed is None else replace(params, seed=params.seed + choice)

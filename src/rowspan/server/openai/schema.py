@@ -58,7 +58,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (),
-    "suffix": ("",),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
@@ -145,6 +144,7 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # vLLM's: only so many of the last; -1: that fit
     # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.openai.answer_grammar`.
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -216,6 +216,7 @@ class CompletionRequest(GenerationRequest):
     prompt: str | Tokens | Annotated[list[str], Field(fail_fast=True)] | Annotated[list[Tokens], Field(fail_fast=True)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
+    suffix: str | None = None  # what the answer stands before
     best_of: int | None = None  # must equal n: Rowspan does not choose among answers
 
     @property
