@@ -51,7 +51,8 @@ def run(
     base = url.rstrip("/").removesuffix("/v1")
     base = base if "://" in base else f"http://{base}"
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=base, headers=headers, timeout=SECONDS, trust_env=False) as http:
+    fresh = httpx.Limits(max_keepalive_connections=0)  # some servers close idle connections just when they are used
+    with httpx.Client(base_url=base, headers=headers, timeout=SECONDS, trust_env=False, limits=fresh) as http:
         name = model or _first_model(http, base)
         target = Target(http, name, embedder or name, reranker or name)
         for behaviour in tried:
