@@ -1,4 +1,4 @@
-// Paged causal attention, shared among threads.
+// Paged attention, shared among threads.
 //
 // A row's bits depend on its position and its own data alone, not on how its prompt was cut, its neighbours, or the
 // number of threads: its context is cut at absolute positions into chunks of keys, and the chunks' sums are added up in
@@ -17,8 +17,13 @@ inline size_t n_rows(const Attention& work, size_t sequence) {
 
 // The positions that a row sees. Rows of a sequence and KV head: each token's query heads, token after token.
 inline Range seen_by(const Attention& work, size_t sequence, size_t row) {
-    const size_t end = static_cast<size_t>(work.first_positions[sequence]) + row / work.group + 1;
-    const size_t window = work.options.window;
+    const size_t first = static_cast<size_t>(work.first_positions[sequence]), window = work.options.window;
+    const size_t end = first + row / work.group + 1;
+    if (!work.options.causal) {
+        const size_t whole = first + n_rows(work, sequence) / work.group, half = window / 2;
+        if (window == 0) return {0, whole};
+        return {end > half + 1 ? end - half - 1 : 0, lower(end + half, whole)};
+    }
     return {window != 0 && end > window ? end - window : 0, end};
 }
 inline Range seen_by(const Attention& work, size_t sequence, Range rows) {

@@ -125,6 +125,7 @@ void bind_enums(nb::module_& module) {
     nb::enum_<Activation>(module, "Activation", "See rowspan.model.spec.")
         .value("SILU", Activation::silu)
         .value("GELU", Activation::gelu)
+        .value("GELU_ERF", Activation::gelu_erf)
         .value("RELU2", Activation::relu2)
         .value("CLAMPED_SWIGLU", Activation::clamped_swiglu);
     nb::enum_<Gating>(module, "Gating", "See rowspan.model.spec.")
@@ -219,11 +220,12 @@ void rope(Program& program, uintptr_t x, const View<float, 2>& cos, const View<f
 
 void attention(Program& program, BatchDim rows, uintptr_t q, const CacheSide& k, const CacheSide& v, size_t group,
                std::optional<float> scale, std::optional<size_t> window, std::optional<float> soft_cap,
-               const View<float, 1>& sinks, uintptr_t gate, bool exact, uintptr_t out, size_t table) {
+               const View<float, 1>& sinks, uintptr_t gate, bool exact, uintptr_t out, size_t table, bool causal) {
     require(!window || *window > 0, "a token sees itself");
     require(!soft_cap || *soft_cap > 0, "a cap is positive");
     const AttentionOptions options{scale ? *scale * kLog2E : kLog2E / std::sqrt(static_cast<float>(k.size)),
                                    window.value_or(0),
+                                   causal,
                                    soft_cap ? *soft_cap * kLog2E : 0.0f,
                                    floats_of(sinks, k.kv_heads * group, "sinks are one number a head"),
                                    at<float>(gate)};
@@ -296,15 +298,24 @@ void bind_ops(nb::class_<Program>& program) {
              },
              "rows"_a, "x"_a, "weight"_a.noconvert(), "eps"_a, "heads"_a, "out"_a, nb::keep_alive<1, 4>())
         .def("layer_norm",
-             [](Program& program, BatchDim rows, uintptr_t x, const View<float, 1>& weight, float eps, uintptr_t out) {
-                 program.layer_norm(rows, at<float>(x), weight.data(), eps, weight.size(), at<float>(out));
+             [](Program& program, BatchDim rows, uintptr_t x, const View<float, 1>& weight, const View<float, 1>& bias,
+                float eps, uintptr_t out) {
+                 const float* const shift = floats_of(bias, weight.size(), "a norm's bias is as long as its weight");
+                 program.layer_norm(rows, at<float>(x), weight.data(), shift, eps, weight.size(), at<float>(out));
              },
-             "rows"_a, "x"_a, "weight"_a.noconvert(), "eps"_a, "out"_a, nb::keep_alive<1, 4>())
+             "rows"_a, "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert().none(), "eps"_a, "out"_a,
+             nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>())
         .def("scale_by_position",
              [](Program& program, uintptr_t x, const View<float, 1>& factors, size_t width, uintptr_t out) {
                  program.scale_by_position(at<float>(x), factors.data(), width, at<float>(out));
              },
              "x"_a, "factors"_a.noconvert(), "width"_a, "out"_a, nb::keep_alive<1, 3>())
+        .def("add_by_position",
+             [](Program& program, uintptr_t x, const View<float, 2>& table, uintptr_t out) {
+                 require(table.shape(0) > 0, "a table has rows");
+                 program.add_by_position(at<float>(x), table.data(), table.shape(0), table.shape(1), at<float>(out));
+             },
+             "x"_a, "table"_a.noconvert(), "out"_a, nb::keep_alive<1, 3>())
         .def("pack",
              [](Program& program, BatchDim rows, Form form, uintptr_t x, size_t columns, uintptr_t out) {
                  program.pack(rows, form, at<float>(x), columns, at<void>(out));
@@ -353,7 +364,7 @@ void bind_ops(nb::class_<Program>& program) {
              "x"_a, "side"_a, "table"_a = 0, nb::keep_alive<1, 3>())
         .def("attention", &attention, "rows"_a, "q"_a, "k"_a, "v"_a, "group"_a, "scale"_a.none(), "window"_a.none(),
              "soft_cap"_a.none(), "sinks"_a.noconvert().none(), "gate"_a = 0, "exact"_a, "out"_a, "table"_a = 0,
-             nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 10>());
+             "causal"_a = true, nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 10>());
 }
 
 void bind_exchanges(nb::class_<Program>& program) {

@@ -55,6 +55,7 @@ constexpr float kLog2E = 1.44269504f;
 struct AttentionOptions {
     float scale;         // what makes a score of q · key
     size_t window;       // positions that a token sees, its own included; 0: all before it
+    bool causal;         // else a token sees its whole sequence, or half a window on either side
     float soft_cap;      // c in c · tanh(score / c); 0: none
     const float* sinks;  // (kv_heads · group) plain scores of keys without values, neither scaled nor capped; null: none
     const float* gate;   // (tokens, kv_heads · group, value size): out is multiplied by its sigmoid; null: it is not
@@ -62,7 +63,8 @@ struct AttentionOptions {
 
 // Attention of several sequences' new tokens to themselves and what is cached before them. q (tokens, kv_heads · group,
 // key size), out (tokens, kv_heads · group, value size). Sequence s has rows starts[s] … starts[s + 1] - 1, at consecutive
-// positions from first_positions[s] on. A token sees no position after its own, and none before its window.
+// positions from first_positions[s] on. A token sees no position after its own, and none before its window. Where attention
+// is not causal, a sequence's last row is the last of its tokens, and all of them are in the cache.
 struct Attention {
     const float* q;
     float* out;
@@ -76,7 +78,7 @@ struct Attention {
 };
 
 // The nonlinearity of an MLP: see src/rowspan/model/spec.py.
-enum class Activation : int { silu, gelu, relu2, clamped_swiglu };
+enum class Activation : int { silu, gelu, gelu_erf, relu2, clamped_swiglu };
 
 // What products take their tokens as: exact, rounded to int8, rounded to bfloat16.
 enum class Form : int { floats, int8, bfloats };
@@ -116,8 +118,9 @@ struct Kernels {
 
     // out (rows, width) = x / rms(x) · weight
     void (*rms_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
-    // out (rows, width) = (x - mean) / √(variance + eps) · weight
-    void (*layer_norm)(const float* x, const float* weight, float eps, size_t width, float* out, Range rows);
+    // out (rows, width) = (x - mean) / √(variance + eps) · weight + bias; bias may be null
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, size_t width, float* out,
+                       Range rows);
     // out = activation(gate) · up, and activation(x)
     void (*gated)(Activation activation, const float* gate, const float* up, float* out, Range elements);
     void (*activate)(Activation activation, const float* x, float* out, Range elements);

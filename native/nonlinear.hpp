@@ -31,6 +31,21 @@ struct Gelu {
     static Vec gated(Vec gate, Vec up) { return of(gate) * up; }
 };
 
+// x · Φ(x), exactly. Φ(-|x|) = erfc(|x| / √2) / 2 by formula 7.1.26 of Abramowitz and Stegun (1964), within 8e-8.
+struct GeluErf {
+    static Vec of(Vec x) {
+        constexpr float kHalves[] = {0.5307027145f, -0.7265760135f, 0.7107068705f, -0.142248368f, 0.127414796f};
+        const Vec size = Vec::max(x, Vec::zero() - x);
+        const Vec t = Vec::all(1.0f) / Vec::fma(size, Vec::all(0.231641888f), Vec::all(1.0f));
+        Vec tail = Vec::all(kHalves[0]);
+#pragma GCC unroll 4
+        for (size_t i = 1; i < 5; ++i) tail = Vec::fma(tail, t, Vec::all(kHalves[i]));
+        tail = tail * t * exp(x * x * Vec::all(-0.5f));
+        return Vec::fma(Vec::zero() - size, tail, Vec::max(Vec::zero(), x));
+    }
+    static Vec gated(Vec gate, Vec up) { return of(gate) * up; }
+};
+
 struct Relu2 {
     static Vec of(Vec x) {
         const Vec positive = Vec::max(Vec::zero(), x);
@@ -54,6 +69,7 @@ inline void with_activation(Activation activation, Run run) {
     switch (activation) {
         case Activation::silu: return run(Silu());
         case Activation::gelu: return run(Gelu());
+        case Activation::gelu_erf: return run(GeluErf());
         case Activation::relu2: return run(Relu2());
         case Activation::clamped_swiglu: return run(ClampedSwiglu());
     }

@@ -98,8 +98,19 @@ void Program::rms_norm(BatchDim rows, const float* x, const float* weight, float
     });
 }
 
-void Program::layer_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t width, float* out) {
-    by_rows(rows, [=](Range part) { kernels_.layer_norm(x, weight, eps, width, out, part); });
+void Program::layer_norm(BatchDim rows, const float* x, const float* weight, const float* bias, float eps, size_t width,
+                         float* out) {
+    by_rows(rows, [=](Range part) { kernels_.layer_norm(x, weight, bias, eps, width, out, part); });
+}
+
+void Program::add_by_position(const float* x, const float* table, size_t n_rows, size_t width, float* out) {
+    by_rows(BatchDim::tokens, [=](Range part) {
+        for (size_t row = part.from; row < part.to; ++row) {
+            const size_t at = std::min(static_cast<size_t>(positions_[row]), n_rows - 1);
+            const float* const parts[] = {x + row * width, table + at * width};
+            kernels_.sum(parts, 2, out + row * width, {0, width});
+        }
+    });
 }
 
 void Program::scale_by_position(const float* x, const float* factors, size_t width, float* out) {

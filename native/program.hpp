@@ -72,9 +72,12 @@ class Program {
     void soft_cap(BatchDim rows, const float* x, float cap, size_t width, float* out);
     // width: of what is normed together; a row may hold several such heads.
     void rms_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t heads, size_t width, float* out);
-    void layer_norm(BatchDim rows, const float* x, const float* weight, float eps, size_t width, float* out);
+    void layer_norm(BatchDim rows, const float* x, const float* weight, const float* bias, float eps, size_t width,
+                    float* out);
     // Each token's row times the factor of its position.
     void scale_by_position(const float* x, const float* factors, size_t width, float* out);
+    // x + the row of its token's position in table (n_rows, width); the last one, from there on
+    void add_by_position(const float* x, const float* table, size_t n_rows, size_t width, float* out);
     void pack(BatchDim rows, Form form, const float* x, size_t columns, void* packed);
     // The matrices must live as long as the program.
     void linear(BatchDim rows, Form form, const void* packed, const Linear& op);

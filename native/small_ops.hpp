@@ -43,7 +43,8 @@ inline void rms_norm(const float* x, const float* weight, float eps, size_t widt
     }
 }
 
-inline void layer_norm(const float* x, const float* weight, float eps, size_t width, float* out, Range rows) {
+inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, size_t width, float* out,
+                       Range rows) {
     const size_t whole = width / Vec::width * Vec::width;
     const size_t rest = width - whole;
     for (size_t row = rows.from; row < rows.to; ++row) {
@@ -66,9 +67,15 @@ inline void layer_norm(const float* x, const float* weight, float eps, size_t wi
         }
         const Vec scale = Vec::all(1.0f / __builtin_sqrtf(squares.sum() / static_cast<float>(width) + eps));
 
-        for (size_t i = 0; i < whole; i += Vec::width)
-            ((Vec::load(from + i) - mean) * scale * Vec::load(weight + i)).store(to + i);
-        store_part(last * scale * load_part(weight + whole, rest), to + whole, rest);
+        const auto shifted = [bias](Vec y, size_t i, size_t n) {
+            if (!bias) return y;
+            return y + (n == Vec::width ? Vec::load(bias + i) : load_part(bias + i, n));
+        };
+        for (size_t i = 0; i < whole; i += Vec::width) {
+            const Vec y = (Vec::load(from + i) - mean) * scale * Vec::load(weight + i);
+            shifted(y, i, Vec::width).store(to + i);
+        }
+        store_part(shifted(last * scale * load_part(weight + whole, rest), whole, rest), to + whole, rest);
     }
 }
 

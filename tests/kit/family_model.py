@@ -37,7 +37,7 @@ SIZES: Mapping[str, Any] = {
 class FamilyModel:
     """sizes: metadata without the architecture's prefix, beside or in place of `SIZES`; None takes one away. scheme: of
     matrices; norms, biases and other vectors are F32. More tensors than the family's default: `also`, roles and parts
-    that every layer has. factors: of the tensor rope_freqs."""
+    that every layer has. factors: of the tensor rope_freqs. extra: metadata without any prefix."""
 
     architecture: str
     sizes: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class FamilyModel:
     scheme: str = "F32"
     also: tuple[tuple[Role, str], ...] = ()
     factors: tuple[float, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     @cached_property
@@ -55,6 +56,7 @@ class FamilyModel:
             "general.name": f"Random {self.architecture}",
             **{f"{self.architecture}.{key}": value for key, value in sizes.items()},
             **bpe(None, "smollm", CHATML),
+            **self.extra,
         }
 
     @cached_property

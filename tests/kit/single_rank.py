@@ -87,6 +87,14 @@ class SingleRank:
         hidden = None if outputs.hidden is None else torch.from_numpy(outputs.hidden).clone()
         return Outputs(torch.as_tensor(outputs.logits).clone(), hidden)
 
+    def states(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The hidden states that are asked for, of models that give nothing else."""
+        outputs = self._forward(step_inputs(StepPlan(0, tuple(chunks)), self.block_size))
+        assert outputs is not None
+        assert outputs.logits is None
+        assert outputs.hidden is not None
+        return torch.from_numpy(outputs.hidden).clone()
+
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """A whole sequence in one step."""
         blocks = tuple(range(-(-len(tokens) // self.block_size)))

@@ -32,7 +32,11 @@ def textbook_attention(
     scale = q.shape[2] ** -0.5 if options.scale is None else options.scale
     for row in range(q.shape[0]):
         at = first + row
-        seen = slice(0 if options.window is None else max(0, at - options.window + 1), at + 1)
+        if options.causal:
+            seen = slice(0 if options.window is None else max(0, at - options.window + 1), at + 1)
+        else:
+            half = len(k) if options.window is None else options.window // 2
+            seen = slice(max(0, at - half), at + half + 1)
         for head in range(q.shape[1]):
             keys, values = k[seen, head // group].double(), v[seen, head // group].double()
             scores = keys @ q[row, head].double() * scale

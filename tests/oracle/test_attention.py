@@ -68,6 +68,11 @@ CASES_OF_OPTIONS = [
     Case(1, 2, 192, 128, AttentionOptions(0.1, window=40, soft_cap=50.0), has_sinks=True, has_gate=True),
     Case(1, 2, 512, 512, AttentionOptions()),
 ]
+WHOLE_TEXTS = [
+    Case(2, 1, 64, 64, AttentionOptions(causal=False)),
+    Case(3, 2, 32, 32, AttentionOptions(window=30, causal=False)),
+    Case(1, 2, 64, 64, AttentionOptions(window=300, causal=False)),
+]
 
 
 @pytest.mark.parametrize(
@@ -94,11 +99,17 @@ def test_options_agree_with_the_textbook(case: Case, isa: str, dtype: str, cache
     check_random_batch(case, isa, dtype, cache_type)
 
 
+@pytest.mark.parametrize(("isa", "dtype", "cache_type"), CASES)
+@pytest.mark.parametrize("case", WHOLE_TEXTS)
+def test_whole_texts_agree_with_the_textbook(case: Case, isa: str, dtype: str, cache_type: str) -> None:
+    check_random_batch(case, isa, dtype, cache_type)
+
+
 def check_random_batch(case: Case, isa: str, dtype: str, cache_type: str) -> None:
     """Random sequences, some of which have a past, through the ops that write the cache and attend to it."""
     kv_heads, group, key_size, value_size, options, has_sinks, has_gate = case
     n_heads = kv_heads * group
-    rng = random.Random(str(case))
+    rng = random.Random(str(case).replace(", causal=True", ""))  # what other cases are has not changed
     torch.manual_seed(rng.getrandbits(32))
     block_size, n_blocks = rng.choice([(16, 300), (32, 160), *([(7, 700)] if cache_type != "int16" else [])])
     cache: Any = new_kernels(isa).cache(n_blocks * block_size, kv_heads, key_size, value_size, (cache_type, cache_type))
@@ -110,8 +121,8 @@ def check_random_batch(case: Case, isa: str, dtype: str, cache_type: str) -> Non
 
     chunks, past, stored = [], [], []
     for seq_id in range(5):
-        position = rng.choice([0, 0, 1, block_size, 255, 256, 300, 600, 1100])
-        length = rng.choice([1, 1, 2, 5, 40])
+        position = rng.choice([0, 0, 1, block_size, 255, 256, 300, 600, 1100]) if options.causal else 0
+        length = rng.choice([1, 1, 2, 5, 40] if options.causal else [1, 5, 40, 150, 290, 530])
         blocks = tuple(free.pop() for _ in range(-(-(position + length) // block_size)))
         chunks.append(Chunk(seq_id, (0,) * length, position, blocks, samples=True))
         if position:

@@ -6,6 +6,7 @@ another rank's hidden states would be, and whose buffers are full of NaN before 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -199,6 +200,8 @@ def activated(gate: Floats, up: Floats, activation: Activation) -> NDArray[np.fl
     if activation is Activation.GELU:
         tanh: NDArray[np.float64] = np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))
         return 0.5 * g * (1 + tanh) * u
+    if activation is Activation.GELU_ERF:
+        return g * 0.5 * np.vectorize(math.erfc)(-g / math.sqrt(2)) * u
     if activation is Activation.SILU:
         return g * sigmoid(g) * u
     squares: NDArray[np.float64] = np.maximum(g, 0) ** 2

@@ -38,7 +38,7 @@ class Demand:
         return cls(
             weight_bytes=sum(info.nbytes for info in read),
             layer_weights=sum(math.prod(info.shape) for info in matrices),
-            head_weights=math.prod(tensors[head].shape),
+            head_weights=math.prod(tensors[head].shape) if head in tensors else 0,  # encoders have none
             cache_values=sum(count * _cached(kind.mixer) for kind, count in spec.layer_kinds.items()),
             query_values=spec.query_width,
         )

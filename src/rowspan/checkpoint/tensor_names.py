@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Role(StrEnum):
-    """The role of a tensor in a decoder-only transformer. `rowspan.model.roles` declares its shape and its cut."""
+    """The role of a tensor in a transformer. `rowspan.model.roles` declares its shape and its cut."""
 
     EMBEDDING = "embedding"
     FINAL_NORM = "final_norm"
@@ -19,6 +19,14 @@ class Role(StrEnum):
     ROPE_FREQS = "rope_freqs"
     ROPE_FACTORS_LONG = "rope_factors_long"  # in place of ROPE_FREQS, for contexts beyond the original one
     ROPE_FACTORS_SHORT = "rope_factors_short"
+
+    POSITIONS = "positions"  # embeddings of positions, and of kinds of texts
+    TOKEN_TYPES = "token_types"
+    EMBEDDING_NORM = "embedding_norm"
+    DENSE_1 = "dense_1"  # matrices behind the last layer
+    DENSE_2 = "dense_2"
+    CLASSIFIER = "classifier"
+    CLASSIFIER_OUT = "classifier_out"
 
     ATTN_NORM = "attn_norm"
     Q = "q"
@@ -81,7 +89,7 @@ Names = dict[str, Role]
 """
 
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names
-GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?([a-z0-9_]+)\.(weight|bias|scale|input_scale)")
+GGUF_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,5})\.)?((?:cls\.)?[a-z0-9_]+)\.(weight|bias|scale|input_scale)")
 
 
 def tensor_key(name: str, model_names: Names, layer_names: Names) -> TensorKey | None:

@@ -49,6 +49,8 @@ class RankKernels:
     def on(cls, device: Device, config: EngineConfig, spec: ModelSpec) -> RankKernels:
         """Choose them for a device. Raises UsageError if the device cannot do what the configuration asks for."""
         cpu_isa, dtype = kernels_used(config.cpu_isa, device.kind, config.dtype, config.card_kernels)
+        if cpu_isa == TRITON and not spec.causal:
+            cpu_isa = TORCH  # Triton's attention is causal
         cache_dtypes = (
             _cache_dtype(config.cache_type_k, dtype, cpu_isa, spec, "--cache-type-k"),
             _cache_dtype(config.cache_type_v, dtype, cpu_isa, spec, "--cache-type-v"),
@@ -158,6 +160,7 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
         )
     spec = read_spec(checkpoint)
     check_supported(spec)
+    config = _for_whole_texts(config, spec)
     plan = split_or_fall_back(
         spec,
         checkpoint.tensors,
@@ -186,6 +189,16 @@ def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> 
     cache = _size_cache(config, spec, plan, sizes, [psutil.virtual_memory().available, *free_elsewhere])
     routes = known_routes(plan, native_module())
     return Blueprint(config, files, checkpoint, spec, plan, routes, sizes, cache, kernels)
+
+
+def _for_whole_texts(config: EngineConfig, spec: ModelSpec) -> EngineConfig:
+    """The configuration that runs this model: an encoder computes a text in one step, and nothing is read twice from
+    its cache.
+    """
+    if spec.causal:
+        return config
+    longest = config.context_size or spec.context_length
+    return replace(config, token_budget=max(config.token_budget, longest), prefix_reuse=False)
 
 
 def with_trusted_routes(blueprint: Blueprint) -> Blueprint:

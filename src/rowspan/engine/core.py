@@ -100,6 +100,7 @@ class EngineCore:
             prefix_reuse=config.prefix_reuse,
             depth=blueprint.plan.n_stages,
             ahead=self._group.ahead,
+            whole_texts=not blueprint.spec.causal,
         )
         self.context_size = self._scheduler.context_length
         self._vocab_size = blueprint.spec.vocab_size
@@ -141,6 +142,11 @@ class EngineCore:
             ContextOverflowError: the prompt is longer than any context here.
             EngineError: the engine is closed.
         """
+        if not self._blueprint.spec.causal:
+            raise UsageError(
+                f"{self._blueprint.spec.name} is an encoder: it embeds texts, and writes none.",
+                fix="Ask for embeddings, or serve a model that writes.",
+            )
         check_lengths(len(tokens), params.max_tokens, self._blueprint.cache.context_size)  # the cheap check first
         check_vocabulary(tokens, self._vocab_size)
         if params.prompt_logprobs is not None and not tells_scores(self._blueprint.config):

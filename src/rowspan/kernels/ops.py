@@ -139,11 +139,14 @@ class AttentionOptions:
     scale: factor of the scores; None: 1/√(key size).
     window: number of positions that a token sees, itself included; None: all positions up to it.
     soft_cap: c in c · tanh(scores / c), applied before the mask (Gemma 2, https://arxiv.org/abs/2408.00118).
+    causal: else a token sees its whole sequence, or half a window on either side. All of it is in the step, and the
+        last of its rows is its last token.
     """
 
     scale: float | None = None
     window: int | None = None
     soft_cap: float | None = None
+    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ class DeviceMemory(Protocol):
 class Outputs(NamedTuple, Generic[Array]):
     """What a step gives back."""
 
-    logits: Array  # float32 (L, vocabulary)
+    logits: Array | None  # float32 (L, vocabulary); None: the model has no head
     hidden: Array | None  # hidden states after the final norm; a model gives those of all output rows, (N, hidden size)
 
 
@@ -283,7 +286,7 @@ class Kernels(Protocol[Array]):
         ...
 
     def vector(self, values: NDArray[np.float32], *, norm: bool) -> Any:
-        """A norm's weights, or a bias, in the kernels' form."""
+        """A norm's weights, a bias, or rows that are added by position, in the kernels' form."""
         ...
 
     def rope_table(self, table: RopeTable) -> Any: ...
@@ -356,12 +359,18 @@ class Kernels(Protocol[Array]):
         """rms_norm of x + y, and x + y."""
         ...
 
-    def layer_norm(self, x: Array, weight: Any, eps: float) -> Array:
-        """(x - mean) / √(variance + eps) · weight of each row (Ba et al. 2016)."""
+    def layer_norm(self, x: Array, weight: Any, eps: float, bias: Any = None) -> Array:
+        """(x - mean) / √(variance + eps) · weight + bias of each row (Ba et al. 2016)."""
         ...
 
     def scale_by_position(self, x: Array, factors: Any, inputs: Any) -> Array:
         """x (T, width) · the factor of its token's position. factors: (positions,), from `vector`."""
+        ...
+
+    def add_by_position(self, x: Array, table: Any, inputs: Any) -> Array:
+        """x (T, width) + the row of its token's position. table: (positions, width), from `vector`; the last row also
+        stands for all positions behind it.
+        """
         ...
 
     def rope_and_cache(self, q: Array, k: Array, v: Array, table: Any, cache: Any, inputs: Any) -> Array:
@@ -378,7 +387,7 @@ class Kernels(Protocol[Array]):
         sinks: Any = None,
         gate: Array | None = None,
     ) -> Array:
-        """Causal attention of q (T, heads · key size) over each sequence's cached positions → (T, heads · value size).
+        """Attention of q (T, heads · key size) over each sequence's cached positions → (T, heads · value size).
 
         Args:
             sinks: one number per head, from `vector`: one more score in each softmax, of a key without a value, which

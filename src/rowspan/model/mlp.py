@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rowspan.kernels.ops import Array, Experts, Kernels, Weight
 from rowspan.model.projection import Projection, Projections
+from rowspan.model.norm import Norm
 from rowspan.model.spec import MlpSpec, MoeSpec
 
 
@@ -28,10 +28,10 @@ class OwnNorms:
     `MoeSpec.is_beside`.
     """
 
-    router: Any
-    before_experts: Any
-    after_experts: Any
-    after_shared: Any
+    router: Norm
+    before_experts: Norm
+    after_experts: Norm
+    after_shared: Norm
 
 
 @dataclass(frozen=True)

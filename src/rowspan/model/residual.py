@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any, Generic
 
 from rowspan.kernels.ops import Array, Kernels
+from rowspan.model.norm import Norm, norm
 from rowspan.model.spec import ModelSpec, NormKind
-
-
-def norm(kernels: Kernels[Array], x: Array, weight: Any, spec: ModelSpec) -> Array:
-    """Hidden states normed as the model has it."""
-    op = kernels.rms_norm if spec.norm is NormKind.RMS else kernels.layer_norm
-    return op(x, weight, spec.norm_eps)
 
 
 class Residual(Generic[Array]):
@@ -37,13 +32,17 @@ class Residual(Generic[Array]):
         if factor != 1.0:
             self._x = self._kernels.scale(self.value(), factor)
 
-    def norm(self, weight: Any) -> Array:
+    def norm(self, weights: Norm) -> Array:
         """The normed hidden states; the residual stream itself is not normed."""
         if self._waiting is None or self._spec.norm is not NormKind.RMS:
-            return norm(self._kernels, self.value(), weight, self._spec)
-        normed, self._x = self._kernels.add_rms_norm(self._x, self._waiting, weight, self._spec.norm_eps)
+            return norm(self._kernels, self.value(), weights, self._spec)
+        normed, self._x = self._kernels.add_rms_norm(self._x, self._waiting, weights.weight, self._spec.norm_eps)
         self._waiting = None
         return normed
+
+    def replace_by_norm(self, weights: Norm) -> None:
+        """Norm the residual stream itself."""
+        self._x = norm(self._kernels, self.value(), weights, self._spec)
 
     def select(self, inputs: Any) -> None:
         """Keep only the output rows, (N, hidden)."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from rowspan.checkpoint.tensor_names import Role, TensorKey
-from rowspan.model.spec import AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkNorm
+from rowspan.model.spec import AttentionSpec, EncoderSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkNorm
 
 
 class CutBy(StrEnum):
@@ -53,7 +53,7 @@ class RoleInfo(NamedTuple):
     """The declaration of one role.
 
     axes: the weight's dimensions: (outputs, inputs) for `x @ weight.T`, (experts, outputs, inputs), or (length,). A
-        bias has all but the last.
+        bias has all but the last; that of a norm has them all.
     is_norm: the tensor holds a norm's factors, and stays float32.
     """
 
@@ -82,6 +82,19 @@ def _latent(layer: LayerSpec) -> tuple[int, int, int]:
     return latent.q_rank, latent.kv_rank, latent.rope_size
 
 
+def _encoder(model: ModelSpec) -> EncoderSpec:
+    assert model.encoder is not None, "such tensors are due in encoders only"
+    return model.encoder
+
+
+def _dense(index: int) -> tuple[Axis, Axis]:
+    """The axes of a matrix behind the last layer: its rows, and those of the one before it."""
+    return (
+        Axis(lambda model, layer: _encoder(model).dense[index]),
+        Axis(lambda model, layer: (model.hidden_size, *_encoder(model).dense)[index]),
+    )
+
+
 def _per_head(elements: Callable[[AttentionSpec], int]) -> Axis:
     """An axis with a number of elements for each query head."""
     return Axis(lambda model, layer: layer.mixer.n_heads * elements(layer.mixer), CutBy.HEADS)
@@ -95,6 +108,9 @@ SCALES = ("scale", "input_scale")  # parts that a matrix may have beside it
 ONE = Axis(lambda model, layer: 1)
 HIDDEN = Axis(lambda model, layer: model.hidden_size)
 VOCABULARY = Axis(lambda model, layer: model.vocab_size, CutBy.VOCABULARY)
+POSITIONS = Axis(lambda model, layer: _encoder(model).n_positions)
+TOKEN_TYPES = Axis(lambda model, layer: _encoder(model).n_token_types)
+LABELS = Axis(lambda model, layer: _encoder(model).n_labels)
 ROPE_PAIRS = Axis(lambda model, layer: next((rope.dim // 2 for rope in model.ropes if rope.has_factors), 0))
 QUERIES = _per_head(lambda attention: attention.key_size)
 QUERIES_AND_GATES = _per_head(lambda attention: attention.key_size * (2 if attention.has_gate else 1))
@@ -132,6 +148,13 @@ ROLES: Mapping[Role, RoleInfo] = {
     Role.EMBEDDING: RoleInfo((VOCABULARY, HIDDEN), Place.FIRST),
     Role.HEAD: RoleInfo((VOCABULARY, HIDDEN), Place.LAST),
     Role.FINAL_NORM: _norm(HIDDEN, Place.LAST),
+    Role.POSITIONS: RoleInfo((POSITIONS, HIDDEN), Place.FIRST),
+    Role.TOKEN_TYPES: RoleInfo((TOKEN_TYPES, HIDDEN), Place.FIRST),
+    Role.EMBEDDING_NORM: _norm(HIDDEN, Place.FIRST),
+    Role.DENSE_1: RoleInfo(_dense(0), Place.LAST),
+    Role.DENSE_2: RoleInfo(_dense(1), Place.LAST),
+    Role.CLASSIFIER: RoleInfo((HIDDEN, HIDDEN), Place.LAST),
+    Role.CLASSIFIER_OUT: RoleInfo((LABELS, HIDDEN), Place.LAST),
     Role.ROPE_FREQS: RoleInfo((ROPE_PAIRS,), Place.EVERY),
     Role.ROPE_FACTORS_LONG: RoleInfo((ROPE_PAIRS,), Place.EVERY),
     Role.ROPE_FACTORS_SHORT: RoleInfo((ROPE_PAIRS,), Place.EVERY),
@@ -176,15 +199,18 @@ ROLES: Mapping[Role, RoleInfo] = {
 }
 
 
+LAYER_NORMS = (Role.ATTN_NORM, Role.POST_ATTN_NORM, Role.FFN_NORM, Role.POST_FFN_NORM)
+"""Roles of norms of hidden states."""
+
 OPTIONAL = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
 """Roles of tensors that change the answers where they are there."""
 
 
 def axes_of(key: TensorKey) -> tuple[Axis, ...]:
-    axes = ROLES[key.role].axes
+    axes, is_norm = ROLES[key.role].axes, ROLES[key.role].is_norm
     if key.part in SCALES:
         return axes[:-2] or (ONE,)
-    return axes if key.part == "weight" else axes[:-1]
+    return axes if key.part == "weight" or is_norm else axes[:-1]
 
 
 def layer_of(spec: ModelSpec, key: TensorKey) -> LayerSpec:
@@ -221,16 +247,40 @@ def required_tensors(spec: ModelSpec) -> Iterator[TensorKey]:
     for index, layer in enumerate(spec.layers):
         for role, part in _layer_tensors(layer):
             yield TensorKey(role, index, part)
+            if role in LAYER_NORMS and "bias" in _norm_parts(spec.encoder):
+                yield TensorKey(role, index, "bias")
+    if spec.encoder is not None:
+        yield from _encoder_tensors(spec.encoder)
+        return
     yield TensorKey(Role.FINAL_NORM)
     if not spec.tied_embeddings:
         yield TensorKey(Role.HEAD)
 
 
+def _encoder_tensors(encoder: EncoderSpec) -> Iterator[TensorKey]:
+    """Those outside the layers."""
+    if encoder.n_positions:
+        yield TensorKey(Role.POSITIONS)
+    if encoder.n_token_types:
+        yield TensorKey(Role.TOKEN_TYPES)
+    norms = ((Role.EMBEDDING_NORM, encoder.has_embedding_norm), (Role.FINAL_NORM, encoder.has_final_norm))
+    for role in (role for role, is_there in norms if is_there):
+        yield from (TensorKey(role, None, part) for part in _norm_parts(encoder))
+    yield from (TensorKey(role) for role in (Role.DENSE_1, Role.DENSE_2)[: len(encoder.dense)])
+    classifier = [Role.CLASSIFIER] * encoder.has_classifier_layer + [Role.CLASSIFIER_OUT]
+    if encoder.n_labels:
+        yield from (TensorKey(role, None, part) for role in classifier for part in ("weight", "bias"))
+
+
+def _norm_parts(encoder: EncoderSpec | None) -> tuple[str, ...]:
+    return ("weight", "bias") if encoder is not None and encoder.has_norm_bias else ("weight",)
+
+
 def _layer_tensors(layer: LayerSpec) -> Iterator[tuple[Role, str]]:
-    if layer.pre_norm:
+    if layer.pre_norm and layer.has_attn_norm:
         yield Role.ATTN_NORM, "weight"
     yield from _attention_tensors(layer.mixer)
-    if layer.post_norm:
+    if layer.post_norm or layer.norms_sum:
         yield Role.POST_ATTN_NORM, "weight"
     if layer.pre_norm and not layer.parallel:
         yield Role.FFN_NORM, "weight"
@@ -238,7 +288,7 @@ def _layer_tensors(layer: LayerSpec) -> Iterator[tuple[Role, str]]:
         yield from _mlp_tensors(layer.mlp, Role.GATE, Role.UP, Role.DOWN)
     else:
         yield from _moe_tensors(layer.mlp)
-    if layer.post_norm:
+    if layer.post_norm or layer.norms_sum:
         yield Role.POST_FFN_NORM, "weight"
     if layer.has_output_scale:
         yield Role.OUTPUT_SCALE, "weight"

@@ -18,12 +18,13 @@ from rowspan.kvcache.groups import CacheGroup
 class Activation(StrEnum):
     """The nonlinearity of an MLP, applied to its gate, which is then multiplied by up.
 
-    SILU: x · sigmoid(x). GELU: its form with tanh (Hendrycks and Gimpel 2016). RELU2: max(x, 0)² (So et al. 2021).
+    SILU: x · sigmoid(x). GELU: its form with tanh (Hendrycks and Gimpel 2016). GELU_ERF: x · Φ(x) itself. RELU2: max(x, 0)² (So et al. 2021).
     CLAMPED_SWIGLU, of gpt-oss: with g = min(gate, 7) and u = clamp(up, -7, 7), g · sigmoid(1.702 · g) · (u + 1).
     """
 
     SILU = "silu"
     GELU = "gelu"
+    GELU_ERF = "gelu_erf"
     RELU2 = "relu2"
     CLAMPED_SWIGLU = "clamped_swiglu"
 
@@ -114,7 +115,8 @@ class AttentionSpec:
 
     key_size, value_size: elements of a head.
     rope: the rotary position embedding; None: this layer embeds no positions.
-    window: number of positions that a token sees, itself included; None: all positions up to it.
+    window: number of positions that a token sees, itself included; None: all positions up to it. Of an encoder: half of
+        it on either side; None: the whole text.
     scale: factor of the scores; None: 1/√key_size.
     soft_cap: c in c · tanh(scores / c), applied before the mask.
     has_sinks: each head's softmax includes one more score, of a key without a value.
@@ -219,7 +221,10 @@ class LayerSpec:
     """A layer: mixer and MLP, whose results are added to the hidden states.
 
     pre_norm, post_norm: the input, and the result, of mixer and MLP are normed.
+    norms_sum: their sums with the hidden states are normed instead, and take the hidden states' place, as in the first
+        transformers (Vaswani et al. 2017).
     parallel: both get the same normed input, and their results are added together.
+    has_attn_norm: with `pre_norm`, the mixer's input is normed, too.
     has_output_scale: the hidden states that leave the layer have a factor.
     """
 
@@ -227,7 +232,9 @@ class LayerSpec:
     mlp: MlpSpec | MoeSpec
     pre_norm: bool = True
     post_norm: bool = False
+    norms_sum: bool = False
     parallel: bool = False
+    has_attn_norm: bool = True
     has_output_scale: bool = False
 
     @property
@@ -237,8 +244,31 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder has that decoders lack. Its tokens see the whole text, and it ends with hidden states.
+
+    n_positions: rows of a learned embedding of positions, which is added to the tokens'; 0: there is none.
+    n_token_types: rows of an embedding of kinds of texts, of which the first is added to every token's.
+    has_embedding_norm: the sum of all these is normed.
+    has_final_norm: so are the hidden states of the last layer.
+    has_norm_bias: norms have biases.
+    dense: rows of matrices that the hidden states are multiplied with in the end, one after the other.
+    n_labels: of a classifier, which makes scores of hidden states: out(tanh(cls(x))), or out(x). 0: there is none.
+    """
+
+    n_positions: int = 0
+    n_token_types: int = 0
+    has_embedding_norm: bool = False
+    has_final_norm: bool = False
+    has_norm_bias: bool = False
+    dense: tuple[int, ...] = ()
+    n_labels: int = 0
+    has_classifier_layer: bool = False
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """A decoder-only model.
+    """A model: a decoder, or an encoder.
 
     architecture: as GGUF's `general.architecture` spells it.
     context_length: number of positions that the model was trained for; 0: unknown.
@@ -247,6 +277,7 @@ class ModelSpec:
     logit_scale: factor of the logits.
     final_soft_cap: c in c · tanh(logits / c).
     norm: of hidden states; queries and keys are normed by their rms in any case.
+    encoder: None for decoders.
     """
 
     architecture: str
@@ -262,6 +293,18 @@ class ModelSpec:
     logit_scale: float = 1.0
     final_soft_cap: float | None = None
     norm: NormKind = NormKind.RMS
+    encoder: EncoderSpec | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see none that come after them."""
+        return self.encoder is None
+
+    @property
+    def state_size(self) -> int:
+        """Elements of what a model gives back of a token besides logits: its hidden state, or what is made of it."""
+        encoder = self.encoder or EncoderSpec()
+        return encoder.n_labels or (self.hidden_size, *encoder.dense)[-1]
 
     @property
     def n_layers(self) -> int:
@@ -288,12 +331,16 @@ class ModelSpec:
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Groups of layers whose caches keep the same positions: of full attention first, then of windows."""
+        if not self.causal:
+            return (CacheGroup(),)  # a text is one step
         windows = {kind.mixer.window for kind in self.layer_kinds}
         return tuple(CacheGroup(window) for window in sorted(windows, key=lambda window: window or 0))
 
     @cached_property
     def layer_groups(self) -> tuple[int, ...]:
         """Of each layer the index of its group in `cache_groups`."""
+        if not self.causal:
+            return (0,) * self.n_layers
         index = {group.window: place for place, group in enumerate(self.cache_groups)}
         return tuple(index[layer.mixer.window] for layer in self.layers)
 

@@ -1,4 +1,4 @@
-"""A decoder of any family: plain math on one rank's shard. Its layers are data: see `rowspan.model.spec`.
+"""A model of any family: plain math on one rank's shard. Its layers are data: see `rowspan.model.spec`.
 
 Only the lines with `comm` deal with distribution: hidden states passed between stages, all-reduces after the embedding,
 after o and after down, and the gathering of the logits.
@@ -12,10 +12,12 @@ from typing import Any, Generic
 
 from rowspan.comm.base import Comm
 from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Outputs
+from rowspan.model.encoder import embedded, encoder_output
 from rowspan.model.latent_attention import LatentWeights, latent_attention
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms, mlp, moe, route
 from rowspan.model.position_tables import PositionTables
-from rowspan.model.residual import Residual, norm
+from rowspan.model.norm import Norm, norm
+from rowspan.model.residual import Residual
 from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec
 from rowspan.model.weights import LayerWeights, ModelWeights
 from rowspan.plan.shard import LayerCut, Plan, Shard
@@ -48,8 +50,10 @@ class Transformer(Generic[Array]):
         if self.comm.after is not None:
             self.comm.after.send(x.value())
             return None
-        assert self.weights.final_norm is not None, "the last stage has it"
-        hidden = x.norm(self.weights.final_norm)
+        hidden = x.value() if self.weights.final_norm is None else x.norm(self.weights.final_norm)
+        if self.weights.encoder is not None:
+            is_output = self.shard.rank == self.plan.output_rank
+            return Outputs(None, encoder_output(self.kernels, hidden, self.weights.encoder)) if is_output else None
         logits = self._logits(self.kernels.gather_logit_rows(hidden, inputs))
         return None if logits is None else Outputs(logits, hidden)
 
@@ -60,7 +64,8 @@ class Transformer(Generic[Array]):
         assert self.weights.embedding is not None, "the first stage has it"
         part = self.kernels.embedding(self.weights.embedding, inputs)
         whole = self.comm.group.all_reduce(part, len(self.shard.vocab) > 0)
-        return scaled(self.kernels, whole, self.plan.spec.embedding_scale)
+        whole = scaled(self.kernels, whole, self.plan.spec.embedding_scale)
+        return embedded(self.kernels, whole, self.weights.encoder, self.plan.spec, inputs)
 
     def _logits(self, hidden: Array) -> Array | None:
         """Of hidden states (L, hidden) after the final norm."""
@@ -98,8 +103,12 @@ class _Layer(Generic[Array]):
             x.add(mixed)
         else:
             x.add(mixed)
+            if self.spec.norms_sum and weights.post_attn_norm is not None:
+                x.replace_by_norm(weights.post_attn_norm)
             normed = self._norm(x, weights.ffn_norm)
         x.add(self._finish(self._mlp(normed, x), weights.post_ffn_norm))
+        if self.spec.norms_sum and weights.post_ffn_norm is not None:
+            x.replace_by_norm(weights.post_ffn_norm)
         x.scale(weights.output_scale)
 
     def _attention(self, x: Array, inputs: Any, *, outputs_only: bool) -> Array:
@@ -123,7 +132,7 @@ class _Layer(Generic[Array]):
         q = kernels.rope_and_cache(q, k, v, table, self.cache, inputs)
         if outputs_only:
             q, inputs = kernels.gather_output_rows(q, inputs), kernels.outputs_only(inputs)
-        options = AttentionOptions(spec.scale, spec.window, spec.soft_cap)
+        options = AttentionOptions(spec.scale, spec.window, spec.soft_cap, self.model.plan.spec.causal)
         mixed = kernels.attention(q, self.cache, inputs, options, self.weights.sinks)
         return self._all_reduce(o.of(kernels, mixed), contributes)
 
@@ -168,13 +177,13 @@ class _Layer(Generic[Array]):
             norm(kernels, shared, norms.after_shared, model), norm(kernels, routed, norms.after_experts, model)
         )
 
-    def _norm(self, x: Residual[Array], weight: Any) -> Array:
-        return x.norm(weight) if self.spec.pre_norm else x.value()
+    def _norm(self, x: Residual[Array], weights: Norm | None) -> Array:
+        return x.value() if weights is None else x.norm(weights)
 
-    def _finish(self, change: Array, post_norm: Any) -> Array:
+    def _finish(self, change: Array, post_norm: Norm | None) -> Array:
         """Turn the result of a mixer or an MLP into what is added to the hidden states."""
         model = self.model.plan.spec
-        if self.spec.post_norm:
+        if self.spec.post_norm and post_norm is not None:
             change = norm(self.model.kernels, change, post_norm, model)
         return scaled(self.model.kernels, change, model.residual_scale)
 

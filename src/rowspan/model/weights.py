@@ -14,9 +14,11 @@ from rowspan.checkpoint.checkpoint import Checkpoint
 from rowspan.checkpoint.tensor_names import Role, TensorKey
 from rowspan.errors import UnsupportedModelError
 from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
+from rowspan.model.encoder import EncoderWeights
 from rowspan.model.latent_attention import LatentWeights
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms
 from rowspan.model.projection import Projection, Projections
+from rowspan.model.norm import Norm
 from rowspan.model.roles import ROLES, axes_of, shape_of
 from rowspan.model.spec import AttentionSpec, MlpSpec, MoeSpec, RopeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span
@@ -38,17 +40,17 @@ class LayerWeights:
     values are keys; None in latent attention.
     """
 
-    attn_norm: Any
+    attn_norm: Norm | None
     qkv: Projections | None
     latent: LatentWeights | None
     q_norm: Any
     k_norm: Any
     sinks: Any
     o: Projection
-    post_attn_norm: Any
-    ffn_norm: Any
+    post_attn_norm: Norm | None
+    ffn_norm: Norm | None
     mlp: MlpWeights | MoeWeights
-    post_ffn_norm: Any
+    post_ffn_norm: Norm | None
     v_norm: Any  # of ones, if values are normed
     output_scale: float
 
@@ -76,10 +78,11 @@ class ModelWeights:
 
     layers: tuple[LayerWeights, ...]
     embedding: Any  # in the kernels' form; None if another rank holds it
-    final_norm: Any
-    head: Any
+    final_norm: Norm | None
+    head: Any  # None also of encoders, which have none
     rope_factors: RopeFactors
     nbytes: int  # bytes of packed weights; an embedding that stays in the mapped file does not count
+    encoder: EncoderWeights | None = None
 
 
 def load_weights(
@@ -115,8 +118,9 @@ class _Loader:
         return ModelWeights(
             layers=layers,
             embedding=self._embedding(also_head=is_last and self.plan.spec.tied_embeddings) if is_first else None,
-            final_norm=self._vector(TensorKey(Role.FINAL_NORM)),
-            head=self._matrix(TensorKey(head_role)) if is_last else None,
+            final_norm=self._norm(TensorKey(Role.FINAL_NORM)),
+            head=self._matrix(TensorKey(head_role)) if is_last and self.plan.spec.encoder is None else None,
+            encoder=self._encoder() if self.plan.spec.encoder is not None else None,
             rope_factors=RopeFactors(
                 self._values(TensorKey(Role.ROPE_FREQS)),
                 self._values(TensorKey(Role.ROPE_FACTORS_SHORT)),
@@ -133,21 +137,47 @@ class _Loader:
         def vector(role: Role) -> Any:
             return self._vector(TensorKey(role, index))
 
+        def norm(role: Role) -> Norm | None:
+            return self._norm(TensorKey(role, index))
+
         return LayerWeights(
-            attn_norm=vector(Role.ATTN_NORM),
+            attn_norm=norm(Role.ATTN_NORM),
             qkv=None if is_latent else self._join(*(self._project(role, index) for role in self._inputs(index))),
             latent=self._latent(index) if is_latent else None,
             q_norm=vector(Role.Q_NORM),
             k_norm=vector(Role.K_NORM),
             sinks=vector(Role.SINKS),
             o=self._project(Role.O, index),
-            post_attn_norm=vector(Role.POST_ATTN_NORM),
-            ffn_norm=vector(Role.FFN_NORM),
+            post_attn_norm=norm(Role.POST_ATTN_NORM),
+            ffn_norm=norm(Role.FFN_NORM),
             mlp=self._mlp(index),
-            post_ffn_norm=vector(Role.POST_FFN_NORM),
+            post_ffn_norm=norm(Role.POST_FFN_NORM),
             v_norm=self._ones(self.plan.spec.layers[index].mixer),
             output_scale=self._number(TensorKey(Role.OUTPUT_SCALE, index)),
         )
+
+    def _encoder(self) -> EncoderWeights:
+        """This rank's part of an encoder outside the layers. Of kinds of texts there is one here: its embedding is
+        added to those of positions.
+        """
+        positions, types = self._rows(Role.POSITIONS), self._rows(Role.TOKEN_TYPES)
+        added = positions if types is None else types[:1] if positions is None else positions + types[:1]
+
+        def projections(*roles: Role) -> tuple[Projection, ...]:
+            held = roles if self.plan.is_last(self.shard) else ()
+            return tuple(self._project(role, None) for role in held if TensorKey(role) in self.checkpoint.tensors)
+
+        return EncoderWeights(
+            added=None if added is None else self.kernels.vector(added, norm=True),
+            embedding_norm=self._norm(TensorKey(Role.EMBEDDING_NORM)),
+            dense=projections(Role.DENSE_1, Role.DENSE_2),
+            classifier=projections(Role.CLASSIFIER, Role.CLASSIFIER_OUT),
+        )
+
+    def _rows(self, role: Role) -> NDArray[np.float32] | None:
+        """A table of embeddings; None if there is none here."""
+        values = self._values(TensorKey(role))
+        return None if values is None else values.reshape(-1, self.plan.spec.hidden_size)
 
     def _latent(self, index: int) -> LatentWeights:
         spec = self.plan.spec.layers[index].mixer
@@ -194,7 +224,7 @@ class _Loader:
         router = self._values(TensorKey(Role.ROUTER_NORM, index))
         assert router is not None, "the router's norm is in the file"
         scaled = self.kernels.vector(router * self.plan.spec.hidden_size**-0.5, norm=True)
-        return OwnNorms(scaled, *(self._vector(TensorKey(role, index)) for role in roles))
+        return OwnNorms(Norm(scaled), *(Norm(self._vector(TensorKey(role, index))) for role in roles))
 
     def _dense(self, index: int, spec: MlpSpec, gate: Role, up: Role, down: Role) -> MlpWeights:
         gate_up = (gate, up) if spec.has_gate else (up,)
@@ -221,7 +251,7 @@ class _Loader:
             scales=self._vector(TensorKey(Role.EXPERT_SCALES, index)),
         )
 
-    def _project(self, role: Role, index: int) -> Projection:
+    def _project(self, role: Role, index: int | None) -> Projection:
         return Projection(self._matrix(TensorKey(role, index)), self._vector(TensorKey(role, index, "bias")))
 
     def _join(self, *parts: Projection) -> Projections:
@@ -285,6 +315,10 @@ class _Loader:
     def _row(self, key: TensorKey) -> Weight:
         """A vector as a matrix of one row."""
         return self._counted(key, self.kernels.matrix(self._read(key, Cut(Span(0, 1), self._cut(key).rows))))
+
+    def _norm(self, key: TensorKey) -> Norm | None:
+        weight = self._vector(key)
+        return None if weight is None else Norm(weight, self._vector(key._replace(part="bias")))
 
     def _vector(self, key: TensorKey) -> Any:
         values = self._values(key)

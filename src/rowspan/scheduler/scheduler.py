@@ -61,6 +61,7 @@ class Scheduler:
         prefix_reuse: bool = True,
         depth: int = 1,
         ahead: bool = False,
+        whole_texts: bool = False,
     ) -> None:
         """
         Args:
@@ -73,6 +74,7 @@ class Scheduler:
                 to so many steps, or all stages but one would be idle.
             ahead: plan a step while the one before is under way, for workers that know what LATEST is. Not for
                 pipelines, whose stages are busy with the steps of others meanwhile.
+            whole_texts: a prompt is computed in one step, whose tokens see each other.
 
         Raises:
             UsageError: the limits contradict each other.
@@ -92,6 +94,7 @@ class Scheduler:
         self._prefix_reuse = prefix_reuse
         self._depth = depth
         self._ahead = ahead
+        self._whole_texts = whole_texts
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -301,6 +304,10 @@ class Scheduler:
             tables = cache.match(request.tokens, request.block_hashes) if reuse else cache.nothing()
             start = cache.positions(tables)
             end = self._chunk_end(start, request, _room(draft, request))
+            if self._whole_texts and end < len(request.tokens):
+                if draft.chunks:
+                    return
+                end = len(request.tokens)  # however small steps have become
             if end <= start:
                 return
             # All blocks of what is known, so that only decoding can run out of them; and one spare for each that

@@ -157,8 +157,13 @@ class CpuKernels:
         total = self.add(x, y)
         return self.rms_norm(total, weight, eps), total
 
-    def layer_norm(self, x: Value, weight: NDArray[np.float32], eps: float) -> Value:
-        return self._trace.op("layer_norm", {"x": x}, _like(x), rows=x.rows, weight=weight, eps=eps)
+    def layer_norm(
+        self, x: Value, weight: NDArray[np.float32], eps: float, bias: NDArray[np.float32] | None = None
+    ) -> Value:
+        return self._trace.op("layer_norm", {"x": x}, _like(x), rows=x.rows, weight=weight, bias=bias, eps=eps)
+
+    def add_by_position(self, x: Value, table: NDArray[np.float32], inputs: Any) -> Value:
+        return self._trace.op("add_by_position", {"x": x}, _like(x), table=table)
 
     def scale_by_position(self, x: Value, factors: NDArray[np.float32], inputs: Any) -> Value:
         return self._trace.op("scale_by_position", {"x": x}, _like(x), factors=factors, width=x.width)
@@ -203,6 +208,7 @@ class CpuKernels:
             soft_cap=options.soft_cap,
             sinks=sinks,
             exact=not self._int8,
+            causal=options.causal,
         )
 
     def gated(self, gate: Value, up: Value, activation: Activation) -> Value:

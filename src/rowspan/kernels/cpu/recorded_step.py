@@ -75,7 +75,8 @@ class RecordedStep:
             return None
         hidden = self._result.hidden
         told = None if hidden is None or inputs.hidden_rows is None else view(hidden)[inputs.hidden_rows]
-        return Outputs(view(self._result.logits), told)
+        logits = self._result.logits
+        return Outputs(None if logits is None else view(logits), told)
 
 
 def read_at_end(result: Outputs[Value] | None) -> list[Value]:

@@ -1,4 +1,4 @@
-"""Paged causal attention in plain torch: flash-style over tiles of keys (Dao et al. 2022), in float32.
+"""Paged attention in plain torch: flash-style over tiles of keys (Dao et al. 2022), in float32.
 
 Tile borders are absolute positions and small row counts are padded, so that a token's result does not depend on how
 its prompt was cut into chunks or who shares the step. Measured with MKL: rows of q·k keep their bits from 16 rows on,
@@ -19,6 +19,7 @@ from rowspan.kernels.torch.kv_cache import Cache, read_cache
 
 MIN_SCORE_ROWS = 16  # rows of a product q·k
 MIN_VALUE_ROWS = 4  # rows of a product weights·v
+EVERYTHING = 1 << 40  # a window, in positions
 LOWEST = -80.0  # exp of less would be denormal or zero, which costs MKL's exp ten times as long, and counts for nothing
 
 
@@ -55,8 +56,8 @@ def _attend(q: Tensor, cache: Cache, group: AttentionGroup, options: AttentionOp
     rows = q.view(n_sequences, n_tokens, kv_heads, per_kv_head, key_size).permute(0, 2, 1, 3, 4)
     rows = rows.reshape(n_sequences * kv_heads, n_rows, key_size).float() * scale
     rows = _pad_rows(rows, MIN_SCORE_ROWS)
-    last = group.positions.repeat_interleave(per_kv_head, dim=1)  # what each row sees up to
-    last = last.repeat_interleave(kv_heads, dim=0)[:, :, None]
+    own = group.positions.repeat_interleave(per_kv_head, dim=1)
+    first, last = _seen(own.repeat_interleave(kv_heads, dim=0)[:, :, None], options)
 
     highest = rows.new_full((n_sequences * kv_heads, n_rows, 1), float("-inf"))
     total = torch.zeros_like(highest)
@@ -65,11 +66,9 @@ def _attend(q: Tensor, cache: Cache, group: AttentionGroup, options: AttentionOp
         highest, total = of_rows.reshape(highest.shape), torch.ones_like(highest)
     weighted = rows.new_zeros(n_sequences * kv_heads, n_rows, value_size)
     for start in range(0, group.slots.shape[2], KEY_TILE):
-        keys, values = _gather(cache, group, start, options.window)
+        keys, values = _gather(cache, group, start, options.window if options.causal else None)
         at = torch.arange(start, start + KEY_TILE, device=q.device)
-        hidden = at > last
-        if options.window is not None:
-            hidden |= at <= last - options.window
+        hidden = (at > last) | (at < first)
         scores = torch.bmm(rows, keys.transpose(1, 2))[:, :n_rows]
         if options.soft_cap is not None:
             scores = small_ops.soft_cap(scores, options.soft_cap)
@@ -84,6 +83,14 @@ def _attend(q: Tensor, cache: Cache, group: AttentionGroup, options: AttentionOp
 
     result = (weighted / total).view(n_sequences, kv_heads, n_tokens, per_kv_head, value_size)
     return result.permute(0, 2, 1, 3, 4).reshape(n_sequences, n_tokens, n_heads, value_size)
+
+
+def _seen(own: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    """The first and the last position that each row sees, from its own (B·H, rows, 1)."""
+    window = EVERYTHING if options.window is None else options.window
+    if options.causal:
+        return own - window + 1, own
+    return own - window // 2, torch.minimum(own + window // 2, own.amax(dim=1, keepdim=True))
 
 
 def _gather(cache: Cache, group: AttentionGroup, start: int, window: int | None) -> tuple[Tensor, Tensor]:

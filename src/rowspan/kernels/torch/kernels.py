@@ -108,7 +108,8 @@ class TorchKernels:
             outputs: Outputs[Tensor] | None = forward(tensor_inputs(inputs, self._device))
             if outputs is None:
                 return None
-            return Outputs(outputs.logits.cpu().numpy(), hidden_on_host(outputs.hidden, inputs.hidden_rows))
+            logits = None if outputs.logits is None else outputs.logits.cpu().numpy()
+            return Outputs(logits, hidden_on_host(outputs.hidden, inputs.hidden_rows))
 
         return step
 
@@ -152,8 +153,11 @@ class TorchKernels:
     def add_rms_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return small_ops.add_rms_norm(y, x, weight, eps)
 
-    def layer_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return small_ops.layer_norm(x, weight, eps, self._dtype)
+    def layer_norm(self, x: Tensor, weight: Tensor, eps: float, bias: Tensor | None = None) -> Tensor:
+        return small_ops.layer_norm(x, weight, eps, self._dtype, bias)
+
+    def add_by_position(self, x: Tensor, table: Tensor, inputs: TensorInputs) -> Tensor:
+        return small_ops.add_by_position(x, table, inputs.positions)
 
     def scale_by_position(self, x: Tensor, factors: Tensor, inputs: TensorInputs) -> Tensor:
         return small_ops.scale_by_position(x, factors, inputs.positions)

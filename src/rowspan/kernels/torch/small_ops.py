@@ -29,9 +29,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return F.rms_norm(heads.float(), weight.shape, weight, eps).to(dtype).reshape(x.shape)
 
 
-def layer_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """(x - mean) / √(variance + eps) · weight of each row, in float32, rounded once to `dtype`."""
-    return F.layer_norm(x.float(), weight.shape, weight, None, eps).to(dtype)
+def layer_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+    """(x - mean) / √(variance + eps) · weight + bias of each row, in float32, rounded once to `dtype`."""
+    return F.layer_norm(x.float(), weight.shape, weight, bias, eps).to(dtype)
+
+
+def add_by_position(x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """x (T, width) + table[positions], whose last row stands for those behind it, too; rounded once."""
+    return (x.float() + table[positions.long().clamp(max=len(table) - 1)]).to(x.dtype)
 
 
 def scale_by_position(x: Tensor, factors: Tensor, positions: Tensor) -> Tensor:
@@ -86,6 +91,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.silu(wide).to(x.dtype)
         case Activation.GELU:
             return F.gelu(wide, approximate="tanh").to(x.dtype)
+        case Activation.GELU_ERF:
+            return F.gelu(wide).to(x.dtype)
         case Activation.RELU2:
             return F.relu(wide).square().to(x.dtype)
         case Activation.CLAMPED_SWIGLU:

@@ -14,6 +14,7 @@ BLOCK = 1024  # elements of a program
 LIMIT, SLOPE = tl.constexpr(SWIGLU_LIMIT), tl.constexpr(SWIGLU_SLOPE)
 # gelu's form with tanh is x · sigmoid(x · (GELU_1 + GELU_3 · x²)), GELU_1 being 2 · √(2 / π): without its cancellation
 GELU_1 = tl.constexpr(1.5957691216057308)
+ROOT_HALF = tl.constexpr(0.7071067811865476)
 GELU_3 = tl.constexpr(1.5957691216057308 * 0.044715)
 
 
@@ -64,6 +65,8 @@ def _activate(out, gate, up, width, gate_stride, up_stride, ACTIVATION: tl.const
         result = x / (1.0 + tl.exp(-x))
     elif ACTIVATION == "gelu":
         result = x / (1.0 + tl.exp(-x * (x * x * GELU_3 + GELU_1)))
+    elif ACTIVATION == "gelu_erf":
+        result = x * (0.5 + 0.5 * tl.erf(x * ROOT_HALF))
     elif ACTIVATION == "relu2":
         positive = tl.maximum(x, 0.0)
         result = positive * positive

@@ -180,7 +180,7 @@ class TritonKernels:
                 lambda: buffers.take_chosen_with_torch(inputs.tokens),
             )
             result: Outputs[Tensor] | None = forward(inputs)
-            if result is not None and profiling:
+            if result is not None and result.logits is not None and profiling:
                 profile(result.logits, self._rank_keys, self._draw_beyond)
             return result
 
@@ -312,8 +312,11 @@ class TritonKernels:
             lambda: small_ops.add_rms_norm(y, x, weight, eps),
         )
 
-    def layer_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return small_ops.layer_norm(x, weight, eps, self._dtype)
+    def layer_norm(self, x: Tensor, weight: Tensor, eps: float, bias: Tensor | None = None) -> Tensor:
+        return small_ops.layer_norm(x, weight, eps, self._dtype, bias)
+
+    def add_by_position(self, x: Tensor, table: Tensor, inputs: CardInputs) -> Tensor:
+        return small_ops.add_by_position(x, table, inputs.positions)
 
     def scale_by_position(self, x: Tensor, factors: Tensor, inputs: CardInputs) -> Tensor:
         return small_ops.scale_by_position(x, factors, inputs.positions)

@@ -27,11 +27,11 @@ SCALED_BY_HIDDEN = {"gemma2": 46, "gemma3": 62}  # layers of the 27B, whose scor
 
 
 def spec(header: ModelHeader) -> ModelSpec:
-    is_third = header.architecture == "gemma3"
+    is_third = header.architecture != "gemma2"
     hidden, n_heads = header.integer("embedding_length"), header.integer("attention.head_count")
     window = header.optional_integer("attention.sliding_window", None if is_third else 4096)
     has_window = windowed(header, every=6 if is_third else 2)
-    scale = (hidden / n_heads) ** -0.5 if header.n_layers == SCALED_BY_HIDDEN[header.architecture] else None
+    scale = (hidden / n_heads) ** -0.5 if header.n_layers == SCALED_BY_HIDDEN.get(header.architecture) else None
     soft_cap = None if is_third else header.number("attn_logit_softcapping", 50.0)
     final_soft_cap = header.number("final_logit_softcapping", 0.0 if is_third else 30.0) or None
     key_size = header.integer("attention.key_length", hidden // n_heads)

@@ -1,0 +1,120 @@
+"""Encoders against transformers, on small random models; and a text's bits alone and in company."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kit.encoder_reference import EncoderReference, reference_states
+from kit.family_model import FamilyModel
+from kit.family_reference import ATTENTION, MLP, POST_NORMS
+from kit.native_isas import NATIVE
+from kit.single_rank import SingleRank
+
+from rowspan.checkpoint.tensor_names import Role
+from rowspan.kernels.isa import TORCH
+from rowspan.scheduler.batch import Chunk
+
+LAYER_NORM = {
+    "context_length": 512,
+    "attention.head_count_kv": None,
+    "attention.layer_norm_rms_epsilon": None,
+    "attention.layer_norm_epsilon": 1e-6,
+}
+BIASES = tuple((role, "bias") for role in (Role.Q, Role.O, Role.DOWN))
+ONE_TYPE, TWO_TYPES = ({"tokenizer.ggml.token_type_count": count} for count in (1, 2))
+EMBEDDED = {
+    Role.EMBEDDING: "embeddings.word_embeddings",
+    Role.POSITIONS: "embeddings.position_embeddings",
+    Role.TOKEN_TYPES: "embeddings.token_type_embeddings",
+    Role.EMBEDDING_NORM: "embeddings.LayerNorm",
+}
+BERT = EMBEDDED | {
+    Role.Q: "attention.self.query",
+    Role.K: "attention.self.key",
+    Role.V: "attention.self.value",
+    Role.O: "attention.output.dense",
+    Role.POST_ATTN_NORM: "attention.output.LayerNorm",
+    Role.UP: "intermediate.dense",
+    Role.DOWN: "output.dense",
+    Role.POST_FFN_NORM: "output.LayerNorm",
+}
+SUMS = {Role.POST_ATTN_NORM: "post_attention_layernorm", Role.POST_FFN_NORM: "post_mlp_layernorm"}
+ROTATED = EMBEDDED | {role: ATTENTION[role] for role in (Role.Q, Role.K, Role.V, Role.O)} | SUMS
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}
+OFFSET = {"max_position_embeddings": 514, "pad_token_id": 1}
+SCORED = {f"roberta.{name}" for name in BERT.values()}
+CLASSIFIER = {Role.CLASSIFIER: "classifier.dense", Role.CLASSIFIER_OUT: "classifier.out_proj"}
+IN_EMBEDDINGS = {role: f"roberta.{name}" for role, name in EMBEDDED.items()}
+
+MODELS = {
+    "bert": (
+        FamilyModel("bert", LAYER_NORM, also=BIASES, extra=TWO_TYPES),
+        EncoderReference("Bert", "encoder.layer", BERT),
+    ),
+    "xlm-roberta": (
+        FamilyModel("bert", LAYER_NORM, also=BIASES, extra=ONE_TYPE),
+        EncoderReference("XLMRoberta", "encoder.layer", BERT, sizes=OFFSET),
+    ),
+    "nomic-bert": (
+        FamilyModel("nomic-bert", {**LAYER_NORM, "rope.freq_base": 1000.0}, extra=TWO_TYPES),
+        EncoderReference("NomicBert", "layers", ROTATED | MLP, sizes=ROPE),
+    ),
+    "jina-bert-v3": (
+        FamilyModel("jina-bert-v3", {**LAYER_NORM, "rope.freq_base": 1000.0}, also=BIASES, extra=ONE_TYPE),
+        EncoderReference(
+            "JinaEmbeddingsV3", "layers", ROTATED | {Role.UP: "mlp.fc1", Role.DOWN: "mlp.fc2"}, sizes=ROPE
+        ),
+    ),
+    "modern-bert": (
+        FamilyModel(
+            "modern-bert",
+            {**LAYER_NORM, "block_count": 4, "attention.sliding_window": 40, "rope.freq_base": 160000.0},
+        ),
+        EncoderReference(
+            "ModernBert",
+            "layers",
+            {
+                Role.EMBEDDING: "embeddings.tok_embeddings",
+                Role.EMBEDDING_NORM: "embeddings.norm",
+                Role.ATTN_NORM: "attn_norm",
+                Role.O: "attn.Wo",
+                Role.FFN_NORM: "mlp_norm",
+                Role.DOWN: "mlp.Wo",
+                Role.FINAL_NORM: "final_norm",
+            },
+            {"attn.Wqkv": (Role.Q, Role.K, Role.V), "mlp.Wi": (Role.GATE, Role.UP)},
+            {"local_attention": 40, "norm_eps": 1e-6},
+        ),
+    ),
+}
+
+
+@cache
+def states(name: str, tokens: tuple[int, ...]) -> np.ndarray:
+    return reference_states(*MODELS[name], tokens)
+
+
+def some_tokens(length: int, seed: int) -> tuple[int, ...]:
+    return tuple(random.Random(seed).choices(range(2, 200), k=length))  # 0 and 1 fill up, in transformers
+
+
+def chunk(number: int, tokens: tuple[int, ...]) -> Chunk:
+    blocks = tuple(range(16 * number, 16 * number + -(-len(tokens) // 32)))
+    return Chunk(number, tokens, 0, blocks, samples=0, hidden=len(tokens))
+
+
+@pytest.mark.parametrize("isa", [*NATIVE, TORCH])
+@pytest.mark.parametrize("name", MODELS)
+def test_hidden_states_are_those_of_transformers(name: str, isa: str, tmp_path: Path) -> None:
+    """Texts longer than a chunk of keys and shorter than a window; the same bits alone and in a step with others."""
+    rank = SingleRank(MODELS[name][0].write(tmp_path / "model.gguf"), isa=isa)
+    texts = [some_tokens(length, seed) for seed, length in enumerate((300, 3, 1, 47))]
+    together = rank.states([chunk(number, text) for number, text in enumerate(texts)])
+    for text, found in zip(texts, torch.split(together, [len(text) for text in texts]), strict=True):
+        np.testing.assert_allclose(found, states(name, text), atol=2e-5, rtol=1e-4)
+        assert torch.equal(found, rank.states([chunk(2, text)]))
