@@ -12,6 +12,7 @@ import transformers
 from kit.family_model import FamilyModel
 
 from rowspan.checkpoint.tensor_names import Role, TensorKey
+from rowspan.model.roles import ROLES
 
 Array = Any  # NumPy's
 
@@ -23,6 +24,7 @@ class EncoderReference:
     kind: prefix of its classes' names. model: the rest of the model's.
     sizes: of its configuration, beside the usual ones.
     names: of roles; in layers behind `layers`. joined: roles whose matrices it has as one, first to last, by its name.
+    less_one: norms' weights lack 1.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class EncoderReference:
     joined: Mapping[str, tuple[Role, ...]] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
     model: str = "Model"
+    less_one: bool = False
 
 
 def reference_states(model: FamilyModel, reference: EncoderReference, tokens: Sequence[int]) -> Array:
@@ -39,7 +42,13 @@ def reference_states(model: FamilyModel, reference: EncoderReference, tokens: Se
     with torch.inference_mode():
         given = torch.tensor([list(tokens)])
         result = theirs(given, attention_mask=torch.ones_like(given))
-    return (result.logits if hasattr(result, "logits") else result.last_hidden_state[0]).numpy()
+    if hasattr(result, "logits"):
+        return result.logits.numpy()
+    states = result.last_hidden_state[0].numpy()
+    for role in (Role.DENSE_1, Role.DENSE_2):
+        if TensorKey(role) in model.weights:
+            states = states @ model.weights[TensorKey(role)].T
+    return states
 
 
 def _load(model: FamilyModel, reference: EncoderReference) -> Any:
@@ -74,7 +83,8 @@ def _state(model: FamilyModel, reference: EncoderReference) -> dict[str, Array]:
     for key, array in model.weights.items():
         prefix = "" if key.layer is None else f"{reference.layers}.{key.layer}."
         if key.role in reference.names:
-            state[f"{prefix}{reference.names[key.role]}.{key.part}"] = array
+            shifted = array - 1 if reference.less_one and ROLES[key.role].is_norm else array
+            state[f"{prefix}{reference.names[key.role]}.{key.part}"] = shifted
     for index in range(model.spec.n_layers):
         for name, roles in reference.joined.items():
             parts = [model.weights[TensorKey(role, index)] for role in roles]

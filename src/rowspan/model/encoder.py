@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowspan.kernels.ops import Array, Kernels
-from rowspan.model.projection import Projection
 from rowspan.model.norm import Norm, norm
+from rowspan.model.projection import Projection
 from rowspan.model.spec import ModelSpec
 
 

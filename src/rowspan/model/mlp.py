@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rowspan.kernels.ops import Array, Experts, Kernels, Weight
-from rowspan.model.projection import Projection, Projections
 from rowspan.model.norm import Norm
+from rowspan.model.projection import Projection, Projections
 from rowspan.model.spec import MlpSpec, MoeSpec
 
 

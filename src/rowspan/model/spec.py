@@ -18,7 +18,8 @@ from rowspan.kvcache.groups import CacheGroup
 class Activation(StrEnum):
     """The nonlinearity of an MLP, applied to its gate, which is then multiplied by up.
 
-    SILU: x · sigmoid(x). GELU: its form with tanh (Hendrycks and Gimpel 2016). GELU_ERF: x · Φ(x) itself. RELU2: max(x, 0)² (So et al. 2021).
+    SILU: x · sigmoid(x). GELU: its form with tanh (Hendrycks and Gimpel 2016). GELU_ERF: x · Φ(x) itself.
+    RELU2: max(x, 0)² (So et al. 2021).
     CLAMPED_SWIGLU, of gpt-oss: with g = min(gate, 7) and u = clamp(up, -7, 7), g · sigmoid(1.702 · g) · (u + 1).
     """
 

@@ -15,8 +15,8 @@ from rowspan.kernels.ops import Array, AttentionOptions, Kernels, LayerCache, Ou
 from rowspan.model.encoder import embedded, encoder_output
 from rowspan.model.latent_attention import LatentWeights, latent_attention
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms, mlp, moe, route
-from rowspan.model.position_tables import PositionTables
 from rowspan.model.norm import Norm, norm
+from rowspan.model.position_tables import PositionTables
 from rowspan.model.residual import Residual
 from rowspan.model.spec import LayerSpec, MlpSpec, MoeSpec
 from rowspan.model.weights import LayerWeights, ModelWeights

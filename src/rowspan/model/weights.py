@@ -17,8 +17,8 @@ from rowspan.kernels.ops import Experts, Kernels, RawRows, Weight
 from rowspan.model.encoder import EncoderWeights
 from rowspan.model.latent_attention import LatentWeights
 from rowspan.model.mlp import MlpWeights, MoeWeights, OwnNorms
-from rowspan.model.projection import Projection, Projections
 from rowspan.model.norm import Norm
+from rowspan.model.projection import Projection, Projections
 from rowspan.model.roles import ROLES, axes_of, shape_of
 from rowspan.model.spec import AttentionSpec, MlpSpec, MoeSpec, RopeSpec
 from rowspan.plan.shard import Cut, Plan, Shard, Span

@@ -90,7 +90,7 @@ def name_of(key: TensorKey, architecture: str) -> str:
     family = all_families()[architecture]
     names = family.model_tensors if key.layer is None else family.layer_tensors
     name = next(name for name, role in names.items() if role is key.role)
-    whole = name if "." in name else f"{name}.{key.part}"
+    whole = name if name.endswith((".bias", ".scale")) else f"{name}.{key.part}"
     return whole if key.layer is None else f"blk.{key.layer}.{whole}"
 
 
