@@ -13,6 +13,7 @@ from rowspan.plan.device import Device
 from rowspan.plan.split_mode import SplitMode
 
 DTYPES = ("int8", "float32", "bfloat16", "float16")
+POOLINGS = ("mean", "cls", "last", "rank")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class EngineConfig:
     sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
+    pooling: str | None = None  # [--pooling] of hidden states to an embedding; None: as the model's file has it
     # A natively computing worker that makes no progress for so long counts as hung, and all workers are started anew.
     # Progress is a task, one thread's part of a call, which takes milliseconds.
     hang_seconds: float = 10.0

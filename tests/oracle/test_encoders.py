@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from kit.encoder_reference import EncoderReference, reference_states
+from kit.encoders import BERT, BIASES, CLASSIFIER_MODEL, EMBEDDED, ENCODER, LAYER_NORM, OFFSET
 from kit.family_model import FamilyModel
 from kit.family_reference import ATTENTION, MLP, POST_NORMS
 from kit.single_rank import SingleRank
@@ -19,35 +20,10 @@ from rowspan.checkpoint.tensor_names import Role
 from rowspan.kernels.isa import TORCH, available_isas
 from rowspan.scheduler.batch import Chunk
 
-LAYER_NORM = {
-    "context_length": 512,
-    "attention.head_count_kv": None,
-    "attention.layer_norm_rms_epsilon": None,
-    "attention.layer_norm_epsilon": 1e-6,
-}
-BIASES = tuple((role, "bias") for role in (Role.Q, Role.O, Role.DOWN))
 ONE_TYPE, TWO_TYPES = ({"tokenizer.ggml.token_type_count": count} for count in (1, 2))
-EMBEDDED = {
-    Role.EMBEDDING: "embeddings.word_embeddings",
-    Role.POSITIONS: "embeddings.position_embeddings",
-    Role.TOKEN_TYPES: "embeddings.token_type_embeddings",
-    Role.EMBEDDING_NORM: "embeddings.LayerNorm",
-}
-BERT = EMBEDDED | {
-    Role.Q: "attention.self.query",
-    Role.K: "attention.self.key",
-    Role.V: "attention.self.value",
-    Role.O: "attention.output.dense",
-    Role.POST_ATTN_NORM: "attention.output.LayerNorm",
-    Role.UP: "intermediate.dense",
-    Role.DOWN: "output.dense",
-    Role.POST_FFN_NORM: "output.LayerNorm",
-}
 SUMS = {Role.POST_ATTN_NORM: "post_attention_layernorm", Role.POST_FFN_NORM: "post_mlp_layernorm"}
 ROTATED = EMBEDDED | {role: ATTENTION[role] for role in (Role.Q, Role.K, Role.V, Role.O)} | SUMS
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}
-OFFSET = {"max_position_embeddings": 514, "pad_token_id": 1}
-CLASSIFIER = {Role.CLASSIFIER: "classifier.dense", Role.CLASSIFIER_OUT: "classifier.out_proj"}
 GEMMA = {
     "block_count": 6,
     "attention.sliding_window": 40,
@@ -58,10 +34,7 @@ GEMMA = {
 }
 
 MODELS = {
-    "bert": (
-        FamilyModel("bert", LAYER_NORM, also=BIASES, extra=TWO_TYPES),
-        EncoderReference("Bert", "encoder.layer", BERT),
-    ),
+    "bert": ENCODER,
     "xlm-roberta": (
         FamilyModel("bert", LAYER_NORM, also=BIASES, extra=ONE_TYPE),
         EncoderReference("XLMRoberta", "encoder.layer", BERT, sizes=OFFSET),
@@ -76,21 +49,7 @@ MODELS = {
             "JinaEmbeddingsV3", "layers", ROTATED | {Role.UP: "mlp.fc1", Role.DOWN: "mlp.fc2"}, sizes=ROPE
         ),
     ),
-    "a classifier": (
-        FamilyModel(
-            "bert",
-            {**LAYER_NORM, "classifier.output_labels": ("LABEL_0",)},
-            also=(*BIASES, (Role.CLASSIFIER, "weight"), (Role.CLASSIFIER_OUT, "weight")),
-            extra=ONE_TYPE,
-        ),
-        EncoderReference(
-            "XLMRoberta",
-            "roberta.encoder.layer",
-            BERT | {role: f"roberta.{name}" for role, name in EMBEDDED.items()} | CLASSIFIER,
-            sizes=OFFSET | {"num_labels": 1},
-            model="ForSequenceClassification",
-        ),
-    ),
+    "a classifier": CLASSIFIER_MODEL,
     "gemma-embedding": (
         FamilyModel(
             "gemma-embedding",
@@ -150,7 +109,7 @@ def states(name: str, tokens: tuple[int, ...]) -> Any:
 
 
 def some_tokens(length: int, seed: int) -> tuple[int, ...]:
-    return tuple(random.Random(seed).choices(range(2, 200), k=length))  # 0 and 1 fill up, in transformers
+    return tuple(random.Random(seed).choices(range(2, 45), k=length))  # 0 and 1 fill up, in transformers
 
 
 def chunk(number: int, tokens: tuple[int, ...]) -> Chunk:

@@ -7,11 +7,15 @@ import importlib.metadata
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowspan.backends.own_text import OwnText
 from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
     Capabilities,
+    Embedding,
     GrammarKind,
     Health,
     HealthState,
@@ -21,8 +25,9 @@ from rowspan.backends.protocol import (
     Piece,
     SamplingParams,
 )
-from rowspan.engine.blueprint import Blueprint
+from rowspan.engine.blueprint import Blueprint, check_writes
 from rowspan.engine.engine import Engine
+from rowspan.engine.pooling import Pooling
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import EngineError
 
@@ -125,10 +130,22 @@ class NativeBackend:
         return {} if self._engine is None else self._text.special_tokens
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        check_writes(self.blueprint.spec)
         return await self._text.encode_chat(messages, self.engine.context_size, **options)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
+
+    @property
+    def embedding(self) -> Embedding | None:
+        spec = self.blueprint.spec
+        return Embedding(spec.state_size, self.engine.pooling is Pooling.RANK, spec.causal)
+
+    async def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        return await self.engine.embedding_async(tokens)
+
+    async def encode_pair(self, first: str, second: str) -> list[int]:
+        return await asyncio.to_thread(self.engine.tokenizer.encode_pair, first, second)
 
     def stream(
         self,

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowspan.config import BackendConfig, EngineConfig
 from rowspan.engine.generation import Piece, Timings, TokenText
+from rowspan.engine.pooling import unit
 from rowspan.errors import RowspanError, UsageError
 from rowspan.scheduler.request import Dry, FinishReason, SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats as BackendStats
@@ -25,6 +29,7 @@ __all__ = [
     "BackendStats",
     "Capabilities",
     "Dry",
+    "Embedding",
     "FinishReason",
     "Grammar",
     "GrammarKind",
@@ -41,6 +46,7 @@ __all__ = [
     "Timings",
     "TokenText",
     "UnsupportedOptionError",
+    "unit",
 ]
 
 
@@ -132,6 +138,20 @@ class Limits:
     context_size: int
     parallel: int
     vocab_size: int | None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a model makes of a text instead of an answer.
+
+    size: elements of an embedding.
+    ranks: it gives a score of a pair of texts instead, as `encode_pair` joins them.
+    writes: it also answers.
+    """
+
+    size: int
+    ranks: bool
+    writes: bool
 
 
 class HealthState(StrEnum):
@@ -247,6 +267,24 @@ class Backend(Protocol):
 
     async def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones spelled out, as it continues other text."""
+        ...
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """What the running model's embeddings are; None: this backend cannot tell any."""
+        ...
+
+    async def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The embedding of a text, (size,), at whatever length; or the scores that a classifier gives.
+
+        Raises:
+            UnsupportedOptionError: this backend cannot.
+            RowspanError: the request was refused, or the engine failed.
+        """
+        ...
+
+    async def encode_pair(self, first: str, second: str) -> list[int]:
+        """Token ids of two texts for a model that ranks."""
         ...
 
     def stream(

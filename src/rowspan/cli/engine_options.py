@@ -100,6 +100,12 @@ class EngineOptions:
         int | None,
         typer.Option("--threads", "-t", min=1, help="Of all CPU devices together. [default: the usable cores]"),
     ] = None
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            "--pooling", help="How embeddings are made: mean, cls, last or rank. [default: as the model's file says]"
+        ),
+    ] = None
     no_prefix_reuse: Annotated[
         bool, typer.Option("--no-prefix-reuse", help="Compute every prompt from its beginning.")
     ] = False
@@ -119,7 +125,7 @@ class EngineOptions:
         Raises:
             UsageError: an option's value is not understood.
         """
-        from rowspan.config import DTYPES, EngineConfig
+        from rowspan.config import DTYPES, POOLINGS, EngineConfig
         from rowspan.plan.device import parse_devices, parse_ratios
         from rowspan.plan.split_mode import SplitMode
         from rowspan.quant.cache_types import CacheKernels, cache_options
@@ -139,6 +145,7 @@ class EngineOptions:
             if native:
                 _check_choice(option, value, cache_options(CacheKernels.NATIVE, CacheKernels.TENSORS))
         _check_choice("--dtype", self.dtype, DTYPES)
+        _check_choice("--pooling", self.pooling, POOLINGS)
         return lambda path: EngineConfig(path, **given).with_env()
 
 

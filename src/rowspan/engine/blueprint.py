@@ -121,6 +121,15 @@ class Blueprint:
         ]
 
 
+def check_writes(spec: ModelSpec) -> None:
+    """Raise UsageError if the model is an encoder."""
+    if not spec.causal:
+        raise UsageError(
+            f"{spec.name} is an encoder: it reads texts, and writes none.",
+            fix="Ask for embeddings (or, of a reranker, for relevance), or serve a model that writes.",
+        )
+
+
 def tells_scores(config: EngineConfig) -> bool:
     """Whether log-probabilities of prompts can be had: from native kernels, whose buffers take no memory unused."""
     return config.cpu_isa != TORCH and all(device.kind == "cpu" for device in config.devices)

@@ -13,7 +13,14 @@ from itertools import count
 
 import psutil
 
-from rowspan.engine.blueprint import Blueprint, check_room, samples_on_card, tells_scores, with_trusted_routes
+from rowspan.engine.blueprint import (
+    Blueprint,
+    check_room,
+    check_writes,
+    samples_on_card,
+    tells_scores,
+    with_trusted_routes,
+)
 from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import CheckpointError, EngineError, OutOfMemoryError, RowspanError, UsageError
@@ -142,11 +149,7 @@ class EngineCore:
             ContextOverflowError: the prompt is longer than any context here.
             EngineError: the engine is closed.
         """
-        if not self._blueprint.spec.causal:
-            raise UsageError(
-                f"{self._blueprint.spec.name} is an encoder: it embeds texts, and writes none.",
-                fix="Ask for embeddings, or serve a model that writes.",
-            )
+        check_writes(self._blueprint.spec)
         check_lengths(len(tokens), params.max_tokens, self._blueprint.cache.context_size)  # the cheap check first
         check_vocabulary(tokens, self._vocab_size)
         if params.prompt_logprobs is not None and not tells_scores(self._blueprint.config):

@@ -17,6 +17,7 @@ from rowspan.engine.blueprint import Blueprint, make_blueprint
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
 from rowspan.engine.mailbox import LoopMailbox
+from rowspan.engine.pooling import pooling_of
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import RowspanError
 from rowspan.scheduler.batch import TokenEvent
@@ -60,6 +61,7 @@ class Engine:
             except BaseException:
                 self._core.close()
                 raise
+        self.pooling = pooling_of(blueprint.config.pooling, blueprint.spec, blueprint.checkpoint.metadata)
         self.ready = self._core.ready
         self.context_size = self._core.context_size
         self._mailbox: LoopMailbox | None = None
@@ -126,6 +128,21 @@ class Engine:
         finally:
             self._core.cancel(seq_id)
 
+    def embedding(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """A text's hidden states pooled, (size,), at whatever length. Raises the same as `embed`."""
+        return self.pooling.of(self.embed(tokens, self.pooling.states))
+
+    async def embedding_async(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Like `embedding`, for asyncio. Cancelling the task cancels the request."""
+        post, events = self._post(), asyncio.Queue[TokenEvent | RowspanError]()
+        seq_id = self._core.submit_text(tokens, self.pooling.states, lambda event: post.put(events, event))
+        try:
+            hidden = _event(await events.get()).hidden
+            assert hidden is not None, "it asked for nothing else"
+            return self.pooling.of(hidden)
+        finally:
+            self._core.cancel(seq_id)
+
     async def stream(
         self,
         tokens: Sequence[int],
@@ -139,10 +156,7 @@ class Engine:
         if params.grammar is not None:
             await asyncio.to_thread(check_grammar, params.grammar)
         params, generation = self._prepare(params, stops, continuation, shown)
-        loop = asyncio.get_running_loop()
-        if self._mailbox is None or self._mailbox.loop is not loop:
-            self._mailbox = LoopMailbox(loop)
-        post = self._mailbox
+        post = self._post()
         events: asyncio.Queue[TokenEvent | RowspanError] = asyncio.Queue()
         seq_id = self._core.submit(tokens, params, lambda event: post.put(events, event))
         try:
@@ -180,6 +194,13 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _post(self) -> LoopMailbox:
+        """The way of events to the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = LoopMailbox(loop)
+        return self._mailbox
 
     def _prepare(
         self, params: SamplingParams, stops: Sequence[str], continuation: bool, shown: Collection[str]

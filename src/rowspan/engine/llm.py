@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rowspan import hub
 from rowspan.config import EngineConfig
 from rowspan.engine.engine import Engine
 from rowspan.engine.generation import Piece, TokenText
+from rowspan.engine.pooling import Pooling, unit
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split_mode import SplitMode
 from rowspan.scheduler.request import FinishReason, SamplingParams
 
 Message = Mapping[str, Any]
+EMBEDDED_AT_ONCE = 64  # texts
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,24 @@ class LLM:
         """Continue a text. Raises the same as `chat`."""
         tokens = self.engine.tokenizer.encode(prompt)
         return _collect(self.engine.generate(tokens, _params(sampling), stop, continuation=True), len(tokens))
+
+    def embed(self, texts: Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:
+        """Embeddings of texts, computed together: (texts, size), each of length 1.
+
+        Args:
+            dimensions: how many of their first elements to keep; None: all.
+
+        Raises:
+            RowspanError: a text does not fit the context, or the model gives scores instead.
+        """
+        if isinstance(texts, str):
+            raise UsageError("embed() takes a list of texts.", fix=f"Write [{texts[:20]!r}].")
+        if self.engine.pooling is Pooling.RANK:
+            raise UsageError(f"{self.engine.blueprint.spec.name} ranks pairs of texts, and embeds none.")
+        tokens = [self.engine.tokenizer.encode(text) for text in texts]
+        with ThreadPoolExecutor(max(1, min(EMBEDDED_AT_ONCE, len(tokens)))) as pool:
+            embeddings = pool.map(self.engine.embedding, tokens)
+            return np.array([unit(embedding, dimensions) for embedding in embeddings], np.float32)
 
     def close(self) -> None:
         self.engine.close()

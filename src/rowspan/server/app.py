@@ -17,14 +17,16 @@ from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestI
 from rowspan.server.ollama.routes import ollama_routes
 from rowspan.server.openai.chat import chat_routes
 from rowspan.server.openai.completions import completion_routes
+from rowspan.server.openai.embeddings import embedding_routes
 from rowspan.server.patience import BodyPatience
+from rowspan.server.rerank import rerank_routes
 from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
 from rowspan.server.text_routes import text_routes
 
 ROUTES = (
     *(chat_routes, completion_routes, responses_routes, messages_routes, ollama_routes, llama_server_routes),
-    *(text_routes, model_routes),
+    *(embedding_routes, rerank_routes, text_routes, model_routes),
 )
 
 

@@ -70,6 +70,10 @@ class Metrics:
         if error is not None:
             self._errors.labels(error).inc()
 
+    def count_prompt_tokens(self, tokens: int) -> None:
+        """Count tokens of texts that are embedded. Those of prompts are counted with their answers."""
+        self._prompt_tokens.inc(tokens)
+
     @contextmanager
     def answer(self, prompt_tokens: int, arrived: float) -> Iterator[Callable[[Piece], None]]:
         """Measure an answer while it is computed. Yields a function to be called with every piece of the answer.

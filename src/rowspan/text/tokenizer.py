@@ -187,6 +187,14 @@ class Tokenizer:
         suffix = [] if ids[-1:] == self._suffix else self._suffix
         return [*prefix, *ids, *suffix]
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Token ids of two texts as a cross-encoder reads them: each with what goes around a text, but the second
+        without its first token. RoBERTa's end each text, and one that begins, with the same token.
+        """
+        begin = self._suffix if isinstance(self._algorithm, Unigram) else []
+        behind = self.encode(second)
+        return [*self.encode(first), *begin, *(behind[1:] if behind[:1] == self._prefix else behind)]
+
     def token_ids(self, texts: Iterable[str]) -> frozenset[int]:
         """The ids of those texts that are one token, special or user-defined."""
         return frozenset(self._added_and_special[text] for text in texts if text in self._added_and_special)

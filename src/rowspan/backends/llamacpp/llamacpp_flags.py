@@ -43,6 +43,7 @@ def flags(setup: Setup, features: Features, spec: ModelSpec | None) -> list[str]
             why="llama-server has no way to keep weights in RAM.",
             fix="Leave it out, or use --backend native.",
         )
+    refuse_given(setup, {"pooling": "--pooling"}, "llamacpp", "Embeddings come from the native engine only.")
     refuse_given(setup, {"stages": "--stages"}, "llamacpp", "llama.cpp has one stage: all cards share each layer.")
     config = setup.engine
     cards = used_cards(setup, features)

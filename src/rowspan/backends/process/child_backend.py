@@ -8,6 +8,9 @@ from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator, Map
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowspan.backends.process.child import Address, Child, ChildError, ChildState, Patience
 from rowspan.backends.process.child_log import ChildLog
 from rowspan.backends.process.dialect import Dialect
@@ -15,6 +18,7 @@ from rowspan.backends.process.http_stream import BrokenAnswerError, HttpRefusal,
 from rowspan.backends.protocol import (
     BackendStats,
     Capabilities,
+    Embedding,
     Health,
     HealthState,
     Limits,
@@ -130,6 +134,19 @@ class ChildBackend:
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return await self._explained(self._dialect.decode(self._address(), tokens))
+
+    embedding: Embedding | None = None
+
+    async def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        raise self._without_embeddings()
+
+    async def encode_pair(self, first: str, second: str) -> list[int]:
+        raise self._without_embeddings()
+
+    def _without_embeddings(self) -> UnsupportedOptionError:
+        return UnsupportedOptionError(
+            f"Embeddings are not to be had with --backend {self.name}.", fix="Use --backend native."
+        )
 
     async def stream(
         self,

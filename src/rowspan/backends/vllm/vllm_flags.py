@@ -40,6 +40,7 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
         UnsupportedOptionError: vLLM does not have an option.
     """
     refuse_given(setup, REFUSED, "vllm", WHY)
+    refuse_given(setup, {"pooling": "--pooling"}, "vllm", "Embeddings come from the native engine only.")
     config = setup.engine
     devices, sizes = _split(config)
     words = [python, "-m", MODULE, "--model", setup.model.location, "--served-model-name", setup.model.name, *sizes]

@@ -24,6 +24,7 @@ REFUSED = {
     "stages": ("--stages", "Row split is forecast over all cards of a rig."),
     "dtype": ("--dtype", "The engine's own choice is forecast."),
     "threads": ("--threads", "Processors are not forecast."),
+    "pooling": ("--pooling", "Embeddings are not forecast."),
     "no_prefix_reuse": ("--no-prefix-reuse", "Prompts are forecast as new ones."),
 }
 

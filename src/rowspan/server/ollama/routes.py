@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +12,18 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from rowspan.backends.protocol import HealthState
-from rowspan.errors import UsageError
 from rowspan.server.chat_turn import chat_request, steps
 from rowspan.server.connection import EventStream, while_connected
+from rowspan.server.embeddings import as_list, embeddings
 from rowspan.server.metrics import ARRIVED
-from rowspan.server.ollama.schema import NamedModel, OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, Options
+from rowspan.server.ollama.schema import (
+    NamedModel,
+    OllamaChatRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    Options,
+)
 from rowspan.server.ollama.to_chat import chat_of, chat_of_prompt, sampling_fields, without_tag
 from rowspan.server.ollama.writer import OllamaWriter, Parts, as_message, as_response
 from rowspan.server.openai.chat import PreparedChat, prepare_chat
@@ -66,12 +75,29 @@ def ollama_routes(service: Service) -> APIRouter:
             prepared = await prepare_chat(service, form, chat_of_prompt(request))
         return await answer(http, request, prepared, writer(http, request, prepared, is_chat=False))
 
-    @router.post("/embed", summary="Not supported (Ollama's API)")
-    @router.post("/embeddings", summary="Not supported (Ollama's API)")
-    async def embed() -> Response:
-        raise UsageError(
-            f"{service.model_name} does not support embeddings.", fix="Serve a model that was made for them."
-        )
+    async def embedded(
+        request: OllamaEmbedRequest, http: Request, texts: Sequence[str]
+    ) -> tuple[list[list[float]], int]:
+        service.check_model(without_tag(request.model))
+        if not texts:
+            return [], 0
+        await service.wake()
+        truncated = None if request.truncate is False else -1
+        work = embeddings(service, texts, request.dimensions, truncated)
+        vectors, tokens = await while_connected(http.receive, work)
+        return [as_list(vector) for vector in vectors], tokens
+
+    @router.post("/embed", summary="Vectors of texts (Ollama's API)")
+    async def embed(request: OllamaEmbedRequest, http: Request) -> Json:
+        vectors, tokens = await embedded(request, http, request.texts)
+        taken = int((time.perf_counter() - http.scope[ARRIVED]) * 1e9)
+        counts = {"total_duration": taken, "load_duration": 0, "prompt_eval_count": tokens}
+        return {"model": request.model, "embeddings": vectors} | counts
+
+    @router.post("/embeddings", summary="The vector of a text (Ollama's API, older form)")
+    async def embed_prompt(request: OllamaEmbedRequest, http: Request) -> Json:
+        vectors, _ = await embedded(request, http, [request.prompt] if request.prompt else [])
+        return {"embedding": vectors[0] if vectors else []}
 
     @router.post("/pull", summary="Whether a model is here (Ollama's API)")
     async def pull(request: NamedModel) -> Response:
@@ -84,6 +110,9 @@ def ollama_routes(service: Service) -> APIRouter:
         abilities = ["completion"] if service.backend.chat_template is None else ["completion", "tools"]
         if form.reasoning is not None:
             abilities.append("thinking")
+        told = service.backend.embedding
+        if told is not None and not told.writes:
+            abilities = [] if told.ranks else ["embedding"]
         return {
             "modelfile": "",
             "parameters": "",

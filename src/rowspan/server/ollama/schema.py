@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from rowspan.server.embeddings import MAX_TEXTS
 from rowspan.server.openai.schema import MAX_STOPS, Body, Seed, StopString, few_messages
 from rowspan.server.openai.tool_schema import MAX_TOOLS, Tool
 
@@ -79,6 +80,26 @@ class OllamaGenerateRequest(OllamaRequest):
     raw: bool | None = None
     images: list[Any] | None = None
     context: list[int] | None = None
+
+
+class OllamaEmbedRequest(Body):
+    """POST /api/embed, and with one `prompt` its older form, /api/embeddings. Without a text it asks to load the
+    model.
+
+    truncate: texts longer than the context lose their ends, unless this is false.
+    """
+
+    model: str
+    input: str | Annotated[list[str], Field(max_length=MAX_TEXTS, fail_fast=True)] | None = None
+    prompt: str | None = None
+    truncate: bool | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    options: Options | None = None
+    keep_alive: str | int | float | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input or []
 
 
 class NamedModel(Body):
