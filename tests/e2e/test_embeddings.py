@@ -13,6 +13,7 @@ import numpy as np
 import ollama
 import openai
 import pytest
+import torch
 from kit.encoder_reference import reference_states
 from kit.encoders import CLASSIFIER_MODEL, ENCODER, WORDS
 from kit.gguf_builder import TinyModel
@@ -199,12 +200,13 @@ def test_relevance_by_a_reranker(tmp_path: Path) -> None:
 def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
     path = DECODER.write(tmp_path / "m.gguf")
     reference = reference_model(DECODER)
-    for options, pool in (({}, lambda states: states[-1]), ({"pooling": "mean"}, lambda states: states.mean(axis=0))):
-        with LLM(str(path), dtype="float32", threads=1, **options) as llm:
+    for pooling in (None, "mean"):
+        with LLM(str(path), dtype="float32", threads=1, pooling=pooling) as llm:
             texts = ["hello world", "x", "hello " * 40]
             found = llm.embed(texts)
             for text, vector in zip(texts, found, strict=True):
-                wanted = pool(reference_hidden(reference, llm.engine.tokenizer.encode(text)).numpy())
+                states = reference_hidden(reference, llm.engine.tokenizer.encode(text)).numpy()
+                wanted = states.mean(axis=0) if pooling else states[-1]
                 check(vector, wanted / np.linalg.norm(wanted))
             assert llm.embed([]).size == 0
             assert llm.embed(texts, dimensions=8).shape == (3, 8)
@@ -212,3 +214,26 @@ def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
                 llm.embed("hello")
     with pytest.raises(UsageError, match="no classifier"):
         LLM(str(path), pooling="rank")
+
+
+@pytest.mark.heavy
+def test_minilm() -> None:
+    """The real model, fetched by its short name, against transformers with the weights of the same package."""
+    import transformers
+    from kit.minilm import minilm_folder
+
+    with minilm_folder() as folder, LLM("minilm", dtype="float32") as llm, LLM("minilm") as rounded:
+        theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        texts = ["Paris is the capital of France.", "café NAÏVE 北京", "x", "the cat sat " * 120]
+        found, coarse = llm.embed(texts), rounded.embed(texts)
+        for text, vector, other in zip(texts, found, coarse, strict=True):
+            given = tokenizer(text, return_tensors="pt")
+            assert llm.engine.tokenizer.encode(text) == given["input_ids"][0].tolist()
+            with torch.inference_mode():
+                states = theirs(**given).last_hidden_state[0].numpy()
+            mean = states.mean(axis=0)
+            assert vector @ (mean / np.linalg.norm(mean)) > 0.999999
+            assert other @ vector > 0.9999  # attention in 16-bit integers, as is the default
+        one, same, different = llm.embed(["A cat sleeps.", "A kitten naps.", "Stocks fell on Monday."])
+        assert one @ same > 0.5 > one @ different

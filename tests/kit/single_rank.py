@@ -14,7 +14,7 @@ from torch import Tensor
 from rowspan.comm.base import Comm, SoloGroup
 from rowspan.kernels.device_kernels import kernels_for
 from rowspan.kernels.isa import kernels_used
-from rowspan.kernels.ops import Kernels, Outputs, StepLimits
+from rowspan.kernels.ops import Kernels, StepLimits
 from rowspan.model.open_checkpoint import open_checkpoint, read_spec
 from rowspan.model.position_tables import position_tables
 from rowspan.model.transformer import Transformer
@@ -80,12 +80,12 @@ class SingleRank:
         assert outputs is not None
         return torch.as_tensor(outputs.logits).clone()
 
-    def outputs(self, chunks: Sequence[Chunk]) -> Outputs[Tensor]:
+    def outputs(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor | None]:
         """What an engine gets: logits of every token that samples, and hidden states where they are asked for."""
         outputs = self._forward(step_inputs(StepPlan(0, tuple(chunks)), self.block_size))
         assert outputs is not None
         hidden = None if outputs.hidden is None else torch.from_numpy(outputs.hidden).clone()
-        return Outputs(torch.as_tensor(outputs.logits).clone(), hidden)
+        return torch.as_tensor(outputs.logits).clone(), hidden
 
     def states(self, chunks: Sequence[Chunk]) -> Tensor:
         """The hidden states that are asked for, of models that give nothing else."""

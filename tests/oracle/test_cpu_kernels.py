@@ -201,7 +201,8 @@ def activated(gate: Floats, up: Floats, activation: Activation) -> NDArray[np.fl
         tanh: NDArray[np.float64] = np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))
         return 0.5 * g * (1 + tanh) * u
     if activation is Activation.GELU_ERF:
-        return g * 0.5 * np.vectorize(math.erfc)(-g / math.sqrt(2)) * u
+        tails: NDArray[np.float64] = np.vectorize(math.erfc)(-g / math.sqrt(2))
+        return g * 0.5 * tails * u
     if activation is Activation.SILU:
         return g * sigmoid(g) * u
     squares: NDArray[np.float64] = np.maximum(g, 0) ** 2

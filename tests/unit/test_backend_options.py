@@ -40,6 +40,7 @@ VALUES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "gpu_memory_utilization": [(0.5, CARDS), (0.5, {})],
     "dtype": [("float16", CARDS), ("float16", {})],
     "threads": [(1, CARDS), (1, {})],
+    "pooling": [("mean", CARDS), ("mean", {})],
     "no_prefix_reuse": [(True, CARDS), (True, {})],
 }
 CASES = [(option, value, beside) for option, values in VALUES.items() for value, beside in values]

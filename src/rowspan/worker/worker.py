@@ -153,6 +153,8 @@ class Worker:
     def _result(self, plan: StepPlan, outputs: Outputs[Any]) -> StepResult | Later:
         chunks = [chunk for chunk in plan.chunks if chunk.samples]
         hidden = hidden_states(plan, outputs.hidden)
+        if outputs.logits is None:
+            return StepResult(plan.number, (), hidden)
         if isinstance(self._sampler, Sampler):
             return StepResult(plan.number, self._sampler.sample(chunks, outputs.logits), hidden)
         wait_for_tokens = self._sampler.sample(chunks, outputs.logits)
