@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import ollama
 import openai
 import pytest
 import torch
-from kit.encoder_reference import reference_states
+from kit.encoder_reference import LoadedReference
 from kit.encoders import CLASSIFIER_MODEL, ENCODER, WORDS
 from kit.gguf_builder import TinyModel
 from kit.http_server import MODEL_NAME, RunningServer, serving
@@ -23,6 +24,7 @@ from kit.transformers_reference import reference_hidden, reference_model
 from rowspan import LLM
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
+from rowspan.engine.pooling import Pooling, pooling_of
 from rowspan.errors import UsageError
 
 DECODER = TinyModel("qwen2", context_length=128, extra={"qwen2.pooling_type": 3})
@@ -56,9 +58,14 @@ def http(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@cache
+def reference() -> LoadedReference:
+    return LoadedReference(*ENCODER)
+
+
 def expected(server: RunningServer, texts: Sequence[str], dimensions: int | None = None) -> np.ndarray:
     encode = server.engine.tokenizer.encode
-    means = [reference_states(*ENCODER, encode(text)).mean(axis=0)[:dimensions] for text in texts]
+    means = [reference().states(encode(text)).mean(axis=0)[:dimensions] for text in texts]
     return np.array([mean / np.linalg.norm(mean) for mean in means])
 
 
@@ -135,7 +142,7 @@ def test_llama_server(server: RunningServer, http: httpx.Client) -> None:
     answer = http.post("/embedding", json={"content": TEXTS[:2]}).json()
     check([one["embedding"][0] for one in answer], expected(server, TEXTS[:2]))
     (plain,) = http.post("/embeddings", json={"input": TEXTS[0], "embd_normalize": -1}).json()
-    raw = reference_states(*ENCODER, server.engine.tokenizer.encode(TEXTS[0])).mean(axis=0)
+    raw = reference().states(server.engine.tokenizer.encode(TEXTS[0])).mean(axis=0)
     np.testing.assert_allclose(plain["embedding"][0], raw, atol=2e-5)
 
 
@@ -182,7 +189,7 @@ def test_company_changes_nothing(server: RunningServer) -> None:
 
 
 def test_relevance_by_a_reranker(tmp_path: Path) -> None:
-    path = CLASSIFIER_MODEL[0].write(tmp_path / "m.gguf")
+    path, classifier = CLASSIFIER_MODEL[0].write(tmp_path / "m.gguf"), LoadedReference(*CLASSIFIER_MODEL)
     with Engine.open(config(path)) as engine, serving(engine, ServerConfig()) as server, server.client() as http:
         documents = TEXTS[1:]
         results = http.post("/v1/rerank", json={"query": TEXTS[0], "documents": documents}).json()["results"]
@@ -190,28 +197,35 @@ def test_relevance_by_a_reranker(tmp_path: Path) -> None:
         assert scores == sorted(scores, reverse=True)
         for one in results:
             first, second = (engine.tokenizer.encode(text) for text in (TEXTS[0], documents[one["index"]]))
-            ((logit,),) = reference_states(*CLASSIFIER_MODEL, [*first, *second[1:]])
+            ((logit,),) = classifier.states([*first, *second[1:]])
             assert one["relevance_score"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
         refused = http.post("/v1/embeddings", json={"input": "alpha"})
         assert refused.status_code == 400
         assert "reranker" in refused.json()["error"]["message"]
 
 
-def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
+def test_a_decoder_embeds_as_its_file_says_or_as_asked(tmp_path: Path) -> None:
     path = DECODER.write(tmp_path / "m.gguf")
+    texts = ["hello world", "x", "hello " * 40]
     reference = reference_model(DECODER)
-    for pooling in (None, "mean"):
-        with LLM(str(path), dtype="float32", threads=1, pooling=pooling) as llm:
-            texts = ["hello world", "x", "hello " * 40]
-            found = llm.embed(texts)
-            for text, vector in zip(texts, found, strict=True):
-                states = reference_hidden(reference, llm.engine.tokenizer.encode(text)).numpy()
-                wanted = states.mean(axis=0) if pooling else states[-1]
-                check(vector, wanted / np.linalg.norm(wanted))
-            assert llm.embed([]).size == 0
-            assert llm.embed(texts, dimensions=8).shape == (3, 8)
-            with pytest.raises(UsageError, match="list of texts"):
-                llm.embed("hello")
+    with LLM(str(path), dtype="float32", threads=1) as llm:
+        found = llm.embed(texts)
+        for text, vector in zip(texts, found, strict=True):
+            tokens = llm.engine.tokenizer.encode(text)
+            states = reference_hidden(reference, tokens).numpy()
+            check(vector, states[-1] / np.linalg.norm(states[-1]))
+            np.testing.assert_allclose(
+                Pooling.MEAN.of(llm.engine.embed(tokens, Pooling.MEAN.states)), states.mean(axis=0), atol=2e-5
+            )
+        assert llm.embed([]).size == 0
+        assert llm.embed(texts, dimensions=8).shape == (3, 8)
+        with pytest.raises(UsageError, match="list of texts"):
+            llm.embed("hello")
+        spec = llm.engine.blueprint.spec
+    said = {"qwen2.pooling_type": 1}
+    assert pooling_of("cls", spec, said) is Pooling.CLS
+    assert pooling_of(None, spec, said) is Pooling.MEAN
+    assert pooling_of(None, spec, {}) is Pooling.LAST
     with pytest.raises(UsageError, match="no classifier"):
         LLM(str(path), pooling="rank")
 

@@ -36,19 +36,26 @@ class EncoderReference:
     less_one: bool = False
 
 
-def reference_states(model: FamilyModel, reference: EncoderReference, tokens: Sequence[int]) -> Array:
-    """(tokens, hidden size); or of a classifier (1, labels)."""
-    theirs = _load(model, reference)
-    with torch.inference_mode():
-        given = torch.tensor([list(tokens)])
-        result = theirs(given, attention_mask=torch.ones_like(given))
-    if hasattr(result, "logits"):
-        return result.logits.numpy()
-    states = result.last_hidden_state[0].numpy()
-    for role in (Role.DENSE_1, Role.DENSE_2):
-        if TensorKey(role) in model.weights:
-            states = states @ model.weights[TensorKey(role)].T
-    return states
+class LoadedReference:
+    """An encoder of transformers with a model's weights."""
+
+    def __init__(self, model: FamilyModel, reference: EncoderReference) -> None:
+        self._theirs = _load(model, reference)
+        self._dense = [
+            model.weights[key] for key in map(TensorKey, (Role.DENSE_1, Role.DENSE_2)) if key in model.weights
+        ]
+
+    def states(self, tokens: Sequence[int]) -> Array:
+        """(tokens, hidden size); or of a classifier (1, labels)."""
+        with torch.inference_mode():
+            given = torch.tensor([list(tokens)])
+            result = self._theirs(given, attention_mask=torch.ones_like(given))
+        if hasattr(result, "logits"):
+            return result.logits.numpy()
+        states = result.last_hidden_state[0].numpy()
+        for matrix in self._dense:
+            states = states @ matrix.T
+        return states
 
 
 def _load(model: FamilyModel, reference: EncoderReference) -> Any:

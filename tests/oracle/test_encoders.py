@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit.encoder_reference import EncoderReference, reference_states
+from kit.encoder_reference import EncoderReference, LoadedReference
 from kit.encoders import BERT, BIASES, CLASSIFIER_MODEL, EMBEDDED, ENCODER, LAYER_NORM, OFFSET
 from kit.family_model import FamilyModel
 from kit.family_reference import ATTENTION, MLP, POST_NORMS
@@ -104,8 +103,8 @@ MODELS = {
 
 
 @cache
-def states(name: str, tokens: tuple[int, ...]) -> Any:
-    return reference_states(*MODELS[name], tokens)
+def reference(name: str) -> LoadedReference:
+    return LoadedReference(*MODELS[name])
 
 
 def some_tokens(length: int, seed: int) -> tuple[int, ...]:
@@ -117,14 +116,16 @@ def chunk(number: int, tokens: tuple[int, ...]) -> Chunk:
     return Chunk(number, tokens, 0, blocks, samples=0, hidden=len(tokens))
 
 
-@pytest.mark.parametrize("isa", dict.fromkeys([available_isas()[0], TORCH]))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "isa"),
+    [*((name, available_isas()[0]) for name in MODELS), *((name, TORCH) for name in ("modern-bert", "a classifier"))],
+)
 def test_hidden_states_are_those_of_transformers(name: str, isa: str, tmp_path: Path) -> None:
     """Texts longer than a chunk of keys and shorter than a window; the same bits alone and in a step with others."""
     rank = SingleRank(MODELS[name][0].write(tmp_path / "model.gguf"), isa=isa)
     texts = [some_tokens(length, seed) for seed, length in enumerate((300, 3, 1, 47))]
     together = rank.states([chunk(number, text) for number, text in enumerate(texts)])
     for text, found in zip(texts, torch.split(together, [len(text) for text in texts]), strict=True):
-        expected = states(name, text)  # a classifier's are those of a whole text, which its first token tells
+        expected = reference(name).states(text)  # a classifier's are those of a whole text, which its first token tells
         np.testing.assert_allclose(found[: len(expected)], expected, atol=1e-5 * np.abs(expected).max(), rtol=1e-4)
         assert torch.equal(found, rank.states([chunk(2, text)]))

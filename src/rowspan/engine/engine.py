@@ -47,6 +47,7 @@ class Engine:
         """
         self.blueprint = blueprint
         self._tokens_holding: dict[tuple[str, ...], frozenset[int]] = {}
+        self.pooling = pooling_of(blueprint.config.pooling, blueprint.spec, blueprint.checkpoint.metadata)
         with ThreadPoolExecutor(1) as beside:  # a vocabulary takes 0.3 s, in which the workers start
             text = beside.submit(tokenizer_and_template, blueprint.checkpoint.metadata)
 
@@ -61,7 +62,6 @@ class Engine:
             except BaseException:
                 self._core.close()
                 raise
-        self.pooling = pooling_of(blueprint.config.pooling, blueprint.spec, blueprint.checkpoint.metadata)
         self.ready = self._core.ready
         self.context_size = self._core.context_size
         self._mailbox: LoopMailbox | None = None

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/2402.01613, https://arxi
 from __future__ import annotations
 
 from rowspan.checkpoint.tensor_names import Names, Role
-from rowspan.model.families.family import Family, attention, fused_qkv, mlp, model
+from rowspan.model.families.family import Family, attention, check_encoder, fused_qkv, mlp, model
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import Activation, EncoderSpec, LayerSpec, ModelSpec, NormKind
 
@@ -35,6 +35,7 @@ LAYER_TENSORS: Names = {
 
 
 def spec(header: ModelHeader) -> ModelSpec:
+    check_encoder(header)
     has_rope = header.architecture != "bert"
     is_gated = header.architecture == "nomic-bert"
     activation = Activation.SILU if is_gated else Activation.GELU_ERF

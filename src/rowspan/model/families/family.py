@@ -131,6 +131,12 @@ def model(header: ModelHeader, layers: tuple[LayerSpec, ...], **differences: Any
     return ModelSpec(**read)
 
 
+def check_encoder(header: ModelHeader) -> None:
+    """Raise CheckpointError if a file says that an encoder's tokens do not see those after them."""
+    if header.flag("attention.causal", False):
+        raise header.contradiction("an encoder's attention is causal")
+
+
 def attention(header: ModelHeader, layer: int, *, interleaved_rope: bool, **differences: Any) -> AttentionSpec:
     """Attention as most families have it, with biases and with norms of q and k if the file has them."""
     n_heads = header.in_layer("attention.head_count", layer)

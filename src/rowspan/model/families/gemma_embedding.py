@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rowspan.checkpoint.tensor_names import Role
 from rowspan.model.families import gemma
-from rowspan.model.families.family import LAYER_TENSORS, POST_NORM_TENSORS, Family
+from rowspan.model.families.family import LAYER_TENSORS, POST_NORM_TENSORS, Family, check_encoder
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import EncoderSpec, ModelSpec
 
@@ -17,6 +17,7 @@ DENSE = {Role.DENSE_1: "dense_2_feat_out", Role.DENSE_2: "dense_3_feat_out"}  # 
 
 
 def spec(header: ModelHeader) -> ModelSpec:
+    check_encoder(header)
     dense = tuple(header.integer(key) for role, key in DENSE.items() if header.has(role))
     encoder = EncoderSpec(has_final_norm=True, dense=dense)
     return replace(gemma.spec(header), tied_embeddings=False, encoder=encoder)

@@ -10,6 +10,7 @@ from rowspan.model.families.family import (
     LAYER_TENSORS,
     Family,
     attention,
+    check_encoder,
     fused_gate_up,
     fused_qkv,
     mlp,
@@ -23,6 +24,7 @@ PATTERN = "attention.sliding_window_pattern"
 
 
 def spec(header: ModelHeader) -> ModelSpec:
+    check_encoder(header)
     window = header.optional_integer("attention.sliding_window")
     every = header.integer(PATTERN, 3) if header.flags(PATTERN) is None else 0
     has_window = header.flags(PATTERN) or tuple(bool(index % every) for index in range(header.n_layers))
