@@ -24,15 +24,17 @@ from kit.transformers_reference import reference_hidden, reference_model
 from rowspan import LLM
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
-from rowspan.engine.pooling import Pooling, pooling_of
+from rowspan.engine.pooling import Pooling, pooling_of, unit
 from rowspan.errors import UsageError
+from rowspan.plan.device import parse_devices
+from rowspan.plan.split_mode import SplitMode
 
 DECODER = TinyModel("qwen2", context_length=128, extra={"qwen2.pooling_type": 3})
 TEXTS = ["alpha beta", "gamma", "delta alpha alpha beta", "alpha " * 60]
 
 
 def config(path: Path, **options: Any) -> EngineConfig:
-    return EngineConfig(path, dtype="float32", threads=1, parallel=4, **options)
+    return EngineConfig(path, dtype="float32", threads=2, parallel=4, **options)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,14 @@ def test_company_changes_nothing(server: RunningServer) -> None:
         if index % 7 or not isinstance(found, asyncio.CancelledError):
             assert np.array_equal(found, one)
     assert server.is_idle()
+
+
+@pytest.mark.parametrize("mode", ["layer", "row"])
+def test_splits_embed_alike(server: RunningServer, path: Path, mode: str) -> None:
+    devices = parse_devices("cpu:0,cpu:1")
+    with Engine.open(config(path, devices=devices, split_mode=SplitMode(mode))) as engine:
+        found = [unit(engine.embedding(engine.tokenizer.encode(text))) for text in TEXTS]
+    check(found, expected(server, TEXTS))
 
 
 def test_relevance_by_a_reranker(tmp_path: Path) -> None:

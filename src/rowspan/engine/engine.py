@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowspan.config import EngineConfig
-from rowspan.engine.blueprint import Blueprint, make_blueprint
+from rowspan.engine.blueprint import Blueprint, check_writes, make_blueprint
 from rowspan.engine.core import EngineCore
 from rowspan.engine.generation import Generation, Piece
 from rowspan.engine.mailbox import LoopMailbox
@@ -75,8 +75,9 @@ class Engine:
         """Token ids of a conversation, ready for the assistant's turn.
 
         Raises:
-            UsageError: the model has no chat template, or its template refuses these messages.
+            UsageError: the model has no chat template, or its template refuses these messages; or it is an encoder.
         """
+        check_writes(self.blueprint.spec)
         return encode_chat(self.template, self.tokenizer, messages, **template_options)
 
     def generate(

@@ -152,7 +152,7 @@ def memory_text(size: int) -> str:
 
 def _holding(plan: Plan, shard: Shard, size: ShardBytes, sent: Traffic, buffers: int, cache_bytes: int) -> Holding:
     embedding = plan.cut(TensorKey(Role.EMBEDDING), shard)
-    head = plan.cut(TensorKey(Role.HEAD), shard)
+    head = None if plan.spec.encoder is not None else plan.cut(TensorKey(Role.HEAD), shard)
     layer = _typical(plan.spec.layers[shard.layers.as_slice()])
     cut = shard.cut_of(plan.spec.layers.index(layer, shard.layers.start))
     return Holding(
