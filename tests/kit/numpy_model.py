@@ -3,6 +3,7 @@ slow, for one sequence, with nothing cached."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ def activate(activation: Activation, gate: Array, up: Array) -> Array:
         return gate / (1 + np.exp(-1.702 * gate)) * (np.clip(up, -7, 7) + 1)
     if activation is Activation.GELU:
         return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+    if activation is Activation.GELU_ERF:
+        return 0.5 * gate * np.vectorize(math.erfc)(-gate / math.sqrt(2)) * up
     if activation is Activation.RELU2:
         return np.maximum(gate, 0) ** 2 * up
     return gate / (1 + np.exp(-gate)) * up

@@ -107,6 +107,7 @@ def in_float64(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
     as_written = {
         Activation.SILU: g * torch.sigmoid(g),
         Activation.GELU: g / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (g + 0.044715 * g**3))),
+        Activation.GELU_ERF: g / 2 * torch.special.erfc(-g / math.sqrt(2)),
         Activation.RELU2: torch.where(g > 0, g**2, 0.0),
         Activation.CLAMPED_SWIGLU: g * torch.sigmoid(1.702 * g),
     }
