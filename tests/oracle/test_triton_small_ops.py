@@ -104,7 +104,7 @@ def in_float64(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
     g, u = gate.double(), up.double()
     if activation is Activation.CLAMPED_SWIGLU:
         g, u = g.clamp(max=7.0), u.clamp(-7.0, 7.0) + 1
-    as_written = {
+    as_written: dict[Activation, Tensor] = {
         Activation.SILU: g * torch.sigmoid(g),
         Activation.GELU: g / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (g + 0.044715 * g**3))),
         Activation.GELU_ERF: g / 2 * torch.special.erfc(-g / math.sqrt(2)),
