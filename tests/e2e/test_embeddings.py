@@ -19,7 +19,7 @@ from kit.encoder_reference import LoadedReference
 from kit.encoders import CLASSIFIER_MODEL, ENCODER, WORDS
 from kit.gguf_builder import TinyModel
 from kit.http_server import MODEL_NAME, RunningServer, serving
-from kit.transformers_reference import reference_hidden, reference_model
+from kit.transformers_reference import reference_hidden, reference_logits, reference_model
 
 from rowspan import LLM
 from rowspan.config import EngineConfig, ServerConfig
@@ -28,8 +28,10 @@ from rowspan.engine.pooling import Pooling, pooling_of, unit
 from rowspan.errors import UsageError
 from rowspan.plan.device import parse_devices
 from rowspan.plan.split_mode import SplitMode
+from rowspan.server.yes_no import TASK
 
 DECODER = TinyModel("qwen2", context_length=128, extra={"qwen2.pooling_type": 3})
+JUDGE = TinyModel("qwen3", context_length=512, name="Tiny Qwen3 Reranker")
 TEXTS = ["alpha beta", "gamma", "delta alpha alpha beta", "alpha " * 60]
 
 
@@ -212,6 +214,23 @@ def test_relevance_by_a_reranker(tmp_path: Path) -> None:
         refused = http.post("/v1/embeddings", json={"input": "alpha"})
         assert refused.status_code == 400
         assert "reranker" in refused.json()["error"]["message"]
+
+
+def test_relevance_by_yes_or_no(tmp_path: Path) -> None:
+    """The words' first tokens stand for them in this vocabulary."""
+    path, theirs = JUDGE.write(tmp_path / "m.gguf"), reference_model(JUDGE)
+    with Engine.open(config(path)) as engine, serving(engine, ServerConfig()) as server, server.client() as http:
+        documents = ["hello world", "the cat", "x"]
+        body = {"query": "a question", "documents": documents, "instruction": "Be strict"}
+        results = http.post("/v1/rerank", json=body).json()["results"]
+        yes, no = (engine.tokenizer.encode(word)[0] for word in ("yes", "no"))
+        for one in results:
+            asked = f"<Instruct>: Be strict\n<Query>: a question\n<Document>: {documents[one['index']]}"
+            messages = [{"role": "system", "content": TASK}, {"role": "user", "content": asked}]
+            logits = reference_logits(theirs, engine.encode_chat(messages, enable_thinking=False))[-1]
+            wanted = 1 / (1 + np.exp(float(logits[no] - logits[yes])))
+            assert one["relevance_score"] == pytest.approx(wanted, abs=1e-4)
+        assert sorted(one["index"] for one in results) == [0, 1, 2]
 
 
 def test_a_decoder_embeds_as_its_file_says_or_as_asked(tmp_path: Path) -> None:

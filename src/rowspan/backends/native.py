@@ -139,7 +139,8 @@ class NativeBackend:
     @property
     def embedding(self) -> Embedding | None:
         spec = self.blueprint.spec
-        return Embedding(spec.state_size, self.engine.pooling is Pooling.RANK, spec.causal)
+        judges = spec.causal and "rerank" in spec.name.lower()
+        return Embedding(spec.state_size, self.engine.pooling is Pooling.RANK, spec.causal, judges)
 
     async def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return await self.engine.embedding_async(tokens)

@@ -147,11 +147,13 @@ class Embedding:
     size: elements of an embedding.
     ranks: it gives a score of a pair of texts instead, as `encode_pair` joins them.
     writes: it also answers.
+    judges: it was trained to answer yes or no to whether a document is relevant.
     """
 
     size: int
     ranks: bool
     writes: bool
+    judges: bool = False
 
 
 class HealthState(StrEnum):

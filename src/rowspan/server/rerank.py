@@ -1,15 +1,14 @@
 """POST /v1/rerank: how relevant documents are to a query, in the form of Jina's and Cohere's APIs; and llama-server's
 /embedding.
 
-A reranker reads query and document together, and its score becomes a number between 0 and 1. Any other model embeds
-them, and their cosine is told, as vLLM does.
+A reranker reads query and document together, and its score becomes a number between 0 and 1; or it judges by yes or no.
+Any other model embeds them, and their cosine is told, as vLLM does.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
 from typing import Annotated
 
 import orjson
@@ -31,8 +30,10 @@ from rowspan.server.embeddings import (
     vectors_of,
 )
 from rowspan.server.error_replies import FieldError
+from rowspan.server.metrics import ARRIVED
 from rowspan.server.openai.schema import Body
 from rowspan.server.service import Service
+from rowspan.server.yes_no import judged
 
 
 class Document(Body):
@@ -45,6 +46,7 @@ class RerankRequest(Body):
     documents: Annotated[list[str | Document], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
+    instruction: str | None = None  # what relevance means, for models that judge; others ignore it
 
     @property
     def texts(self) -> list[str]:
@@ -70,7 +72,7 @@ def rerank_routes(service: Service) -> APIRouter:
     async def rerank(request: RerankRequest, http: Request) -> Response:
         service.check_model(request.model)
         await service.wake()
-        scores, tokens = await while_connected(http.receive, relevance(service, request.query, request.texts))
+        scores, tokens = await while_connected(http.receive, relevance(service, request, http.scope[ARRIVED]))
         best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: request.top_n]
         results: list[Json] = [{"index": index, "relevance_score": scores[index]} for index in best]
         if request.return_documents:
@@ -111,10 +113,13 @@ def rerank_routes(service: Service) -> APIRouter:
     return router
 
 
-async def relevance(service: Service, query: str, documents: Sequence[str]) -> tuple[list[float], int]:
+async def relevance(service: Service, request: RerankRequest, arrived: float) -> tuple[list[float], int]:
     """The relevance of each document, and the number of tokens computed."""
-    backend = service.backend
-    if not embedding_of(service, ranks=True).ranks:
+    backend, query, documents = service.backend, request.query, request.texts
+    embedding = embedding_of(service, ranks=True)
+    if embedding.judges:
+        return await judged(service, query, documents, request.instruction, arrived)
+    if not embedding.ranks:
         (asked, *vectors), tokens = await embeddings(service, [query, *documents])
         return [float(asked @ vector) for vector in vectors], tokens
     with service.admitted(1):
