@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from kit.gguf_builder import TinyModel
-from kit.http_server import RunningServer, serving
+from kit.http_server import RunningServer, eventually, serving
 
 from rowspan.config import EngineConfig, ServerConfig
 from rowspan.engine.engine import Engine
@@ -102,7 +102,7 @@ def test_slots_and_the_tokenizer(http: httpx.Client) -> None:
         "POST", "/completion", json={"prompt": "a", "n_predict": 1000, "stream": True, **GREEDY}
     ) as answer:
         next(answer.iter_lines())
-        assert sum(slot["is_processing"] for slot in http.get("/slots").json()) == 1
+        assert eventually(lambda: sum(slot["is_processing"] for slot in http.get("/slots").json()) == 1)
     info = http.get("/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>"
     assert "message" in info["chat_template"]

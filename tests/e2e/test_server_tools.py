@@ -295,6 +295,7 @@ def test_calls_that_max_tokens_cut_off_are_answers_too(tools_server: RunningServ
             assert http.post("/api/chat", json={**body, "model": "tiny"}).status_code == 200
             body = {"input": "?", "max_output_tokens": most, "tools": [{"type": "function", **function}]}
             assert http.post("/v1/responses", json={**body, "tool_choice": "required"}).status_code == 200
+    assert input_of('{"n": [123456789012345678901234567890], "m": 1}') == {"n": [1.2345678901234568e29], "m": 1}
     assert [input_of(text) for text in ('{"city": "Os', '{"city": "Oslo", "da', '{"', "", "[")] == [
         {"city": "Os"},
         {"city": "Oslo"},

@@ -26,6 +26,18 @@ def json_event(data: dict[str, Any]) -> bytes:
     return event(orjson.dumps(data))
 
 
+def writable(value: Any) -> Any:
+    """A value of JSON as orjson can write it: models make up integers of more than 64 bits, which become floats."""
+    match value:
+        case dict():
+            return {name: writable(each) for name, each in value.items()}
+        case list():
+            return [writable(each) for each in value]
+        case int() if not -(2**63) <= value < 2**64:
+            return float(value) if abs(value) < 10**300 else str(value)
+    return value
+
+
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Do the work; cancel it as soon as the client hangs up. The request's body must have been read.
 

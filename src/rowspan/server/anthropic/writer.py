@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from rowspan.backends.protocol import FinishReason, Piece
 from rowspan.server.chat_turn import Step
+from rowspan.server.connection import writable
 from rowspan.server.error_replies import ERROR_CODE, code_of, describe
 from rowspan.server.openai.chat import PreparedChat
 from rowspan.text.chat_formats.deltas import (
@@ -166,7 +167,7 @@ def input_of(arguments: str) -> Any:
         told = from_json(arguments or "{}", allow_partial="trailing-strings")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return writable(told) if isinstance(told, dict) else {}
 
 
 def _call_id(given: str | None) -> str:

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from rowspan.backends.protocol import Piece
 from rowspan.server.chat_turn import Step
+from rowspan.server.connection import writable
 from rowspan.server.error_replies import ERROR_CODE, code_of, describe
 from rowspan.text.chat_formats.deltas import BrokenCall, CallArguments, CallEnd, CallStart, Delta, Reasoning, Text
 
@@ -101,7 +102,7 @@ class OllamaWriter:
                 case CallArguments(arguments) if self._call is not None:
                     self._call["arguments"] += arguments
                 case CallEnd() if self._call is not None:
-                    arguments = json.loads(self._call["arguments"] or "{}")
+                    arguments = writable(json.loads(self._call["arguments"] or "{}"))
                     parts.calls.append({"function": {"name": self._call["name"], "arguments": arguments}})
                     self._call = None
                 case BrokenCall(whole, _, reason):
