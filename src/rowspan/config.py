@@ -77,6 +77,9 @@ class Paths:
         )
 
 
+MOST_GUESSES = 16  # the default of --spec-max
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How to run one model. Names in brackets are the command line's options."""
@@ -104,6 +107,8 @@ class EngineConfig:
     sleep_level: int = 2  # [--sleep-level] 1: weights go to the host's memory; 2: workers end
     threads: int | None = None  # [-t] over all CPU ranks together; None: the cores this process may use
     prefix_reuse: bool = True  # [--no-prefix-reuse]
+    # [--spec, --spec-max] tokens guessed at a time at most, from earlier text, for each request that decodes; 0: none
+    guesses: int = 0
     pooling: str | None = None  # [--pooling] of hidden states to an embedding; None: as the model's file has it
     # A natively computing worker that makes no progress for so long counts as hung, and all workers are started anew.
     # Progress is a task, one thread's part of a call, which takes milliseconds.

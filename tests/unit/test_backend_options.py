@@ -41,10 +41,17 @@ VALUES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "dtype": [("float16", CARDS), ("float16", {})],
     "threads": [(1, CARDS), (1, {})],
     "pooling": [("mean", CARDS), ("mean", {})],
+    "spec": [("ngram", CARDS), ("ngram", {})],
+    "spec_max": [(4, {**CARDS, "spec": "ngram"})],
     "no_prefix_reuse": [(True, CARDS), (True, {})],
 }
 CASES = [(option, value, beside) for option, values in VALUES.items() for value, beside in values]
-NAMES = {"gpu_layers": "--n-gpu-layers", "context_size": "--ctx-size", "token_budget": "--ubatch-size"}
+NAMES = {
+    "gpu_layers": "--n-gpu-layers",
+    "context_size": "--ctx-size",
+    "token_budget": "--ubatch-size",
+    "spec_max": "--spec",
+}
 VLLM = VllmFeatures("0.32.0", frozenset({"generation_config"}))
 
 

@@ -397,7 +397,7 @@ def test_hidden_states_of_a_whole_text_come_at_once_and_of_nothing_that_is_cache
             events = turn(scheduler, workers)
             steps += 1
         assert steps == (1 if wanted is WantedStates.LAST else 3)
-        ((found, sampled, finish, cached, hidden, _),) = events
+        ((found, sampled, finish, cached, hidden, *_),) = events
         assert (found, sampled, finish) == (seq_id, None, FinishReason.STOP)
         assert cached == (16 if wanted is WantedStates.LAST else 0)
         assert hidden is not None

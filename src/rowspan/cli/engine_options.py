@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Options whose fields in `EngineConfig` are called otherwise.
+RENAMED = {"no_prefix_reuse": "prefix_reuse", "spec": "guesses", "spec_max": "guesses"}
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -106,6 +109,17 @@ class EngineOptions:
             "--pooling", help="How embeddings are made: mean, cls, last or rank. [default: as the model's file says]"
         ),
     ] = None
+    spec: Annotated[
+        str | None,
+        typer.Option(
+            "--spec",
+            help="ngram: guess what follows from earlier text and check several tokens a step, where that pays; the "
+            "answers stay the same. [default: off]",
+        ),
+    ] = None
+    spec_max: Annotated[
+        int | None, typer.Option("--spec-max", min=1, max=64, help="Tokens guessed at a time at most. [default: 16]")
+    ] = None
     no_prefix_reuse: Annotated[
         bool, typer.Option("--no-prefix-reuse", help="Compute every prompt from its beginning.")
     ] = False
@@ -113,7 +127,7 @@ class EngineOptions:
     def given(self) -> frozenset[str]:
         """Names of `EngineConfig`'s fields that the user typed."""
         typed = {field.name for field in fields(self) if getattr(self, field.name) not in (None, False)}
-        return frozenset({"prefix_reuse" if name == "no_prefix_reuse" else name for name in typed})
+        return frozenset(RENAMED.get(name, name) for name in typed)
 
     def check(self, *, native: bool = True) -> Callable[[Path], EngineConfig]:
         """Read the options before anything is fetched or opened; the function returned makes the configuration for a
@@ -125,13 +139,17 @@ class EngineOptions:
         Raises:
             UsageError: an option's value is not understood.
         """
-        from rowspan.config import DTYPES, POOLINGS, EngineConfig
+        from rowspan.config import DTYPES, MOST_GUESSES, POOLINGS, EngineConfig
         from rowspan.plan.device import parse_devices, parse_ratios
         from rowspan.plan.split_mode import SplitMode
         from rowspan.quant.cache_types import CacheKernels, cache_options
 
         given = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
         given["prefix_reuse"] = not given.pop("no_prefix_reuse")
+        _check_choice("--spec", self.spec, ("ngram", "off"))
+        most = given.pop("spec_max", MOST_GUESSES)
+        if given.pop("spec", "off") == "ngram":
+            given["guesses"] = most
         if self.devices is not None:
             given["devices"] = parse_devices(self.devices)
         if self.tensor_split is not None:

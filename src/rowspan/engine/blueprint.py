@@ -145,7 +145,7 @@ def max_logits(config: EngineConfig) -> int:
     whose log-probabilities are asked for. (The latter's buffers are not touched, and not counted, before one is.)
     """
     scored = config.block_size if tells_scores(config) else 0
-    return min(config.token_budget, config.parallel + scored)
+    return min(config.token_budget, config.parallel * (1 + config.guesses) + scored)
 
 
 def make_blueprint(config: EngineConfig, free_elsewhere: Sequence[int] = ()) -> Blueprint:

@@ -6,6 +6,7 @@ import logging
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from rowspan.engine.group import WorkerGroup
 from rowspan.engine.ranks import StartRanks
 from rowspan.errors import CheckpointError, EngineError, OutOfMemoryError, RowspanError, UsageError
 from rowspan.kvcache.manager import CacheManager
-from rowspan.scheduler.batch import TokenEvent
+from rowspan.scheduler.batch import StepPlan, TokenEvent
 from rowspan.scheduler.limits import check_lengths, check_text_length, check_vocabulary
 from rowspan.scheduler.request import FinishReason, Request, SamplingParams, WantedStates
 from rowspan.scheduler.scheduler import Scheduler, SchedulerStats
@@ -107,6 +108,7 @@ class EngineCore:
             prefix_reuse=config.prefix_reuse,
             depth=blueprint.plan.n_stages,
             ahead=self._group.ahead,
+            guesses=config.guesses,
             whole_texts=not blueprint.spec.causal,
         )
         self.context_size = self._scheduler.context_length
@@ -114,6 +116,7 @@ class EngineCore:
         self.ready = self._group.ready
         self._most_under_way = blueprint.plan.n_stages + self._group.ahead
         self._under_way = 0  # number of steps
+        self._sent: tuple[StepPlan, float] | None = None  # the one under way, if it is alone, and when it was sent
         self._out_of_memory = 0  # number of steps in a row
         self._proven = False  # whether this group of workers has completed a step
         self._failure: RowspanError | None = None
@@ -296,6 +299,7 @@ class EngineCore:
             self._see_to_workers()
             assert self._group is not None, "or there was an error"
             while self._under_way < self._most_under_way and (plan := self._scheduler.step()) is not None:
+                self._sent = None if self._under_way else (plan, time.perf_counter())
                 self._group.send(plan)
                 self._under_way += 1
             self._latest_stats = self._scheduler.stats()
@@ -308,6 +312,9 @@ class EngineCore:
         """Wait for the oldest step's result, and deliver its tokens. Raises RowspanError if a worker died or failed."""
         result = group.receive()
         self._under_way -= 1
+        if self._sent is not None and not self._under_way:
+            plan, sent = self._sent
+            self._scheduler.note_time(plan, time.perf_counter() - sent)
         if isinstance(result, StepOutOfMemory):
             self._compute_again(result)
             return

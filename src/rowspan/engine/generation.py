@@ -53,6 +53,7 @@ class Piece(NamedTuple):
     timings: Timings | None = None  # with the last piece, from engines that tell
     prompt: tuple[TokenText, ...] = ()  # with the first piece, the prompt's tokens but the first, if asked for
     stop: str | None = None  # with the last piece, the stop string that ended the text, from engines that tell
+    guesses: tuple[int, int] = (0, 0)  # with the last piece: tokens that were guessed, and those that were right
 
 
 class Generation:
@@ -100,7 +101,9 @@ class Generation:
             text += rest + self._matcher.finish()
         prompt = tuple([self._spell(token) for token in event.prompt])
         stop = self._matcher.matched if finish else None
-        return Piece(text, tokens, self._generated, finish, event.cached, prompt=prompt, stop=stop)
+        return Piece(
+            text, tokens, self._generated, finish, event.cached, prompt=prompt, stop=stop, guesses=event.guesses
+        )
 
     def _spell(self, sampled: SampledToken) -> TokenText:
         spelling = self._tokenizer.spelling

@@ -107,6 +107,7 @@ class TokenEvent(NamedTuple):
     cached: int = 0  # prompt tokens whose cache entries were reused
     hidden: NDArray[np.float32] | None = None  # (1 or all tokens, hidden size)
     prompt: tuple[SampledToken, ...] = ()  # with the first token, those of the prompt that follow one, if asked for
+    guesses: tuple[int, int] = (0, 0)  # with the last token: how many were made for this request, and were right
 
 
 def _packed(blocks: Sequence[int]) -> bytes:

@@ -64,6 +64,7 @@ class SamplingParams:
     also_stops: frozenset[int] = frozenset()  # tokens that end the answer beside those, also with ignore_eos
     ignore_eos: bool = False  # do not stop at stop_tokens
     min_tokens: int = 0  # so many come before any token that ends the answer
+    guesses: int | None = None  # tokens guessed at a time at most; None: as many as the engine was told
     grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
     prompt_logprobs: int | None = None  # the same of each token of the prompt but the first
@@ -108,6 +109,7 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as far as they were needed
     told_states: list[NDArray[np.float32]] = field(default_factory=list)  # of what is computed
     told_scores: list[SampledToken] = field(default_factory=list)  # of the prompt's tokens, as far as they are known
+    guesses: tuple[int, int] = (0, 0)  # made so far, and right
     preemptions: int = 0  # times it lost its blocks to an older request
 
     def __post_init__(self) -> None:

@@ -27,12 +27,13 @@ from rowspan.scheduler.batch import SampledToken, StepPlan, StepResult, TokenEve
 from rowspan.scheduler.draft import PlanDraft, PlannedPart
 from rowspan.scheduler.limits import check_lengths, check_text_length
 from rowspan.scheduler.request import FinishReason, Request, WantedStates
+from rowspan.scheduler.speculation import Speculation
 from rowspan.scheduler.step_size import StepSize
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """A snapshot of the scheduler. The last four are totals since the start."""
+    """A snapshot of the scheduler. The last six are totals since the start."""
 
     running: int  # requests that own cache blocks
     waiting: int  # requests that do not
@@ -43,6 +44,8 @@ class SchedulerStats:
     prefix_hits: int  # those of them that were found in the cache
     generated_tokens: int
     preemptions: int
+    guessed_tokens: int = 0
+    right_guesses: int = 0
 
 
 class Scheduler:
@@ -62,6 +65,7 @@ class Scheduler:
         depth: int = 1,
         ahead: bool = False,
         whole_texts: bool = False,
+        guesses: int = 0,
     ) -> None:
         """
         Args:
@@ -75,6 +79,7 @@ class Scheduler:
             ahead: plan a step while the one before is under way, for workers that know what LATEST is. Not for
                 pipelines, whose stages are busy with the steps of others meanwhile.
             whole_texts: a prompt is computed in one step, whose tokens see each other.
+            guesses: tokens guessed at a time at most, for each request that decodes; 0: none.
 
         Raises:
             UsageError: the limits contradict each other.
@@ -95,6 +100,7 @@ class Scheduler:
         self._depth = depth
         self._ahead = ahead
         self._whole_texts = whole_texts
+        self._speculation = Speculation(guesses) if guesses else None
         self._requests: dict[int, Request] = {}  # running and waiting
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -152,24 +158,37 @@ class Scheduler:
             sampled[token.seq_id].append(token)
         hidden = dict(result.hidden)
         events = list[TokenEvent]()
-        for request, end, samples in self._in_flight.pop(result.number, ()):
+        for request, end, samples, guesses in self._in_flight.pop(result.number, ()):
             if self._requests.get(request.seq_id) is not request:
                 continue  # cancelled; its blocks may hold another sequence by now, so they must not be committed
+            right = max(0, len(sampled[request.seq_id]) - 1) if guesses else 0
+            begin, end = end - samples + 1, end - (len(guesses) - right)  # of sampled tokens, and of what is true
             if self._prefix_reuse:
-                self._cache.commit(request.tokens, request.block_hashes, request.tables, request.computed, end)
+                tokens = [*request.tokens, *guesses[:right]] if guesses else request.tokens
+                self._cache.commit(tokens, request.block_hashes, request.tables, request.computed, end)
             request.computed = end
+            if guesses:
+                request.guesses = request.guesses[0] + len(guesses), request.guesses[1] + right
+                request.planned = end  # what was wrong is computed again, in the same places
             self._cache.advance(request.tables, end, len(request.tokens))
             if request.states is not None:
                 events += self._take_states(request, hidden.get(request.seq_id))
             assert bool(samples) == (request.seq_id in sampled), "a worker says what it was asked for"
-            for position, token in enumerate(sampled[request.seq_id], start=end - samples + 1):
+            for position, token in enumerate(sampled[request.seq_id], start=begin):
                 if request.is_scored and position < request.prompt_length:
                     request.told_scores.append(token)
                 if position == len(request.tokens) or token.token == NOT_FINITE:  # else it is known what follows there
                     events.append(self._append(request, token))
                     if events[-1].finish is not None:
                         break
+            if self._speculation is not None and samples and request.seq_id in self._requests:
+                self._speculation.took(request, guesses, right)
         return events
+
+    def note_time(self, plan: StepPlan, seconds: float) -> None:
+        """Say how long a step took, if nothing else was under way meanwhile: guesses are made if they pay."""
+        if self._speculation is not None and all(len(chunk.tokens) == chunk.samples for chunk in plan.chunks):
+            self._speculation.note_time(sum(chunk.samples for chunk in plan.chunks), seconds)
 
     def cancel(self, seq_id: int) -> bool:
         """Drop a request and free its blocks at once, even in the middle of a step: the workers run plans in order,
@@ -247,6 +266,8 @@ class Scheduler:
             prefix_hits=self._prefix_hits,
             generated_tokens=self._generated_tokens,
             preemptions=self._preemptions,
+            guessed_tokens=self._speculation.guessed if self._speculation else 0,
+            right_guesses=self._speculation.right if self._speculation else 0,
         )
 
     def _use(self, cache: CacheManager) -> None:
@@ -264,7 +285,19 @@ class Scheduler:
             if request.missing > 1:  # its blocks behind a window may have gone to others, who are not under way yet
                 self._grow(request, self._chunk_end(request.planned, request, _room(draft, request)))
             elif request.missing == 1 and self._grow(request, len(request.tokens)):
-                draft.add(request, len(request.tokens))
+                draft.add(request, len(request.tokens), self._guess(request, draft, decoding))
+
+    def _guess(self, request: Request, draft: PlanDraft, decoding: int) -> list[int]:
+        """Tokens to compute behind a request's last one; none that other requests would have to make room for."""
+        if self._speculation is None or request.states is not None or request.is_scored:
+            return []
+        known = len(request.tokens)
+        left = min(request.prompt_length + request.params.max_tokens, self.context_length) - known - 1
+        room = draft.budget - (decoding - len(draft.chunks))
+        guesses = self._speculation.guess(request, max(0, decoding - 1), min(left, room))
+        if guesses and not self._cache.grow(request.tables, known + len(guesses)):
+            return []
+        return guesses
 
     def _plan_ahead(self, draft: PlanDraft) -> None:
         """Plan the step after the one under way, if all decode in it who are not at their end by then.
@@ -279,6 +312,8 @@ class Scheduler:
             return
         going_on = [request for request in self._running if not self._is_complete(request, request.planned + 1)]
         if any(request.needs_last_token for request in going_on):
+            return
+        if self._speculation is not None and any(map(self._speculation.has_guesses, going_on)):
             return
         if all(self._grow(request, request.planned + 1) for request in going_on):
             for request in going_on:
@@ -365,7 +400,8 @@ class Scheduler:
         if finish is not None:
             self._running.remove(request)
             self._end(request)
-        return TokenEvent(request.seq_id, sampled, finish, request.cached, prompt=prompt)
+        guesses = request.guesses if finish is not None else (0, 0)
+        return TokenEvent(request.seq_id, sampled, finish, request.cached, prompt=prompt, guesses=guesses)
 
     def _finish_after(self, request: Request, token: int) -> FinishReason | None:
         if token == NOT_FINITE:
@@ -382,7 +418,7 @@ class Scheduler:
             return []
         states = np.concatenate(request.told_states)
         finish = FinishReason.STOP if np.isfinite(states).all() else FinishReason.ERROR
-        event = TokenEvent(request.seq_id, None, finish, request.cached, states)
+        event = TokenEvent(request.seq_id, None, finish, request.cached, hidden=states)
         self._running.remove(request)
         self._end(request)
         return [event]
@@ -392,6 +428,8 @@ class Scheduler:
         return tokens - request.prompt_length >= request.params.max_tokens or tokens >= self.context_length
 
     def _end(self, request: Request) -> None:
+        if self._speculation is not None:
+            self._speculation.ended(request)
         del self._requests[request.seq_id]
         self._strip(request)
 

@@ -211,6 +211,9 @@ def _told(stats: BackendStats) -> Iterable[Metric]:
     )
     hits = "Tokens of prompts that were found in the KV cache, since the backend was last started."
     yield CounterMetricFamily("rowspan_prefix_hit_tokens", hits, stats.prefix_hits)
+    guessed = "Tokens that were guessed before they were computed, since the backend was last started."
+    yield CounterMetricFamily("rowspan_guessed_tokens", guessed, stats.guessed_tokens)
+    yield CounterMetricFamily("rowspan_right_guesses", "Those of them that were right.", stats.right_guesses)
     preempted = "Times that a request gave its blocks to an older one, since the backend was last started."
     yield CounterMetricFamily("rowspan_preemptions", preempted, stats.preemptions)
 

@@ -44,6 +44,7 @@ def flags(setup: Setup, features: Features, spec: ModelSpec | None) -> list[str]
             fix="Leave it out, or use --backend native.",
         )
     refuse_given(setup, {"pooling": "--pooling"}, "llamacpp", "Embeddings come from the native engine only.")
+    refuse_given(setup, {"guesses": "--spec"}, "llamacpp", "Tokens are guessed by the native engine only.")
     refuse_given(setup, {"stages": "--stages"}, "llamacpp", "llama.cpp has one stage: all cards share each layer.")
     config = setup.engine
     cards = used_cards(setup, features)

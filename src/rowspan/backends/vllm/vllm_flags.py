@@ -41,6 +41,7 @@ def launch(setup: Setup, python: str, features: VllmFeatures) -> Launch:
     """
     refuse_given(setup, REFUSED, "vllm", WHY)
     refuse_given(setup, {"pooling": "--pooling"}, "vllm", "Embeddings come from the native engine only.")
+    refuse_given(setup, {"guesses": "--spec"}, "vllm", "Tokens are guessed by the native engine only.")
     config = setup.engine
     devices, sizes = _split(config)
     words = [python, "-m", MODULE, "--model", setup.model.location, "--served-model-name", setup.model.name, *sizes]

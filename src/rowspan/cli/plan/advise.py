@@ -25,6 +25,8 @@ REFUSED = {
     "dtype": ("--dtype", "The engine's own choice is forecast."),
     "threads": ("--threads", "Processors are not forecast."),
     "pooling": ("--pooling", "Embeddings are not forecast."),
+    "spec": ("--spec", "How many guesses are right depends on the text."),
+    "spec_max": ("--spec-max", "How many guesses are right depends on the text."),
     "no_prefix_reuse": ("--no-prefix-reuse", "Prompts are forecast as new ones."),
 }
 

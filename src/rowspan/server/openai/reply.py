@@ -66,6 +66,7 @@ class Reply:
         self._writer = writer
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
+        self._guesses = (0, 0)
         self._usage_at_end, self._usage_always = request.usage_wanted
         self._head = {
             "id": f"{writer.id_prefix}-{uuid.uuid4().hex}",
@@ -125,14 +126,17 @@ class Reply:
 
     def _note_cached(self, piece: Piece) -> None:
         self._cached_tokens = max(self._cached_tokens, piece.cached)
+        self._guesses = self._guesses[0] + piece.guesses[0], self._guesses[1] + piece.guesses[1]
 
     def _usage(self, completion_tokens: int) -> Json:
+        guessed, right = self._guesses
+        told = {"accepted_prediction_tokens": right, "rejected_prediction_tokens": guessed - right}
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": self._prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
-        }
+        } | ({"completion_tokens_details": told} if guessed else {})
 
 
 async def respond(

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rowspan.backends.protocol import Dry, SamplingParams
 from rowspan.server.error_replies import FieldError
-from rowspan.server.openai.schema import GenerationRequest
+from rowspan.server.openai.schema import GenerationRequest, Speculative
 
 Number = TypeVar("Number", int, float)
 
@@ -45,6 +45,7 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
         also_stops=frozenset(request.stop_token_ids or ()),
         min_tokens=request.min_tokens or 0,
         ignore_eos=bool(request.ignore_eos),
+        guesses=_guesses(request.speculative),
         logprobs=logprobs,
     )
 
@@ -67,6 +68,12 @@ def truncated(prompt: list[int], last: int | None, context_size: int) -> list[in
 def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
     """The parameters for one of several answers to one prompt: each has its own seed."""
     return params if params.seed is None else replace(params, seed=params.seed + choice)
+
+
+def _guesses(asked: bool | Speculative | None) -> int | None:
+    if isinstance(asked, Speculative):
+        return asked.n_max
+    return 0 if asked is False else None
 
 
 def _dry(request: GenerationRequest) -> Dry | None:

@@ -102,6 +102,12 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None  # vLLM's: usage in every chunk
 
 
+class Speculative(Body):
+    """Guessing of tokens (llama-server's word); n_max: at a time, at most what the server was started with; 0: none."""
+
+    n_max: Annotated[int, Field(ge=0)] | None = None
+
+
 class GenerationRequest(Body):
     """The fields that chat and completions have in common.
 
@@ -144,6 +150,7 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    speculative: bool | Speculative | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # vLLM's: only so many of the last; -1: that fit
     # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.openai.answer_grammar`.
     response_format: ResponseFormat | None = None
