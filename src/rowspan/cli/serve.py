@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,11 +14,11 @@ from rowspan.cli.engine_options import EngineOptions, with_engine_options
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     from rowspan.backends.choose import Choice
     from rowspan.backends.protocol import Backend, BackendName, Setup
     from rowspan.config import ServerConfig
+    from rowspan.server.models.entry import ModelEntry
 
 AUTO = "auto"
 
@@ -24,11 +26,12 @@ AUTO = "auto"
 @with_engine_options
 def serve(
     engine: EngineOptions,
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Model, as for `rowspan pull`; for vLLM a Hugging Face folder, or hf:ORG/NAME. [default: the small "
-            "model that `rowspan models` lists first]"
+            metavar="[MODEL]...",
+            help="Model, as for `rowspan pull`; for vLLM a Hugging Face folder, or hf:ORG/NAME. Several are loaded as "
+            "they are asked for. [default: the small model that `rowspan models` lists first]",
         ),
     ] = None,
     backend: Annotated[
@@ -58,6 +61,21 @@ def serve(
     ] = None,
     model_name: Annotated[
         str | None, typer.Option("--model-name", "--alias", help="What clients call the model. [default: its name]")
+    ] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option("--models-dir", help="Serve every GGUF file of this folder, loaded when asked for.")
+    ] = None,
+    models_file: Annotated[
+        Path | None, typer.Option("--models", help="A TOML file of models with their settings: see docs/models.md.")
+    ] = None,
+    max_loaded_models: Annotated[
+        int, typer.Option("--max-loaded-models", min=1, help="Of several models, so many are loaded at once.")
+    ] = 4,
+    model_ttl: Annotated[
+        float | None,
+        typer.Option(
+            "--model-ttl", min=0, help="Of several, unload what was unused for so many seconds. [default: never]"
+        ),
     ] = None,
     max_waiting: Annotated[
         int | None,
@@ -122,9 +140,11 @@ def serve(
     from dataclasses import replace
 
     from rowspan.backends.choose import choose
+    from rowspan.backends.protocol import BackendName
     from rowspan.cli.open_backend import started
     from rowspan.cli.progress import terminal_progress
     from rowspan.cli.several_hosts import gathered, serve_head
+    from rowspan.cli.several_models import listed, options_of, serve_several
     from rowspan.config import ServerConfig
     from rowspan.hosts.rendezvous import hosts_config
     from rowspan.server.listen import bind
@@ -150,9 +170,25 @@ def serve(
     config = replace(ServerConfig.from_env(), **{name: value for name, value in options.items() if value is not None})
     # Until the server takes over, a signal to stop is an ordinary exit, which ends the workers.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    model = models[0] if models else None
     web_ui = find_open_webui() if open_webui else None
     if hosts is not None and hosts.host:
         serve_head(hosts, _setup(name, engine, model, backend_args, model_name))
+    if models_dir is not None or models_file is not None or len(models or ()) > 1:
+        _refuse_for_several({"--model-name": model_name, "--nnodes": nnodes, "--open-webui": open_webui or None})
+        entries = listed(models or [], models_dir, models_file, ttl=model_ttl, backend=backend)
+
+        def make_backend(entry: ModelEntry) -> Backend:
+            own = _backend_name(entry.backend)
+            return choose(own, _setup(own, options_of(entry, engine), entry.source, backend_args, entry.name)).backend
+
+        for entry in entries:
+            options_of(entry, engine).check(native=_backend_name(entry.backend) is BackendName.NATIVE)
+        with bind(config.host, config.port) as listener:
+            exit_code = serve_several(
+                entries, config, listener, make_backend, most_loaded=max_loaded_models, access_log=verbose
+            )
+        raise typer.Exit(exit_code)
     with bind(config.host, config.port) as listener, ExitStack() as held:
         setup = _setup(name, engine, model, backend_args, model_name)
         if sleep_level is not None:
@@ -163,8 +199,17 @@ def serve(
         with started(choice.backend, setup.model.name, terminal_progress()):
             _report_memory(choice.backend)
             with _web_ui(web_ui, open_webui_port, config, listener):
-                exit_code = _serve(choice.backend, config, setup.model.name, listener, access_log=verbose)
+                names = (setup.model.name, *([model] if model else []))
+                exit_code = _serve(choice.backend, config, names, listener, access_log=verbose)
     raise typer.Exit(exit_code)
+
+
+def _refuse_for_several(given: Mapping[str, object]) -> None:
+    from rowspan.errors import UsageError
+
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is for one model.", fix="Leave it out, or serve one model.")
 
 
 def _web_ui(
@@ -203,7 +248,6 @@ def _setup(
     """
     import shlex
     from dataclasses import replace
-    from pathlib import Path
 
     from rowspan.backends.find_model import find_model
     from rowspan.backends.protocol import BackendName, Setup
@@ -251,15 +295,20 @@ def _report_memory(backend: Backend) -> None:
         stderr_console().print(line, markup=False, highlight=False)
 
 
-def _serve(backend: Backend, config: ServerConfig, name: str, listener: socket.socket, *, access_log: bool) -> int:
-    """Print the address, serve until told to stop, and return the exit code."""
+def _serve(
+    backend: Backend, config: ServerConfig, names: Sequence[str], listener: socket.socket, *, access_log: bool
+) -> int:
+    """Print the address, serve until told to stop, and return the exit code. names: the model's, the first of them is
+    told.
+    """
     from rowspan.cli.console_output import stderr_console
     from rowspan.server.app import create_app  # FastAPI: a second to import, which a wrong option should not cost
     from rowspan.server.listen import listen, url
     from rowspan.server.middleware import is_loopback
     from rowspan.server.serving import serve as serve_app
 
-    app = create_app(backend, config, name)
+    name, *aliases = names
+    app = create_app(backend, config, name, aliases=aliases)
     listen(listener)
     address = url(listener)
     console = stderr_console()

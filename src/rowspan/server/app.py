@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
@@ -30,15 +34,20 @@ ROUTES = (
 )
 
 
-def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastAPI:
-    """The application that serves one model by OpenAI's, Anthropic's and Ollama's APIs, and the chat page.
+def create_app(
+    backend: Backend, config: ServerConfig, model_name: str, *, aliases: Collection[str] = (), is_guarded: bool = True
+) -> FastAPI:
+    """The application that serves one model by OpenAI's, Anthropic's, Ollama's and llama-server's APIs, and the chat
+    page.
 
     Args:
-        model_name: the name by which clients call the model.
+        model_name: the name by which clients call the model. aliases: others that mean it, too.
+        is_guarded: it checks origins, keys and sizes itself; else somebody else does so before.
     """
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="Rowspan", docs_url=None, redoc_url=None, redirect_slashes=False)
-    service = Service(backend, config, model_name)
+    service = Service(backend, config, model_name, aliases)
+    app.state.metrics = service.metrics
     api = [routes(service) for routes in ROUTES]
     others = [console_routes(), metrics_routes(service.metrics)]
     for router in api:
@@ -46,18 +55,29 @@ def create_app(backend: Backend, config: ServerConfig, model_name: str) -> FastA
     for router in others:
         app.include_router(router)
     error_replies.install(app)
-    # The middleware added last is the first that a request meets.
-    app.add_middleware(BodyLimit)
-    app.add_middleware(BodyPatience, seconds=config.request_seconds)
-    if config.api_keys:
-        app.add_middleware(KeyCheck, keys=config.api_keys)
-    else:
-        app.add_middleware(OriginCheck, loopback=is_loopback(config.host), allowed=config.cors_origins)
-    if config.cors_origins:  # before the key is asked for: browsers' preflights have none
-        app.add_middleware(
-            CORSMiddleware, allow_origins=sorted(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
-        )
-    app.add_middleware(RequestId)
+    if is_guarded:
+        for guard, options in guards(config):
+            app.add_middleware(guard, **options)
     paths = frozenset(getattr(route, "path", "") for router in (*api, *others) for route in router.routes)
     app.add_middleware(RequestCount, metrics=service.metrics, endpoints=paths)
+    return app
+
+
+def guards(config: ServerConfig) -> list[tuple[Any, dict[str, Any]]]:
+    """What checks requests before any route sees them, as middleware with its options; the last meets them first."""
+    found: list[tuple[Any, dict[str, Any]]] = [(BodyLimit, {}), (BodyPatience, {"seconds": config.request_seconds})]
+    if config.api_keys:
+        found.append((KeyCheck, {"keys": config.api_keys}))
+    else:
+        found.append((OriginCheck, {"loopback": is_loopback(config.host), "allowed": config.cors_origins}))
+    if config.cors_origins:  # before the key is asked for: browsers' preflights have none
+        origins = sorted(config.cors_origins)
+        found.append((CORSMiddleware, {"allow_origins": origins, "allow_methods": ["*"], "allow_headers": ["*"]}))
+    return [*found, (RequestId, {})]
+
+
+def guarded(app: ASGIApp, config: ServerConfig) -> ASGIApp:
+    """Another app behind the same checks."""
+    for guard, options in guards(config):
+        app = guard(app, **options)
     return app

@@ -40,6 +40,13 @@ class UnknownModelError(FieldError):
     code = "model_not_found"
 
 
+class ModelLoadError(RowspanError):
+    """A model of several could not be loaded. Its reason is told: it is about the model, and helps to mend it."""
+
+    http_status = 503
+    code = "model_load_failed"
+
+
 class InvalidKeyError(RowspanError):
     http_status = 401
     code = "invalid_api_key"
@@ -136,7 +143,7 @@ def describe(error: Exception, path: str = "") -> tuple[int, bytes]:
         log.error("Internal error", exc_info=error)
         return 500, error_json(INTERNAL, 500, code=code_of(error), path=path)
     status = error.http_status
-    if status >= 500:
+    if status >= 500 and not isinstance(error, ModelLoadError):
         log.error("%s", error)
         message = UNAVAILABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else INTERNAL
         return status, error_json(message, status, code=error.code, path=path)

@@ -111,6 +111,11 @@ class Metrics:
             self._now.end(running=generated > 0)
             self._answers.labels(finish).inc()
 
+    async def families(self) -> list[Metric]:
+        """All metrics at present, as data."""
+        self._now.stats = await self._backend.stats()
+        return list(self._registry.collect())
+
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The page, and its content type. Args: accept: the formats that the client can read, from its Accept
         header.

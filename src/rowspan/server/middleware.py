@@ -19,7 +19,7 @@ from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, 
 
 # Paths that need a key; /health and the chat page do not.
 PROTECTED = (
-    *("/v1/", "/api/", "/metrics"),
+    *("/v1/", "/api/", "/models", "/metrics"),
     *("/completion", "/infill", "/tokenize", "/detokenize", "/apply-template", "/props", "/slots"),
 )
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over

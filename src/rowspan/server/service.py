@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ from rowspan.config import ServerConfig
 from rowspan.server.error_replies import BusyError, UnknownModelError
 from rowspan.server.idle import IdlePolicy
 from rowspan.server.metrics import Metrics
+
+LATEST_TAG = ":latest"  # Ollama's clients add it to names without a tag
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 """Pieces of several answers as they come, each with its answer's index."""
@@ -33,10 +35,11 @@ class AnswerJob:
 class Service:
     """One model, served."""
 
-    def __init__(self, backend: Backend, config: ServerConfig, model_name: str) -> None:
+    def __init__(self, backend: Backend, config: ServerConfig, model_name: str, aliases: Collection[str] = ()) -> None:
         self.backend = backend
         self.config = config
         self.model_name = model_name
+        self._names = {name.lower() for name in (model_name, *aliases)}
         self.created = int(time.time())
         self.fingerprint = f"rowspan-{importlib.metadata.version('rowspan')}"
         self._limit = backend.limits.parallel + config.max_waiting
@@ -45,8 +48,8 @@ class Service:
         self._idle = IdlePolicy(backend, config.sleep_idle_seconds, lambda: self._unfinished > 0)
 
     def check_model(self, name: str | None) -> None:
-        """Raise UnknownModelError unless the name is the served model's; None stands for that model."""
-        if name not in (None, self.model_name):
+        """Raise UnknownModelError unless the name is one of the served model's, in any case; none stands for it."""
+        if name and not {name.lower(), name.lower().removesuffix(LATEST_TAG)} & self._names:
             raise UnknownModelError(
                 f"There is no model {name!r:.200} here.", field="model", fix=f"This server has {self.model_name}."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from functools import partial
@@ -11,9 +12,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from rowspan.backends.protocol import Backend
 from rowspan.config import ServerConfig
+from rowspan.errors import RowspanError
+from rowspan.server.models.pool import ModelPool
 from rowspan.server.patience import patient_protocol
 
 KEEP_ALIVE_SECONDS = 75  # proxies keep idle connections for up to 60 s, and must not meet one that is closed here
@@ -38,7 +42,20 @@ def serve(app: FastAPI, backend: Backend, listener: socket.socket, config: Serve
     return server.exit_code
 
 
-def uvicorn_config(app: FastAPI, config: ServerConfig, **options: Any) -> uvicorn.Config:
+def serve_models(
+    app: ASGIApp, pool: ModelPool, listener: socket.socket, config: ServerConfig, *, access_log: bool
+) -> int:
+    """Serve several models until a signal comes: see `serve`. The first and the pinned ones are loaded meanwhile."""
+    longest = int(config.drain_seconds + GRACE_SECONDS)
+    settings = uvicorn_config(app, config, access_log=access_log, timeout_graceful_shutdown=longest)
+    server = PoolServer(settings, pool)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)
+    server.run([listener])
+    return server.exit_code
+
+
+def uvicorn_config(app: ASGIApp, config: ServerConfig, **options: Any) -> uvicorn.Config:
     """How the app is served, here and in tests. options: further ones of Uvicorn's."""
     return uvicorn.Config(
         app,
@@ -50,6 +67,38 @@ def uvicorn_config(app: FastAPI, config: ServerConfig, **options: Any) -> uvicor
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         **options,
     )
+
+
+class PoolServer(uvicorn.Server):
+    """A Uvicorn server that loads models when it starts, and unloads all when it ends."""
+
+    def __init__(self, config: uvicorn.Config, pool: ModelPool) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self._pool = pool
+        self._loading: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loading = asyncio.create_task(self._load_first())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+        await super().shutdown(sockets)
+        await self._pool.close()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            self.exit_code = 128 + sig
+        self.should_exit = True
+
+    async def _load_first(self) -> None:
+        pinned = [model for model in self._pool.models if model.entry.pinned]
+        for model in dict.fromkeys([*pinned, self._pool.default]):
+            with contextlib.suppress(RowspanError):  # it has been logged; whoever asks for the model hears of it
+                await self._pool.load(model)
 
 
 class DrainingServer(uvicorn.Server):
