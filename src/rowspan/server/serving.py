@@ -36,8 +36,7 @@ def serve(app: FastAPI, backend: Backend, listener: socket.socket, config: Serve
     longest = int(config.drain_seconds + GRACE_SECONDS)
     settings = uvicorn_config(app, config, access_log=access_log, timeout_graceful_shutdown=longest)
     server = DrainingServer(settings, backend, config.drain_seconds)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
-        signal.signal(signal.SIGHUP, server.handle_exit)
+    _take_signals(server)
     server.run([listener])
     return server.exit_code
 
@@ -49,10 +48,17 @@ def serve_models(
     longest = int(config.drain_seconds + GRACE_SECONDS)
     settings = uvicorn_config(app, config, access_log=access_log, timeout_graceful_shutdown=longest)
     server = PoolServer(settings, pool)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, server.handle_exit)
+    _take_signals(server)
     server.run([listener])
     return server.exit_code
+
+
+def _take_signals(server: uvicorn.Server) -> None:
+    """Have signals drain the server from now on; its loop, which would do so, takes 0.1 s and more to begin."""
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    signal.signal(signal.SIGINT, server.handle_exit)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, server.handle_exit)
 
 
 def uvicorn_config(app: ASGIApp, config: ServerConfig, **options: Any) -> uvicorn.Config:
