@@ -27,10 +27,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests find out of this machine's transports and cards is not kept for its user, nor is his used."""
+    """What tests find out of this machine's transports and cards is not kept for its user, nor is his used; nor are
+    his conversations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROWSPAN_PROBES", str(tmp_path_factory.mktemp("probes") / "probes.json"))
         patch.setenv("ROWSPAN_TUNING", str(tmp_path_factory.mktemp("tuning") / "tuning.json"))
+        patch.setenv("ROWSPAN_CONVERSATIONS", str(tmp_path_factory.mktemp("console") / "conversations.sqlite"))
         yield
 
 

@@ -55,12 +55,14 @@ class Paths:
 
     baseline: measurements of `rowspan doctor --baseline` (ROWSPAN_BASELINE; else in the platform's state folder).
     bench: the database of all benchmark results (ROWSPAN_BENCH_DB; else in the platform's state folder).
+    conversations: the console's database (ROWSPAN_CONVERSATIONS; else in the platform's state folder).
     probes: verdicts of transport probes (ROWSPAN_PROBES; else in the platform's cache folder).
     tuning: the fastest tiles for this machine's cards (ROWSPAN_TUNING; else in the platform's cache folder).
     """
 
     baseline: Path
     bench: Path
+    conversations: Path
     probes: Path
     tuning: Path
 
@@ -72,6 +74,7 @@ class Paths:
         return cls(
             baseline=_path(environment, "ROWSPAN_BASELINE") or state / "baseline.json",
             bench=_path(environment, "ROWSPAN_BENCH_DB") or state / "bench.sqlite",
+            conversations=_path(environment, "ROWSPAN_CONVERSATIONS") or state / "conversations.sqlite",
             probes=_path(environment, "ROWSPAN_PROBES") or cache / "probes.json",
             tuning=_path(environment, "ROWSPAN_TUNING") or cache / "tuning.json",
         )

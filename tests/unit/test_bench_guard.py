@@ -145,9 +145,10 @@ def test_where_it_is_kept() -> None:
 
 def test_every_kept_file_may_be_elsewhere() -> None:
     names = {"ROWSPAN_BASELINE": "/a", "ROWSPAN_BENCH_DB": "/b", "ROWSPAN_PROBES": "/c", "ROWSPAN_TUNING": "~/d"}
+    names["ROWSPAN_CONVERSATIONS"] = "/e"
     found = Paths.from_env(names)
     assert (found.baseline, found.bench, found.probes) == (Path("/a"), Path("/b"), Path("/c"))
-    assert found.tuning == Path.home() / "d"
+    assert (found.tuning, found.conversations) == (Path.home() / "d", Path("/e"))
     assert Paths.from_env(dict.fromkeys(names, "")) == Paths.from_env({}), "empty is not set"
 
 

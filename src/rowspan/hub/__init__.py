@@ -4,7 +4,7 @@ index.
 
 from rowspan.hub.catalog import CATALOG, DEFAULT_MODEL
 from rowspan.hub.download_progress import ProgressSink
-from rowspan.hub.resolve import catalog_state, installed, resolve
+from rowspan.hub.resolve import catalog_state, delete, installed, resolve
 from rowspan.hub.source import InstalledModel, ModelFiles
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ModelFiles",
     "ProgressSink",
     "catalog_state",
+    "delete",
     "installed",
     "resolve",
 ]

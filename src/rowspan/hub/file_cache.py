@@ -63,6 +63,11 @@ class FileCache:
             if record is not None:
                 yield path, record
 
+    def remove(self, path: Path) -> None:
+        """Delete a file and its record; the record last, so that what is left of a broken deletion is no model."""
+        path.unlink()
+        _record_path(path).unlink(missing_ok=True)
+
     @contextmanager
     def claim(self, path: Path, label: str, progress: ProgressSink) -> Iterator[None]:
         """Hold the exclusive right to write `path` for the length of the block, after waiting for other processes;

@@ -64,6 +64,27 @@ def installed(config: HubConfig | None = None) -> list[InstalledModel]:
     return sorted(models, key=lambda model: model.name)
 
 
+def delete(path: Path, config: HubConfig | None = None) -> int:
+    """Delete a model that Rowspan fetched, by its first file, and return how many bytes that freed.
+
+    Raises:
+        ModelNotFoundError: it is none of Rowspan's cache; files of others stay where they are.
+    """
+    config = config or HubConfig.from_env()
+    cache = FileCache(config.cache)
+    known = {each: record.size for each, record in cache.records()}
+    parts = [path.with_name(part) for part in part_names(path.name)]
+    if any(part not in known for part in parts):
+        raise ModelNotFoundError(
+            f"{path} is not in Rowspan's own cache.",
+            why="Only what Rowspan fetched is deleted.",
+            fix="Delete it with the program that brought it; Hugging Face's is `hf cache delete`.",
+        )
+    for part in parts:
+        cache.remove(part)
+    return sum(known[part] for part in parts)
+
+
 def catalog_state(config: HubConfig) -> list[tuple[Entry, Path | None]]:
     """Every entry of the catalog, with the model's first file if it is here."""
     located = ((entry, entry.source.locate(config)) for entry in CATALOG)

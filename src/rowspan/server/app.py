@@ -1,4 +1,4 @@
-"""Puts the web application together: routes, middleware and the chat page."""
+"""Puts the web application together: routes, middleware and the console."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from rowspan.backends.protocol import Backend
-from rowspan.config import ServerConfig
-from rowspan.console.chat_page import console_routes
+from rowspan.config import Paths, ServerConfig
+from rowspan.console.app import console_routes
 from rowspan.server import error_replies
 from rowspan.server.anthropic.routes import messages_routes
 from rowspan.server.health import model_routes
@@ -26,6 +26,7 @@ from rowspan.server.patience import BodyPatience
 from rowspan.server.rerank import rerank_routes
 from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
+from rowspan.server.session import session_routes
 from rowspan.server.text_routes import text_routes
 
 ROUTES = (
@@ -37,8 +38,8 @@ ROUTES = (
 def create_app(
     backend: Backend, config: ServerConfig, model_name: str, *, aliases: Collection[str] = (), is_guarded: bool = True
 ) -> FastAPI:
-    """The application that serves one model by OpenAI's, Anthropic's, Ollama's and llama-server's APIs, and the chat
-    page.
+    """The application that serves one model by OpenAI's, Anthropic's, Ollama's and llama-server's APIs, and the
+    console.
 
     Args:
         model_name: the name by which clients call the model. aliases: others that mean it, too.
@@ -49,7 +50,8 @@ def create_app(
     service = Service(backend, config, model_name, aliases)
     app.state.metrics = service.metrics
     api = [routes(service) for routes in ROUTES]
-    others = [console_routes(), metrics_routes(service.metrics)]
+    console = console_routes(service, Paths.from_env().conversations)
+    others = [*console, session_routes(config.api_keys), metrics_routes(service.metrics)]
     for router in api:
         app.include_router(router, responses=error_replies.ERROR_RESPONSES)
     for router in others:

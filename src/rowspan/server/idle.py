@@ -32,14 +32,26 @@ class IdlePolicy:
 
     async def wake(self) -> None:
         """Wake the backend, before a request uses it. Raises the same as `Backend.wake`."""
-        if self._seconds is None:
+        if self._seconds is None and self._backend.health().state != HealthState.ASLEEP:
             return
         self._last = time.monotonic()
         async with self._changing:
             if self._backend.health().state == HealthState.ASLEEP:
                 await self._backend.wake()
+        if self._seconds is None:
+            return
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch(self._seconds))
+
+    async def sleep(self) -> bool:
+        """Put the backend to sleep now, unless a request is unfinished; the next one wakes it. Returns whether it
+        sleeps."""
+        async with self._changing:
+            if self._is_busy():
+                return False
+            if self._backend.health().state == HealthState.READY:
+                await self._backend.sleep()
+            return True
 
     async def _watch(self, seconds: float) -> None:
         """Wait for a time without requests, and put the backend to sleep."""

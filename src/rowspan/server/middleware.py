@@ -6,7 +6,6 @@ Plain ASGI: these neither read nor delay what they let through.
 from __future__ import annotations
 
 import ipaddress
-import secrets
 from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
@@ -14,12 +13,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rowspan.console.conversation_routes import OWNER
 from rowspan.errors import RowspanError
+from rowspan.server import session
 from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
 
-# Paths that need a key; /health and the chat page do not.
+# Paths that need a key; /health and the console's files do not.
 PROTECTED = (
-    *("/v1/", "/api/", "/models", "/metrics"),
+    *("/v1/", "/api/", "/models", "/console/api/", "/metrics"),
     *("/completion", "/infill", "/tokenize", "/detokenize", "/apply-template", "/props", "/slots"),
 )
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over
@@ -94,23 +95,32 @@ class OriginCheck:
 
 
 class KeyCheck:
-    """Requires an API key for the API, and for pages that tell how much others use it."""
+    """Requires an API key for the API, and for pages that tell how much others use it. The console's own pages may send
+    the cookie that they got for a key.
+    """
 
     def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = tuple(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
+        if scope["type"] == "http" and scope["path"].startswith(PROTECTED) and scope["path"] != session.PATH:
             headers = Headers(scope=scope)
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if not key:  # as Anthropic's clients send it
                 scheme, key = "bearer", headers.get("x-api-key", "")
-            # Compare with every key, each in constant time: how long it takes must not tell how close a guess was.
-            matches = [secrets.compare_digest(key.strip().encode("latin-1"), known) for known in self._keys]
-            if scheme.lower() != "bearer" or not any(matches):
+            given = key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+            known = session.matching_key(given, self._keys)
+            if (
+                known is None
+                and not key
+                and (scope["method"] in session.SAFE_METHODS or session.is_same_origin(headers))
+            ):
+                known = session.key_of_cookie(headers, self._keys)
+            if known is None:
                 await error_response(_no_key(bool(key)), scope["path"])(scope, receive, send)
                 return
+            scope[OWNER] = session.owner_of_key(known)
         await self._app(scope, receive, send)
 
 

@@ -58,6 +58,10 @@ class Service:
         """Wake the backend, before a request uses it."""
         await self._idle.wake()
 
+    async def sleep(self) -> bool:
+        """Put the backend to sleep until the next request, unless one is unfinished; whether that was done."""
+        return await self._idle.sleep()
+
     async def answer(self, jobs: Sequence[AnswerJob], arrived: float) -> Pieces:
         """Compute all answers at once. Closing the iterator cancels those that are unfinished.
 

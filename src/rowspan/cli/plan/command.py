@@ -98,11 +98,11 @@ def plan(
 def _plan_here(engine: EngineOptions, model: str, *, measure: bool, as_json: bool) -> None:
     """Plan the split over this machine's devices, and print it."""
     from rowspan import hub
-    from rowspan.cli.plan.outline_of import in_catalog
     from rowspan.cli.progress import terminal_progress
     from rowspan.engine.blueprint import make_blueprint
     from rowspan.engine.describe import describe
     from rowspan.errors import ModelNotFoundError, UsageError
+    from rowspan.plan.rigs.model_shapes import in_catalog
 
     configure = engine.check()
     try:

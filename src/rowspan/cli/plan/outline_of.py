@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 from rowspan.errors import UsageError
 
 if TYPE_CHECKING:
-    from rowspan.model.spec import ModelSpec
     from rowspan.plan.rigs.gguf_outline import HeaderFacts
     from rowspan.plan.rigs.outline import Outline
 
-DEFAULT_QUANTIZATION = "Q4_K_M"
 CONFIG = "config.json"
 
 
@@ -37,19 +35,8 @@ def outline_of(name: str) -> Outline:
     return _of_catalog(name)
 
 
-def in_catalog(name: str) -> tuple[ModelSpec, str] | None:
-    """A known model shape, and the quantization named behind it."""
-    from rowspan.plan.rigs.model_shapes import find_model
-
-    known, quantization = find_model(name), DEFAULT_QUANTIZATION
-    if known is None:
-        base, _, quantization = name.rpartition(":")
-        known = find_model(base)
-    return None if known is None else (known.spec, quantization)
-
-
 def _of_catalog(name: str) -> Outline:
-    from rowspan.plan.rigs.model_shapes import unknown_model
+    from rowspan.plan.rigs.model_shapes import in_catalog, unknown_model
     from rowspan.plan.rigs.outline import outline_of_spec
 
     known = in_catalog(name)
@@ -72,12 +59,13 @@ def _of_header(facts: HeaderFacts) -> Outline:
     return outline(facts.spec, facts.listed, facts.infos, facts.scheme)
 
 
-def _of_config(text: str, name: str, quantization: str = DEFAULT_QUANTIZATION) -> Outline:
+def _of_config(text: str, name: str, quantization: str | None = None) -> Outline:
     from rowspan.model.families.registry import spec_of
     from rowspan.model.hf_config import header_of_config
+    from rowspan.plan.rigs.model_shapes import DEFAULT_QUANTIZATION
     from rowspan.plan.rigs.outline import outline_of_spec
 
-    return outline_of_spec(spec_of(header_of_config(text, name)), quantization)
+    return outline_of_spec(spec_of(header_of_config(text, name)), quantization or DEFAULT_QUANTIZATION)
 
 
 def _of_address(address: str, headers: dict[str, str] | None = None) -> Outline:
@@ -101,7 +89,7 @@ def _of_hugging_face(rest: str) -> Outline:
     files = hugging_face_files(repo, config)
     if CONFIG in files and not any(file.endswith(".gguf") for file in files):
         text = fetch_text(*hugging_face_address(repo, CONFIG, config))
-        return _of_config(text, repo.rpartition("/")[2], quantization(choice or DEFAULT_QUANTIZATION))
+        return _of_config(text, repo.rpartition("/")[2], quantization(choice) if choice else None)
     file = chosen_file(files, choice or None, repo)
     return _of_address(*hugging_face_address(repo, file, config))
 

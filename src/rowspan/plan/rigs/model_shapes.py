@@ -19,6 +19,7 @@ from rowspan.model.families.registry import spec_of
 from rowspan.model.header import ModelHeader
 from rowspan.model.spec import ModelSpec
 
+DEFAULT_QUANTIZATION = "Q4_K_M"
 DATA = Path(__file__).with_name("catalog") / "models.csv"
 OUR_COLUMNS = ("name", "aliases", "architecture", "vocab", "tied", "parameters", "source")  # the others are GGUF's keys
 
@@ -51,6 +52,15 @@ def find_model(name: str) -> KnownModel | None:
     """The model with a name in any spelling: "llama3:70b" is "llama-3-70b". None if there is none."""
     wanted = plain(name)
     return next((model for model in known_models() if wanted in map(plain, _names(model))), None)
+
+
+def in_catalog(name: str) -> tuple[ModelSpec, str] | None:
+    """A known model's spec, and the quantization named behind it: "llama-3-70b:q8_0"."""
+    known, quantization = find_model(name), DEFAULT_QUANTIZATION
+    if known is None:
+        base, _, quantization = name.rpartition(":")
+        known = find_model(base)
+    return None if known is None else (known.spec, quantization)
 
 
 def unknown_model(name: str, other_names: tuple[str, ...] = ()) -> ModelNotFoundError:
