@@ -12,6 +12,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 from kit.http_server import MODEL_NAME, RunningServer, eventually, serving
+from kit.reciting_backend import RecitingBackend
 
 from rowspan import hub
 from rowspan.backends.native import NativeBackend
@@ -150,6 +151,18 @@ def test_every_key_has_its_own_conversations(guarded: RunningServer) -> None:
         assert "private" not in str(two.get(f"{API}/conversations").json())
         with guarded.client(headers={"authorization": "Bearer first-key"}) as bearer:
             assert bearer.get(f"{API}/conversations/private").json()["title"] == "mine"
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_answer_that_goes_on_keeps_its_first_space(goes_on: bool) -> None:
+    """A parser of reasoning skips space before an answer, but what goes on is no new answer."""
+    backend = RecitingBackend()
+    backend.text = " and the rest"
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "This"}]
+    body = {"messages": said, "continue_final_message": True, "add_generation_prompt": False} if goes_on else CHAT
+    with serving(backend, ServerConfig(reasoning_parser="think")) as running, running.client() as http:
+        told = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    assert told.startswith(" and" if goes_on else "and")
 
 
 def test_the_rig(http: httpx.Client) -> None:

@@ -22,4 +22,22 @@ import yaml from "highlight.js/lib/languages/yaml";
 const languages = { bash, c, cpp, csharp, css, diff, go, java, javascript, json, markdown, python, rust, sql, typescript, xml, yaml };
 for (const [name, definition] of Object.entries(languages)) hljs.registerLanguage(name, definition);
 
-export default hljs;
+interface Scope {
+  scope?: string;
+  children: (Scope | string)[];
+}
+
+/** Code as nodes, made of what highlight.js found and not of its HTML, which would have to be parsed and sanitized. */
+export default function highlighted(code: string, language: string): (Node | string)[] {
+  if (!hljs.getLanguage(language)) return [code];
+  const found = hljs.highlight(code, { language, ignoreIllegals: true }) as unknown as { _emitter: { rootNode: Scope } };
+  return found._emitter.rootNode.children.map(node);
+}
+
+function node(part: Scope | string): Node | string {
+  if (typeof part === "string") return part;
+  const span = document.createElement("span");
+  if (part.scope) span.className = `hljs-${part.scope.split(".")[0]}`;
+  span.append(...part.children.map(node));
+  return span;
+}

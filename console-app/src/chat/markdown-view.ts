@@ -1,5 +1,6 @@
 // Shows Markdown that is still being written: blocks that are complete are rendered once, only the last one again.
 
+import type { Tokens } from "marked";
 import { copy } from "../lib/copy";
 import { t } from "../lib/i18n";
 import { blocks, enhance, highlight, render } from "./markdown";
@@ -8,9 +9,10 @@ const SHARE = 4; // rendering may take a quarter of the time
 
 export class MarkdownView {
   private text = "";
+  private done = false;
   private complete = 0; // characters of the blocks that are rendered for good
   private live: HTMLElement | null = null;
-  private code: { text: Text; pre: HTMLElement } | null = null; // of the last block, while it is code
+  private code: { text: Text; pre: HTMLElement; lang?: string } | null = null; // of the last block, while it is code
   private idleUntil = 0;
   private timer = 0;
 
@@ -31,8 +33,10 @@ export class MarkdownView {
   }
 
   private draw(text: string, done: boolean): void {
-    if (!text.startsWith(this.text)) this.clear();
+    // What was done and goes on after all may go on within its last block.
+    if (!text.startsWith(this.text) || (this.done && text !== this.text)) this.clear();
     this.text = text;
+    this.done = done;
     const tokens = blocks(text.slice(this.complete));
     const last = tokens.findLastIndex((token) => token.type !== "space");
     tokens.forEach((token, index) => {
@@ -46,12 +50,13 @@ export class MarkdownView {
   private block(token: ReturnType<typeof blocks>[number], final: boolean): void {
     const node = this.live ?? this.root.appendChild(Object.assign(document.createElement("div"), { className: "block" }));
     this.live = final ? null : node;
-    if (token.type === "code" && this.code && token.text.startsWith(this.code.text.data)) {
+    const goesOn = token.type === "code" && this.code?.lang === token.lang && token.text.startsWith(this.code?.text.data);
+    if (goesOn && this.code) {
       this.code.text.appendData(token.text.slice(this.code.text.length));
     } else {
       node.replaceChildren(render(token));
       const pre = token.type === "code" ? node.querySelector<HTMLElement>("pre.code") : null;
-      this.code = pre ? { pre, text: textOf(pre) } : null;
+      this.code = pre ? { pre, text: textOf(pre), lang: (token as Tokens.Code).lang } : null;
       for (const each of node.querySelectorAll<HTMLElement>("pre.code")) frame(each);
       if (!this.code) enhance(node);
     }

@@ -71,7 +71,6 @@ const MARKDOWN = {
   ADD_ATTR: ["target"],
   RETURN_DOM_FRAGMENT: true as const,
 };
-const CODE = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], RETURN_DOM_FRAGMENT: true as const };
 const MATH = {
   USE_PROFILES: { mathMl: true },
   ADD_TAGS: ["semantics"],
@@ -111,8 +110,10 @@ function setFormula(node: HTMLElement): void {
     maxExpand: 500,
     maxSize: 20,
   });
-  // The formula's source would otherwise show behind it, once its wrapper is taken away.
-  const clean = DOMPurify.sanitize(html.replace(/<annotation[\s\S]*?<\/annotation>/g, ""), MATH) as unknown as DocumentFragment;
+  // The formula's source would otherwise show behind it, once its wrapper is taken away; and the page's policy allows no
+  // styles. (What is between tags is escaped, so that neither can be part of the formula's text.)
+  const plain = html.replace(/<annotation[\s\S]*?<\/annotation>/g, "").replace(/ style="[^"]*"/g, "");
+  const clean = DOMPurify.sanitize(plain, MATH) as unknown as DocumentFragment;
   node.replaceChildren(clean);
   node.classList.replace("math", "formula");
 }
@@ -129,7 +130,5 @@ export function highlight(pre: HTMLElement): void {
     });
     return;
   }
-  if (!highlighter.getLanguage(lang)) return;
-  const html = highlighter.highlight(text, { language: lang, ignoreIllegals: true }).value;
-  code.replaceChildren(DOMPurify.sanitize(html, CODE) as unknown as DocumentFragment);
+  code.replaceChildren(...highlighter(text, lang));
 }

@@ -1,7 +1,7 @@
 // One message, with what can be done with it.
 
-import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { effect, useComputed, useSignal } from "@preact/signals";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { copy } from "../lib/copy";
 import { bytes, number, rate, seconds } from "../lib/format";
 import { t } from "../lib/i18n";
@@ -206,14 +206,15 @@ function Answer({ conversation, message, last }: { conversation: Conversation; m
 
 function Markdown({ message }: { message: Message }) {
   const root = useRef<HTMLDivElement>(null);
-  const view = useRef<MarkdownView | null>(null);
-  useSignalEffect(() => {
-    const text = message.content.value;
-    const done = message.status.value === "done";
-    view.current ??= new MarkdownView(root.current!);
-    view.current.update(text, done);
-  });
-  useEffect(() => () => view.current?.stop(), []);
+  // Before the browser paints: a conversation would otherwise be seen empty first.
+  useLayoutEffect(() => {
+    const view = new MarkdownView(root.current!);
+    const end = effect(() => view.update(message.content.value, message.status.value === "done"));
+    return () => {
+      end();
+      view.stop();
+    };
+  }, [message]);
   return <div class="text markdown" ref={root} />;
 }
 

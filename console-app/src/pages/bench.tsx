@@ -72,7 +72,7 @@ export function Bench() {
           {t("refresh")}
         </button>
       </TopBar>
-      <div class="content">
+      <div class="content" tabIndex={0}>
         {error && (
           <p class="error" role="alert">
             {error.message || t("serverGone")}
@@ -120,7 +120,7 @@ function RunPanel({ run, chosen, choose }: { run: Run; chosen: boolean; choose: 
           <span>{t("compare")}</span>
         </label>
       </div>
-      <div class="scroll-x">
+      <div class="scroll-x" tabIndex={0}>
         <table>
           <thead>
             <tr>
@@ -162,7 +162,7 @@ function Compared({ runs, comparison }: { runs: number[]; comparison: Comparison
       <h2>{t("comparedRuns", { before: `r${runs[0]}`, after: `r${runs[1]}` })}</h2>
       {comparison.pairs.length === 0 && <p class="hint">{t("nothingInCommon")}</p>}
       {comparison.pairs.length > 0 && (
-        <div class="scroll-x">
+        <div class="scroll-x" tabIndex={0}>
           <table>
             <thead>
               <tr>

@@ -32,7 +32,7 @@ export function MetricsPage() {
           /metrics
         </a>
       </TopBar>
-      <div class="content">
+      <div class="content" tabIndex={0}>
         {error && (
           <p class="error" role="alert">
             {error.message || t("serverGone")}

@@ -73,7 +73,7 @@ export function Models() {
   return (
     <>
       <TopBar title={t("models")} />
-      <div class="content">
+      <div class="content" tabIndex={0}>
         {error && (
           <p class="error" role="alert">
             {error.message || t("serverGone")}
@@ -282,7 +282,7 @@ function Metadata() {
         </summary>
         {failed.value && <p class="refusal">{failed.value}</p>}
         {found.value && (
-          <div class="scroll-x">
+          <div class="scroll-x" tabIndex={0}>
             <table class="metadata">
               <tbody>
                 {Object.entries(found.value).map(([key, value]) => (

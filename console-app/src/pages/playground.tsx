@@ -149,7 +149,7 @@ function Advised({ advice }: { advice: Advice }) {
       <p>
         <b>{advice.model.name}</b> · {advice.model.quantization} · {bytes(advice.model.file_bytes)} · {number(advice.model.parameters / 1e9, 1)} B
       </p>
-      <div class="scroll-x">
+      <div class="scroll-x" tabIndex={0}>
         <table>
           <thead>
             <tr>

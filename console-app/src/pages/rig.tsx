@@ -42,7 +42,7 @@ export function Rig() {
   return (
     <>
       <TopBar title={t("rig")} />
-      <div class="content">
+      <div class="content" tabIndex={0}>
         {error && (
           <p class="error" role="alert">
             {error.message || t("serverGone")}

@@ -86,7 +86,7 @@ export function Split({ plan }: { plan: Plan }) {
           </div>
         </div>
       </div>
-      <div class="scroll-x">
+      <div class="scroll-x" tabIndex={0}>
         <table>
           <thead>
             <tr>

@@ -61,8 +61,9 @@ async def prepare_chat(service: Service, form: ChatFormat, request: ChatRequest)
         len(prompt),
         backend.limits.context_size,
     )
+    goes_on = bool(request.continue_final_message)
     jobs = [
-        AnswerJob(prompt, choice_params(params, choice), request.stops, continuation=False, shown=answers.shown)
+        AnswerJob(prompt, choice_params(params, choice), request.stops, continuation=goes_on, shown=answers.shown)
         for choice in range(request.n or 1)
     ]
     return PreparedChat(jobs, len(prompt), answers)

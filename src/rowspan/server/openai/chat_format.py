@@ -69,8 +69,8 @@ class ChatFormat:
         asked = await answer_grammar(request)
         full = GrammarKind.LARK in backend.capabilities.grammars
         thought = self.tools.thought if full else None
-        if self.reasoning is not None and full and not (request.continue_final_message and not begun):
-            tags = self.reasoning
+        tags = None if request.continue_final_message and not begun else self.reasoning  # what goes on is no thought
+        if tags is not None and full:
             thought = Thought(tags.opening, tags.closing, begun, markers=tags.markers)
         if offered.required or offered.strict or asked is not None:
             offered = await asyncio.to_thread(_with_known_schemas, offered)
@@ -90,9 +90,7 @@ class ChatFormat:
             grammar = replace(asked, thought=thought, alternative=calls)
         if grammar is not None and not full:
             begun = False  # the grammar holds from the first token on
-        return AnswerFormat(
-            form if offered.callable or form.always else None, offered.callable, self.reasoning, begun, grammar
-        )
+        return AnswerFormat(form if offered.callable or form.always else None, offered.callable, tags, begun, grammar)
 
     async def _begun(self, backend: Backend, prompt: Sequence[int]) -> bool:
         """Whether the prompt ends within the reasoning, which many templates begin."""

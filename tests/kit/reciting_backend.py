@@ -1,0 +1,93 @@
+"""A backend that recites what a test gives it, word by word, as fast as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import Any
+
+from rowspan.backends.protocol import (
+    BackendName,
+    BackendStats,
+    Capabilities,
+    FinishReason,
+    GrammarKind,
+    Health,
+    HealthState,
+    Limits,
+    LoadWatch,
+    ModelFormat,
+    Piece,
+    SamplingParams,
+    TokenText,
+)
+
+WORDS = re.compile(r"\s*\S{1,8}|\s+")
+
+
+class RecitingBackend:
+    """Recites `text`, a word of at most 8 characters a token.
+
+    pause: seconds between two tokens.
+    asked: the conversations that it was asked to answer.
+    """
+
+    name = BackendName.NATIVE
+    version = "reciting 1"
+    command: tuple[str, ...] = ()
+    capabilities = Capabilities((ModelFormat.GGUF,), "at once", seeded=True, timings=False, grammars=tuple(GrammarKind))
+    limits = Limits(context_size=32768, parallel=8, vocab_size=None)
+    chat_template = None
+
+    def __init__(self) -> None:
+        self.text = "Hello."
+        self.pause = 0.0
+        self.asked: list[Sequence[Mapping[str, Any]]] = []
+        self._state = HealthState.READY
+
+    def start(self, watch: LoadWatch) -> None:
+        self._state = HealthState.READY
+
+    def stop(self, *, drain_seconds: float = 0.0) -> None:
+        pass
+
+    def health(self) -> Health:
+        return Health(self._state)
+
+    async def stats(self) -> BackendStats | None:
+        return BackendStats(0, 0, 100, 0, 10, 100, 20, 500, 0)
+
+    async def sleep(self) -> None:
+        self._state = HealthState.ASLEEP
+
+    async def wake(self) -> None:
+        self._state = HealthState.READY
+
+    async def encode(self, text: str) -> list[int]:
+        return list(range(len(text)))
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        self.asked.append(messages)
+        return list(range(sum(len(str(message["content"])) // 4 for message in messages) + 1))
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        return ""
+
+    async def stream(
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        stops: Sequence[str] = (),
+        *,
+        continuation: bool = False,
+        shown: Collection[str] = (),
+    ) -> AsyncGenerator[Piece, None]:
+        words = WORDS.findall(self.text)[: params.max_tokens]
+        finish = FinishReason.STOP if len(words) < params.max_tokens else FinishReason.LENGTH
+        for number, word in enumerate(words, 1):
+            if self.pause or number % 50 == 0:
+                await asyncio.sleep(self.pause)
+            raw = word.encode()
+            told = (TokenText(number, raw, -0.5, ((raw, -0.5), (b" other", -1.5))),) if params.logprobs else ()
+            yield Piece(word, told, number, finish if number == len(words) else None, cached=1)
