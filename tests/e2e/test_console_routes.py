@@ -88,6 +88,8 @@ def test_a_conversation_over_http(http: httpx.Client) -> None:
         ("GET", "/plan?model=nothing&rigs=2xW7900", None, 404),
         ("GET", "/plan?model=qwen3-8b&rigs=2xNothing", None, 400),
         ("GET", "/bench/compare?before=1&after=2", None, 400),
+        ("POST", "/bench/job", {"prompt": "512; rm"}, 400),
+        ("POST", "/bench/job", {"devices": "--model=/etc/passwd"}, 400),
     ],
 )
 def test_refusals(http: httpx.Client, tmp_path: Path, method: str, path: str, body: Any, status: int) -> None:
@@ -231,6 +233,40 @@ def test_pulls(http: httpx.Client) -> None:
         assert http.get(f"{API}/pulls").json()["pulls"][0]["error"] == "It is gone."
         http.post(f"{API}/pulls", json={"name": "smollm2:360m"})
         assert eventually(lambda: len(seen) == 3), "what failed is tried again"
+
+
+@pytest.mark.heavy
+def test_a_benchmark_is_started_watched_and_stopped(tiny_path: Path, tmp_path: Path) -> None:
+    backend = NativeBackend(make_blueprint(EngineConfig(tiny_path, parallel=1, cache_tokens=256, threads=1)))
+    backend.start(LoadWatch())
+    work = {"prompt": "32", "generated": "0", "split_mode": "none", "repetitions": 2}
+    environment = {"ROWSPAN_BENCH_DB": str(tmp_path / "bench.sqlite")}
+    try:
+        with (
+            patch.dict("os.environ", environment),
+            serving(backend, ServerConfig()) as running,
+            running.client() as http,
+        ):
+
+            def state() -> Json:
+                return dict(http.get(f"{API}/bench/job").json()["job"])
+
+            assert http.get(f"{API}/bench/job").json()["job"] is None
+            assert http.post(f"{API}/bench/job", json={**work, "prompt": "512; rm"}).status_code == 400
+            assert http.post(f"{API}/bench/job", json=work).status_code == 200
+            assert http.post(f"{API}/bench/job", json=work).status_code == 400, "one at a time"
+            assert http.get(f"{API}/now").json()["state"] == "asleep"
+            assert eventually(lambda: not state()["running"], 60)
+            assert state()["error"] is None
+            assert [row["test"] for row in state()["rows"]] == ["pp32"]
+            assert len(http.get(f"{API}/bench").json()["runs"]) == 1
+            http.post(f"{API}/bench/job", json={**work, "repetitions": 100, "prompt": "64,128,256"})
+            assert http.delete(f"{API}/bench/job").status_code == 200
+            assert eventually(lambda: not state()["running"], 20)
+            assert state()["stopped"]
+            assert state()["error"] is None
+    finally:
+        backend.stop()
 
 
 def test_benchmarks(http: httpx.Client, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import { copy } from "../lib/copy";
 import { bytes, number, rate, seconds } from "../lib/format";
 import { t } from "../lib/i18n";
 import { Icon, type IconName } from "../ui/icons";
+import { Meter } from "../ui/meter";
 import { toast } from "../ui/toast";
 import { Conversation, Message, newId } from "./conversation";
 import { answer } from "./generate";
@@ -251,7 +252,7 @@ function Figures({ message }: { message: Message }) {
       <span>{t(stats.generated === 1 ? "oneToken" : "tokens", { count: number(stats.generated) })}</span>
       {context && (
         <span class="context" title={t("contextHelp", { prompt: number(stats.prompt), used: number(used), context: number(context) })}>
-          <meter min={0} max={context} high={context * 0.9} value={used} aria-label={t("contextUsed")} />
+          <Meter value={used} max={context} warnAt={0.9} label={t("contextUsed")} />
           {t("contextOf", { used: number(used), context: number(context) })}
         </span>
       )}

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 import { percent } from "../lib/format";
 import { t } from "../lib/i18n";
+import { Meter } from "../ui/meter";
 import type { TokenChance } from "./conversation";
 
 /** 0 for a token that was all but certain, to 5 for one that nobody would have guessed. */
@@ -40,7 +41,7 @@ export function TokenView({ tokens }: { tokens: TokenChance[] }) {
                       <code>{visible(text)}</code>
                     </th>
                     <td>
-                      <meter min={0} max={1} value={Math.exp(logprob)} aria-hidden="true" />
+                      <Meter value={Math.exp(logprob)} max={1} />
                     </td>
                     <td>{percent(Math.exp(logprob), 1)}</td>
                   </tr>

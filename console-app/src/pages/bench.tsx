@@ -5,7 +5,9 @@ import { get } from "../lib/api";
 import { bytes, date, percent, rate } from "../lib/format";
 import { t, type Word } from "../lib/i18n";
 import { usePoll } from "../lib/poll";
+import { Meter } from "../ui/meter";
 import { TopBar } from "../ui/top-bar";
+import { Measure } from "./measure";
 
 interface Row {
   id: number;
@@ -73,6 +75,7 @@ export function Bench() {
         </button>
       </TopBar>
       <div class="content" tabIndex={0}>
+        <Measure finished={refresh} />
         {error && (
           <p class="error" role="alert">
             {error.message || t("serverGone")}
@@ -83,7 +86,7 @@ export function Bench() {
           <section class="panel empty">
             <h2>{t("noRuns")}</h2>
             <p>{t("noRunsText")}</p>
-            <pre>rowspan bench -m MODEL -p 512 -n 128 -r 5</pre>
+            <pre tabIndex={0}>rowspan bench -m MODEL -p 512 -n 128 -r 5</pre>
           </section>
         )}
         {value && value.runs.length > 0 && <p class="hint">{t("chooseTwo")}</p>}
@@ -142,7 +145,7 @@ function RunPanel({ run, chosen, choose }: { run: Run; chosen: boolean; choose: 
                   <b>{rate(row.avg_ts)}</b> ± {rate(row.stddev_ts)}
                 </td>
                 <td class="rate-bar">
-                  <meter min={0} max={fastest} value={row.avg_ts} aria-hidden="true" />
+                  <Meter value={row.avg_ts} max={fastest} />
                 </td>
                 <td>{row.ceiling_share === null ? "–" : percent(row.ceiling_share)}</td>
                 <td>{bytes(row.peak_memory_bytes)}</td>

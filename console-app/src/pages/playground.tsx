@@ -103,8 +103,8 @@ export function PlanPlayground({ model }: { model: string }) {
             </select>
           </label>
           {[1, 2].map((place) => (
-            <fieldset class="field" key={place}>
-              <legend>{t("rigNumber", { number: place })}</legend>
+            <div class="field" role="group" aria-label={t("rigNumber", { number: place })} key={place}>
+              <span>{t("rigNumber", { number: place })}</span>
               <div class="row">
                 <input name={`count${place}`} type="number" min={1} max={64} value={place === 1 ? 2 : 4} aria-label={t("count")} />
                 <select name={`card${place}`} aria-label={t("card")}>
@@ -116,7 +116,7 @@ export function PlanPlayground({ model }: { model: string }) {
                   ))}
                 </select>
               </div>
-            </fieldset>
+            </div>
           ))}
           <label class="field">
             <span>{t("context")}</span>
@@ -153,7 +153,7 @@ function Advised({ advice }: { advice: Advice }) {
         <table>
           <thead>
             <tr>
-              {[t("rig"), t("split"), t("fits"), t("largestContext"), t("perCard"), t("generating"), t("reading"), t("watts"), t("price")].map((each) => (
+              {[t("rig"), t("split"), t("fits"), t("largestContext"), t("perCard"), t("generatingRate"), t("readingRate"), t("watts"), t("price")].map((each) => (
                 <th key={each} scope="col">
                   {each}
                 </th>

@@ -4,6 +4,7 @@ import { get } from "../lib/api";
 import { bytes } from "../lib/format";
 import { t, type Word } from "../lib/i18n";
 import { usePoll } from "../lib/poll";
+import { Meter } from "./meter";
 
 export interface Link {
   speed: number | null;
@@ -61,7 +62,7 @@ export function RigStrip() {
       </span>
       <span class="strip-memory">{cards.length ? t("cardMemory") : t("memory")}</span>
       {used.map(([held, total], index) => (
-        <meter key={index} min={0} max={total} high={total * 0.92} value={held} title={`${bytes(held)} / ${bytes(total)}`} aria-label={t("memoryUsed")} />
+        <Meter key={index} value={held} max={total} warnAt={0.95} title={`${bytes(held)} / ${bytes(total)}`} label={t("memoryUsed")} />
       ))}
     </a>
   );

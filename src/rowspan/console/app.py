@@ -19,4 +19,11 @@ from rowspan.console.static_files import static_routes
 def console_routes(served: Served, conversations: Path) -> list[APIRouter]:
     """All routes of the console: its files at / and /console/assets, the rest below /console/api."""
     stored = conversation_routes(Conversations(conversations))
-    return [static_routes(), stored, attachment_routes(), rig_routes(served), model_routes(served), bench_routes()]
+    return [
+        static_routes(),
+        stored,
+        attachment_routes(),
+        rig_routes(served),
+        model_routes(served),
+        bench_routes(served),
+    ]
