@@ -109,13 +109,10 @@ class KeyCheck:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if not key:  # as Anthropic's clients send it
                 scheme, key = "bearer", headers.get("x-api-key", "")
-            given = key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-            known = session.matching_key(given, self._keys)
-            if (
-                known is None
-                and not key
-                and (scope["method"] in session.SAFE_METHODS or session.is_same_origin(headers))
-            ):
+            known = None
+            if key and scheme.lower() == "bearer":
+                known = session.matching_key(key.strip().encode("latin-1"), self._keys)
+            elif not key and (scope["method"] in session.SAFE_METHODS or session.is_same_origin(headers)):
                 known = session.key_of_cookie(headers, self._keys)
             if known is None:
                 await error_response(_no_key(bool(key)), scope["path"])(scope, receive, send)
