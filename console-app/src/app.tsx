@@ -7,7 +7,7 @@ import { Chat, settingsOpen } from "./chat/chat";
 import { loadModels } from "./chat/models";
 import { loadPreferences } from "./chat/settings";
 import { chooseImport, Conversations, download } from "./chat/sidebar";
-import { freshDefaults, list, open, shown } from "./chat/store";
+import { catchUp, freshDefaults, list, open, shown } from "./chat/store";
 import { get, signInNeeded, signOut } from "./lib/api";
 import { choose, language, t, type Word } from "./lib/i18n";
 import { go, page, PAGES, shownId, type Page } from "./lib/router";
@@ -52,8 +52,8 @@ export function App() {
   useEffect(() => {
     const keys = (event: KeyboardEvent) => shortcut(event, () => (helping.value = true));
     addEventListener("keydown", keys);
-    // Another tab may have changed the list.
-    const seen = () => void (document.hidden || list().catch(() => {}));
+    // Another tab may have changed something.
+    const seen = () => void (document.hidden || catchUp().catch(() => {}));
     document.addEventListener("visibilitychange", seen);
     return () => {
       removeEventListener("keydown", keys);

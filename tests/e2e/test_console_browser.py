@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from kit.http_server import RunningServer, serving
+from kit import reciting_backend
+from kit.http_server import RunningServer, eventually, serving
 from kit.reciting_backend import RecitingBackend
 
 from rowspan.config import ServerConfig
@@ -117,7 +123,7 @@ def test_a_whole_conversation(page: Any, backend: RecitingBackend) -> None:
     page.press(".editor textarea", "Enter")
     page.wait_for_selector(f"{DONE} >> text=Third answer.")
     assert [said["content"] for said in backend.asked[-1]] == ["Edited question"]
-    assert "tokens/s" in page.inner_text(f"{ANSWER} .figures")
+    assert "first after" in page.inner_text(f"{ANSWER} .figures")
     backend.text, backend.pause = "one two three four five six " * 50, 0.05
     send(page, "Count", wait=False)
     page.wait_for_selector(f"{ANSWER}:last-child >> text=two three")
@@ -294,6 +300,27 @@ def test_reasoning_tokens_and_settings(page: Any, backend: RecitingBackend) -> N
     assert page.input_value(".settings label:has-text('System prompt') textarea") == "Be brief."
 
 
+def test_two_settings_side_by_side(page: Any, backend: RecitingBackend) -> None:
+    page.click("[aria-label='Settings']")
+    page.check(".compare input[type=checkbox]")
+    page.fill(".compare input[type=number]", "0.1")
+    page.press(".compare input[type=number]", "Tab")
+    page.click(".settings [aria-label='Close']")
+    backend.text, backend.pause = "Twice told.", 0.02
+    page.fill("#prompt", "Which is better?")
+    page.press("#prompt", "Enter")
+    playwright.expect(page.locator(f".pair {DONE}")).to_have_count(2)
+    assert page.locator(".pair .text").all_inner_texts() == ["Twice told."] * 2
+    assert "0.1" in page.inner_text(".pair .variant >> nth=1")
+    page.click("text=Go on with this one")
+    chosen = page.get_attribute(".pair .message >> nth=1", "data-message")
+    playwright.expect(page.locator(".pair [aria-pressed=true]")).to_have_count(1)
+    page.reload()
+    playwright.expect(page.locator(f".pair {DONE}")).to_have_count(2)
+    playwright.expect(page.locator(f".pair .message[data-message='{chosen}'] [aria-pressed=true]")).to_have_count(1)
+    assert [said["content"] for said in backend.asked[-1]] == ["Which is better?"]
+
+
 def test_attached_files(page: Any, backend: RecitingBackend) -> None:
     code = {"name": "a very long name of a file that nobody would ever write.py", "mimeType": "text/x-python"}
     page.set_input_files(".composer input[type=file]", [{**code, "buffer": b"print('hello')"}])
@@ -305,27 +332,55 @@ def test_attached_files(page: Any, backend: RecitingBackend) -> None:
     page.wait_for_selector(".toast.error >> text=x.bin")
 
 
-def test_the_server_goes_away_and_comes_back(browser: Any, backend: RecitingBackend, tmp_path: Path) -> None:
-    backend.text, backend.pause = "word " * 200, 0.05
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROWSPAN_CONVERSATIONS", str(tmp_path / "c.sqlite"))
-        with serving(backend, ServerConfig()) as running:
-            page, _ = next(new_page(browser, running))
-            page.goto(running.url)
-            page.wait_for_selector("#prompt")
-            send(page, "Talk", wait=False)
-            page.wait_for_selector(f"{ANSWER} >> text=word word")
-            page.route("**/*", lambda route: route.abort())
-            page.context.set_offline(True)
-            page.wait_for_selector(f"{ANSWER} .error, {ANSWER} >> text=word word")
-            backend.pause = 0.0
-            page.context.set_offline(False)
-            page.unroute("**/*")
-            page.wait_for_selector(DONE)
-            backend.text = "Here again."
-            send(page, "And now?")
-            assert last_answer(page) == "Here again."
-            page.context.close()
+def test_the_server_is_killed_and_comes_back(browser: Any, tmp_path: Path) -> None:
+    environment = {**os.environ, "ROWSPAN_CONVERSATIONS": str(tmp_path / "c.sqlite")}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, reciting_backend.__file__, str(port), "word " * 200]
+    url = f"http://127.0.0.1:{port}"
+
+    def start() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, env=environment)
+        assert eventually(lambda: is_up(url), 30)
+        return process
+
+    process = start()
+    page = browser.new_page()
+    try:
+        page.goto(url)
+        page.wait_for_selector("#prompt")
+        send(page, "Talk", wait=False)
+        page.wait_for_selector(f"{ANSWER} >> text=word word")
+        process.kill()
+        process.wait()
+        page.wait_for_selector(f"{ANSWER} .error >> text=cannot be reached")
+        cut = last_answer(page)
+        assert cut.startswith("word word")
+        page.fill("#prompt", "Are you there?")
+        page.press("#prompt", "Enter")
+        page.wait_for_selector(".toast.error")
+        assert page.input_value("#prompt") == "Are you there?", "what could not be sent is still there"
+        assert page.locator(".message").count() == 2
+        process = start()
+        page.press("#prompt", "Enter")
+        page.wait_for_selector(f"{ANSWER}:last-child >> text=word word")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(f"{DONE}:last-child")
+        page.reload()
+        page.wait_for_selector(f"{DONE}:last-child")
+        assert page.locator(".message").count() == 4, "what could not be kept at first was kept later"
+        assert page.inner_text(f"{ANSWER} .text >> nth=0").strip() == cut.strip()
+    finally:
+        page.close()
+        process.kill()
+        process.wait()
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_an_answer_of_20000_tokens_stays_responsive(page: Any, backend: RecitingBackend) -> None:

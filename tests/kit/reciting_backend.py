@@ -1,9 +1,13 @@
-"""A backend that recites what a test gives it, word by word, as fast as the test says."""
+"""A backend that recites what a test gives it, word by word, as fast as the test says.
+
+As a program, `python reciting_backend.py PORT TEXT`, it is served until it is killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
@@ -91,3 +95,15 @@ class RecitingBackend:
             raw = word.encode()
             told = (TokenText(number, raw, -0.5, ((raw, -0.5), (b" other", -1.5))),) if params.logprobs else ()
             yield Piece(word, told, number, finish if number == len(words) else None, cached=1)
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    from rowspan.config import ServerConfig
+    from rowspan.server.app import create_app
+
+    backend = RecitingBackend()
+    backend.text, backend.pause = sys.argv[2], 0.05
+    app = create_app(backend, ServerConfig(port=int(sys.argv[1])), "reciting")
+    uvicorn.run(app, port=int(sys.argv[1]), log_config=None, lifespan="off")

@@ -103,9 +103,18 @@ function Log({ conversation }: { conversation: Conversation }) {
     >
       <div class="log-content" ref={content}>
         {path.length === 0 && <Welcome conversation={conversation} />}
-        {path.map((message, index) => (
-          <MessageView key={message.id} conversation={conversation} message={message} last={index === path.length - 1} />
-        ))}
+        {path.map((message, index) => {
+          const pair = conversation.pair(message);
+          const last = index === path.length - 1;
+          if (pair.length === 1) return <MessageView key={message.id} conversation={conversation} message={message} last={last} />;
+          return (
+            <div class="pair" key={message.data.value.pair}>
+              {pair.map((one) => (
+                <MessageView key={one.id} conversation={conversation} message={one} last={last} chosen={one === message} />
+              ))}
+            </div>
+          );
+        })}
       </div>
       {away.value && (
         <button

@@ -36,6 +36,9 @@ export interface MessageData {
   tokens?: TokenChance[];
   error?: string;
   stopped?: boolean;
+  pair?: string; // the same in two answers that are compared
+  place?: number; // 0: the left one
+  variant?: string; // how the settings of this one are told
 }
 
 export interface StoredMessage {
@@ -80,10 +83,14 @@ export class Conversation {
   /** Set while an answer is written. */
   readonly running = signal<AbortController | null>(null);
   stored = false;
+  private readonly unsaved = new Set<Message>();
 
-  readonly path = computed<Message[]>(() => {
+  readonly path = computed<Message[]>(() => this.pathTo(this.leaf.value));
+
+  /** The messages from the first one to that of an id. */
+  pathTo(id: string | null): Message[] {
     const found: Message[] = [];
-    let place = this.leaf.value;
+    let place = id;
     while (place !== null) {
       const message: Message | undefined = this.messages.value.get(place);
       if (!message || found.includes(message)) break;
@@ -91,7 +98,7 @@ export class Conversation {
       place = message.parent;
     }
     return found.reverse();
-  });
+  }
 
   constructor(
     readonly id: string,
@@ -125,6 +132,14 @@ export class Conversation {
     });
   }
 
+  /** The answers that stand side by side with this one, itself included. */
+  pair(message: Message): Message[] {
+    const { pair } = message.data.value;
+    if (!pair) return [message];
+    const both = this.siblings(message).filter((one) => one.data.value.pair === pair);
+    return both.sort((one, other) => (one.data.value.place ?? 0) - (other.data.value.place ?? 0));
+  }
+
   /** Show the branch through a message, down to its newest end. */
   show(message: Message): void {
     let last = message;
@@ -139,12 +154,22 @@ export class Conversation {
 
   /** Show the conversation as it was before a message. */
   remove(message: Message): void {
+    this.unsaved.delete(message);
     const rest = new Map(this.messages.value);
     rest.delete(message.id);
     batch(() => {
       this.messages.value = rest;
       this.leaf.value = message.parent;
     });
+  }
+
+  /** Whether a stored conversation says the same as this one. */
+  isLike(stored: { title: string; messages: StoredMessage[] }): boolean {
+    return (
+      this.title.value === stored.title &&
+      this.messages.value.size === stored.messages.length &&
+      stored.messages.every((one) => this.messages.value.get(one.id)?.content.value === one.content)
+    );
   }
 
   async save(change: { title?: string; pinned?: boolean; settings?: Settings; leaf?: string }): Promise<void> {
@@ -156,7 +181,17 @@ export class Conversation {
     this.stored = true;
   }
 
-  async storeMessage(message: Message, init?: RequestInit): Promise<void> {
+  /** Keep a message on the server, and before it those that could not be kept when they were written. */
+  async storeMessage(message: Message): Promise<void> {
+    this.unsaved.delete(message);
+    this.unsaved.add(message);
+    for (const one of [...this.unsaved]) {
+      await this.putMessage(one);
+      this.unsaved.delete(one);
+    }
+  }
+
+  async putMessage(message: Message, init?: RequestInit): Promise<void> {
     const reasoning = message.reasoning.value;
     const body = {
       parent: message.parent,

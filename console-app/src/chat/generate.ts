@@ -5,9 +5,9 @@ import { ApiError, events, OfflineError } from "../lib/api";
 import { t } from "../lib/i18n";
 import { toast } from "../ui/toast";
 import { Conversation, Message, newId, type MessageData, type TokenChance } from "./conversation";
-import { requestFields } from "./settings";
 import { models } from "./models";
-import { noteSaved } from "./store";
+import { requestFields, type Settings } from "./settings";
+import { list } from "./store";
 
 const KEEP_EVERY = 5000; // milliseconds between savings of an answer that is being written
 const MOST_TOKENS_KEPT = 4000; // with their chances; they take 200 bytes each
@@ -15,12 +15,20 @@ const MOST_TOKENS_KEPT = 4000; // with their chances; they take 200 bytes each
 /** Answer the conversation's last message; or, given an unfinished answer, go on with it. */
 export async function answer(conversation: Conversation, unfinished?: Message): Promise<void> {
   if (conversation.running.value) return;
-  const parent = unfinished ? unfinished.parent : conversation.leaf.value;
-  const model = conversation.settings.value.model ?? models.value[0]?.id;
-  const message = unfinished ?? new Message(newId(), parent, "assistant", "", { model });
-  let body: Record<string, unknown>;
+  const settings = conversation.settings.value;
+  const { compare, ...first } = settings;
+  const other = Object.entries(compare ?? {}).filter(([, value]) => value !== undefined);
+  const variants = compare && !unfinished ? [first, { ...first, ...Object.fromEntries(other) }] : [first];
+  const pair = variants.length > 1 ? newId() : undefined;
+  const parent = conversation.leaf.value;
+  const jobs = variants.map((variant, place) => {
+    const model = variant.model ?? models.value[0]?.id;
+    const message = unfinished ?? new Message(newId(), parent, "assistant", "", pair ? { pair, place, variant: told(variant, model) } : {});
+    return { message, variant, model };
+  });
+  let bodies: Record<string, unknown>[];
   try {
-    body = request(conversation, message, unfinished !== undefined);
+    bodies = jobs.map(({ message, variant }) => request(conversation, message, variant, unfinished !== undefined));
   } catch (error) {
     toast(t("badSchema", { why: (error as Error).message }), "error");
     return;
@@ -28,18 +36,34 @@ export async function answer(conversation: Conversation, unfinished?: Message): 
   const abort = new AbortController();
   batch(() => {
     conversation.running.value = abort;
-    message.status.value = "waiting";
-    message.data.value = { ...message.data.value, model, error: undefined, stopped: undefined };
-    if (!unfinished) conversation.add(message);
+    for (const { message, model } of jobs) {
+      message.status.value = "waiting";
+      message.data.value = { ...message.data.value, model, error: undefined, stopped: undefined };
+      if (!unfinished) conversation.add(message);
+    }
+    conversation.leaf.value = jobs[0].message.id;
   });
+  await Promise.all(jobs.map(({ message }, index) => follow(conversation, message, bodies[index], abort.signal)));
+  conversation.running.value = null;
+  if (pair) await conversation.save({ leaf: jobs[0].message.id }).catch(() => {});
+  list().catch(() => {});
+}
+
+const told = (variant: Settings, model?: string) =>
+  [model, variant.temperature !== undefined && `${t("temperature")} ${variant.temperature}`, variant.thinking && `${t("reasoning")}: ${t(variant.thinking)}`]
+    .filter(Boolean)
+    .join(" · ");
+
+/** Have one answer written, and keep it. */
+async function follow(conversation: Conversation, message: Message, body: unknown, abort: AbortSignal): Promise<void> {
   const answering = new Answering(message);
   const keeping = setInterval(() => void conversation.storeMessage(message).catch(() => {}), KEEP_EVERY);
   // A tab that closes takes its answer with it, but for what is sent now.
-  const leaving = () => void conversation.storeMessage(message, { keepalive: true }).catch(() => {});
+  const leaving = () => void conversation.putMessage(message, { keepalive: true }).catch(() => {});
   addEventListener("pagehide", leaving);
   let change: MessageData = {};
   try {
-    for await (const chunk of events("/v1/chat/completions", body, abort.signal)) answering.take(chunk);
+    for await (const chunk of events("/v1/chat/completions", body, abort)) answering.take(chunk);
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") change = { stopped: true };
     else if (error instanceof OfflineError) change = { error: t("serverGone") };
@@ -55,21 +79,18 @@ export async function answer(conversation: Conversation, unfinished?: Message): 
       answering.end();
       message.data.value = { ...message.data.value, ...answering.told(), ...change };
       message.status.value = "done";
-      conversation.running.value = null;
     });
   }
   try {
     await conversation.storeMessage(message);
-    noteSaved(conversation);
   } catch (error) {
     if (!change.error) toast(t("notSaved", { why: (error as Error).message || t("serverGone") }), "error");
   }
 }
 
-function request(conversation: Conversation, message: Message, goesOn: boolean): Record<string, unknown> {
-  const settings = conversation.settings.value;
-  const path = conversation.path.value.filter((one) => one !== message);
-  const said = path
+function request(conversation: Conversation, message: Message, settings: Settings, goesOn: boolean): Record<string, unknown> {
+  const said = conversation
+    .pathTo(message.parent)
     .filter((one) => one.role === "user" || one.content.value)
     .map((one) => ({ role: one.role, content: one.asked }));
   const system = settings.system?.trim();

@@ -14,12 +14,15 @@ import { MarkdownView } from "./markdown-view";
 import { modelOf } from "./models";
 import { TokenView } from "./tokens";
 
-export function MessageView({ conversation, message, last }: { conversation: Conversation; message: Message; last: boolean }) {
-  return message.role === "user" ? (
-    <Question conversation={conversation} message={message} />
-  ) : (
-    <Answer conversation={conversation} message={message} last={last} />
-  );
+interface Props {
+  conversation: Conversation;
+  message: Message;
+  last: boolean;
+  chosen?: boolean; // of two answers that are compared, the one with which the conversation goes on
+}
+
+export function MessageView(props: Props) {
+  return props.message.role === "user" ? <Question {...props} /> : <Answer {...props} />;
 }
 
 function Tool({ icon, label, run, pressed }: { icon: IconName; label: string; run: () => void; pressed?: boolean }) {
@@ -48,7 +51,7 @@ function CopyTool({ text }: { text: () => string }) {
 /** ‹ 2/3 ›: the messages that stand in this one's place. */
 function Branches({ conversation, message }: { conversation: Conversation; message: Message }) {
   const all = conversation.siblings(message);
-  if (all.length < 2) return null;
+  if (all.length < 2 || all.length === conversation.pair(message).length) return null;
   const place = all.indexOf(message);
   const button = (to: number, icon: IconName, label: string) => (
     <button type="button" class="tool" aria-label={label} title={label} disabled={!all[to]} onClick={() => conversation.show(all[to])}>
@@ -152,7 +155,7 @@ function Editor({ text, cancel, send }: { text: string; cancel: () => void; send
   );
 }
 
-function Answer({ conversation, message, last }: { conversation: Conversation; message: Message; last: boolean }) {
+function Answer({ conversation, message, last, chosen }: Props) {
   const status = message.status.value;
   const busy = conversation.running.value !== null;
   const data = message.data.value;
@@ -165,6 +168,16 @@ function Answer({ conversation, message, last }: { conversation: Conversation; m
   };
   return (
     <article class={`message assistant ${status}`} data-message={message.id} aria-label={t("answer")} aria-busy={status !== "done"}>
+      {data.variant && (
+        <header class="variant">
+          <span>{data.variant}</span>
+          {status === "done" && !busy && (
+            <button type="button" aria-pressed={chosen} disabled={chosen} onClick={() => conversation.show(message)}>
+              {t(chosen ? "goesOnWithThis" : "goOnWithThis")}
+            </button>
+          )}
+        </header>
+      )}
       <Reasoning message={message} />
       {showsTokens.value && status === "done" && data.tokens ? <TokenView tokens={data.tokens} /> : <Markdown message={message} />}
       {status === "waiting" && (

@@ -6,7 +6,8 @@ import { ask } from "../ui/dialog";
 import { Icon } from "../ui/icons";
 import { toast } from "../ui/toast";
 import type { Conversation } from "./conversation";
-import { keepDefaults, keepPresets, presets, type Settings } from "./settings";
+import { models } from "./models";
+import { keepDefaults, keepPresets, presets, type Settings, type Variant } from "./settings";
 
 type NumberField = "temperature" | "topP" | "topK" | "minP" | "repeatPenalty" | "maxTokens" | "seed";
 const NUMBERS: [NumberField, Word, number, number, number | "any"][] = [
@@ -90,6 +91,7 @@ export function SettingsPanel({ conversation, close }: { conversation: Conversat
           <small>{t("tokenViewHelp")}</small>
         </span>
       </label>
+      <Compare settings={settings} change={change} />
       <button
         type="button"
         onClick={() =>
@@ -101,6 +103,50 @@ export function SettingsPanel({ conversation, close }: { conversation: Conversat
         {t("keepAsDefaults")}
       </button>
     </aside>
+  );
+}
+
+function Compare({ settings, change }: { settings: Settings; change: (part: Partial<Settings>) => void }) {
+  const other = settings.compare;
+  const set = (part: Variant) => change({ compare: { ...other, ...part } });
+  return (
+    <fieldset class="compare">
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={other !== undefined}
+          onChange={(event) => change({ compare: event.currentTarget.checked ? { model: settings.model, temperature: 0 } : undefined })}
+        />
+        <span>
+          {t("compareAnswers")}
+          <small>{t("compareHelp")}</small>
+        </span>
+      </label>
+      {other && (
+        <div class="number-fields">
+          <label class="field">
+            <span>{t("model")}</span>
+            <select value={other.model ?? ""} onChange={(event) => set({ model: event.currentTarget.value || undefined })}>
+              <option value="">{t("theSame")}</option>
+              {models.value.map((model) => (
+                <option key={model.id}>{model.id}</option>
+              ))}
+            </select>
+          </label>
+          <label class="field">
+            <span>{t("temperature")}</span>
+            <input
+              type="number"
+              min={0}
+              max={2}
+              step={0.1}
+              value={other.temperature ?? ""}
+              onChange={(event) => set({ temperature: Number.isNaN(event.currentTarget.valueAsNumber) ? undefined : event.currentTarget.valueAsNumber })}
+            />
+          </label>
+        </div>
+      )}
+    </fieldset>
   );
 }
 

@@ -17,7 +17,10 @@ export interface Settings {
   schema?: string;
   thinking?: "on" | "off";
   tokens?: boolean; // ask for log-probabilities, and show them
+  compare?: Variant; // every question is answered twice, the second time so
 }
+
+export type Variant = Pick<Settings, "model" | "temperature" | "thinking" | "system">;
 
 export interface Preset {
   name: string;
@@ -38,7 +41,7 @@ export async function loadPreferences(): Promise<void> {
 }
 
 export async function keepDefaults(settings: Settings): Promise<void> {
-  const { model: _, ...others } = settings;
+  const { model: _, compare: __, ...others } = settings;
   defaults.value = others;
   await put("/console/api/preferences/defaults", { value: others });
 }

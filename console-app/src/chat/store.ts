@@ -49,6 +49,18 @@ export async function open(id: string): Promise<void> {
   }
 }
 
+/** Show what another tab has added meanwhile. */
+export async function catchUp(): Promise<void> {
+  await list();
+  const conversation = shown.value;
+  if (!conversation?.stored || conversation.running.value) return;
+  const stored = await get<Parameters<typeof Conversation.of>[0]>(`/console/api/conversations/${conversation.id}`);
+  if (shown.value !== conversation || conversation.running.value || conversation.isLike(stored)) return;
+  const fresh = Conversation.of(stored);
+  opened.set(fresh.id, fresh);
+  shown.value = fresh;
+}
+
 /** A new conversation may have been opened before the defaults were known. */
 export function freshDefaults(): void {
   if (shown.value && !shown.value.stored) shown.value.settings.value = { ...defaults.value };
@@ -59,11 +71,6 @@ export async function begin(conversation: Conversation): Promise<void> {
   opened.set(conversation.id, conversation);
   await conversation.store();
   go(`chat/${conversation.id}`, true);
-  noteSaved(conversation);
-}
-
-/** The list again, after a change. Another tab's conversation that is shown here, too, is not fetched again. */
-export function noteSaved(_: Conversation): void {
   list().catch(() => {});
 }
 
