@@ -95,7 +95,11 @@ function Finding({ one }: { one: Verdict }) {
       </h3>
       <dl>
         <dt>{t("evidence")}</dt>
-        <dd>{one.evidence.join(" ")}</dd>
+        <dd>
+          {one.evidence.map((line) => (
+            <p key={line}>{line}</p>
+          ))}
+        </dd>
         {one.log.length > 0 && (
           <>
             <dt>{t("log")}</dt>

@@ -1,4 +1,4 @@
-// How the model is cut: layers from left to right, ranks one below the other.
+// How the model is cut, drawn and in figures.
 
 import { bytes, number } from "../lib/format";
 import { t } from "../lib/i18n";
@@ -41,18 +41,15 @@ export interface Plan {
 }
 
 const COLORS = 6;
+const MOST_CELLS = 96; // a stage of more layers is drawn in fewer cells
 const size = (span: Span) => span.stop - span.start;
 const range = (span: Span) => (size(span) <= 0 ? "–" : size(span) === 1 ? `${span.start}` : `${span.start}–${span.stop - 1}`);
 
+const ranksPerStage = (plan: Plan) => plan.holdings.length / new Set(plan.holdings.map((one) => one.layers.start)).size;
+
+/** Layers run from left to right. Ranks that share layers lie one upon the other, as high as their share of heads. */
 export function Split({ plan }: { plan: Plan }) {
-  const cells = (span: Span, all: number) => {
-    const step = Math.max(1, Math.ceil(size(span) / 64));
-    return Array.from({ length: Math.ceil(size(span) / step) }, (_, index) => (
-      <i key={index} style={{ height: `${Math.max(12, 100 * share(all))}%` }} />
-    ));
-  };
-  // The height of a layer's part is the share of query heads that a rank has of it.
-  const share = (heads: number) => (plan.n_heads ? heads / plan.n_heads : 1);
+  const stages = [...Map.groupBy(plan.holdings, (one) => `${one.stage} ${one.layers.start}`).values()];
   return (
     <section class="panel">
       <h2>{t("split")}</h2>
@@ -65,27 +62,36 @@ export function Split({ plan }: { plan: Plan }) {
           cache: number(plan.cache_tokens),
         })}
       </p>
-      <div class="split" role="img" aria-label={plan.holdings.map((one) => `${one.device}: ${t("layers")} ${range(one.layers)}`).join("; ")}>
-        {plan.holdings.map((one) => (
-          <div class="rank" key={one.rank}>
-            <span class="rank-name">{one.device}</span>
-            <div class="layers">
-              <span style={{ flexGrow: one.layers.start }} class="space" />
-              <span style={{ flexGrow: size(one.layers) }} class={`held c${one.rank % COLORS}`} title={`${t("layers")} ${range(one.layers)}, ${t("heads")} ${range(one.heads)}`}>
-                {cells(one.layers, size(one.heads))}
-              </span>
-              <span style={{ flexGrow: plan.n_layers - one.layers.stop }} class="space" />
-            </div>
+      <div class="band" role="img" aria-label={plan.holdings.map((one) => `${one.device}: ${t("layers")} ${range(one.layers)}`).join("; ")}>
+        {stages.map((ranks) => (
+          <div class="stage" key={ranks[0].rank} style={{ flexGrow: size(ranks[0].layers) }}>
+            {ranks.map((one) => (
+              <div
+                key={one.rank}
+                class={`held c${one.rank % COLORS}`}
+                style={{ flexGrow: size(one.heads) || 1 }}
+                title={`${one.device}: ${t("layers")} ${range(one.layers)}, ${t("heads")} ${range(one.heads)}`}
+              >
+                {Array.from({ length: Math.min(MOST_CELLS, size(one.layers)) }, (_, index) => (
+                  <i key={index} />
+                ))}
+              </div>
+            ))}
           </div>
         ))}
-        <div class="rank scale">
-          <span class="rank-name" />
-          <div>
-            <span>{t("layer")} 0</span>
-            <span>{plan.n_layers - 1}</span>
-          </div>
-        </div>
       </div>
+      <div class="band-scale" aria-hidden="true">
+        <span>{t("layer")} 0</span>
+        <span>{plan.n_layers - 1}</span>
+      </div>
+      <ul class="legend">
+        {plan.holdings.map((one) => (
+          <li key={one.rank} class={`held c${one.rank % COLORS}`}>
+            <i /> <b>{one.device}</b> {t("layers")} {range(one.layers)}
+            {ranksPerStage(plan) > 1 && `, ${t("heads")} ${range(one.heads)}`}
+          </li>
+        ))}
+      </ul>
       <div class="scroll-x" tabIndex={0}>
         <table>
           <thead>

@@ -35,7 +35,7 @@ export function LiveChart({ title, value, times, lines, max, format }: Props) {
         height: 96,
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false } },
-        padding: [6, 4, 0, 0],
+        padding: [6, 16, 0, 0],
         scales: { x: { time: true }, y: { range: (_, __, highest) => [0, max ?? Math.max(highest * 1.15, 1)] } },
         axes: [
           { ...axis, size: 18, space: 90, values: (_, marks) => marks.map((mark) => new Date(mark * 1000).toLocaleTimeString([], { hour12: false })) },
