@@ -183,6 +183,23 @@ def test_the_rig(http: httpx.Client) -> None:
     assert {check["state"] for check in checks} <= set(CheckState)
 
 
+def test_recent_requests(guarded: RunningServer) -> None:
+    """What was asked of the API, without the console's own questions, and without a word of what was said."""
+    secret = "tell nobody"
+    body = {**CHAT, "messages": [{"role": "user", "content": secret}]}
+    with guarded.client(headers={"authorization": "Bearer first-key"}) as http:
+        http.post("/v1/chat/completions", json=body)
+        http.post("/v1/chat/completions", json={**body, "temperature": -1})
+        http.post("/v1/chat/completions", json=body, headers={"authorization": "Bearer wrong"})
+        http.get(f"{API}/conversations")
+        answer = http.get(f"{API}/requests")
+        told = [(one["path"], one["status"], one["error"]) for one in answer.json()["requests"][:3]]
+    chat = "/v1/chat/completions"
+    assert told == [(chat, 401, "invalid_api_key"), (chat, 400, "invalid_request"), (chat, 200, None)]
+    assert secret not in answer.text
+    assert API not in answer.text
+
+
 def test_sleep_and_wake(tiny_path: Path) -> None:
     backend = NativeBackend(make_blueprint(EngineConfig(tiny_path, parallel=1, cache_tokens=256, threads=1)))
     backend.start(LoadWatch())

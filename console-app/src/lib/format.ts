@@ -42,6 +42,8 @@ export function date(time: number | string): string {
     : moment.toLocaleString(language.value, { dateStyle: "medium", timeStyle: "short" });
 }
 
+export const clock = (time: number): string => new Date(time * 1000).toLocaleTimeString([], { hour12: false });
+
 /** The heading of a list under which a time belongs. */
 export function when(time: number): string {
   const today = new Date();

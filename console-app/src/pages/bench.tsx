@@ -179,7 +179,9 @@ function Compared({ runs, comparison }: { runs: number[]; comparison: Comparison
             <tbody>
               {comparison.pairs.map(({ before, after, change, verdict, reason, differing }) => (
                 <tr key={before.id}>
-                  <th scope="row">{before.test}</th>
+                  <th scope="row">
+                    {before.test} <small>{before.split_mode}</small>
+                  </th>
                   <td>{rate(before.avg_ts)}</td>
                   <td>{rate(after.avg_ts)}</td>
                   <td>

@@ -2,8 +2,8 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { getText } from "../lib/api";
-import { number, percent, rate, seconds } from "../lib/format";
+import { get, getText } from "../lib/api";
+import { clock, number, percent, rate, seconds } from "../lib/format";
 import { t, type Word } from "../lib/i18n";
 import { histogram, parse, quantile, total, type Histogram, type Metrics } from "../lib/metrics";
 import { usePoll } from "../lib/poll";
@@ -40,6 +40,7 @@ export function MetricsPage() {
         )}
         {!value && !error && <p class="page-state">{t("loading")}</p>}
         {value && <Figures now={value.metrics} history={history.value} />}
+        {value && <Recent />}
       </div>
     </>
   );
@@ -75,7 +76,7 @@ function Figures({ now, history }: { now: Metrics; history: Look[] }) {
             title={t("runningAndWaiting")}
             value={`${running.at(-1) ?? 0} · ${waiting.at(-1) ?? 0}`}
             times={times}
-            format={(value) => number(value)}
+            format={(value) => (value % 1 ? "" : number(value))}
             lines={[
               { label: t("running"), color: "--accent", values: running },
               { label: t("waitingRequests"), color: "--buffers", values: waiting },
@@ -91,9 +92,69 @@ function Figures({ now, history }: { now: Metrics; history: Look[] }) {
       <div class="histograms">
         <Counts word="endings" rows={(now.get("rowspan_answers_total") ?? []).map(({ labels, value }) => [labels.finish, value])} />
         <Counts word="errors" rows={(now.get("rowspan_errors_total") ?? []).map(({ labels, value }) => [labels.code, value])} />
-        <Counts word="requests" rows={(now.get("rowspan_http_requests_total") ?? []).map(({ labels, value }) => [`${labels.endpoint} · ${labels.status}`, value])} />
+        <Counts word="requests" rows={(now.get("rowspan_http_requests_total") ?? []).filter(({ labels }) => !labels.endpoint.startsWith("/console/")).map(({ labels, value }) => [`${labels.endpoint} · ${labels.status}`, value])} />
       </div>
     </>
+  );
+}
+
+interface Request {
+  time: number;
+  method: string;
+  path: string;
+  status: number;
+  seconds: number;
+  error: string | null;
+}
+
+function Recent() {
+  const { value } = usePoll(() => get<{ requests: Request[] }>("/console/api/requests"), SECONDS * 2);
+  const failing = useSignal(false);
+  const shown = (value?.requests ?? []).filter((one) => !failing.value || one.status >= 400);
+  return (
+    <section class="panel">
+      <div class="now-head">
+        <div>
+          <h2>{t("recentRequests")}</h2>
+          <p class="hint">{t("recentText")}</p>
+        </div>
+        <label class="check">
+          <input type="checkbox" checked={failing.value} onChange={(event) => (failing.value = event.currentTarget.checked)} />
+          <span>{t("onlyErrors")}</span>
+        </label>
+      </div>
+      {value && shown.length === 0 && <p class="hint">{t("nothingYet")}</p>}
+      {shown.length > 0 && (
+        <div class="scroll-x" tabIndex={0}>
+          <table>
+            <thead>
+              <tr>
+                {[t("time"), t("request"), t("status"), t("took"), t("error")].map((each) => (
+                  <th key={each} scope="col">
+                    {each}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {shown.slice(0, 100).map((one) => (
+                <tr key={`${one.time}${one.path}`}>
+                  <td>{clock(one.time)}</td>
+                  <td>
+                    {one.method} {one.path}
+                  </td>
+                  <td>
+                    <span class={`badge ${one.status < 400 ? "good" : "bad"}`}>{one.status}</span>
+                  </td>
+                  <td>{seconds(one.seconds)}</td>
+                  <td>{one.error ?? ""}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
   );
 }
 

@@ -3,6 +3,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { clock } from "../lib/format";
 import { theme } from "../lib/theme";
 
 export interface Line {
@@ -35,10 +36,10 @@ export function LiveChart({ title, value, times, lines, max, format }: Props) {
         height: 96,
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false } },
-        padding: [6, 16, 0, 0],
+        padding: [6, 26, 0, 0],
         scales: { x: { time: true }, y: { range: (_, __, highest) => [0, max ?? Math.max(highest * 1.15, 1)] } },
         axes: [
-          { ...axis, size: 18, space: 90, values: (_, marks) => marks.map((mark) => new Date(mark * 1000).toLocaleTimeString([], { hour12: false })) },
+          { ...axis, size: 18, space: 90, values: (_, marks) => marks.map((mark) => clock(mark)) },
           { ...axis, size: 52, space: 28, values: (_, marks) => marks.map(format) },
         ],
         series: [

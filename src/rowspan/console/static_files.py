@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from functools import cache
 from gzip import compress
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
 }
 HEADERS = {
     # Nothing from elsewhere, nothing inline: text of a model that turned into markup could not do anything.
@@ -31,24 +29,30 @@ def static_routes() -> APIRouter:
     """Routes for the page: `/` is index.html; what it loads is at /console/assets/NAME."""
     router = APIRouter(include_in_schema=False)
     static = files("rowspan.console").joinpath("static")
-    page = _static(static.joinpath("index.html").read_bytes(), MEDIA_TYPES["html"], "no-cache")
-    router.add_api_route("/", page, methods=["GET", "HEAD"])
-    for file in static.joinpath("assets").iterdir():
-        asset = _static(file.read_bytes(), MEDIA_TYPES[file.name.rpartition(".")[2]], FOREVER)
-        router.add_api_route(f"/console/assets/{file.name}", asset, methods=["GET", "HEAD"])
+    page = static.joinpath("index.html").read_bytes()
+    assets = {file.name: file.read_bytes() for file in static.joinpath("assets").iterdir()}
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def index(request: Request) -> Response:
+        return _reply(request, page, "html", "no-cache")
+
+    @router.api_route("/console/assets/{name}", methods=["GET", "HEAD"])
+    async def asset(request: Request, name: str) -> Response:
+        if name not in assets:
+            raise HTTPException(404)
+        return _reply(request, assets[name], name.rpartition(".")[2], FOREVER)
+
     return router
 
 
-def _static(content: bytes, media_type: str, caching: str) -> Callable[[Request], Coroutine[None, None, Response]]:
+def _reply(request: Request, content: bytes, ending: str, caching: str) -> Response:
     headers = {**HEADERS, "Cache-Control": caching}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        content = _compressed(content)
+        headers["Content-Encoding"] = "gzip"
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[ending])
 
-    @cache
-    def compressed() -> bytes:
-        return compress(content, mtime=0)
 
-    async def serve(request: Request) -> Response:
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(compressed(), headers={**headers, "Content-Encoding": "gzip"}, media_type=media_type)
-        return Response(content, headers=headers, media_type=media_type)
-
-    return serve
+@cache
+def _compressed(content: bytes) -> bytes:
+    return compress(content, mtime=0)

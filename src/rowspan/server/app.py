@@ -23,6 +23,7 @@ from rowspan.server.openai.chat import chat_routes
 from rowspan.server.openai.completions import completion_routes
 from rowspan.server.openai.embeddings import embedding_routes
 from rowspan.server.patience import BodyPatience
+from rowspan.server.recent import RecentRequests, recent_routes
 from rowspan.server.rerank import rerank_routes
 from rowspan.server.responses.routes import responses_routes
 from rowspan.server.service import Service
@@ -51,7 +52,8 @@ def create_app(
     app.state.metrics = service.metrics
     api = [routes(service) for routes in ROUTES]
     console = console_routes(service, Paths.from_env().conversations)
-    others = [*console, session_routes(config.api_keys), metrics_routes(service.metrics)]
+    recent = RecentRequests()
+    others = [*console, session_routes(config.api_keys), recent_routes(recent), metrics_routes(service.metrics)]
     for router in api:
         app.include_router(router, responses=error_replies.ERROR_RESPONSES)
     for router in others:
@@ -61,7 +63,7 @@ def create_app(
         for guard, options in guards(config):
             app.add_middleware(guard, **options)
     paths = frozenset(getattr(route, "path", "") for router in (*api, *others) for route in router.routes)
-    app.add_middleware(RequestCount, metrics=service.metrics, endpoints=paths)
+    app.add_middleware(RequestCount, metrics=service.metrics, endpoints=paths, ended=recent.note)
     return app
 
 

@@ -125,18 +125,27 @@ class Metrics:
         return encode(self._registry), content_type
 
 
+Ended = Callable[[Scope, int, float], None]
+
+
+def _nobody(scope: Scope, status: int, seconds: float) -> None:
+    """Nobody wants to know of requests that have ended."""
+
+
 class RequestCount:
     """Plain ASGI middleware around everything else: notes when each request arrived, and counts how it ended."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, endpoints: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, endpoints: frozenset[str], ended: Ended = _nobody) -> None:
         """Wrap an app.
 
         Args:
+            ended: is told of every request that has ended: its scope, its status and how many seconds it took.
             endpoints: paths to count by, for requests that are refused before a route sees them.
         """
         self._app = app
         self._metrics = metrics
         self._endpoints = endpoints
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,6 +177,7 @@ class RequestCount:
         route, path = scope.get("route"), scope["path"]
         endpoint = str(route.path) if route is not None else path if path in self._endpoints else OTHER
         self._metrics.count(endpoint, status, scope.get(ERROR_CODE))
+        self._ended(scope, status, time.perf_counter() - scope[ARRIVED])
 
 
 class _Now(Collector):
