@@ -65,6 +65,8 @@ def test_a_conversation_over_http(http: httpx.Client) -> None:
         exported = http.get(f"{here}/export?form={form}")
         assert exported.headers["content-type"].startswith(kind)
         assert exported.headers["content-disposition"].startswith("attachment")
+    nan = b'{"role": "user", "content": "x", "data": {"a": NaN}}'
+    assert http.put(f"{here}/messages/m2", content=nan, headers={"content-type": "application/json"}).status_code == 400
     everything = http.get(f"{API}/export").json()
     assert http.post(f"{API}/import", json=everything).json() == {"imported": len(everything["conversations"])}
     assert http.put(f"{API}/preferences/theme", json={"value": ["x"]}).status_code == 200

@@ -27,13 +27,14 @@ from rowspan.backends.protocol import (
     TokenText,
 )
 
+SHORTEST = 0.01  # seconds that a sleep can be trusted with
 WORDS = re.compile(r"\s*\S{1,8}|\s+")
 
 
 class RecitingBackend:
     """Recites `text`, a word of at most 8 characters a token.
 
-    pause: seconds between two tokens.
+    pause: seconds between two tokens, on average.
     asked: the conversations that it was asked to answer.
     """
 
@@ -89,9 +90,10 @@ class RecitingBackend:
     ) -> AsyncGenerator[Piece, None]:
         words = WORDS.findall(self.text)[: params.max_tokens]
         finish = FinishReason.STOP if len(words) < params.max_tokens else FinishReason.LENGTH
+        at_once = max(1, round(SHORTEST / self.pause)) if self.pause else 50
         for number, word in enumerate(words, 1):
-            if self.pause or number % 50 == 0:
-                await asyncio.sleep(self.pause)
+            if number % at_once == 0:
+                await asyncio.sleep(self.pause * at_once)
             raw = word.encode()
             told = (TokenText(number, raw, -0.5, ((raw, -0.5), (b" other", -1.5))),) if params.logprobs else ()
             yield Piece(word, told, number, finish if number == len(words) else None, cached=1)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rowspan.errors import RowspanError
+from rowspan.errors import RowspanError, UsageError
 
 Json = dict[str, Any]
 
@@ -95,7 +95,7 @@ class Conversations:
         """Make a conversation, or change some of `FIELDS`. Only a change of its messages makes it the latest."""
         values = {name: fields[name] for name in FIELDS if name in fields}
         if "settings" in values:
-            values["settings"] = json.dumps(values["settings"])
+            values["settings"] = _dump(values["settings"])
         now = time.time()
         with self._transaction() as database:
             database.execute(
@@ -137,7 +137,7 @@ class Conversations:
         with self._transaction() as database:
             for one in conversations:
                 database.execute("DELETE FROM conversation WHERE owner = ? AND id = ?", (owner, one["id"]))
-                settings = json.dumps(one["settings"])
+                settings = _dump(one["settings"])
                 stored = (one["title"], one["pinned"], settings, one["leaf"], one["created"], one["updated"])
                 database.execute(
                     "INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (owner, one["id"], *stored)
@@ -155,7 +155,7 @@ class Conversations:
     def prefer(self, owner: str, name: str, value: Any) -> None:
         """Set a preference."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO preference VALUES (?, ?, ?)", (owner, name, json.dumps(value)))
+            database.execute("INSERT OR REPLACE INTO preference VALUES (?, ?, ?)", (owner, name, _dump(value)))
 
     def close(self) -> None:
         with self._lock:
@@ -203,9 +203,17 @@ def _write(database: sqlite3.Connection, owner: str, conversation: str, message:
         "ON CONFLICT DO UPDATE SET content = excluded.content, data = excluded.data",
         (
             *(owner, conversation, message["id"], message["parent"], message["role"], message["content"]),
-            *(json.dumps(message["data"]), message["created"]),
+            *(_dump(message["data"]), message["created"]),
         ),
     )
+
+
+def _dump(value: Any) -> str:
+    """Raise UsageError for NaN and infinities, which Python reads and writes, but browsers do not."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise UsageError("A number is infinite, or none.", fix="Send JSON as its standard has it.") from None
 
 
 def _around(text: str | None, search: str, before: int = 30, after: int = 60) -> str | None:
