@@ -64,7 +64,7 @@ def serving(path: Path, *arguments: str, **environment: str) -> Iterator[tuple[s
     with starting(path, *arguments, **environment) as process:
         assert process.stderr is not None
         log = ""
-        while not (found := re.search(r"web chat at (http://\S+)/,", log)):
+        while not (found := re.search(r"console at (http://\S+)/,", log)):
             line = process.stderr.readline()
             assert line, log
             log += line

@@ -2,8 +2,12 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { get } from "../lib/api";
 import { number } from "../lib/format";
 import { t } from "../lib/i18n";
+import { usePoll } from "../lib/poll";
+import { shownId } from "../lib/router";
+import { Band, type Part } from "../ui/band";
 import { Icon } from "../ui/icons";
 import { Menu } from "../ui/menu";
 import { TopBar } from "../ui/top-bar";
@@ -13,7 +17,6 @@ import { MessageView } from "./message";
 import { loadModels, modelOf, models } from "./models";
 import { SettingsPanel } from "./settings-panel";
 import { open, openError, shown } from "./store";
-import { shownId } from "../lib/router";
 
 const NEAR_END = 60; // pixels from the end within which the view follows the answer
 
@@ -134,15 +137,25 @@ function Log({ conversation }: { conversation: Conversation }) {
   );
 }
 
+/** The model of the first conversation of a visit is shown as it lies on its devices: Rowspan in one picture. */
 function Welcome({ conversation }: { conversation: Conversation }) {
   const model = modelOf(conversation.settings.value.model);
+  const { value: rig, error } = usePoll(() => get<{ plan: { holdings: Part[] } | null }>("/console/api/rig"), 0);
+  const parts = rig?.plan?.holdings ?? [];
   return (
     <div class="welcome">
+      {!rig && !error && <div class="welcome-band" />}
+      {parts.length > 0 && (
+        <a class="welcome-band" href="#/rig" title={t("rigStripHelp")}>
+          <Band parts={parts} />
+        </a>
+      )}
       <h2>{t("welcome")}</h2>
       <p>{t("welcomeText")}</p>
       {model && (
         <p class="welcome-model">
-          <a href="#/rig">{model.id}</a>
+          {model.id}
+          {parts.length > 0 && ` · ${parts.map((part) => part.device).join(" + ")}`}
           {model.max_model_len && <> · {t("contextSize", { context: number(model.max_model_len) })}</>}
         </p>
       )}

@@ -2,18 +2,9 @@
 
 import { bytes, number } from "../lib/format";
 import { t } from "../lib/i18n";
+import { Band, colorOf, range, type Part, type Span } from "../ui/band";
 
-interface Span {
-  start: number;
-  stop: number;
-}
-
-export interface Holding {
-  rank: number;
-  device: string;
-  stage: number;
-  layers: Span;
-  heads: Span;
+export interface Holding extends Part {
   kv_heads: Span;
   ffn: Span;
   embedding: Span | null;
@@ -40,16 +31,9 @@ export interface Plan {
   notes: string[];
 }
 
-const COLORS = 6;
-const MOST_CELLS = 96; // a stage of more layers is drawn in fewer cells
-const size = (span: Span) => span.stop - span.start;
-const range = (span: Span) => (size(span) <= 0 ? "–" : size(span) === 1 ? `${span.start}` : `${span.start}–${span.stop - 1}`);
-
 const ranksPerStage = (plan: Plan) => plan.holdings.length / new Set(plan.holdings.map((one) => one.layers.start)).size;
 
-/** Layers run from left to right. Ranks that share layers lie one upon the other, as high as their share of heads. */
 export function Split({ plan }: { plan: Plan }) {
-  const stages = [...Map.groupBy(plan.holdings, (one) => `${one.stage} ${one.layers.start}`).values()];
   return (
     <section class="panel">
       <h2>{t("split")}</h2>
@@ -62,31 +46,14 @@ export function Split({ plan }: { plan: Plan }) {
           cache: number(plan.cache_tokens),
         })}
       </p>
-      <div class="band" role="img" aria-label={plan.holdings.map((one) => `${one.device}: ${t("layers")} ${range(one.layers)}`).join("; ")}>
-        {stages.map((ranks) => (
-          <div class="stage" key={ranks[0].rank} style={{ flexGrow: size(ranks[0].layers) }}>
-            {ranks.map((one) => (
-              <div
-                key={one.rank}
-                class={`held c${one.rank % COLORS}`}
-                style={{ flexGrow: size(one.heads) || 1 }}
-                title={`${one.device}: ${t("layers")} ${range(one.layers)}, ${t("heads")} ${range(one.heads)}`}
-              >
-                {Array.from({ length: Math.min(MOST_CELLS, size(one.layers)) }, (_, index) => (
-                  <i key={index} />
-                ))}
-              </div>
-            ))}
-          </div>
-        ))}
-      </div>
+      <Band parts={plan.holdings} />
       <div class="band-scale" aria-hidden="true">
         <span>{t("layer")} 0</span>
         <span>{plan.n_layers - 1}</span>
       </div>
       <ul class="legend">
         {plan.holdings.map((one) => (
-          <li key={one.rank} class={`held c${one.rank % COLORS}`}>
+          <li key={one.rank} class={colorOf(one)}>
             <i /> <b>{one.device}</b> {t("layers")} {range(one.layers)}
             {ranksPerStage(plan) > 1 && `, ${t("heads")} ${range(one.heads)}`}
           </li>

@@ -312,7 +312,7 @@ def _serve(
     listen(listener)
     address = url(listener)
     console = stderr_console()
-    console.print(f"{name} is served: web chat at {address}/, API at {address}/v1", markup=False, highlight=False)
+    console.print(f"{name} is served: console at {address}/, API at {address}/v1", markup=False, highlight=False)
     if not config.api_keys and not is_loopback(config.host):
         console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
     return serve_app(app, backend, listener, config, access_log=access_log)
