@@ -11,6 +11,9 @@ import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowspan.backends.protocol import (
     BackendName,
     BackendStats,
@@ -25,6 +28,7 @@ from rowspan.backends.protocol import (
     Piece,
     SamplingParams,
     TokenText,
+    UnsupportedOptionError,
 )
 
 SHORTEST = 0.01  # seconds that a sleep can be trusted with
@@ -44,6 +48,7 @@ class RecitingBackend:
     capabilities = Capabilities((ModelFormat.GGUF,), "at once", seeded=True, timings=False, grammars=tuple(GrammarKind))
     limits = Limits(context_size=32768, parallel=8, vocab_size=None)
     chat_template = None
+    special_tokens: Mapping[str, str] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.text = "Hello."
@@ -75,6 +80,14 @@ class RecitingBackend:
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         self.asked.append(messages)
         return list(range(sum(len(str(message["content"])) // 4 for message in messages) + 1))
+
+    embedding = None
+
+    async def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        raise UnsupportedOptionError("A reciting backend has no embeddings.")
+
+    async def encode_pair(self, first: str, second: str) -> list[int]:
+        raise UnsupportedOptionError("A reciting backend does not rank.")
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return ""
