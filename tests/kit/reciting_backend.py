@@ -48,7 +48,7 @@ class RecitingBackend:
     capabilities = Capabilities((ModelFormat.GGUF,), "at once", seeded=True, timings=False, grammars=tuple(GrammarKind))
     limits = Limits(context_size=32768, parallel=8, vocab_size=None)
     chat_template = None
-    special_tokens: Mapping[str, str] = {}  # noqa: RUF012
+    special_tokens: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.text = "Hello."

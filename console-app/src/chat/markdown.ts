@@ -4,7 +4,8 @@
 import DOMPurify from "dompurify";
 import { Marked, type Token, type Tokens } from "marked";
 
-export const LARGEST_HIGHLIGHTED = 60_000; // characters of code
+const LARGEST_HIGHLIGHTED = 60_000; // characters of code
+const AT_ONCE = 4000; // characters that are highlighted without a pause
 
 const escape = (text: string) =>
   text.replace(/[&<>"']/g, (each) => `&#${each.charCodeAt(0)};`);
@@ -130,5 +131,15 @@ export function highlight(pre: HTMLElement): void {
     });
     return;
   }
-  code.replaceChildren(...highlighter(text, lang));
+  if (text.length < AT_ONCE) {
+    code.replaceChildren(...highlighter(text, lang));
+    return;
+  }
+  // Long code in steps, between which the page can answer its reader.
+  later(() => {
+    const found = highlighter!(text, lang);
+    later(() => code.textContent === text && code.replaceChildren(...found));
+  });
 }
+
+const later = (step: () => void) => ("requestIdleCallback" in window ? requestIdleCallback(step, { timeout: 2000 }) : setTimeout(step, 50));
