@@ -10,6 +10,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     chunkSizeWarningLimit: 490,
+    license: { fileName: "licenses.md" }, // of what is bundled
   },
   server: { proxy: { "^/(v1|metrics|props|health|models|console/api)": "http://127.0.0.1:8000" } },
   plugins: [
