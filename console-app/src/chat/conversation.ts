@@ -25,6 +25,8 @@ export interface Stats {
   first: number; // seconds until the first token
   rate: number | null; // tokens per second after the first
   finish: string | null;
+  guessed?: number; // tokens that were guessed before they were computed
+  right?: number; // of these
 }
 
 export interface MessageData {

@@ -107,6 +107,13 @@ function request(conversation: Conversation, message: Message, settings: Setting
   };
 }
 
+interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  prompt_tokens_details?: { cached_tokens: number };
+  completion_tokens_details?: { accepted_prediction_tokens?: number; rejected_prediction_tokens?: number };
+}
+
 /** Takes in chunks, and shows what has come once a frame. */
 class Answering {
   private text = "";
@@ -117,7 +124,7 @@ class Answering {
   private firstTokens = 0;
   private last = 0;
   private thinkingEnded = 0;
-  private usage = { prompt_tokens: 0, completion_tokens: 0, prompt_tokens_details: { cached_tokens: 0 } };
+  private usage: Usage = { prompt_tokens: 0, completion_tokens: 0 };
   private finish: string | null = null;
   private due = 0;
   private ended = false; // a frame that was asked for may come later
@@ -173,6 +180,13 @@ class Answering {
     });
   };
 
+  private guesses(): { guessed?: number; right?: number } {
+    const told = this.usage.completion_tokens_details;
+    if (!told) return {};
+    const right = told.accepted_prediction_tokens ?? 0;
+    return { guessed: right + (told.rejected_prediction_tokens ?? 0), right };
+  }
+
   /** What there is to say under the answer. */
   told(): MessageData {
     if (!this.first) return {};
@@ -186,6 +200,7 @@ class Answering {
         first: (this.first - this.began) / 1000,
         rate: since > 0 && this.last > this.first ? since / ((this.last - this.first) / 1000) : null,
         finish: this.finish,
+        ...this.guesses(),
       },
       ...(this.thought ? { reasoningSeconds: thinking / 1000 } : {}),
       ...(this.tokens.length ? { tokens: this.tokens } : {}),

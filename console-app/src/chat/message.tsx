@@ -270,6 +270,7 @@ function Figures({ message }: { message: Message }) {
         </span>
       )}
       {stats.cached > 0 && <span title={t("cachedHelp")}>{t("cached", { count: number(stats.cached) })}</span>}
+      {stats.guessed ? <span title={t("guessedHelp")}>{t("guessed", { right: number(stats.right ?? 0), guessed: number(stats.guessed) })}</span> : null}
       {stats.finish === "length" && <span class="cut">{t("cut")}</span>}
       {stopped && <span class="cut">{t("stopped")}</span>}
     </p>

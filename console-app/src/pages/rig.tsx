@@ -91,6 +91,11 @@ function Live({ rig }: { rig: RigFacts }) {
               value={now.scheduler.prompt_tokens ? percent(now.scheduler.prefix_hits / now.scheduler.prompt_tokens) : "–"}
               title={t("prefixHitsHelp", { hits: number(now.scheduler.prefix_hits), tokens: number(now.scheduler.prompt_tokens) })}
             />
+            <Tile
+              word={t("rightGuesses")}
+              value={now.scheduler.guessed_tokens ? percent(now.scheduler.right_guesses / now.scheduler.guessed_tokens) : "–"}
+              title={t("guessedHelp")}
+            />
             <Tile word={t("preemptions")} value={number(now.scheduler.preemptions)} />
           </dl>
         )}

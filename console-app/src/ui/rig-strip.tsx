@@ -39,6 +39,8 @@ export interface Now {
     prefix_hits: number;
     generated_tokens: number;
     preemptions: number;
+    guessed_tokens: number;
+    right_guesses: number;
   } | null;
 }
 
