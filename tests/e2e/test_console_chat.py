@@ -176,6 +176,14 @@ def test_two_settings_side_by_side(page: Any, reciting: RecitingBackend) -> None
     assert [said["content"] for said in reciting.asked[-1]] == ["Which is better?"]
 
 
+def test_it_answers_even_if_nothing_can_be_kept(page: Any) -> None:
+    broken = {"error": {"message": "The conversations cannot be used.", "code": "internal_error"}}
+    page.route("**/console/api/conversations/**", lambda route: route.fulfill(status=500, json=broken))
+    send(page, "Hello?")
+    assert last_answer(page) == "Hello."
+    page.wait_for_selector(".toast.error >> text=cannot be used")
+
+
 def test_attached_files(page: Any, reciting: RecitingBackend) -> None:
     code = {"name": "a very long name of a file that nobody would ever write.py", "mimeType": "text/x-python"}
     page.set_input_files(".composer input[type=file]", [{**code, "buffer": b"print('hello')"}])

@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { postRaw } from "../lib/api";
+import { ApiError, postRaw } from "../lib/api";
 import { bytes } from "../lib/format";
 import { t } from "../lib/i18n";
 import { Icon } from "../ui/icons";
@@ -54,9 +54,13 @@ export function Composer({ conversation }: { conversation: Conversation }) {
       conversation.add(message);
       await conversation.storeMessage(message);
     } catch (error) {
-      if (conversation.messages.value.has(message.id)) conversation.remove(message);
       toast((error as Error).message || t("serverGone"), "error");
-      return;
+      const isKnown = conversation.messages.value.has(message.id);
+      if (!(error instanceof ApiError && error.status >= 500)) {
+        if (isKnown) conversation.remove(message);
+        return;
+      }
+      if (!isKnown) conversation.add(message); // it can be answered, though it cannot be kept
     }
     area.current!.value = "";
     files.value = [];
