@@ -98,11 +98,15 @@ def test_refusals_name_the_field(http: httpx.Client, path: str, body: dict[str, 
 def test_slots_and_the_tokenizer(http: httpx.Client) -> None:
     slots = http.get("/slots").json()
     assert [slot["is_processing"] for slot in slots] == [False] * 4
-    with http.stream(
-        "POST", "/completion", json={"prompt": "a", "n_predict": 1000, "stream": True, **GREEDY}
-    ) as answer:
-        next(answer.iter_lines())
-        assert eventually(lambda: sum(slot["is_processing"] for slot in http.get("/slots").json()) == 1)
+
+    def working() -> int:
+        """Slots at work while an answer is written, unless it ended before they were asked for."""
+        asked = {"prompt": "a", "n_predict": 2000, "stream": True, **GREEDY}
+        with http.stream("POST", "/completion", json=asked) as answer:
+            next(answer.iter_lines())
+            return sum(slot["is_processing"] for slot in http.get("/slots").json())
+
+    assert eventually(lambda: working() == 1)
     info = http.get("/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>"
     assert "message" in info["chat_template"]

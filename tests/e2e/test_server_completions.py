@@ -191,7 +191,41 @@ def check_samplers(http: httpx.Client) -> None:
     assert text(temperature=0, xtc_probability=1.0, xtc_threshold=0.0001) != plain
     assert text(temperature=1.0, typical_p=0.5) == text(temperature=1.0, typical_p=0.5)
     assert text(temperature=0, repeat_penalty=3.0, repeat_last_n=0) == plain
-    for field, value in (("mirostat", 2), ("dynatemp_range", 0.5)):
+    hot = text(temperature=1.0, dynatemp_range=1.0)
+    assert hot == text(temperature=1.0, dynatemp_range=1.0, dynatemp_exponent=1.0)
+    assert hot != text(temperature=1.0)
+    for field, value in (("mirostat", 2), ("allowed_token_ids", [1]), ("chat_template", "x")):
         refused = http.post("/v1/completions", json={"prompt": "a", field: value})
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_ends_an_answer_and_what_steers_it_can_be_shown(
+    client: openai.OpenAI, server: RunningServer, stream: bool
+) -> None:
+    """A stop string that is a special token, and vLLM's fields."""
+    start, end = (server.engine.tokenizer.encode(text)[-1] for text in ("<|im_start|>", "<|im_end|>"))
+
+    def told(**fields: Any) -> tuple[str, str]:
+        asked: dict[str, Any] = {"model": MODEL_NAME, "prompt": "hello", "max_tokens": 6, "temperature": 0}
+        answer: Any = client.completions.create(**asked, stream=stream, extra_body=fields)
+        choices = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+        return "".join(choice.text for choice in choices), choices[-1].finish_reason
+
+    plain, _ = told(ignore_eos=True)
+    piece = plain[1:3]
+    assert told(stop=piece, ignore_eos=True) == (plain[: plain.index(piece)], "stop")
+    shown = told(stop=[piece], ignore_eos=True, include_stop_str_in_output=True)
+    assert shown == (plain[: plain.index(piece)] + piece, "stop")
+
+    steers = {"logit_bias": {str(start): 100}, "ignore_eos": True}
+    assert told(**steers) == ("", "length")
+    assert told(**steers, skip_special_tokens=False) == (6 * "<|im_start|>", "length")
+    assert told(**steers, stop=["never", "<|im_start|>"]) == ("", "stop")
+    assert told(**steers, stop=["<|im_start|>"], include_stop_str_in_output=True) == ("<|im_start|>", "stop")
+
+    ends = {"logit_bias": {str(end): 100}}
+    assert told(**ends, skip_special_tokens=False) == ("", "stop")
+    assert told(**ends, skip_special_tokens=False, include_stop_str_in_output=True) == ("<|im_end|>", "stop")
+    assert told(**ends, include_stop_str_in_output=True, priority=-1) == ("", "stop")

@@ -197,8 +197,8 @@ def rig(
     return scheduler, Workers(cache, max_sequences, token_budget, prefix_reuse)
 
 
-def request(seq_id: int, prompt: list[int], max_tokens: int = 8, seed: int = 0) -> Request:
-    return Request(seq_id, list(prompt), SamplingParams(max_tokens=max_tokens, seed=seed))
+def request(seq_id: int, prompt: list[int], max_tokens: int = 8, seed: int = 0, priority: int = 0) -> Request:
+    return Request(seq_id, list(prompt), SamplingParams(max_tokens=max_tokens, seed=seed, priority=priority))
 
 
 def with_params(

@@ -62,7 +62,13 @@ def reference(logits: list[float], params: SamplingParams, leaves_out: bool) -> 
     if leaves_out and params.xtc_threshold <= 0.5:
         above = sum(p >= params.xtc_threshold for p in probabilities(entries))
         entries = entries[max(0, above - 1) :]
-    return dict(zip((token for token, _ in entries), probabilities(entries, params.temperature), strict=True))
+    temperature = params.temperature
+    if params.dynatemp_range > 0 and len(entries) > 1:
+        entropy = -sum(p * math.log(p) for p in probabilities(entries))
+        share = entropy / -math.log(1 / len(entries))
+        lowest, highest = max(0, temperature - params.dynatemp_range), temperature + params.dynatemp_range
+        temperature = lowest + (highest - lowest) * share**params.dynatemp_exponent
+    return dict(zip((token for token, _ in entries), probabilities(entries, temperature), strict=True))
 
 
 def random_params(rng: random.Random) -> dict[str, Any]:
@@ -75,7 +81,14 @@ def random_params(rng: random.Random) -> dict[str, Any]:
         "top_n_sigma": rng.choice([0.0, 0.5, 1.0, 3.0]),
         "xtc_probability": rng.choice([0.0, 0.5, 1.0]),
         "xtc_threshold": rng.choice([0.02, 0.1, 0.3, 0.6]),
+        "dynatemp_range": rng.choice([0.0, 0.3, 1.5]),
+        "dynatemp_exponent": rng.choice([1.0, 0.5, 2.0]),
     }
+
+
+def test_a_temperature_of_nothing_is_no_division() -> None:
+    sure = np.array([50.0, 0.0, -50.0], np.float32)
+    assert draw_filtered(sure, SamplingParams(temperature=0.5, dynatemp_range=0.5), (0.999, 1)) == 0
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -256,8 +256,11 @@ def test_what_is_asked(model: Path, features: Features) -> None:
     assert asked["stop"] == ["\n"]
     greedy = orjson.loads(dialect.ask([5], SamplingParams(temperature=0.0, top_k=40), [])[1])
     assert greedy["top_k"] == 1, "the others would only take time"
-    rare = SamplingParams(typical_p=0.9, top_n_sigma=1.5, xtc_probability=0.5, dry=Dry(0.8, breaking_texts=("x",)))
+    rare = SamplingParams(
+        typical_p=0.9, top_n_sigma=1.5, xtc_probability=0.5, dynatemp_range=0.25, dry=Dry(0.8, breaking_texts=("x",))
+    )
     asked = orjson.loads(dialect.ask([5], rare, [])[1])
+    assert (asked["dynatemp_range"], asked["dynatemp_exponent"]) == (0.25, 1.0)
     assert (asked["typical_p"], asked["top_n_sigma"], asked["xtc_probability"]) == (0.9, 1.5, 0.5)
     assert (asked["dry_multiplier"], asked["dry_base"], asked["dry_sequence_breakers"]) == (0.8, 1.75, ["x"])
     assert greedy["top_n_sigma"] == -1

@@ -138,6 +138,14 @@ def test_grammars_and_markers_are_passed_on(grammar: Grammar, field: dict[str, A
     assert grammar.kind in dialect.capabilities.grammars
 
 
+def test_what_an_answer_shows_is_passed_on() -> None:
+    dialect = Vllm(setup_for(Path("/models/m"), Path(), format=ModelFormat.HF), "python", NEW)
+    params = SamplingParams(include_stop_str_in_output=True, skip_special_tokens=False, priority=-3)
+    asked = orjson.loads(dialect.ask([1], params, [])[1])
+    assert (asked["include_stop_str_in_output"], asked["skip_special_tokens"], asked["priority"]) == (True, False, -3)
+    assert {"dry", "typical_p"} < set(dialect.capabilities.refused)
+
+
 def test_what_the_template_gets() -> None:
     options = {"tools": [{}], "enable_thinking": False, "add_generation_prompt": None}
     asked = template_request([{"role": "user"}], options, own=("tools", "add_generation_prompt"))

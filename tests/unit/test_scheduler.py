@@ -263,6 +263,19 @@ def test_the_seventeenth_request_waits_and_then_runs() -> None:
     assert {r.seq_id: r.tokens[r.prompt_length :] for r in requests} == expected
 
 
+def test_lower_priorities_come_first_among_those_that_wait() -> None:
+    scheduler, workers = rig(n_blocks=200, max_sequences=1, token_budget=64)
+    asked = {0: 0, 1: 0, 2: 5, 3: -1, 4: 0, 5: -1, 6: 5}
+    for seq_id, priority in asked.items():
+        scheduler.add(request(seq_id, [1, 2], max_tokens=2, priority=priority))
+        if not seq_id:
+            turn(scheduler, workers)
+    order = list[int]()
+    while scheduler.busy:
+        order += [event.seq_id for event in turn(scheduler, workers) if event.finish]
+    assert order == [0, 3, 5, 1, 4, 2, 6], "those of one priority in order of arrival; nobody who runs is stopped"
+
+
 def test_a_long_prompt_advances_by_whole_blocks_under_full_decode_load() -> None:
     scheduler, workers = rig(n_blocks=200, max_sequences=4, token_budget=8)  # the least budget allowed
     for seq_id in range(3):

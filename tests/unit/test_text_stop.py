@@ -13,17 +13,17 @@ LETTERS = st.text("ab\n", max_size=40)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)
 
 
-def naive(text: str, stops: list[str]) -> tuple[str, bool]:
+def naive(text: str, stops: list[str], included: bool = False) -> tuple[str, bool]:
     """Read character by character; stop as soon as the text read so far ends with a stop string."""
     for end in range(len(text) + 1):
         hits = [stop for stop in stops if text[:end].endswith(stop)]
         if hits:
-            return text[: end - max(map(len, hits))], True
+            return text[: end if included else end - max(map(len, hits))], True
     return text, False
 
 
-def stream(chunks: list[str], stops: list[str]) -> tuple[str, bool]:
-    matcher = StopMatcher(stops)
+def stream(chunks: list[str], stops: list[str], included: bool = False) -> tuple[str, bool]:
+    matcher = StopMatcher(stops, included=included)
     emitted = ""
     for chunk in chunks:
         text, stopped = matcher.push(chunk)
@@ -34,11 +34,11 @@ def stream(chunks: list[str], stops: list[str]) -> tuple[str, bool]:
     return emitted + matcher.finish(), False
 
 
-@given(LETTERS, STOPS, st.data())
-def test_streaming_equals_the_naive_reading(text: str, stops: list[str], data: st.DataObject) -> None:
+@given(LETTERS, STOPS, st.booleans(), st.data())
+def test_streaming_equals_the_naive_reading(text: str, stops: list[str], included: bool, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=len(text))))
     chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert stream(chunks, stops) == naive(text, stops)
+    assert stream(chunks, stops, included) == naive(text, stops, included)
 
 
 @given(LETTERS, STOPS)

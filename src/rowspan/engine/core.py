@@ -162,7 +162,7 @@ class EngineCore:
             )
         if params.needs_order and samples_on_card(self._blueprint):
             raise UsageError(
-                "top_n_sigma, typical_p and XTC are not to be had where a card chooses the tokens.",
+                "top_n_sigma, typical_p, XTC and dynatemp_range are not to be had where a card chooses the tokens.",
                 why="They need all tokens in order.",
                 fix="Use top_p or min_p, or run the model on --devices cpu.",
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rowspan.config import EngineConfig
 from rowspan.engine.blueprint import Blueprint, check_writes, make_blueprint
 from rowspan.engine.core import EngineCore
-from rowspan.engine.generation import Generation, Piece
+from rowspan.engine.generation import Generation, Piece, stop_words
 from rowspan.engine.mailbox import LoopMailbox
 from rowspan.engine.pooling import pooling_of
 from rowspan.engine.ranks import StartRanks
@@ -207,8 +207,8 @@ class Engine:
         self, params: SamplingParams, stops: Sequence[str], continuation: bool, shown: Collection[str]
     ) -> tuple[SamplingParams, Generation]:
         ends = params.stop_tokens or self.tokenizer.end_ids
-        if params.also_stops:
-            ends = params.also_stops | (frozenset() if params.ignore_eos else ends)
+        if also_stops := params.also_stops | stop_words(self.tokenizer, stops).keys():
+            ends = also_stops | (frozenset() if params.ignore_eos else ends)
             params = replace(params, ignore_eos=False, also_stops=frozenset())
         if params.dry is not None and not params.dry.breakers:
             params = replace(params, dry=replace(params.dry, breakers=self._holding(params.dry.breaking_texts)))

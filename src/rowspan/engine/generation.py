@@ -78,8 +78,16 @@ class Generation:
         """
         self._tokenizer = tokenizer
         self._stop_tokens = frozenset() if params.ignore_eos else params.stop_tokens
-        self._detokenizer = Detokenizer(tokenizer, shown=tokenizer.token_ids(shown), continuation=continuation)
-        self._matcher = StopMatcher(stops)
+        self._stop_words = stop_words(tokenizer, stops)
+        self._includes_stop = params.include_stop_str_in_output
+        self._skips_special = params.skip_special_tokens
+        self._detokenizer = Detokenizer(
+            tokenizer,
+            skip_special=self._skips_special,
+            shown=tokenizer.token_ids(shown) | (self._stop_words.keys() if self._includes_stop else frozenset()),
+            continuation=continuation,
+        )
+        self._matcher = StopMatcher(stops, included=self._includes_stop)
         self._generated = 0
 
     def advance(self, event: TokenEvent) -> Piece:
@@ -91,7 +99,7 @@ class Generation:
         tokens: tuple[TokenText, ...] = ()
         if sampled is not None:
             self._generated += 1
-            if sampled.token not in self._stop_tokens:
+            if self._includes_stop or sampled.token not in self._stop_tokens:
                 tokens = (self._spell(sampled),)
                 text, stopped = self._matcher.push(self._detokenizer.push(sampled.token))
                 if stopped:
@@ -101,6 +109,8 @@ class Generation:
             text += rest + self._matcher.finish()
         prompt = tuple([self._spell(token) for token in event.prompt])
         stop = self._matcher.matched if finish else None
+        if finish is FinishReason.STOP and stop is None and sampled is not None:
+            stop = self._stop_words.get(sampled.token)
         return Piece(
             text, tokens, self._generated, finish, event.cached, prompt=prompt, stop=stop, guesses=event.guesses
         )
@@ -109,4 +119,9 @@ class Generation:
         spelling = self._tokenizer.spelling
         raw, _, special = spelling(sampled.token)
         top = tuple([(spelling(token).raw, logprob) for token, logprob in sampled.top])
-        return TokenText(sampled.token, raw, sampled.logprob, top, special)
+        return TokenText(sampled.token, raw, sampled.logprob, top, special and self._skips_special)
+
+
+def stop_words(tokenizer: Tokenizer, stops: Sequence[str]) -> dict[int, str]:
+    """The stop strings that are one special token, by its id: no text that `StopMatcher` sees has them."""
+    return {token: stop for stop in stops for token in tokenizer.token_ids((stop,))}

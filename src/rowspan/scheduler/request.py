@@ -39,7 +39,7 @@ class SamplingParams:
     """How to choose tokens, and when to stop.
 
     Order of the steps (that of llama.cpp's default chain): logit_bias, penalties, DRY, top_n_sigma, top_k, typical_p,
-    top_p, min_p, XTC, temperature.
+    top_p, min_p, XTC, temperature (with dynatemp_range: by how sure the model is).
     """
 
     max_tokens: int = 128
@@ -56,6 +56,8 @@ class SamplingParams:
     typical_p: float = 1.0
     xtc_probability: float = 0.0  # of leaving out all tokens above the threshold but the least likely of them
     xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0  # the temperature may differ by so much, where it is not 0
+    dynatemp_exponent: float = 1.0  # how the temperature rises with the entropy
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     bad_texts: tuple[str, ...] = ()  # that must not be generated; the engine makes tokens of them
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of tokens that must not be
@@ -64,6 +66,9 @@ class SamplingParams:
     also_stops: frozenset[int] = frozenset()  # tokens that end the answer beside those, also with ignore_eos
     ignore_eos: bool = False  # do not stop at stop_tokens
     min_tokens: int = 0  # so many come before any token that ends the answer
+    include_stop_str_in_output: bool = False  # what ended the answer is part of it, unless it is left out as special
+    skip_special_tokens: bool = True  # they are no part of the text
+    priority: int = 0  # among requests that wait, lower numbers come first
     guesses: int | None = None  # tokens guessed at a time at most; None: as many as the engine was told
     grammar: Grammar | None = None  # what the answer may be; checked by `rowspan.text.grammar.check_grammar`
     logprobs: int | None = None  # None: off; n: the chosen token's log-probability and the n most likely ones
@@ -72,7 +77,8 @@ class SamplingParams:
     @property
     def needs_order(self) -> bool:
         """Whether the token is drawn by filters that need all tokens in order: on hosts only, and slowly."""
-        return self.top_n_sigma > 0 or self.typical_p < 1.0 or self.xtc_probability > 0
+        is_filtered = self.top_n_sigma > 0 or self.typical_p < 1.0 or self.xtc_probability > 0
+        return is_filtered or (self.dynatemp_range > 0 and self.temperature > 0)
 
 
 class FinishReason(StrEnum):
@@ -114,6 +120,10 @@ class Request:
 
     def __post_init__(self) -> None:
         self.prompt_length = self.prompt_length or len(self.tokens)
+
+    def precedes(self, waiting: Request) -> bool:
+        """Whether it comes before another one that waits and arrived earlier."""
+        return self.params.priority < waiting.params.priority
 
     @property
     def in_flight(self) -> bool:

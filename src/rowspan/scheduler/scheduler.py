@@ -3,9 +3,10 @@
 There is no prefill or decode phase. A request has `computed` of its `len(tokens)` known tokens in the cache and is
 catching up; when it has caught up, a token is sampled, and it is one behind again.
 
-All requests form one queue in order of arrival. Its first part is running (owns cache blocks), the rest is waiting, and
-the border moves both ways: admission takes the first of the waiting, preemption gives back the last of the running.
-So no request is ever overtaken, the oldest always gets what it needs, and every request finishes.
+All requests form one queue in order of arrival, or of priority where they have one. Its first part is running (owns
+cache blocks), the rest is waiting, and the border moves both ways: admission takes the first of the waiting, preemption
+gives back the last of the running. So no request is ever overtaken by one of its priority, the oldest always gets what
+it needs, and every request finishes.
 
 Where workers can, decoding is planned one step ahead: the plan says "the token that the step before chooses". If that
 one ends its request, the step ahead has computed one row for nothing, and its result is dropped. The row was written
@@ -129,7 +130,8 @@ class Scheduler:
         else:
             check_text_length(len(request.tokens), self.context_length)
         self._requests[request.seq_id] = request
-        self._waiting.append(request)
+        urgent = (number for number, other in enumerate(reversed(self._waiting)) if not request.precedes(other))
+        self._waiting.insert(len(self._waiting) - next(urgent, len(self._waiting)), request)
 
     def step(self) -> StepPlan | None:
         """Plan the next forward pass; None when there is nothing to compute until a result or a request arrives."""

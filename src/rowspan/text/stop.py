@@ -19,12 +19,13 @@ class StopMatcher:
     """Watches a stream of text for stop strings.
 
     The stop string that is complete first ends the text (of several complete at the same character, the longest),
-    however the text is cut into pieces. Neither it nor anything after it is emitted.
+    however the text is cut into pieces. Neither it, unless it is included, nor anything after it is emitted.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, included: bool = False) -> None:
         """Prepare the search. Raises UsageError for an empty stop string."""
         check_stops(stops)
+        self._included = included
         self._stops = tuple(stops)
         self._held = ""  # the longest end of the text so far that may be the beginning of a stop string
         self.matched: str | None = None  # the stop string that was hit
@@ -39,8 +40,8 @@ class StopMatcher:
         hits = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if hits:
             self._held = ""
-            _, start, self.matched = min(hits)
-            return text[:start], True
+            end, start, self.matched = min(hits)
+            return text[: end if self._included else start], True
         safe = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[safe:]
         return text[:safe], False

@@ -15,6 +15,7 @@ from rowspan.scheduler.request import SamplingParams
 Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
+COLDEST = 1e-4  # below this temperature, dividing by it overflows; the likeliest token has won long before
 MOST_XTC = 0.5  # above this threshold only one token can be as likely, and none is left out
 
 
@@ -46,11 +47,26 @@ def draw_filtered(logits: Logits, params: SamplingParams, uniforms: tuple[float,
     if params.xtc_threshold <= MOST_XTC and uniforms[1] < params.xtc_probability:
         left_out = max(0, int(np.count_nonzero(_probabilities(ranked) >= params.xtc_threshold)) - 1)
         order, ranked = order[left_out:], ranked[left_out:]
-    if params.temperature <= 0:
+    temperature = _temperature(ranked, params)
+    if temperature < COLDEST:
         return int(order[0])
-    mass = np.cumsum(np.exp((ranked - ranked[0]) / params.temperature))
+    mass = np.cumsum(np.exp((ranked - ranked[0]) / temperature))
     rank = int(np.searchsorted(mass, uniforms[0] * mass[-1], side="right"))
     return int(order[min(rank, len(order) - 1)])
+
+
+def _temperature(ranked: Numbers, params: SamplingParams) -> float:
+    """The temperature for the tokens that are left: the higher, the less sure the model is which of them comes next
+    (Zhu et al. 2023, arXiv 2309.02772), by the share of the largest entropy that so many tokens can have.
+    """
+    if params.dynatemp_range <= 0 or params.temperature <= 0 or len(ranked) < 2:
+        return params.temperature
+    probabilities = _probabilities(ranked)
+    entropy = -float((probabilities * np.log(np.maximum(probabilities, 1e-300))).sum())
+    lowest = max(0.0, params.temperature - params.dynatemp_range)
+    highest = params.temperature + params.dynatemp_range
+    share = min(1.0, max(0.0, entropy / math.log(len(ranked))))
+    return lowest + (highest - lowest) * math.pow(share, params.dynatemp_exponent)
 
 
 def _probabilities(ranked: Numbers) -> Numbers:

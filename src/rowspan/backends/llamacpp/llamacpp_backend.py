@@ -41,6 +41,11 @@ from rowspan.plan.rigs.gguf_outline import local_headers
 SEEDS = 2**32 - 1  # seeds have 32 bits, of which the last value means "any"
 # In Rowspan's order, and no others.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+# The parameters that it does not know.
+REFUSED = (
+    *("stop_tokens", "also_stops", "min_tokens", "bad_texts", "bad_words"),
+    *("include_stop_str_in_output", "skip_special_tokens"),
+)
 WANTED = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "timings"]  # fields to send
 FINISH = {"limit": FinishReason.LENGTH, "eos": FinishReason.STOP, "word": FinishReason.STOP}
 
@@ -63,7 +68,7 @@ class LlamaCpp:
         sleeps="llama-server ends, and is started again",
         seeded=False,
         timings=True,
-        refused=("stop_tokens", "also_stops", "min_tokens", "bad_texts", "bad_words"),
+        refused=REFUSED,
         grammars=(GrammarKind.JSON_SCHEMA, GrammarKind.GRAMMAR),
     )
 
@@ -157,6 +162,8 @@ class LlamaCpp:
             "top_n_sigma": params.top_n_sigma if params.top_n_sigma > 0 else -1.0,
             "xtc_probability": params.xtc_probability,
             "xtc_threshold": params.xtc_threshold,
+            "dynatemp_range": params.dynatemp_range,
+            "dynatemp_exponent": params.dynatemp_exponent,
             "repeat_penalty": params.repeat_penalty,
             "repeat_last_n": params.repeat_last_n,
             "frequency_penalty": params.frequency_penalty,

@@ -36,6 +36,12 @@ from rowspan.text.prompt import no_template
 FINISH = {"length": FinishReason.LENGTH, "stop": FinishReason.STOP}
 DONE = b"[DONE]"
 
+# The parameters that it does not know.
+REFUSED = (
+    *("dry", "top_n_sigma", "typical_p", "xtc_probability", "dynatemp_range"),
+    *("bad_words",),  # of tokens; it takes texts
+)
+
 
 class Vllm:
     """The `rowspan.backends.process.dialect.Dialect` of vLLM.
@@ -71,6 +77,7 @@ class Vllm:
             sleeps="its weights go to RAM" if self._sleeps else "vLLM ends, and is started again",
             seeded=False,
             timings=vllm_flags.METRICS in self._launch.command,
+            refused=REFUSED,
             grammars=tuple(kind for kind in GrammarKind if kind is not GrammarKind.LARK),
         )
 
@@ -155,8 +162,12 @@ class Vllm:
             body["logprobs"] = params.logprobs
         if params.grammar is not None:
             body["structured_outputs"] = _grammar(params.grammar)
-        if shown:
+        if shown or not params.skip_special_tokens:
             body["skip_special_tokens"] = False
+        if params.include_stop_str_in_output:
+            body["include_stop_str_in_output"] = True
+        if params.priority:
+            body["priority"] = params.priority
         return "/v1/completions", orjson.dumps(body)
 
     def reader(self, params: SamplingParams, *, continuation: bool) -> VllmReader:

@@ -36,6 +36,8 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
         top_n_sigma=max(0.0, request.top_n_sigma or 0.0),
         xtc_probability=_given(request.xtc_probability, 0.0),
         xtc_threshold=_given(request.xtc_threshold, DEFAULT.xtc_threshold),
+        dynatemp_range=_given(request.dynatemp_range, 0.0),
+        dynatemp_exponent=_given(request.dynatemp_exponent, 1.0),
         dry=_dry(request),
         bad_texts=tuple(text for text in request.bad_words or () if text),
         frequency_penalty=_given(request.frequency_penalty, 0.0),
@@ -45,6 +47,9 @@ def sampling_params(request: GenerationRequest, *, logprobs: int | None, vocab_s
         also_stops=frozenset(request.stop_token_ids or ()),
         min_tokens=request.min_tokens or 0,
         ignore_eos=bool(request.ignore_eos),
+        include_stop_str_in_output=bool(request.include_stop_str_in_output),
+        skip_special_tokens=request.skip_special_tokens is not False,
+        priority=request.priority or 0,
         guesses=_guesses(request.speculative),
         logprobs=logprobs,
     )

@@ -50,10 +50,15 @@ Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
 
 # Fields of OpenAI's, vLLM's and llama.cpp's APIs that are not implemented → values (besides null) that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "adaptive_target": (-1, -1.0),
+    "add_special_tokens": (),
+    "allowed_token_ids": (),
     "audio": (),
-    "dynatemp_range": (0, 0.0),
+    "chat_template": (),
+    "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "min_keep": (0,),
     "mirostat": (0,),
     "modalities": (["text"],),
     "prediction": (),
@@ -132,6 +137,8 @@ class GenerationRequest(Body):
     top_n_sigma: float | None = None
     xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    dynatemp_range: Annotated[float, Field(ge=0, le=100)] | None = None
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] | None = None
     dry_multiplier: Annotated[float, Field(ge=0, le=1000)] | None = None
     dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
     dry_allowed_length: Annotated[int, Field(ge=0, le=MAX_STOP_LENGTH)] | None = None
@@ -151,6 +158,10 @@ class GenerationRequest(Body):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     speculative: bool | Speculative | None = None
+    # vLLM's: https://docs.vllm.ai/en/latest/api/vllm/sampling_params.html
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None  # vLLM's: only so many of the last; -1: that fit
     # The form of the answer, in the words of OpenAI, vLLM and llama-server: see `rowspan.server.openai.answer_grammar`.
     response_format: ResponseFormat | None = None
