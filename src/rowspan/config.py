@@ -171,9 +171,11 @@ class BackendConfig:
 class ServerConfig:
     """The server's address, its API keys and its limits."""
 
-    host: str = "127.0.0.1"  # [--host]
+    host: str = "127.0.0.1"  # [--host] one that ends with .sock is the path of a Unix socket
     port: int = 8000  # [--port]
     api_keys: frozenset[str] = field(default_factory=frozenset)  # [--api-key] empty: no key is asked for
+    api_key_file: Path | None = None  # [--api-key-file] further keys, read anew when it changes
+    ssl_files: tuple[Path, Path] | None = None  # [--ssl-cert-file, --ssl-key-file] for HTTPS
     cors_origins: frozenset[str] = frozenset()  # [--cors-origins] whose web pages may use this server; "*": any
     request_seconds: float = 60.0  # [--request-seconds] how long a client may pause while it sends a request
     max_waiting: int = 256  # [--max-waiting] requests beyond those that run; further ones get 429

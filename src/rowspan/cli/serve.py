@@ -43,7 +43,10 @@ def serve(
     ] = "",
     host: Annotated[
         str | None,
-        typer.Option("--host", help="Address to listen on; 0.0.0.0 for all networks. [default: 127.0.0.1]"),
+        typer.Option(
+            "--host",
+            help="Address to listen on; 0.0.0.0 for all networks; a path ending in .sock. [default: 127.0.0.1]",
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="0 takes any free one. [default: 8000]")
@@ -51,6 +54,16 @@ def serve(
     api_key: Annotated[
         list[str] | None,
         typer.Option("--api-key", help="Ask clients for this key; may be given again. [default: ROWSPAN_API_KEY]"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help="Further keys, one a line: NAME KEY, or NAME sha256:HASH; read anew."),
+    ] = None,
+    ssl_cert_file: Annotated[
+        Path | None, typer.Option("--ssl-cert-file", "--ssl-certfile", help="Certificate, for HTTPS.")
+    ] = None,
+    ssl_key_file: Annotated[
+        Path | None, typer.Option("--ssl-key-file", "--ssl-keyfile", help="The certificate's private key.")
     ] = None,
     cors_origins: Annotated[
         list[str] | None,
@@ -159,6 +172,8 @@ def serve(
         "host": host,
         "port": port,
         "api_keys": frozenset(api_key) if api_key else None,
+        "api_key_file": api_key_file,
+        "ssl_files": _ssl_files(ssl_cert_file, ssl_key_file),
         "max_waiting": max_waiting,
         "request_seconds": request_seconds,
         "drain_seconds": drain_seconds,
@@ -202,6 +217,17 @@ def serve(
                 names = (setup.model.name, *([model] if model else []))
                 exit_code = _serve(choice.backend, config, names, listener, access_log=verbose)
     raise typer.Exit(exit_code)
+
+
+def _ssl_files(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    from rowspan.errors import UsageError
+
+    for option, path in (("--ssl-cert-file", certificate), ("--ssl-key-file", key)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{option} {path} is no file.")
+    if (certificate is None) != (key is None):
+        raise UsageError("HTTPS takes both --ssl-cert-file and --ssl-key-file.", fix="Give the other one, too.")
+    return None if certificate is None or key is None else (certificate, key)
 
 
 def _refuse_for_several(given: Mapping[str, object]) -> None:
@@ -310,9 +336,9 @@ def _serve(
     name, *aliases = names
     app = create_app(backend, config, name, aliases=aliases)
     listen(listener)
-    address = url(listener)
+    address = url(listener, "https" if config.ssl_files else "http")
     console = stderr_console()
     console.print(f"{name} is served: console at {address}/, API at {address}/v1", markup=False, highlight=False)
-    if not config.api_keys and not is_loopback(config.host):
+    if not (config.api_keys or config.api_key_file or is_loopback(config.host)):
         console.print("Everyone on the network can use it: --api-key asks them for a key.", style="yellow")
     return serve_app(app, backend, listener, config, access_log=access_log)

@@ -75,7 +75,8 @@ def serve_several(
     pool = ModelPool(entries, make_backend, make_app, most_loaded=most_loaded, most_waiting=config.max_waiting)
     listen(listener)
     names = ", ".join(entry.name for entry in entries)
-    stderr_console().print(f"{names}: API at {url(listener)}/v1", markup=False, highlight=False)
+    address = url(listener, "https" if config.ssl_files else "http")
+    stderr_console().print(f"{names}: API at {address}/v1", markup=False, highlight=False)
     return serve_models(guarded(ModelRouter(pool), config), pool, listener, config, access_log=access_log)
 
 

@@ -15,6 +15,7 @@ from rowspan.console.app import console_routes
 from rowspan.server import error_replies
 from rowspan.server.anthropic.routes import messages_routes
 from rowspan.server.health import model_routes
+from rowspan.server.keys import KeyRing
 from rowspan.server.llama_server.routes import llama_server_routes
 from rowspan.server.metrics import RequestCount, metrics_routes
 from rowspan.server.middleware import BodyLimit, KeyCheck, OriginCheck, RequestId, is_loopback
@@ -37,7 +38,12 @@ ROUTES = (
 
 
 def create_app(
-    backend: Backend, config: ServerConfig, model_name: str, *, aliases: Collection[str] = (), is_guarded: bool = True
+    backend: Backend,
+    config: ServerConfig,
+    model_name: str,
+    *,
+    aliases: Collection[str] = (),
+    is_guarded: bool = True,
 ) -> FastAPI:
     """The application that serves one model by OpenAI's, Anthropic's, Ollama's and llama-server's APIs, and the
     console.
@@ -53,7 +59,7 @@ def create_app(
     api = [routes(service) for routes in ROUTES]
     console = console_routes(service, Paths.from_env().conversations)
     recent = RecentRequests()
-    others = [*console, session_routes(config.api_keys), recent_routes(recent), metrics_routes(service.metrics)]
+    others = [*console, session_routes(key_ring(config)), recent_routes(recent), metrics_routes(service.metrics)]
     for router in api:
         app.include_router(router, responses=error_replies.ERROR_RESPONSES)
     for router in others:
@@ -70,14 +76,20 @@ def create_app(
 def guards(config: ServerConfig) -> list[tuple[Any, dict[str, Any]]]:
     """What checks requests before any route sees them, as middleware with its options; the last meets them first."""
     found: list[tuple[Any, dict[str, Any]]] = [(BodyLimit, {}), (BodyPatience, {"seconds": config.request_seconds})]
-    if config.api_keys:
-        found.append((KeyCheck, {"keys": config.api_keys}))
+    keys = key_ring(config)
+    if keys:
+        found.append((KeyCheck, {"keys": keys}))
     else:
         found.append((OriginCheck, {"loopback": is_loopback(config.host), "allowed": config.cors_origins}))
     if config.cors_origins:  # before the key is asked for: browsers' preflights have none
         origins = sorted(config.cors_origins)
         found.append((CORSMiddleware, {"allow_origins": origins, "allow_methods": ["*"], "allow_headers": ["*"]}))
     return [*found, (RequestId, {})]
+
+
+def key_ring(config: ServerConfig) -> KeyRing:
+    """The keys that a configuration names. Raises UsageError: their file cannot be read."""
+    return KeyRing(config.api_keys, config.api_key_file)
 
 
 def guarded(app: ASGIApp, config: ServerConfig) -> ASGIApp:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
 import psutil
 
 from rowspan.errors import RowspanError, UsageError
+
+UNIX = ".sock"  # ending of a --host that is a Unix socket's path, as llama-server has it
 
 
 class AddressError(UsageError):
@@ -23,6 +26,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         AddressError: the host is unknown, the address is not this machine's, or the port is in use or not allowed.
     """
+    if host.endswith(UNIX):
+        return _bind_unix(Path(host))
     try:
         # IPv4 first: "localhost" is both, and more programs try 127.0.0.1 than ::1.
         found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
@@ -42,6 +47,30 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _bind_unix(path: Path) -> socket.socket:
+    """A socket in the file system, which its owner's user alone may use; one that nobody listens on is replaced.
+
+    Raises:
+        AddressError: somebody listens there, or it cannot be made.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                if other.connect_ex(str(path)) == 0:
+                    raise AddressError(f"Another program listens on {path}.", fix="Choose another path with --host.")
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        listener.close()
+        raise AddressError(f"Cannot listen on {path}.", why=f"The system says: {error.strerror or error}.") from None
+    except AddressError:
+        listener.close()
+        raise
+    return listener
+
+
 def listen(listener: socket.socket) -> None:
     """Start to accept connections.
 
@@ -55,12 +84,14 @@ def listen(listener: socket.socket) -> None:
         raise _explain(error, host, port) from None
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, scheme: str = "http") -> str:
     """The address to open in a browser on this machine."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _explain(error: OSError, host: str, port: int) -> RowspanError:

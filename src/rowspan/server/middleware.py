@@ -6,7 +6,7 @@ Plain ASGI: these neither read nor delay what they let through.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +17,7 @@ from rowspan.console.conversation_routes import OWNER
 from rowspan.errors import RowspanError
 from rowspan.server import session
 from rowspan.server.error_replies import BodyTooLargeError, ForeignOriginError, InvalidKeyError, error_response
+from rowspan.server.keys import KeyRing
 
 # Paths that need a key; /health and the console's files do not.
 PROTECTED = (
@@ -99,9 +100,9 @@ class KeyCheck:
     the cookie that they got for a key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
-        self._keys = tuple(keys)
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PROTECTED) and scope["path"] != session.PATH:
@@ -111,7 +112,7 @@ class KeyCheck:
                 scheme, key = "bearer", headers.get("x-api-key", "")
             known = None
             if key and scheme.lower() == "bearer":
-                known = session.matching_key(key.strip().encode("latin-1"), self._keys)
+                known = self._keys.matching(key.strip().encode("latin-1"))
             elif not key and (scope["method"] in session.SAFE_METHODS or session.is_same_origin(headers)):
                 known = session.key_of_cookie(headers, self._keys)
             if known is None:
@@ -154,7 +155,9 @@ class BodyLimit:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
+    """Whether a host name, address or Unix socket can only mean this machine."""
+    if host.endswith(".sock"):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

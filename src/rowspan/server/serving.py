@@ -53,6 +53,13 @@ def serve_models(
     return server.exit_code
 
 
+def _tls(config: ServerConfig) -> dict[str, Any]:
+    if config.ssl_files is None:
+        return {}
+    certificate, key = config.ssl_files
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+
+
 def _take_signals(server: uvicorn.Server) -> None:
     """Have signals drain the server from now on; its loop, which would do so, takes 0.1 s and more to begin."""
     signal.signal(signal.SIGTERM, server.handle_exit)
@@ -71,6 +78,7 @@ def uvicorn_config(app: ASGIApp, config: ServerConfig, **options: Any) -> uvicor
         loop="auto",  # uvloop where it exists
         http=patient_protocol(config.request_seconds),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        **_tls(config),
         **options,
     )
 

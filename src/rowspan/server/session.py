@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 
 from rowspan.server.error_replies import InvalidKeyError
+from rowspan.server.keys import ApiKey, KeyRing
 
 COOKIE = "rowspan_session"
 PATH = "/console/api/session"
@@ -31,7 +31,7 @@ class SignIn(BaseModel):
     key: Annotated[str, Field(max_length=4096)]
 
 
-def session_routes(keys: Collection[str]) -> APIRouter:
+def session_routes(keys: KeyRing) -> APIRouter:
     """Routes to sign in and out. They are the only ones below /console/api that need no key."""
     router = APIRouter(include_in_schema=False)
 
@@ -41,7 +41,7 @@ def session_routes(keys: Collection[str]) -> APIRouter:
 
     @router.post(PATH)
     async def sign_in(http: Request, body: SignIn, response: Response) -> dict[str, Any]:
-        key = matching_key(body.key.strip().encode(), keys)
+        key = keys.matching(body.key.strip().encode())
         if key is None or not is_same_origin(http.headers):
             raise InvalidKeyError("The API key is wrong.", fix="Ask whoever started this server for a key.")
         until = int(time.time() + LIFETIME)
@@ -58,15 +58,7 @@ def session_routes(keys: Collection[str]) -> APIRouter:
     return router
 
 
-def matching_key(given: bytes, keys: Collection[str]) -> str | None:
-    """The key that was given, if it is one of the server's. All are compared, each in constant time: how long it takes
-    must not tell how close a guess was.
-    """
-    matches = [key for key in keys if secrets.compare_digest(given, key.encode())]
-    return matches[0] if matches else None
-
-
-def key_of_cookie(headers: Headers, keys: Collection[str]) -> str | None:
+def key_of_cookie(headers: Headers, keys: KeyRing) -> ApiKey | None:
     """The key that a request's cookie was made with; None if it has none that is still good."""
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -75,7 +67,9 @@ def key_of_cookie(headers: Headers, keys: Collection[str]) -> str | None:
     until, _, signature = cookie.value.partition(".") if cookie else ("", "", "")
     if not (until.isascii() and until.isdigit() and len(until) < 12) or int(until) < time.time():
         return None
-    made = [key for key in keys if secrets.compare_digest(signature.encode(), _signature(key, int(until)).encode())]
+    made = [
+        key for key in keys.keys if secrets.compare_digest(signature.encode(), _signature(key, int(until)).encode())
+    ]
     return made[0] if made else None
 
 
@@ -87,10 +81,10 @@ def is_same_origin(headers: Headers) -> bool:
         return False
 
 
-def owner_of_key(key: str) -> str:
+def owner_of_key(key: ApiKey) -> str:
     """The name under which a key's conversations are kept, which does not tell the key."""
-    return hashlib.sha256(f"rowspan owner {key}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"rowspan owner {key.digest}".encode()).hexdigest()[:32]
 
 
-def _signature(key: str, until: int) -> str:
-    return hmac.new(key.encode(), f"rowspan session {until}".encode(), hashlib.sha256).hexdigest()
+def _signature(key: ApiKey, until: int) -> str:
+    return hmac.new(key.digest.encode(), f"rowspan session {until}".encode(), hashlib.sha256).hexdigest()
