@@ -85,6 +85,12 @@ def test_stop_words_probabilities_and_grammars(http: httpx.Client) -> None:
         ("/completion", {"prompt": "a", "image_data": [{"data": "x"}]}, "image_data"),
         ("/completion", {"prompt": "a", "post_sampling_probs": True}, "post_sampling_probs"),
         ("/completion", {"prompt": "a", "mirostat": 2}, "mirostat"),
+        ("/completion", {"prompt": "a", "samplers": ["min_p", "top_k"]}, "samplers"),
+        ("/completion", {"prompt": "a", "samplers": ["top_k", "infill"]}, "samplers"),
+        ("/completion", {"prompt": "a", "samplers": "kk"}, "samplers"),
+        ("/completion", {"prompt": "a", "logit_bias": [[1, 2, 3]]}, "logit_bias"),
+        ("/completion", {"prompt": "a", "logit_bias": [["hello", 1]]}, "logit_bias"),
+        ("/completion", {"prompt": "a", "logit_bias": [[5, True]]}, "logit_bias"),
         ("/infill", {"input_prefix": "a", "input_suffix": "b"}, "input_prefix"),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
     ],
@@ -93,6 +99,34 @@ def test_refusals_name_the_field(http: httpx.Client, path: str, body: dict[str, 
     response = http.post(path, json=body)
     assert response.status_code == 400, response.text
     assert field in response.json()["error"]["param"]
+
+
+def test_only_the_samplers_that_are_named_are_applied(http: httpx.Client) -> None:
+    def settings(samplers: Any) -> dict[str, Any]:
+        body = {"prompt": "a", "n_predict": 1, "repeat_penalty": 1.5, "min_p": 0.2, "samplers": samplers}
+        told: dict[str, Any] = http.post("/completion", json=body).json()["generation_settings"]
+        return told
+
+    for all_of_them in (None, "edskypmxt", ["penalties", "dry", "top_k", "typical-p", "top_p", "min_p", "xtc", "temp"]):
+        told = settings(all_of_them)
+        assert [told[name] for name in ("top_k", "top_p", "min_p", "temperature")] == [40, 0.95, 0.2, 0.8]
+        assert told["repeat_penalty"] == 1.5
+    for two_of_them in ("mt", ["min_p", "temperature"]):
+        told = settings(two_of_them)
+        assert [told[name] for name in ("top_k", "top_p", "min_p", "temperature")] == [0, 1.0, 0.2, 0.8]
+        assert told["repeat_penalty"] == 1.0
+    assert settings([])["temperature"] == 1.0
+
+
+def test_biases_as_pairs(http: httpx.Client) -> None:
+    def tokens(biases: object) -> list[int]:
+        body = {"prompt": "one two", "n_predict": 6, "return_tokens": True, "logit_bias": biases, **GREEDY}
+        told: list[int] = http.post("/completion", json=body).json()["tokens"]
+        return told
+
+    plain = tokens([])
+    assert tokens([[65, 100]]) == tokens({"65": 100}) == [65] * 6
+    assert plain[0] not in tokens([[plain[0], False]])
 
 
 def test_slots_and_the_tokenizer(http: httpx.Client) -> None:
@@ -107,6 +141,9 @@ def test_slots_and_the_tokenizer(http: httpx.Client) -> None:
             return sum(slot["is_processing"] for slot in http.get("/slots").json())
 
     assert eventually(lambda: working() == 1)
+    props = http.get("/props").json()
+    assert (props["total_slots"], props["eos_token"], props["is_sleeping"]) == (4, "<|im_end|>", False)
+    assert props["default_generation_settings"]["params"]["top_k"] == 40
     info = http.get("/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>"
     assert "message" in info["chat_template"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kit.http_server import MODEL_NAME, RunningServer, serving
+from starlette.routing import Route
 
+from rowspan.backends.native import NativeBackend
 from rowspan.config import ServerConfig
 from rowspan.engine.engine import Engine
+from rowspan.server.app import ROUTES
 from rowspan.server.middleware import MAX_BODY_BYTES
+from rowspan.server.service import Service
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -238,6 +243,61 @@ def test_api_keys(tiny_engine: Engine) -> None:
         client = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="wrong", max_retries=0)
         with client, pytest.raises(openai.AuthenticationError):
             client.models.list()
+
+
+def test_no_part_of_the_api_is_open_without_a_key(tiny_engine: Engine) -> None:
+    config = ServerConfig(api_keys=KEYS)
+    service = Service(NativeBackend(tiny_engine.blueprint, tiny_engine), config, MODEL_NAME)
+    routes = [route for routes_of in ROUTES for route in routes_of(service).routes]
+    known = [(route.path, min(route.methods or ())) for route in routes if isinstance(route, Route)]
+    assert ("/embedding", "POST") in known
+    with serving(tiny_engine, config) as guarded, guarded.client() as http:
+        answers = {path: http.request(method, path.replace("{name:path}", "x")) for path, method in known}
+    assert {path for path, answer in answers.items() if answer.status_code != 401} == {"/health"}
+
+
+WRONG = 300_000  # items in a body
+SOME = {"model": MODEL_NAME, "max_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt": [0] * WRONG + [-1]}),
+        (COMPLETIONS, {"prompt": [1.5] * WRONG}),
+        (COMPLETIONS, {"prompt": "a", "bad_words": [1] * WRONG}),
+        (CHAT, {"messages": [0] * WRONG}),
+        (CHAT, {"messages": [{"role": "user", "content": [0] * WRONG}]}),
+        (CHAT, {"messages": HELLO, "tools": [0] * WRONG}),
+        ("/completion", {"prompt": ["a"] * WRONG}),
+        ("/completion", {"prompt": [1, "a"] * WRONG}),
+        ("/completion", {"prompt": "a", "samplers": [1] * WRONG}),
+        ("/completion", {"prompt": "a", "logit_bias": [1] * WRONG}),
+        ("/infill", {"input_prefix": "a", "input_suffix": "", "input_extra": [0] * WRONG}),
+        ("/v1/messages", {**SOME, "messages": [0] * WRONG}),
+        ("/v1/messages", {**SOME, "messages": HELLO, "stop_sequences": [0] * WRONG}),
+        ("/v1/responses", {"input": [0] * WRONG}),
+        ("/api/chat", {"model": MODEL_NAME, "messages": [0] * WRONG}),
+        ("/api/generate", {"model": MODEL_NAME, "prompt": "a", "context": ["x"] * WRONG}),
+        ("/api/embed", {"model": MODEL_NAME, "input": [0] * WRONG}),
+        ("/v1/rerank", {"query": "a", "documents": [0] * WRONG}),
+        ("/detokenize", {"tokens": ["x"] * WRONG}),
+    ],
+)
+def test_many_wrong_items_are_one_short_error_at_once(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """A complaint about each takes seconds, in which the server answers nobody."""
+    sent, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    response, taken = None, []
+    for _ in range(5):
+        begin = time.process_time()
+        response = http.post(path, content=sent, headers=headers)
+        taken.append(time.process_time() - begin)
+        if taken[-1] < 0.1:
+            break
+    assert response is not None
+    assert response.status_code == 400
+    assert len(response.content) < 1000
+    assert min(taken) < 0.1, "reading the JSON takes 0.02 s of this"
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -134,7 +134,7 @@ class NativeBackend:
         return await self._text.encode_chat(messages, self.engine.context_size, **options)
 
     async def decode(self, tokens: Sequence[int]) -> str:
-        return self._text.decode(tokens)
+        return await self._text.decode_beside(tokens)
 
     @property
     def embedding(self) -> Embedding | None:

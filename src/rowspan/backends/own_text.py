@@ -59,6 +59,10 @@ class OwnText:
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special=False, continuation=True)
 
+    async def decode_beside(self, tokens: Sequence[int]) -> str:
+        """Like `decode`; a thread does it where others would wait for it."""
+        return self.decode(tokens) if len(tokens) <= SHORT else await asyncio.to_thread(self.decode, tokens)
+
     @property
     def special_tokens(self) -> dict[str, str]:
         """Spellings of the tokens at the beginning and the end of a text, as far as the model has them."""

@@ -19,6 +19,7 @@ from rowspan.config import BackendConfig, EngineConfig
 from rowspan.engine.generation import Piece, Timings, TokenText
 from rowspan.engine.pooling import unit
 from rowspan.errors import RowspanError, UsageError
+from rowspan.scheduler.limits import check_least_length, check_lengths
 from rowspan.scheduler.request import Dry, FinishReason, SamplingParams
 from rowspan.scheduler.scheduler import SchedulerStats as BackendStats
 from rowspan.text.grammar import Grammar, GrammarKind
@@ -46,6 +47,8 @@ __all__ = [
     "Timings",
     "TokenText",
     "UnsupportedOptionError",
+    "check_least_length",
+    "check_lengths",
     "unit",
 ]
 

@@ -21,7 +21,7 @@ from rowspan.server.keys import KeyRing
 
 # Paths that need a key; /health and the console's files do not.
 PROTECTED = (
-    *("/v1/", "/api/", "/models", "/console/api/", "/metrics"),
+    *("/v1/", "/v2/", "/api/", "/models", "/console/api/", "/metrics", "/embedding", "/rerank"),
     *("/completion", "/infill", "/tokenize", "/detokenize", "/apply-template", "/props", "/slots"),
 )
 MAX_BODY_BYTES = 32 << 20  # any context a model has, written as token ids, several times over

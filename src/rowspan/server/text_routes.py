@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field
 
+from rowspan.backends.protocol import HealthState
 from rowspan.server.error_replies import FieldError
+from rowspan.server.llama_server.schema import DEFAULTS
 from rowspan.server.openai.chat import template_options
 from rowspan.server.openai.schema import Body, ChatRequest, Tokens
 from rowspan.server.openai.tool_choice import offered_tools
@@ -82,10 +84,13 @@ def text_routes(service: Service) -> APIRouter:
     async def props() -> Json:
         limits = service.backend.limits
         return {
-            "default_generation_settings": {"n_ctx": limits.context_size},
+            "default_generation_settings": {"n_ctx": limits.context_size, "params": DEFAULTS},
             "total_slots": limits.parallel,
             "model_alias": service.model_name,
+            "model_path": service.model_name,
             "chat_template": service.backend.chat_template or "",
+            **service.backend.special_tokens,
+            "is_sleeping": service.backend.health().state is HealthState.ASLEEP,
             "modalities": {"vision": False, "audio": False},
             "build_info": service.fingerprint,
         }

@@ -137,7 +137,7 @@ class LlamaCpp:
 
     async def decode(self, address: Address, tokens: Sequence[int]) -> str:
         if self._text is not None:
-            return self._text.decode(tokens)
+            return await self._text.decode_beside(tokens)
         text: str = (await call(address, "POST", "/detokenize", {"tokens": list(tokens)}))["content"]
         return text
 

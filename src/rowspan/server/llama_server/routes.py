@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from rowspan.backends.protocol import check_least_length, check_lengths
 from rowspan.server.connection import EventStream, while_connected
 from rowspan.server.error_replies import BusyError
 from rowspan.server.fill_in_middle import fill_in_prompt
@@ -35,9 +36,11 @@ def llama_server_routes(service: Service) -> APIRouter:
         """Token ids of a prompt; texts within it continue what stands before them."""
         if isinstance(prompt, str):
             return await backend.encode(prompt)
+        parts = [part for part in prompt if part != ""]
+        check_least_length(len(parts), backend.limits.context_size)  # each has a token, and takes its time
         begin = await backend.encode("")
         tokens: list[int] = []
-        for part in prompt:
+        for part in parts:
             if isinstance(part, int):
                 tokens.append(part)
             else:
@@ -50,6 +53,7 @@ def llama_server_routes(service: Service) -> APIRouter:
         params = sampling_params(request, logprobs=asked.n_probs or None, vocab_size=backend.limits.vocab_size)
         params = replace(params, grammar=await answer_grammar(request))
         params = limited(params, request.n_predict or request.max_tokens, len(prompt), backend.limits.context_size)
+        check_lengths(len(prompt), params.max_tokens, backend.limits.context_size)  # before it is spelled
         settings: dict[str, Any] = {name: getattr(params, name) for name in TOLD}
         writer = CompletionWriter(
             service.model_name,

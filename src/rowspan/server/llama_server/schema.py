@@ -7,8 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rowspan.server.error_replies import FieldError
+from rowspan.server.llama_server.samplers import switched_off
 from rowspan.server.openai.schema import MAX_TOP_LOGPROBS, GenerationRequest, TokenId
 
+MAX_SAMPLERS = 32
+SamplerWord = Annotated[str, Field(max_length=MAX_SAMPLERS)]
 Prompt = str | Annotated[list[TokenId | str], Field(fail_fast=True)]
 
 # Its defaults; OpenAI's are no filters, and temperature 1.
@@ -17,6 +20,7 @@ DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "image_data": ([],),
     "lora": ([],),
+    "n_indent": (0,),
     "post_sampling_probs": (False,),
     "t_max_predict_ms": (0, -1),
 }
@@ -27,15 +31,21 @@ class LlamaServerRequest(GenerationRequest):
     answer is the same.
     """
 
+    samplers: SamplerWord | Annotated[list[SamplerWord], Field(max_length=MAX_SAMPLERS, fail_fast=True)] | None = None
     n_probs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     return_tokens: bool | None = None
     cache_prompt: bool | None = None
     id_slot: int | None = None
 
     def with_defaults(self) -> GenerationRequest:
-        """The request with llama-server's defaults where it says nothing."""
+        """The request with llama-server's defaults where it says nothing, and without samplers that it does not name.
+
+        Raises:
+            FieldError: it names samplers that cannot be had.
+        """
         missing = {name: value for name, value in DEFAULTS.items() if getattr(self, name) is None}
-        return self.model_copy(update=missing)
+        off = {} if self.samplers is None else switched_off(self.samplers)
+        return self.model_copy(update=missing | off)
 
 
 class CompletionRequest(LlamaServerRequest):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from rowspan.server.embeddings import MAX_TEXTS
-from rowspan.server.openai.schema import MAX_STOPS, Body, Seed, StopString, few_messages
+from rowspan.server.openai.schema import MAX_STOPS, Body, Seed, StopString, Tokens, few_messages
 from rowspan.server.openai.tool_schema import MAX_TOOLS, Tool
 
 
@@ -79,7 +79,7 @@ class OllamaGenerateRequest(OllamaRequest):
     template: str | None = None
     raw: bool | None = None
     images: list[Any] | None = None
-    context: list[int] | None = None
+    context: Tokens | None = None
 
 
 class OllamaEmbedRequest(Body):

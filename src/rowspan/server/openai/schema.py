@@ -70,14 +70,25 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 def _few_biases(value: Any) -> Any:
     """Raise ValueError if there are more biases than any vocabulary has tokens. If some are invalid, keep only the
-    first of these, which is the one reported.
+    first of these, which is the one reported. llama-server's form, a list of pairs, becomes OpenAI's.
     """
+    if isinstance(value, dict | list) and len(value) > MAX_BIASES:
+        raise ValueError(f"There are {len(value)} biases; at most {MAX_BIASES} are read")
+    if isinstance(value, list):
+        value = dict(map(_bias, value))
     if not isinstance(value, dict):
         return value
-    if len(value) > MAX_BIASES:
-        raise ValueError(f"There are {len(value)} biases; at most {MAX_BIASES} are read")
     wrong = next((each for each in value.items() if not _is_bias(each[1])), None)
     return value if wrong is None else dict([wrong])
+
+
+def _bias(pair: Any) -> tuple[str, Any]:
+    match pair:
+        case [int() | str() as token, False]:  # never
+            return str(token), -MAX_BIAS
+        case [int() | str() as token, bias]:
+            return str(token), bias
+    raise ValueError("In a list, each bias is [token id, number], or [token id, false]")
 
 
 def _is_bias(value: Any) -> bool:
@@ -89,8 +100,10 @@ def few_messages(value: Any) -> Any:
     long while all other clients wait.
     """
     if isinstance(value, list):
-        contents = (message.get("content") if isinstance(message, dict) else None for message in value)
-        count = sum(max(1, len(content)) if isinstance(content, list) else 1 for content in contents)
+        count = len(value)
+        if count <= MAX_MESSAGES:
+            contents = (message.get("content") if isinstance(message, dict) else None for message in value)
+            count = sum(max(1, len(content)) if isinstance(content, list) else 1 for content in contents)
         if count > MAX_MESSAGES:
             raise ValueError(f"There are {count} messages and parts of messages; at most {MAX_MESSAGES} are read")
     return value
@@ -147,7 +160,7 @@ class GenerationRequest(Body):
     bad_words: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None  # vLLM's
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    # The keys are token ids.
+    # The keys are token ids, or the first of pairs.
     logit_bias: (
         Annotated[dict[str, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]], BeforeValidator(_few_biases)] | None
     ) = None
